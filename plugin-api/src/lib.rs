@@ -1,0 +1,31 @@
+//! What a pipeline engine (the *host*) and an input plugin agree on.
+//!
+//! A host reads batches of [`Message`]s from an [`Input`] and settles each batch through its [`Receipt`];
+//! an input's author implements [`Input`], declares a configuration type, and is listed in a [`Registry`].
+//! Nothing here knows any particular input or any particular host.
+//!
+//! # Layout
+//!
+//! - [`mod@input`]: the `Input` trait, its errors and its status.
+//! - [`message`]: a message, its payload and its metadata.
+//! - [`batch`]: what a host asks for and what it gets.
+//! - [`receipt`]: how a host says what became of a batch.
+//! - [`registry`]: the inputs a host can build, by name.
+//! - [`config`]: one declared type gives parsing, lint, schema, reference and example.
+//! - [`driver`]: connect, read, settle and stop, as every host needs it.
+//! - [`conformance`]: a suite that any `Input` can be run through (feature `conformance`).
+
+pub mod batch;
+pub mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod driver;
+pub mod input;
+pub mod message;
+pub mod receipt;
+pub mod registry;
+
+pub use batch::{Batch, Demand};
+pub use input::{AckError, BoxError, Input, InputError, State, Status};
+pub use message::{Message, MetadataTable, Value};
+pub use receipt::{Receipt, Settle, Verdict, Verdicts};

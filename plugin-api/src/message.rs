@@ -1,0 +1,184 @@
+//! What is a message, and what is known about it?
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+/// One message: a payload and what is known about it.
+///
+/// Cloning one copies no payload and no metadata: both are shared.
+#[derive(Clone)]
+pub struct Message {
+    payload: Bytes,
+    table: Arc<dyn MetadataTable>,
+    row: u32,
+}
+
+/// The metadata of many messages, one row a message.
+///
+/// What a whole batch has in common (a stream, a shard, a topic) is held once; what differs is found by the row. So
+/// a message carries a pointer and a number, whatever is known about it.
+pub trait MetadataTable: Any + Send + Sync + 'static {
+    /// The value of `key` in `row`, if it has one.
+    fn get(&self, row: u32, key: &str) -> Option<Value<'_>>;
+
+    /// Calls `each` with every key that has a value in `row`, in a fixed order.
+    fn for_each<'a>(&'a self, row: u32, each: &mut dyn FnMut(&'a str, Value<'a>));
+}
+
+/// One value of metadata.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Value<'a> {
+    /// Text.
+    Text(&'a str),
+    /// A whole number.
+    Integer(i64),
+    /// A point in time.
+    Time(SystemTime),
+}
+
+impl<'a> Value<'a> {
+    /// The value as text: numbers in decimal, times as RFC 3339 with milliseconds, in UTC
+    /// (`2023-11-14T22:13:20.007Z`; a time before 1970 reads as 1970).
+    pub fn to_text(self) -> Cow<'a, str> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Integer(number) => Cow::Owned(number.to_string()),
+            Self::Time(time) => Cow::Owned(humantime::format_rfc3339_millis(time.max(UNIX_EPOCH)).to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_text())
+    }
+}
+
+impl Message {
+    /// A message without metadata.
+    pub fn new(payload: impl Into<Bytes>) -> Self {
+        static NONE: OnceLock<Arc<Pairs>> = OnceLock::new();
+        let none = Arc::clone(NONE.get_or_init(|| Arc::new(Pairs(Vec::new()))));
+        Self { payload: payload.into(), table: none, row: 0 }
+    }
+
+    /// A message whose metadata is a row of `table`.
+    pub fn with_row(payload: Bytes, table: Arc<dyn MetadataTable>, row: u32) -> Self {
+        Self { payload, table, row }
+    }
+
+    /// A message with text metadata of its own, for inputs and tests that don't care about a million of them.
+    pub fn with_pairs<K, V>(payload: impl Into<Bytes>, pairs: impl IntoIterator<Item = (K, V)>) -> Self
+    where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        let pairs = pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        Self { payload: payload.into(), table: Arc::new(Pairs(pairs)), row: 0 }
+    }
+
+    /// What the message says.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// The payload alone.
+    pub fn into_payload(self) -> Bytes {
+        self.payload
+    }
+
+    /// One value of the metadata.
+    pub fn get(&self, key: &str) -> Option<Value<'_>> {
+        self.table.get(self.row, key)
+    }
+
+    /// Calls `each` with every key and value of the metadata, in a fixed order.
+    pub fn for_each_metadata<'a>(&'a self, mut each: impl FnMut(&'a str, Value<'a>)) {
+        self.table.for_each(self.row, &mut each);
+    }
+
+    /// The table and the row that hold the metadata, if the table is a `T`: the typed way to what an input knows.
+    pub fn table<T: MetadataTable>(&self) -> Option<(&T, u32)> {
+        let table: &dyn Any = self.table.as_ref();
+        table.downcast_ref::<T>().map(|table| (table, self.row))
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Payloads may be secret and may be megabytes; their length is enough to follow a message.
+        let mut out = f.debug_struct("Message");
+        out.field("payload_bytes", &self.payload.len());
+        self.for_each_metadata(|key, value| {
+            out.field(key, &value);
+        });
+        out.finish()
+    }
+}
+
+/// Text metadata of one message.
+struct Pairs(Vec<(String, String)>);
+
+impl MetadataTable for Pairs {
+    fn get(&self, _row: u32, key: &str) -> Option<Value<'_>> {
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| Value::Text(value))
+    }
+
+    fn for_each<'a>(&'a self, _row: u32, each: &mut dyn FnMut(&'a str, Value<'a>)) {
+        for (key, value) in &self.0 {
+            each(key, Value::Text(value));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn pairs_are_found_by_key_and_listed_in_order() {
+        let message = Message::with_pairs("hello", [("b", "2"), ("a", "1")]);
+        assert_eq!(message.get("a"), Some(Value::Text("1")));
+        assert_eq!(message.get("c"), None);
+        let mut seen = Vec::new();
+        message.for_each_metadata(|key, value| seen.push(format!("{key}={value}")));
+        assert_eq!(seen, ["b=2", "a=1"]);
+    }
+
+    #[test]
+    fn typed_access_is_only_for_the_right_table() {
+        struct Numbers;
+        impl MetadataTable for Numbers {
+            fn get(&self, row: u32, key: &str) -> Option<Value<'_>> {
+                (key == "n").then_some(Value::Integer(i64::from(row)))
+            }
+            fn for_each<'a>(&'a self, row: u32, each: &mut dyn FnMut(&'a str, Value<'a>)) {
+                each("n", Value::Integer(i64::from(row)));
+            }
+        }
+        let message = Message::with_row(Bytes::new(), Arc::new(Numbers), 7);
+        assert_eq!(message.table::<Numbers>().map(|(_, row)| row), Some(7));
+        assert!(Message::new("").table::<Numbers>().is_none());
+        assert_eq!(message.get("n").map(|value| value.to_text().into_owned()).as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn times_are_rfc_3339_in_utc() {
+        let time = UNIX_EPOCH + Duration::from_millis(1_700_000_000_007);
+        assert_eq!(Value::Time(time).to_text(), "2023-11-14T22:13:20.007Z");
+        assert_eq!(Value::Time(UNIX_EPOCH - Duration::from_millis(1500)).to_text(), "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn debug_shows_no_payload() {
+        assert!(!format!("{:?}", Message::new("secret")).contains("secret"));
+    }
+}

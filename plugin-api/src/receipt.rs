@@ -1,0 +1,136 @@
+//! How does a host say what became of a batch?
+
+use std::fmt;
+
+use crate::AckError;
+
+/// What became of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It is safe where it was meant to go; it need not be delivered again.
+    Ack,
+    /// It is not; deliver it again.
+    Nack,
+}
+
+/// What became of the messages of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdicts {
+    /// The same for all.
+    All(Verdict),
+    /// One for each message, in the order of the batch.
+    Each(Vec<Verdict>),
+}
+
+impl Verdicts {
+    /// All messages are done.
+    pub const ACK: Self = Self::All(Verdict::Ack);
+    /// No message is done.
+    pub const NACK: Self = Self::All(Verdict::Nack);
+}
+
+/// What an input does when a batch is settled. Implemented by inputs, called once by a [`Receipt`].
+pub trait Settle: Send + Sync + 'static {
+    /// Takes the verdicts; [`Verdicts::Each`] holds exactly one for each message. Must neither block nor fail.
+    fn settle(self: Box<Self>, verdicts: Verdicts);
+}
+
+/// The right, and the duty, to say what became of a batch.
+///
+/// It is owned and can't be copied, and settling consumes it, so a batch is settled once. One that is dropped
+/// unused is a nack: a host that loses a batch by an error, a panic or a cancelled task loses no message.
+#[must_use = "a receipt that is dropped is a nack"]
+pub struct Receipt {
+    settle: Option<Box<dyn Settle>>,
+    expected: usize,
+}
+
+impl Receipt {
+    /// A receipt for a batch of `expected` messages.
+    pub fn new(expected: usize, settle: impl Settle) -> Self {
+        Self { settle: Some(Box::new(settle)), expected }
+    }
+
+    /// The receipt of an empty batch: settling it does nothing.
+    pub fn empty() -> Self {
+        Self { settle: None, expected: 0 }
+    }
+
+    /// How many messages this receipt stands for.
+    pub fn expected(&self) -> usize {
+        self.expected
+    }
+
+    /// Settles the batch. [`Input::ack`](crate::Input::ack) is the public way to this.
+    ///
+    /// # Errors
+    ///
+    /// [`AckError::WrongCount`] when there are not as many verdicts as messages; the batch is then nacked.
+    pub fn settle(mut self, verdicts: Verdicts) -> Result<(), AckError> {
+        let Some(settle) = self.settle.take() else { return Ok(()) };
+        if let Verdicts::Each(each) = &verdicts
+            && each.len() != self.expected
+        {
+            let got = each.len();
+            settle.settle(Verdicts::NACK);
+            return Err(AckError::WrongCount { expected: self.expected, got });
+        }
+        settle.settle(verdicts);
+        Ok(())
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.settle(Verdicts::NACK);
+        }
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt")
+            .field("expected", &self.expected)
+            .field("settled", &self.settle.is_none())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<Verdicts>>>);
+
+    impl Settle for Heard {
+        fn settle(self: Box<Self>, verdicts: Verdicts) {
+            self.0.lock().unwrap().push(verdicts);
+        }
+    }
+
+    #[test]
+    fn receipt_dropped_by_the_host() {
+        let heard = Heard::default();
+        drop(Receipt::new(2, heard.clone()));
+        assert_eq!(*heard.0.lock().unwrap(), [Verdicts::NACK]);
+    }
+
+    #[test]
+    fn a_settled_receipt_is_not_nacked_when_it_goes() {
+        let heard = Heard::default();
+        Receipt::new(2, heard.clone()).settle(Verdicts::ACK).unwrap();
+        assert_eq!(*heard.0.lock().unwrap(), [Verdicts::ACK]);
+    }
+
+    #[test]
+    fn verdicts_that_do_not_match_the_batch_are_refused_and_nack_it() {
+        let heard = Heard::default();
+        let refused = Receipt::new(2, heard.clone()).settle(Verdicts::Each(vec![Verdict::Ack]));
+        assert_eq!(refused, Err(AckError::WrongCount { expected: 2, got: 1 }));
+        assert_eq!(*heard.0.lock().unwrap(), [Verdicts::NACK]);
+    }
+}

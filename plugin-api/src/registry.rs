@@ -1,0 +1,1 @@
+//! Which inputs can a host build?
