@@ -1,1 +1,46 @@
-//! (to be written)
+//! One declared type gives parsing, lint, schema, reference and example.
+//!
+//! A configuration is declared once, as a Rust type that is a [`Configuration`]. Everything else follows:
+//!
+//! - [`Document`] reads it out of a YAML file (at a path, with positions) or out of a host's JSON value,
+//! - [`Environment`] fills in `${VAR}` on the way,
+//! - [`Diagnostics`] say what is wrong, as data and as text with file, line, column and a caret,
+//! - [`ConfigSpec`] gives the JSON Schema, the reference in Markdown, the annotated example, and lints.
+//!
+//! # Layout
+//!
+//! - `document`: reading, from text or a value to a checked type.
+//! - `yaml`, `node`: the parsed document with positions; `de`: from there to serde.
+//! - `environment`: `${VAR}`.
+//! - `check`: what a configuration type adds to its attributes.
+//! - `diagnostic`: findings and how they are shown.
+//! - `spec`, `schema`, `reference`, `example`: what is generated.
+//! - `duration`, `size`, `secret`: value types.
+
+mod check;
+mod diagnostic;
+mod document;
+mod duration;
+mod environment;
+mod secret;
+mod size;
+mod spec;
+
+pub use check::{Configuration, Findings, Given};
+pub use diagnostic::{Diagnostic, Diagnostics, Kind, Severity};
+pub use document::{Document, Parsed};
+pub use duration::{Duration, DurationError};
+pub use environment::Environment;
+pub use secret::Secret;
+pub use size::{ByteSize, ByteSizeError};
+pub use spec::{ConfigSpec, Detail};
+
+/// The candidate most like `name`, if one is like it at all.
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,86 @@
+//! How does a configuration type say what its attributes can't: fields that need or exclude each other?
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use super::diagnostic::{Kind, Severity};
+
+/// A type that is the single declaration of a configuration.
+///
+/// - `Deserialize` (with `deny_unknown_fields` and `default`) says how it is read,
+/// - `JsonSchema` with doc comments says what the schema, the reference and the example hold; `schemars(extend(…))`
+///   adds `"x-advanced" = true`, `"x-since" = "0.2.0"`, `"deprecated" = true` and `"x-deprecated" = "use … instead"`,
+/// - `garde::Validate` says what a single value must satisfy,
+/// - [`check`](Self::check) says what several fields together must satisfy.
+pub trait Configuration: DeserializeOwned + JsonSchema + garde::Validate<Context = ()> + Send + 'static {
+    /// Adds what is wrong, or odd, about the fields together. Called only when each field is right by itself.
+    ///
+    /// `given` tells what the author wrote, for a default is no contradiction.
+    fn check(&self, given: &Given<'_>, findings: &mut Findings) {
+        let _ = (given, findings);
+    }
+}
+
+/// Which fields the author wrote.
+pub struct Given<'a> {
+    has: &'a dyn Fn(&str) -> bool,
+}
+
+impl<'a> Given<'a> {
+    /// `has` is asked with paths relative to the configuration: `enhanced_fan_out.consumer_arn`.
+    pub fn new(has: &'a dyn Fn(&str) -> bool) -> Self {
+        Self { has }
+    }
+
+    /// Whether the author wrote this field, with whatever value.
+    pub fn has(&self, path: &str) -> bool {
+        (self.has)(path)
+    }
+}
+
+impl fmt::Debug for Given<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Given").finish_non_exhaustive()
+    }
+}
+
+/// What [`Configuration::check`] found. Paths are relative to the configuration; messages must hold no values of
+/// secret fields.
+#[derive(Debug, Default)]
+pub struct Findings {
+    pub(super) found: Vec<Finding>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Finding {
+    pub(super) severity: Severity,
+    pub(super) kind: Kind,
+    pub(super) path: String,
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
+impl Findings {
+    /// Fields contradict each other, or one needs another; `path` is the one to look at first.
+    pub fn conflict(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
+        self.push(Severity::Error, Kind::Conflict, path, message.into(), help.into());
+    }
+
+    /// A value is wrong in a way that only shows here.
+    pub fn invalid(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
+        self.push(Severity::Error, Kind::InvalidValue, path, message.into(), help.into());
+    }
+
+    /// A field was written and changes nothing: a warning.
+    pub fn no_effect(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
+        self.push(Severity::Warning, Kind::NoEffect, path, message.into(), help.into());
+    }
+
+    fn push(&mut self, severity: Severity, kind: Kind, path: &str, message: String, help: String) {
+        let help = (!help.is_empty()).then_some(help);
+        self.found.push(Finding { severity, kind, path: path.to_owned(), message, help });
+    }
+}

@@ -1,0 +1,226 @@
+//! How is a span of time written in a configuration?
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+use std::str::FromStr;
+use std::time::Duration as StdDuration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A span of time, written as Go writes it: `300ms`, `5s`, `1m30s`, `1.5h`, `0s`.
+///
+/// Units are `ns`, `us` (or `µs`), `ms`, `s`, `m` and `h`; a number without a unit is only allowed for `0`. The
+/// longest is 2^63 - 1 nanoseconds, some 292 years. It dereferences to [`std::time::Duration`].
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Duration(StdDuration);
+
+/// Why a text is no duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DurationError {
+    /// Nothing is there.
+    #[error("a duration is needed, such as `300ms`, `5s` or `1m30s`")]
+    Empty,
+    /// It starts with a minus sign.
+    #[error("a duration can't be negative")]
+    Negative,
+    /// A number was expected.
+    #[error("not a duration: expected a number with a unit, such as `300ms`, `5s` or `1m30s`")]
+    Number,
+    /// A number has no unit.
+    #[error("a unit is missing: write `ns`, `us`, `ms`, `s`, `m` or `h` after every number")]
+    MissingUnit,
+    /// A unit isn't known.
+    #[error("unknown unit: use `ns`, `us`, `ms`, `s`, `m` or `h` (a day is `24h`)")]
+    UnknownUnit,
+    /// It is too long to be counted in nanoseconds.
+    #[error("the duration is too long: at most about 292 years")]
+    TooLong,
+}
+
+/// What [`Duration`] accepts, in the dialect of JSON Schema.
+pub(super) const PATTERN: &str = r"^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$";
+
+const UNITS: [(&str, u64); 8] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("\u{b5}s", 1_000),
+    ("\u{3bc}s", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+];
+
+impl Duration {
+    /// No time at all.
+    pub const ZERO: Self = Self(StdDuration::ZERO);
+
+    /// So many milliseconds.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(StdDuration::from_millis(millis))
+    }
+
+    /// So many seconds.
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(StdDuration::from_secs(secs))
+    }
+
+    /// The same as a [`std::time::Duration`].
+    pub const fn get(self) -> StdDuration {
+        self.0
+    }
+}
+
+impl Deref for Duration {
+    type Target = StdDuration;
+
+    fn deref(&self) -> &StdDuration {
+        &self.0
+    }
+}
+
+impl From<Duration> for StdDuration {
+    fn from(duration: Duration) -> Self {
+        duration.0
+    }
+}
+
+impl From<StdDuration> for Duration {
+    fn from(duration: StdDuration) -> Self {
+        Self(duration)
+    }
+}
+
+impl FromStr for Duration {
+    type Err = DurationError;
+
+    fn from_str(text: &str) -> Result<Self, DurationError> {
+        if text.is_empty() {
+            return Err(DurationError::Empty);
+        }
+        // Go allows `-0`; there is nothing to be gained from that here.
+        if text.starts_with('-') {
+            return Err(DurationError::Negative);
+        }
+        let mut rest = text.strip_prefix('+').unwrap_or(text);
+        if rest == "0" {
+            return Ok(Self::ZERO);
+        }
+        if rest.is_empty() {
+            return Err(DurationError::Number);
+        }
+        let mut total: u64 = 0;
+        while !rest.is_empty() {
+            let whole = digits(rest);
+            rest = &rest[whole.len()..];
+            let fraction = rest.strip_prefix('.').map(digits);
+            if let Some(fraction) = fraction {
+                rest = &rest[1 + fraction.len()..];
+            }
+            if whole.is_empty() && fraction.is_none_or(str::is_empty) {
+                return Err(DurationError::Number);
+            }
+            let unit_len = rest.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(rest.len());
+            let (unit, after) = rest.split_at(unit_len);
+            rest = after;
+            if unit.is_empty() {
+                return Err(DurationError::MissingUnit);
+            }
+            let Some((_, scale)) = UNITS.iter().find(|(name, _)| *name == unit) else {
+                return Err(DurationError::UnknownUnit);
+            };
+            let part = nanos(whole, fraction.unwrap_or(""), *scale).ok_or(DurationError::TooLong)?;
+            total = total.checked_add(part).filter(|total| *total <= LONGEST).ok_or(DurationError::TooLong)?;
+        }
+        Ok(Self(StdDuration::from_nanos(total)))
+    }
+}
+
+/// As Go: a duration is a signed 64-bit number of nanoseconds.
+const LONGEST: u64 = i64::MAX as u64;
+
+fn digits(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    &text[..end]
+}
+
+/// `whole.fraction` times `scale`, in nanoseconds, what is below one cut off.
+fn nanos(whole: &str, fraction: &str, scale: u64) -> Option<u64> {
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    // An hour has 3.6 * 10^12 ns: from the 14th digit on a fraction is less than a nanosecond.
+    let fraction = &fraction[..fraction.len().min(15)];
+    let below: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
+    let below = below * u128::from(scale) / 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    whole.checked_mul(scale)?.checked_add(u64::try_from(below).ok()?)
+}
+
+impl fmt::Display for Duration {
+    /// The shortest form with whole numbers: `1m30s`, `1500us`, `0s`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX);
+        if rest == 0 {
+            return f.write_str("0s");
+        }
+        for (unit, scale) in [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000)] {
+            if rest >= scale {
+                write!(f, "{}{unit}", rest / scale)?;
+                rest %= scale;
+            }
+        }
+        for (unit, scale) in [("ms", 1_000_000), ("us", 1_000), ("ns", 1)] {
+            if rest > 0 && rest.is_multiple_of(scale) {
+                return write!(f, "{}{unit}", rest / scale);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Duration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Duration;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration such as `5s`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+impl JsonSchema for Duration {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": PATTERN, "x-type": "duration" })
+    }
+}

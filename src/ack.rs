@@ -1,0 +1,245 @@
+//! Up to where may a shard be stored as done?
+//!
+//! Acks come in any order; what may be stored is the longest prefix without a gap. Every record of a shard gets an
+//! ordinal, counting from zero in the order of delivery. Pure: no clock, no lock.
+//!
+//! ```text
+//! ordinals   0 1 2 3 4 5 6 7 8 9 …
+//! acked      ■ ■ ■ ■ □ ■ ■ □ □
+//!                    ▲         ▲
+//!                    low       next      stored: the place after ordinal 3
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use crate::names::SequenceNumber;
+
+/// Tells the sequence number of the records of one event.
+pub trait Sequences {
+    /// The number of the record at this index of the event.
+    fn sequence(&self, index: usize) -> SequenceNumber;
+}
+
+/// The watermark of one shard.
+#[derive(Debug)]
+pub struct Watermark<S> {
+    /// The most records between the oldest that is not acked and the newest.
+    limit: u64,
+    /// The ordinal the next record will get.
+    next: u64,
+    /// Everything below is acked.
+    low: u64,
+    /// What is acked above `low`, as disjoint ranges: start to end.
+    above: BTreeMap<u64, u64>,
+    /// The events that `low` has not passed, oldest first.
+    marks: VecDeque<Mark<S>>,
+    /// The place after the last event that `low` passed.
+    passed: Option<SequenceNumber>,
+}
+
+#[derive(Debug)]
+struct Mark<S> {
+    ordinals: Range<u64>,
+    records: S,
+    /// Where to go on after the event.
+    continuation: SequenceNumber,
+}
+
+impl<S: Sequences> Watermark<S> {
+    /// A watermark that lets at most `limit` records (at least one) be out at a time.
+    pub fn new(limit: u64) -> Self {
+        Self {
+            limit: limit.max(1),
+            next: 0,
+            low: 0,
+            above: BTreeMap::new(),
+            marks: VecDeque::new(),
+            passed: None,
+        }
+    }
+
+    /// Takes an event of `count` records and tells their ordinals. They count as out, whatever the limit says: ask
+    /// [`room_for`](Self::room_for) before they are delivered.
+    pub fn track(&mut self, records: S, count: u64, continuation: SequenceNumber) -> Range<u64> {
+        let ordinals = self.next..self.next + count;
+        self.next = ordinals.end;
+        self.marks.push_back(Mark { ordinals: ordinals.clone(), records, continuation });
+        self.pass();
+        ordinals
+    }
+
+    /// Whether the record before `end` may be delivered.
+    pub fn room_for(&self, end: u64) -> bool {
+        end.saturating_sub(self.low) <= self.limit
+    }
+
+    /// Counts records as done. Counting one twice changes nothing.
+    pub fn ack(&mut self, ordinals: Range<u64>) {
+        let mut start = ordinals.start.max(self.low);
+        let mut end = ordinals.end.min(self.next);
+        if start >= end {
+            return;
+        }
+        // Join with the neighbours it touches.
+        if let Some((before, before_end)) = self.above.range(..=start).next_back().map(|(a, b)| (*a, *b))
+            && before_end >= start
+        {
+            start = before;
+            end = end.max(before_end);
+            self.above.remove(&before);
+        }
+        while let Some((after, after_end)) = self.above.range(start..=end).next().map(|(a, b)| (*a, *b)) {
+            end = end.max(after_end);
+            self.above.remove(&after);
+        }
+        if start == self.low {
+            self.low = end;
+            self.pass();
+        } else {
+            self.above.insert(start, end);
+        }
+    }
+
+    /// Lets go of the events that are done.
+    fn pass(&mut self) {
+        while self.marks.front().is_some_and(|mark| mark.ordinals.end <= self.low) {
+            self.passed = self.marks.pop_front().map(|mark| mark.continuation);
+        }
+    }
+
+    /// The place up to which everything is done, if there is one since the beginning.
+    pub fn checkpoint(&self) -> Option<SequenceNumber> {
+        match self.marks.front() {
+            Some(mark) if mark.ordinals.start < self.low => {
+                Some(mark.records.sequence((self.low - 1 - mark.ordinals.start) as usize))
+            }
+            _ => self.passed.clone(),
+        }
+    }
+
+    /// Records that are done, without a gap, since the beginning.
+    pub fn done(&self) -> u64 {
+        self.low
+    }
+
+    /// Whether everything that was tracked is done.
+    pub fn is_drained(&self) -> bool {
+        self.low == self.next
+    }
+
+    /// Records that are out.
+    pub fn pending(&self) -> u64 {
+        let acked_above: u64 = self.above.iter().map(|(start, end)| end - start).sum();
+        self.next - self.low - acked_above
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An event whose records are numbered from a first number.
+    struct From(u64);
+
+    impl Sequences for From {
+        fn sequence(&self, index: usize) -> SequenceNumber {
+            number(self.0 + index as u64)
+        }
+    }
+
+    fn number(number: u64) -> SequenceNumber {
+        SequenceNumber::new(&number.to_string()).unwrap()
+    }
+
+    /// Event after event starts at 1000, 2000, …; an event's continuation is its last number plus 500.
+    fn track(watermark: &mut Watermark<From>, event: u64, count: u64) -> Range<u64> {
+        let first = event * 1000;
+        watermark.track(From(first), count, number(first + count.max(1) - 1 + 500))
+    }
+
+    #[test]
+    fn nothing_is_stored_before_something_is_acked() {
+        let mut watermark = Watermark::new(10);
+        track(&mut watermark, 1, 3);
+        assert_eq!(watermark.checkpoint(), None);
+        watermark.ack(1..3);
+        assert_eq!(watermark.checkpoint(), None);
+    }
+
+    #[test]
+    fn a_part_of_an_event_is_stored_by_its_last_record_and_all_of_it_by_its_continuation() {
+        let mut watermark = Watermark::new(10);
+        track(&mut watermark, 1, 3);
+        watermark.ack(0..2);
+        assert_eq!(watermark.checkpoint(), Some(number(1001)));
+        watermark.ack(2..3);
+        assert_eq!(watermark.checkpoint(), Some(number(1502)));
+        assert!(watermark.is_drained());
+    }
+
+    #[test]
+    fn an_event_without_records_moves_the_place_once_all_before_it_is_done() {
+        let mut watermark = Watermark::new(10);
+        track(&mut watermark, 1, 1);
+        track(&mut watermark, 2, 0);
+        assert_eq!(watermark.checkpoint(), None);
+        watermark.ack(0..1);
+        assert_eq!(watermark.checkpoint(), Some(number(2500)));
+    }
+
+    #[test]
+    fn the_limit_counts_from_the_oldest_that_is_not_acked() {
+        let mut watermark = Watermark::new(4);
+        track(&mut watermark, 1, 6);
+        assert!(watermark.room_for(4) && !watermark.room_for(5));
+        watermark.ack(1..4);
+        assert!(!watermark.room_for(5));
+        watermark.ack(0..1);
+        assert!(watermark.room_for(6));
+    }
+
+    proptest! {
+        /// Against a model that keeps a flag for every record.
+        #[test]
+        fn out_of_order_acks(events in proptest::collection::vec(0_u64..5, 1..20),
+                             acks in proptest::collection::vec((0_u64..60, 0_u64..8), 0..80)) {
+            let mut watermark = Watermark::new(1000);
+            let mut ends = Vec::new();
+            for (event, count) in events.iter().enumerate() {
+                let event = event as u64 + 1;
+                ends.push((track(&mut watermark, event, *count), event * 1000));
+            }
+            let total = watermark.next;
+            let mut acked = vec![false; total as usize];
+            let mut last = None;
+            for (start, len) in acks {
+                watermark.ack(start..start + len);
+                for ordinal in start..(start + len).min(total) {
+                    acked[ordinal as usize] = true;
+                }
+                let low = acked.iter().take_while(|done| **done).count() as u64;
+                prop_assert_eq!(watermark.done(), low);
+                prop_assert_eq!(watermark.pending(), acked.iter().filter(|done| !**done).count() as u64);
+                let mut expected = None;
+                for (ordinals, first) in &ends {
+                    let count = ordinals.end - ordinals.start;
+                    if ordinals.end <= low {
+                        expected = Some(number(first + count.max(1) - 1 + 500));
+                    } else {
+                        if ordinals.start < low {
+                            expected = Some(number(first + low - 1 - ordinals.start));
+                        }
+                        break;
+                    }
+                }
+                let now = watermark.checkpoint();
+                prop_assert_eq!(&now, &expected);
+                prop_assert!(now >= last, "moved back");
+                last = now;
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! How long to wait before the next try?
+
+use std::time::Duration;
+
+/// Delays that double from a first one to a ceiling, each with jitter. Pure: randomness is handed in.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    ceiling: Duration,
+    tries: u32,
+}
+
+impl Backoff {
+    /// Delays from `first` to `ceiling`. A ceiling below the first delay is the first delay.
+    pub fn new(first: Duration, ceiling: Duration) -> Self {
+        Self { first: first.min(ceiling), ceiling, tries: 0 }
+    }
+
+    /// The next delay: between half of the step and all of it, as `random` (from 0 to 1) says. Readers that failed
+    /// together don't come back together.
+    pub fn next_delay(&mut self, random: f64) -> Duration {
+        let factor = 2_u32.saturating_pow(self.tries);
+        let step = self.first.saturating_mul(factor).min(self.ceiling);
+        self.tries = self.tries.saturating_add(1);
+        step.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
+    }
+
+    /// How many delays were given since the start or the last reset.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// It worked: begin anew.
+    pub fn reset(&mut self) {
+        self.tries = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn delays_double_up_to_the_ceiling_and_begin_anew() {
+        let mut backoff = Backoff::new(300 * MS, 5000 * MS);
+        let delays: Vec<_> = (0..6).map(|_| backoff.next_delay(1.0)).collect();
+        assert_eq!(delays, [300 * MS, 600 * MS, 1200 * MS, 2400 * MS, 4800 * MS, 5000 * MS]);
+        backoff.reset();
+        assert_eq!(backoff.next_delay(0.0), 150 * MS);
+    }
+
+    #[test]
+    fn it_never_overflows() {
+        let mut backoff = Backoff::new(300 * MS, Duration::MAX);
+        for _ in 0..200 {
+            backoff.next_delay(1.0);
+        }
+        assert!(backoff.next_delay(1.0) > Duration::from_secs(1000));
+    }
+}

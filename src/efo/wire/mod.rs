@@ -1,0 +1,12 @@
+//! SubscribeToShard's answer, byte by byte: frames, the events in them, the records in those.
+//!
+//! Nothing here does I/O. The format is `application/vnd.amazon.eventstream`: a stream of frames, each with a
+//! prelude, headers, a payload and two checksums. The payload of an event is JSON with base64 data, whatever
+//! encoding other operations use.
+
+pub mod event;
+pub mod frame;
+mod json;
+
+pub use event::{ChildShard, Event, EventError, Row, Rows};
+pub use frame::{Frame, FrameError, Kind, Prelude};

@@ -1,0 +1,144 @@
+//! What are streams, shards and places in a shard called?
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+/// The id of a shard, as the service spells it (`shardId-000000000003`). Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(Arc<str>);
+
+impl ShardId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for ShardId {
+    fn from(id: &str) -> Self {
+        Self(id.into())
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A stream that was found at the service. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stream(Arc<StreamNames>);
+
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct StreamNames {
+    arn: String,
+    name: String,
+}
+
+impl Stream {
+    /// A stream of this name and ARN.
+    pub fn new(name: impl Into<String>, arn: impl Into<String>) -> Self {
+        Self(Arc::new(StreamNames { arn: arn.into(), name: name.into() }))
+    }
+
+    /// The name alone.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The ARN: the one identity of the stream, however it was configured.
+    pub fn arn(&self) -> &str {
+        &self.0.arn
+    }
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A place in a shard: the number of a record, or a continuation that the service gave.
+///
+/// Numbers have up to 129 decimal digits, so they are kept as text and compared as numbers.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SequenceNumber(Arc<str>);
+
+/// Sequence numbers that the service never makes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a sequence number: {0:?}")]
+pub struct NotASequenceNumber(String);
+
+impl SequenceNumber {
+    /// A sequence number from its text.
+    ///
+    /// # Errors
+    ///
+    /// When the text is empty, longer than 256 bytes, or has other characters than printable ASCII. (Local servers
+    /// use more than digits.)
+    pub fn new(text: &str) -> Result<Self, NotASequenceNumber> {
+        if !Self::is_valid(text) {
+            let shown = text.chars().take(64).collect();
+            return Err(NotASequenceNumber(shown));
+        }
+        Ok(Self(text.into()))
+    }
+
+    pub(crate) fn is_valid(text: &str) -> bool {
+        (1..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    }
+
+    /// The number as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Ord for SequenceNumber {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (self.0.trim_start_matches('0'), other.0.trim_start_matches('0'));
+        a.len().cmp(&b.len()).then_with(|| a.cmp(b)).then_with(|| self.0.len().cmp(&other.0.len()))
+    }
+}
+
+impl PartialOrd for SequenceNumber {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Debug for SequenceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for SequenceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_numbers_compare_as_numbers() {
+        let of = |text: &str| SequenceNumber::new(text).unwrap();
+        assert!(of("9") < of("10"));
+        assert!(of("49546986683135544286507457936321625675700192471156785154") > of("99"));
+        assert!(of("0012") > of("11"));
+        assert_eq!(of("12").cmp(&of("12")), Ordering::Equal);
+    }
+
+    #[test]
+    fn what_no_service_sends_is_refused() {
+        for text in ["", "1 2", "1\n", "ü"] {
+            assert!(SequenceNumber::new(text).is_err(), "{text:?}");
+        }
+        assert!(SequenceNumber::new(&"9".repeat(257)).is_err());
+    }
+}

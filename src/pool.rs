@@ -1,0 +1,266 @@
+//! How much may be read and not yet acknowledged, over all shards?
+//!
+//! The pending pool bounds memory. Bytes are reserved before they leave the socket, records are taken once an event
+//! is decoded, and both are given back on the final ack. Reserving is first come, first served over all shards.
+//!
+//! ```text
+//! frame prelude ─▶ reserve(bytes) ─▶ body, decode ─▶ shrink_to(bytes kept) ─▶ admit(records) ─▶ … ─▶ final ack: drop
+//! ```
+//!
+//! Bytes and records wait in a queue each. A decoded event that waits for records holds bytes; if it stood behind
+//! someone who waits for bytes, each would wait for the other for ever.
+
+use std::collections::{BTreeMap, HashSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use super::sync::{Arc, Mutex, lock};
+
+/// The pending pool. Cheap to clone; all clones are one pool.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    bytes: Arc<Gate>,
+    records: Arc<Gate>,
+}
+
+/// How full the pool is, and was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fill {
+    /// Taken now.
+    pub used: u64,
+    /// The most that was ever taken at once.
+    pub peak: u64,
+    /// What the configuration allows.
+    pub capacity: u64,
+    /// Reservations that wait for space.
+    pub waiting: usize,
+}
+
+impl Pool {
+    /// A pool for so many records and bytes; each at least one.
+    pub fn new(max_records: u64, max_bytes: u64) -> Self {
+        Self { bytes: Arc::new(Gate::new(max_bytes)), records: Arc::new(Gate::new(max_records)) }
+    }
+
+    /// Waits until `bytes` more may be held. A demand larger than the whole pool is granted when nothing else is
+    /// held.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped wait leaves the queue and gives back what it may have been granted.
+    pub fn reserve(&self, bytes: u64) -> Acquire {
+        Gate::acquire(&self.bytes, bytes)
+    }
+
+    /// Waits until `records` more may be pending. Cancel safe like [`reserve`](Self::reserve).
+    pub fn admit(&self, records: u64) -> Acquire {
+        Gate::acquire(&self.records, records)
+    }
+
+    /// How full it is with records.
+    pub fn records(&self) -> Fill {
+        self.records.fill()
+    }
+
+    /// How full it is with bytes.
+    pub fn bytes(&self) -> Fill {
+        self.bytes.fill()
+    }
+}
+
+/// One quantity with a limit, granted first come, first served.
+#[derive(Debug)]
+struct Gate {
+    core: Mutex<Core>,
+}
+
+/// What a gate knows. Pure: every method says whom to wake, the caller wakes them after the lock is gone.
+#[derive(Debug)]
+struct Core {
+    capacity: u64,
+    used: u64,
+    peak: u64,
+    /// Those who wait, by ticket. Tickets only grow, so the first is the one who has waited longest.
+    waiting: BTreeMap<u64, Waiter>,
+    /// Tickets that were served and whose owner has not looked yet; their amount is part of `used`.
+    served: HashSet<u64>,
+    next_ticket: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    amount: u64,
+    waker: Waker,
+}
+
+impl Core {
+    fn fits(&self, amount: u64) -> bool {
+        // Alone, anything fits: what is larger than the pool could otherwise never be read.
+        self.used == 0 || self.used.checked_add(amount).is_some_and(|sum| sum <= self.capacity)
+    }
+
+    fn take(&mut self, amount: u64) {
+        self.used += amount;
+        self.peak = self.peak.max(self.used);
+    }
+
+    /// Serves whoever is first in the queue for as long as they fit.
+    fn serve(&mut self) -> Vec<Waker> {
+        let mut wake = Vec::new();
+        while let Some(first) = self.waiting.first_entry() {
+            let amount = first.get().amount;
+            if !self.fits(amount) {
+                break;
+            }
+            // `fits` needs `self`, so the entry is looked up again.
+            let Some((ticket, waiter)) = self.waiting.pop_first() else { break };
+            self.take(amount);
+            self.served.insert(ticket);
+            wake.push(waiter.waker);
+        }
+        wake
+    }
+
+    fn give_back(&mut self, amount: u64) -> Vec<Waker> {
+        self.used -= amount;
+        self.serve()
+    }
+}
+
+impl Gate {
+    fn new(capacity: u64) -> Self {
+        let core = Core {
+            capacity: capacity.max(1),
+            used: 0,
+            peak: 0,
+            waiting: BTreeMap::new(),
+            served: HashSet::new(),
+            next_ticket: 0,
+        };
+        Self { core: Mutex::new(core) }
+    }
+
+    fn acquire(gate: &Arc<Self>, amount: u64) -> Acquire {
+        Acquire { gate: Arc::clone(gate), amount, state: Waiting::Unasked }
+    }
+
+    fn fill(&self) -> Fill {
+        let core = lock(&self.core);
+        Fill { used: core.used, peak: core.peak, capacity: core.capacity, waiting: core.waiting.len() }
+    }
+
+    fn give_back(&self, amount: u64) {
+        if amount > 0 {
+            let wake = lock(&self.core).give_back(amount);
+            wake.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+/// A wait for space. It takes its place in the queue when it is first polled.
+#[derive(Debug)]
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Acquire {
+    gate: Arc<Gate>,
+    amount: u64,
+    state: Waiting,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Waiting {
+    Unasked,
+    InQueue(u64),
+    Done,
+}
+
+impl Future for Acquire {
+    type Output = Permit;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
+        let this = &mut *self;
+        let mut core = lock(&this.gate.core);
+        match this.state {
+            Waiting::Unasked => {
+                if core.waiting.is_empty() && core.fits(this.amount) {
+                    core.take(this.amount);
+                } else {
+                    let ticket = core.next_ticket;
+                    core.next_ticket += 1;
+                    core.waiting.insert(ticket, Waiter { amount: this.amount, waker: cx.waker().clone() });
+                    this.state = Waiting::InQueue(ticket);
+                    return Poll::Pending;
+                }
+            }
+            Waiting::InQueue(ticket) => {
+                if !core.served.remove(&ticket) {
+                    if let Some(waiter) = core.waiting.get_mut(&ticket) {
+                        waiter.waker.clone_from(cx.waker());
+                    }
+                    return Poll::Pending;
+                }
+            }
+            // Polled again after it was ready, which no executor does.
+            Waiting::Done => return Poll::Pending,
+        }
+        drop(core);
+        this.state = Waiting::Done;
+        Poll::Ready(Permit { gate: Arc::clone(&this.gate), amount: this.amount })
+    }
+}
+
+impl Drop for Acquire {
+    fn drop(&mut self) {
+        let Waiting::InQueue(ticket) = self.state else { return };
+        let wake = {
+            let mut core = lock(&self.gate.core);
+            if core.served.remove(&ticket) {
+                core.give_back(self.amount)
+            } else {
+                core.waiting.remove(&ticket);
+                // Whoever stood behind may be smaller, and fit.
+                core.serve()
+            }
+        };
+        wake.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Space in the pool, given back when it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    gate: Arc<Gate>,
+    amount: u64,
+}
+
+impl Permit {
+    /// How much it stands for.
+    pub fn amount(&self) -> u64 {
+        self.amount
+    }
+
+    /// Keeps `amount` and gives back the rest at once. If more is kept than was reserved, the pool counts it, so that
+    /// the next reservation waits the longer.
+    pub fn shrink_to(&mut self, amount: u64) {
+        if amount > self.amount {
+            lock(&self.gate.core).take(amount - self.amount);
+        } else {
+            self.gate.give_back(self.amount - amount);
+        }
+        self.amount = amount;
+    }
+
+    /// Cuts off a permit for `amount` (at most all) of it.
+    #[must_use]
+    pub fn split(&mut self, amount: u64) -> Self {
+        let amount = amount.min(self.amount);
+        self.amount -= amount;
+        Self { gate: Arc::clone(&self.gate), amount }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.gate.give_back(self.amount);
+    }
+}

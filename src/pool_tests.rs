@@ -1,0 +1,165 @@
+//! The pool, alone and under every interleaving.
+//!
+//! `pool.rs` is compiled here a second time, against a lock whose schedules are explored.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use shuttle::sync::atomic::{AtomicU64, Ordering};
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "pool.rs"]
+mod pool;
+
+mod sync {
+    pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard};
+
+    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+use pool::{Acquire, Permit, Pool};
+
+/// One schedule is enough for what happens in one task.
+fn alone(test: impl Fn() + Send + Sync + 'static) {
+    shuttle::check_random(test, 1);
+}
+
+fn poll(acquire: &mut Acquire) -> Option<Permit> {
+    match pin!(acquire).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(permit) => Some(permit),
+        Poll::Pending => None,
+    }
+}
+
+fn now(mut acquire: Acquire) -> Option<Permit> {
+    poll(&mut acquire)
+}
+
+#[test]
+fn what_is_dropped_comes_back() {
+    alone(|| {
+        let pool = Pool::new(10, 100);
+        let permit = now(pool.reserve(100)).unwrap();
+        assert!(now(pool.reserve(1)).is_none());
+        drop(permit);
+        assert_eq!((pool.bytes().used, pool.bytes().peak), (0, 100));
+    });
+}
+
+#[test]
+fn event_larger_than_the_pool() {
+    alone(|| {
+        let pool = Pool::new(10, 100);
+        let small = now(pool.reserve(1)).unwrap();
+        let mut large = pool.reserve(1000);
+        assert!(poll(&mut large).is_none(), "admitted beside another");
+        drop(small);
+        let large = poll(&mut large).unwrap();
+        assert!(now(pool.reserve(1)).is_none(), "another admitted beside it");
+        drop(large);
+        assert_eq!(pool.bytes().used, 0);
+    });
+}
+
+#[test]
+fn first_come_first_served_even_if_a_later_one_would_fit() {
+    alone(|| {
+        let pool = Pool::new(10, 100);
+        let held = now(pool.reserve(60)).unwrap();
+        let mut large = pool.reserve(50);
+        let mut small = pool.reserve(10);
+        assert!(poll(&mut large).is_none() && poll(&mut small).is_none());
+        drop(held);
+        assert!(poll(&mut large).is_some());
+        assert!(poll(&mut small).is_some());
+    });
+}
+
+#[test]
+fn who_leaves_the_queue_lets_the_next_one_in() {
+    alone(|| {
+        let pool = Pool::new(10, 100);
+        let _held = now(pool.reserve(60)).unwrap();
+        let mut large = pool.reserve(50);
+        let mut small = pool.reserve(10);
+        assert!(poll(&mut large).is_none() && poll(&mut small).is_none());
+        drop(large);
+        assert!(poll(&mut small).is_some());
+    });
+}
+
+#[test]
+fn a_permit_shrinks_splits_and_counts_what_it_grew() {
+    alone(|| {
+        let pool = Pool::new(10, 100);
+        let mut permit = now(pool.reserve(80)).unwrap();
+        permit.shrink_to(30);
+        assert_eq!(pool.bytes().used, 30);
+        let part = permit.split(10);
+        assert_eq!((part.amount(), permit.amount(), pool.bytes().used), (10, 20, 30));
+        drop(part);
+        permit.shrink_to(150);
+        assert_eq!(pool.bytes().used, 150);
+        drop(permit);
+        assert_eq!(pool.bytes().used, 0);
+    });
+}
+
+#[test]
+fn records_that_wait_do_not_stand_behind_bytes_that_wait() {
+    alone(|| {
+        let pool = Pool::new(10, 100);
+        let delivered = now(pool.admit(10)).unwrap();
+        let _event = now(pool.reserve(100)).unwrap();
+        let mut next_frame = pool.reserve(50);
+        assert!(poll(&mut next_frame).is_none());
+        let mut records = pool.admit(5);
+        assert!(poll(&mut records).is_none());
+        drop(delivered);
+        assert!(poll(&mut records).is_some(), "the event would hold its bytes for ever");
+    });
+}
+
+/// Tasks that take, hold and give back, some of which give up while they wait: at any point, in any order, nobody
+/// waits for ever, the bound holds, and in the end everything is back.
+#[test]
+fn cancelled_waiters() {
+    shuttle::check_random(
+        || {
+            let pool = Pool::new(3, 1);
+            let held = sync::Arc::new(AtomicU64::new(0));
+            let tasks: Vec<_> = [(1, false), (2, true), (3, false), (2, true), (1, false)]
+                .into_iter()
+                .map(|(amount, gives_up)| {
+                    let (pool, held) = (pool.clone(), sync::Arc::clone(&held));
+                    shuttle::future::spawn(async move {
+                        let mut wait = pool.admit(amount);
+                        if gives_up {
+                            // Polled once with the task's own waker, then dropped wherever the schedule has got to.
+                            let first = std::future::poll_fn(|cx| Poll::Ready(pin!(&mut wait).poll(cx))).await;
+                            shuttle::future::yield_now().await;
+                            drop((first, wait));
+                            return;
+                        }
+                        let permit = wait.await;
+                        let now = held.fetch_add(amount, Ordering::SeqCst) + amount;
+                        assert!(now <= 3, "{now} held of 3");
+                        shuttle::future::yield_now().await;
+                        held.fetch_sub(amount, Ordering::SeqCst);
+                        drop(permit);
+                    })
+                })
+                .collect();
+            shuttle::future::block_on(async {
+                for task in tasks {
+                    task.await.unwrap();
+                }
+            });
+            assert_eq!((pool.records().used, pool.records().waiting), (0, 0));
+        },
+        2000,
+    );
+}
