@@ -1,6 +1,55 @@
-//! scaffold
-mod sync;
-pub mod names;
-pub mod pool;
-#[cfg(test)] mod pool_tests; pub mod ack; pub mod backoff; pub mod retry;
+#![doc = include_str!("../README.md")]
+//!
+//! # Layout
+//!
+//! Pure rooms know no clock and do no I/O; shells do the I/O and stay thin.
+//!
+//! - [`config`]: the fields, their checks, their documentation (pure).
+//! - `input`, `connect`, `session`: the face to the host, how it opens, what runs until it closes.
+//! - `stream`, `shard`: one task for each stream and one for each shard; `topology` (pure) knows which comes after which.
+//! - [`efo`]: SubscribeToShard; its `wire` is pure. `reader` is the trait behind which polling will stand.
+//! - [`pool`], `ack`, `outbox`, `delivery`: the road of a record from the socket to its final ack.
+//! - `lease`, `checkpoint`: who owns a shard, up to where it is done, and when that is stored.
+//! - `service`, `aws`, `access`, `transport`: what we ask of Kinesis, and how it is asked.
+//! - [`retry`], `backoff`: what each error means (pure).
+//! - [`telemetry`]: every metric and log event.
+
+mod access;
+mod ack;
+mod aws;
+mod backoff;
+mod checkpoint;
+pub mod config;
+mod connect;
+mod delivery;
 pub mod efo;
+mod ending;
+mod health;
+mod input;
+mod lease;
+pub mod names;
+mod outbox;
+pub mod pool;
+#[cfg(test)]
+mod pool_tests;
+mod reader;
+mod record;
+pub mod retry;
+mod service;
+mod session;
+mod shard;
+mod shards;
+mod stream;
+mod sync;
+pub mod telemetry;
+mod topology;
+mod transport;
+mod unbuilt;
+
+pub use access::AccessError;
+pub use config::Config;
+pub use connect::ConnectError;
+pub use efo::consumer::ConsumerError;
+pub use input::KinesisInput;
+pub use lease::StoreError;
+pub use record::KinesisRecord;

@@ -35,6 +35,8 @@ pub struct Fill {
     pub capacity: u64,
     /// Reservations that wait for space.
     pub waiting: usize,
+    /// All that was ever given back.
+    pub returned: u64,
 }
 
 impl Pool {
@@ -81,6 +83,7 @@ struct Core {
     capacity: u64,
     used: u64,
     peak: u64,
+    returned: u64,
     /// Those who wait, by ticket. Tickets only grow, so the first is the one who has waited longest.
     waiting: BTreeMap<u64, Waiter>,
     /// Tickets that were served and whose owner has not looked yet; their amount is part of `used`.
@@ -124,6 +127,7 @@ impl Core {
 
     fn give_back(&mut self, amount: u64) -> Vec<Waker> {
         self.used -= amount;
+        self.returned += amount;
         self.serve()
     }
 }
@@ -134,6 +138,7 @@ impl Gate {
             capacity: capacity.max(1),
             used: 0,
             peak: 0,
+            returned: 0,
             waiting: BTreeMap::new(),
             served: HashSet::new(),
             next_ticket: 0,
@@ -147,7 +152,13 @@ impl Gate {
 
     fn fill(&self) -> Fill {
         let core = lock(&self.core);
-        Fill { used: core.used, peak: core.peak, capacity: core.capacity, waiting: core.waiting.len() }
+        Fill {
+            used: core.used,
+            peak: core.peak,
+            capacity: core.capacity,
+            waiting: core.waiting.len(),
+            returned: core.returned,
+        }
     }
 
     fn give_back(&self, amount: u64) {

@@ -174,8 +174,7 @@ impl RegisteredInput {
         let name = about.name;
         let build = move |document: &Document, path: &[&str]| {
             let parsed = document.parse::<P::Config>(path).map_err(BuildError::Config)?;
-            let input =
-                plugin.build(parsed.config).map_err(|source| BuildError::Plugin { input: name, source })?;
+            let input = plugin.build(parsed.config).map_err(|source| BuildError::Plugin { input: name, source })?;
             Ok(Built { input, warnings: parsed.warnings })
         };
         Self { spec: Arc::new(ConfigSpec::of::<P::Config>(about)), build: Arc::new(build) }
@@ -251,4 +250,111 @@ pub enum BuildError {
         /// What it says.
         source: BoxError,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use garde::Validate;
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::Environment;
+    use crate::{Batch, Demand, InputError, State, Status};
+
+    #[derive(Debug, Deserialize, JsonSchema, Validate)]
+    #[serde(deny_unknown_fields)]
+    struct ToyConfig {
+        /// What to read.
+        #[garde(skip)]
+        topic: String,
+    }
+
+    impl Configuration for ToyConfig {}
+
+    struct Toy(&'static str);
+
+    impl InputPlugin for Toy {
+        type Config = ToyConfig;
+
+        fn about(&self) -> About {
+            About::new(self.0, "0.1.0", "Reads a toy.")
+        }
+
+        fn build(&self, config: ToyConfig) -> Result<Arc<dyn Input>, BoxError> {
+            if config.topic == "none" {
+                return Err("there is no such topic".into());
+            }
+            Ok(Arc::new(ToyInput(config.topic)))
+        }
+    }
+
+    struct ToyInput(String);
+
+    #[async_trait]
+    impl Input for ToyInput {
+        async fn connect(&self) -> Result<(), InputError> {
+            Ok(())
+        }
+
+        async fn read_batch(&self, _: Demand) -> Result<Batch, InputError> {
+            Err(InputError::EndOfInput)
+        }
+
+        async fn close(&self, _: Duration) -> Result<(), InputError> {
+            Ok(())
+        }
+
+        fn status(&self) -> Status {
+            Status::new(State::Connected, self.0.clone())
+        }
+    }
+
+    fn registry() -> Registry {
+        let mut registry = Registry::new();
+        registry.register(Toy("toy")).unwrap();
+        registry.register(Toy("ball")).unwrap();
+        registry
+    }
+
+    #[test]
+    fn inputs_are_found_and_listed_by_name() {
+        let registry = registry();
+        assert_eq!(registry.iter().map(RegisteredInput::name).collect::<Vec<_>>(), ["ball", "toy"]);
+        assert_eq!(registry.get("toy").map(|toy| toy.about().summary), Some("Reads a toy."));
+        assert!(registry.get("doll").is_none());
+        assert_eq!(registry.nearest("bal"), Some("ball"));
+        assert_eq!(registry.nearest("kafka"), None);
+    }
+
+    #[test]
+    fn a_name_is_taken_once() {
+        let mut registry = registry();
+        assert_eq!(registry.register(Toy("toy")), Err(DuplicateName { name: "toy" }));
+        assert_eq!(registry.iter().count(), 2);
+    }
+
+    #[test]
+    fn an_input_is_built_from_a_document_and_from_a_value() {
+        let registry = registry();
+        let toy = registry.get("toy").unwrap();
+        let environment = Environment::from_pairs([("TOPIC", "news")]);
+        let document = Document::from_yaml("x.yaml", "input: {toy: {topic: '${TOPIC}'}}", &environment).unwrap();
+        assert_eq!(toy.build(&document, &["input", "toy"]).unwrap().input.status().target, "news");
+        assert_eq!(toy.build_value(&json!({ "topic": "talk" })).unwrap().input.status().target, "talk");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_apart() {
+        let registry = registry();
+        let toy = registry.get("toy").unwrap();
+        let error = toy.build_value(&json!({ "topic": 5 })).unwrap_err();
+        assert!(matches!(&error, BuildError::Config(found) if found.iter().next().unwrap().path == "topic"), "{error}");
+        let error = toy.build_value(&json!({ "topic": "none" })).unwrap_err();
+        assert_eq!(error.to_string(), "input `toy`: there is no such topic");
+    }
 }

@@ -1,1 +1,6 @@
+//! Enhanced fan-out: a consumer of its own for the stream, a subscription of its own for each shard.
+
+pub(crate) mod body;
+pub(crate) mod consumer;
+pub(crate) mod subscription;
 pub mod wire;

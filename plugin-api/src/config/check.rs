@@ -1,7 +1,5 @@
 //! How does a configuration type say what its attributes can't: fields that need or exclude each other?
 
-use std::fmt;
-
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
@@ -17,32 +15,9 @@ use super::diagnostic::{Kind, Severity};
 pub trait Configuration: DeserializeOwned + JsonSchema + garde::Validate<Context = ()> + Send + 'static {
     /// Adds what is wrong, or odd, about the fields together. Called only when each field is right by itself.
     ///
-    /// `given` tells what the author wrote, for a default is no contradiction.
-    fn check(&self, given: &Given<'_>, findings: &mut Findings) {
-        let _ = (given, findings);
-    }
-}
-
-/// Which fields the author wrote.
-pub struct Given<'a> {
-    has: &'a dyn Fn(&str) -> bool,
-}
-
-impl<'a> Given<'a> {
-    /// `has` is asked with paths relative to the configuration: `enhanced_fan_out.consumer_arn`.
-    pub fn new(has: &'a dyn Fn(&str) -> bool) -> Self {
-        Self { has }
-    }
-
-    /// Whether the author wrote this field, with whatever value.
-    pub fn has(&self, path: &str) -> bool {
-        (self.has)(path)
-    }
-}
-
-impl fmt::Debug for Given<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Given").finish_non_exhaustive()
+    /// A field that holds its default counts as not given: full examples list every default and mean nothing by it.
+    fn check(&self, findings: &mut Findings) {
+        let _ = findings;
     }
 }
 
@@ -77,6 +52,11 @@ impl Findings {
     /// A field was written and changes nothing: a warning.
     pub fn no_effect(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
         self.push(Severity::Warning, Kind::NoEffect, path, message.into(), help.into());
+    }
+
+    /// Whether anything found keeps the configuration from being used.
+    pub fn has_errors(&self) -> bool {
+        self.found.iter().any(|one| one.severity == Severity::Error)
     }
 
     fn push(&mut self, severity: Severity, kind: Kind, path: &str, message: String, help: String) {

@@ -1,11 +1,23 @@
 //! How does a configuration get from a text or a host's value into a checked type?
 
-use serde::de::DeserializeOwned;
+use std::sync::Arc;
 
-use super::{Configuration, Diagnostic, Diagnostics, Environment};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::check::{Configuration, Findings};
+use super::de::DeError;
+use super::diagnostic::{Diagnostic, Diagnostics, Kind, Severity};
+use super::environment::Environment;
+use super::node::{Content, Node, Path, Span, Step};
+use super::{lint, mask, nearest, schema, yaml};
+
+/// After so many errors the rest is probably their consequence.
+const MOST_ERRORS: usize = 50;
 
 /// A configuration together with what is odd about it.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Parsed<T> {
     /// The configuration: read, filled in and checked.
     pub config: T,
@@ -14,34 +26,54 @@ pub struct Parsed<T> {
 }
 
 /// A document that holds one or more configurations, such as a pipeline file.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Document {
+    root: Node,
+    text: Option<Text>,
+}
+
+/// The text it came from.
+#[derive(Clone)]
+struct Text {
+    file: Arc<str>,
+    lines: Arc<[String]>,
     environment: Environment,
 }
 
 impl Document {
-    /// Parses YAML text (of which JSON is a part). `file` is only for messages.
+    /// Parses YAML text (of which JSON is a part). `file` is only for messages. An empty text is an empty mapping.
     ///
-    /// `${VAR}` is filled in later, when a part is read, so that parts nobody reads need no variables.
+    /// `${VAR}`, `${VAR:-default}` and `${VAR:default}` are filled in later, when a part is read, so that parts
+    /// nobody reads need no variables; `${{VAR}}` stands for `${VAR}` itself. A value is always one scalar, whatever
+    /// characters it has.
     ///
     /// # Errors
     ///
     /// When the text isn't YAML, or a field is given twice.
     pub fn from_yaml(file: &str, text: &str, environment: &Environment) -> Result<Self, Diagnostics> {
-        let _ = (file, text);
-        Ok(Self { environment: environment.clone() })
+        let lines: Arc<[String]> = text.lines().map(str::to_owned).collect();
+        let text_of = Text { file: file.into(), lines, environment: environment.clone() };
+        match yaml::parse(text) {
+            Ok(root) => Ok(Self { root, text: Some(text_of) }),
+            Err(mut found) => {
+                found.file = Some(Arc::clone(&text_of.file));
+                found.source = found.line.and_then(|line| text_of.line(line, &[]));
+                Err(found.into())
+            }
+        }
     }
 
     /// Takes a value that a host has already parsed. Nothing is filled in: that is the host's to do.
-    pub fn from_value(value: &serde_json::Value) -> Self {
-        let _ = value;
-        Self { environment: Environment::empty() }
+    pub fn from_value(value: &Value) -> Self {
+        Self { root: Node::from_value(value), text: None }
     }
 
     /// The names of the fields at `path`, in the order of the document; `None` if there is no mapping there.
     pub fn fields(&self, path: &[&str]) -> Option<Vec<&str>> {
-        let _ = path;
-        None
+        match &self.at(&Path::of_keys(path))?.content {
+            Content::Map(entries) => Some(entries.iter().map(|entry| entry.key.as_str()).collect()),
+            _ => None,
+        }
     }
 
     /// Reads what is at `path` into any type, without checks of its own: for the parts of a file that belong to a
@@ -51,23 +83,215 @@ impl Document {
     ///
     /// When nothing is there, a variable isn't set, or the type can't be made of it.
     pub fn read<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, Diagnostics> {
-        let _ = (path, &self.environment);
-        Err(Diagnostics::new())
+        let mut part = self.part(path, None)?;
+        part.read::<T>().ok_or(part.found)
     }
 
     /// Reads and checks the configuration at `path`.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with it, as far as it can be known at once.
+    /// Everything that is wrong with it, as far as it can be known at once, and the warnings too.
     pub fn parse<T: Configuration>(&self, path: &[&str]) -> Result<Parsed<T>, Diagnostics> {
-        let _ = path;
-        Err(Diagnostics::new())
+        let schema = schema::of::<T>();
+        let mut part = self.part(path, Some(&schema))?;
+        for one in lint::deprecated(&part.node, &schema) {
+            part.add(Severity::Warning, Kind::Deprecated, &one.path, "this field is deprecated", one.instead);
+        }
+        let config = part.read::<T>();
+        if let Some(config) = &config {
+            part.check(config);
+        }
+        part.found.sort();
+        match config {
+            Some(config) if !part.found.has_errors() => Ok(Parsed { config, warnings: part.found }),
+            _ => Err(part.found),
+        }
     }
 
     /// An error at `path` (or the nearest thing to it that exists), for what a host finds wrong itself.
     pub fn error_at(&self, path: &[&str], message: impl Into<String>) -> Diagnostic {
-        let _ = self;
-        Diagnostic::new(super::Severity::Error, super::Kind::InvalidValue, path.join("."), message)
+        self.diagnostic(Severity::Error, Kind::InvalidValue, &Path::of_keys(path), message.into(), &[])
+    }
+
+    fn at(&self, path: &Path) -> Option<&Node> {
+        path.0.iter().try_fold(&self.root, |node, step| node.step(step))
+    }
+
+    /// What is at `path`, filled in.
+    fn part(&self, path: &[&str], schema: Option<&Value>) -> Result<Part<'_>, Diagnostics> {
+        let base = Path::of_keys(path);
+        let Some(node) = self.at(&base) else { return Err(self.not_found(path).into()) };
+        let mut node = node.clone();
+        if path.is_empty() && node.content == Content::Null {
+            node.content = Content::Map(Vec::new());
+        }
+        let secrets = schema.map(|schema| mask::secrets(&node, schema)).unwrap_or_default();
+        let mut part = Part { document: self, base, node, secrets, values: Vec::new(), found: Diagnostics::new() };
+        part.fill();
+        if part.found.has_errors() { Err(part.found) } else { Ok(part) }
+    }
+
+    fn not_found(&self, path: &[&str]) -> Diagnostic {
+        // The first step that leads nowhere is what the author has to look at.
+        let known = (0..path.len()).rev().find(|known| self.at(&Path::of_keys(&path[..*known])).is_some()).unwrap_or(0);
+        let missing = path.get(known).copied().unwrap_or_default();
+        let names = self.fields(&path[..known]).unwrap_or_default();
+        let at = Path::of_keys(&path[..known]);
+        let mut found =
+            self.diagnostic(Severity::Error, Kind::NotFound, &at, format!("there is no field `{missing}` here"), &[]);
+        found.help =
+            nearest(missing, names).map(|name| format!("did you mean `{name}` by it? Rename it to `{missing}`"));
+        found
+    }
+
+    fn diagnostic(&self, severity: Severity, kind: Kind, path: &Path, message: String, secrets: &[Span]) -> Diagnostic {
+        let mut found = Diagnostic::new(severity, kind, path.to_string(), message);
+        let Some(text) = &self.text else { return found };
+        found.file = Some(Arc::clone(&text.file));
+        if let Some(span) = self.place(path, kind) {
+            found.source = text.line(span.line, secrets);
+            let width = found.source.as_ref().map_or(0, |line| line.chars().count());
+            found.line = Some(span.line);
+            found.column = Some(span.column);
+            found.length = span.length.min((width + 1).saturating_sub(span.column)).max(1);
+        }
+        found
+    }
+
+    /// Where to point: at the field's name, or at its value if that is what is wrong.
+    fn place(&self, path: &Path, kind: Kind) -> Option<Span> {
+        let mut node = &self.root;
+        let mut place = None;
+        let mut complete = true;
+        for step in &path.0 {
+            let key_span = match step {
+                Step::Key(key) => node.entry(key).and_then(|entry| entry.key_span),
+                Step::Index(_) => None,
+            };
+            let Some(next) = node.step(step) else {
+                complete = false;
+                break;
+            };
+            node = next;
+            place = key_span.or(node.span);
+        }
+        let on_value = complete && matches!(kind, Kind::WrongType | Kind::InvalidValue | Kind::UnsetVariable);
+        match node.content {
+            Content::Map(_) | Content::List(_) | Content::Null => place,
+            _ if on_value => node.span.or(place),
+            _ => place,
+        }
+    }
+}
+
+impl std::fmt::Debug for Document {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The content may hold secrets.
+        f.debug_struct("Document").field("file", &self.text.as_ref().map(|text| &text.file)).finish_non_exhaustive()
+    }
+}
+
+impl Text {
+    fn line(&self, number: usize, secrets: &[Span]) -> Option<String> {
+        self.lines.get(number.checked_sub(1)?).map(|line| mask::line(line, number, secrets))
+    }
+}
+
+/// A part of a document that is being read.
+struct Part<'a> {
+    document: &'a Document,
+    base: Path,
+    node: Node,
+    secrets: Vec<Span>,
+    /// What came from the environment, to be kept out of messages.
+    values: Vec<String>,
+    found: Diagnostics,
+}
+
+impl Part<'_> {
+    fn add(&mut self, severity: Severity, kind: Kind, path: &Path, message: &str, help: Option<String>) {
+        let message = mask::values(message, &self.values);
+        let mut one = self.document.diagnostic(severity, kind, &self.base.join(path), message, &self.secrets);
+        one.help = help.map(|help| mask::values(&help, &self.values));
+        self.found.push(one);
+    }
+
+    fn fill(&mut self) {
+        let Some(text) = &self.document.text else { return };
+        let mut unset = Vec::new();
+        let values = &mut self.values;
+        self.node.for_each_text_mut(&mut Path::default(), &mut |path, _, content| {
+            let filled = text.environment.fill(content);
+            unset.extend(filled.unset.into_iter().map(|name| (path.clone(), name)));
+            if let Some(new) = filled.text {
+                *content = new;
+            }
+            values.extend(filled.values);
+        });
+        for (path, name) in unset {
+            let help = format!("set it, or write `${{{name}:-default}}`");
+            let message = format!("the environment variable `{name}` is not set");
+            self.add(Severity::Error, Kind::UnsetVariable, &path, &message, Some(help));
+        }
+    }
+
+    /// Reads the type. What is wrong is taken out and the rest read again, so that every error is found.
+    fn read<T: DeserializeOwned>(&mut self) -> Option<T> {
+        let mut rest = self.node.clone();
+        let mut first = true;
+        while self.found.len() < MOST_ERRORS {
+            let error = match T::deserialize(&rest) {
+                Ok(value) if first => return Some(value),
+                Ok(_) => return None,
+                Err(error) => error,
+            };
+            let path = error.path();
+            if first || !self.follows(&error, &path) {
+                self.add(Severity::Error, error.kind, &path, &error.message, error.help);
+            }
+            first = false;
+            // An item that is taken out of a list moves the others: take the whole list.
+            let upto = path.0.iter().position(|step| matches!(step, Step::Index(_))).unwrap_or(path.0.len());
+            if error.kind == Kind::MissingField || !rest.remove(&path.0[..upto]) {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Whether a field is only missing because it was taken out: it is there in what the author wrote.
+    fn follows(&self, error: &DeError, path: &Path) -> bool {
+        error.kind == Kind::MissingField
+            && path.0.iter().try_fold(&self.node, |node, step| node.step(step)).is_some_and(|node| {
+                matches!(&node.content, Content::Map(entries)
+                    if entries.iter().any(|entry| error.message.contains(&format!("`{}`", entry.key))))
+            })
+    }
+
+    fn check<T: Configuration>(&mut self, config: &T) {
+        if let Err(report) = config.validate() {
+            for (path, error) in report.iter() {
+                let path = Path::parse(&path.to_string());
+                self.add(Severity::Error, Kind::InvalidValue, &path, &sentence(error.message()), None);
+            }
+            return;
+        }
+        let mut findings = Findings::default();
+        config.check(&mut findings);
+        for one in findings.found {
+            self.add(one.severity, one.kind, &Path::parse(&one.path), &one.message, one.help);
+        }
+    }
+}
+
+/// `garde` says `lower than 1`; that alone is no sentence.
+fn sentence(message: &str) -> String {
+    match message {
+        message if message.starts_with("lower than") || message.starts_with("greater than") => {
+            format!("the value is {message}")
+        }
+        message if message.starts_with("length is ") => format!("the {message}"),
+        message => message.to_owned(),
     }
 }

@@ -40,9 +40,6 @@ pub enum DurationError {
     TooLong,
 }
 
-/// What [`Duration`] accepts, in the dialect of JSON Schema.
-pub(super) const PATTERN: &str = r"^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$";
-
 const UNITS: [(&str, u64); 8] = [
     ("ns", 1),
     ("us", 1_000),
@@ -55,6 +52,9 @@ const UNITS: [(&str, u64); 8] = [
 ];
 
 impl Duration {
+    /// What is accepted, as a regular expression of JSON Schema.
+    pub const PATTERN: &'static str = r"^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$";
+
     /// No time at all.
     pub const ZERO: Self = Self(StdDuration::ZERO);
 
@@ -221,6 +221,85 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": PATTERN, "x-type": "duration" })
+        json_schema!({ "type": "string", "pattern": Self::PATTERN, "x-type": "duration" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_reads_them() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("0s", 0),
+            ("+5s", 5_000_000_000),
+            ("300ms", 300_000_000),
+            ("1m30s", 90_000_000_000),
+            ("1.5h", 5_400_000_000_000),
+            ("1h2m3.5s", 3_723_500_000_000),
+            (".5s", 500_000_000),
+            ("1.s", 1_000_000_000),
+            ("5us", 5_000),
+            ("5\u{b5}s", 5_000),
+            ("5\u{3bc}s", 5_000),
+            ("7ns", 7),
+            ("0.1ns", 0),
+            ("30s1m", 90_000_000_000),
+            ("0.3333333333333333333h", 1_199_999_999_999),
+            ("9223372036854775807ns", i64::MAX.unsigned_abs()),
+        ] {
+            assert_eq!(text.parse::<Duration>().map(|it| it.as_nanos()), Ok(u128::from(nanos)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_go_refuses_is_refused() {
+        use DurationError as E;
+        for (text, error) in [
+            ("", E::Empty),
+            ("-5s", E::Negative),
+            ("-0s", E::Negative),
+            ("5", E::MissingUnit),
+            ("1m30", E::MissingUnit),
+            ("00", E::MissingUnit),
+            ("s", E::Number),
+            (".s", E::Number),
+            ("+", E::Number),
+            ("five", E::Number),
+            (" 5s", E::Number),
+            ("5s ", E::UnknownUnit),
+            ("5 s", E::UnknownUnit),
+            ("5d", E::UnknownUnit),
+            ("5S", E::UnknownUnit),
+            ("1e3s", E::UnknownUnit),
+            ("9223372036854775808ns", E::TooLong),
+            ("99999999999999999999h", E::TooLong),
+            ("2562048h", E::TooLong),
+        ] {
+            assert_eq!(text.parse::<Duration>(), Err(error), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_read_back(nanos in 0..=i64::MAX.unsigned_abs()) {
+            let duration = Duration::from(StdDuration::from_nanos(nanos));
+            prop_assert_eq!(duration.to_string().parse::<Duration>(), Ok(duration));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic_and_the_schema_agrees(text in "([0-9]{0,22}|[.+-]|ns|us|\u{b5}s|ms|s|m|h|d| |.){0,5}") {
+            let pattern = serde_json::json!({ "pattern": Duration::PATTERN });
+            let fits = jsonschema::is_valid(&pattern, &text.as_str().into());
+            match text.parse::<Duration>() {
+                Ok(_) => prop_assert!(fits, "{:?}", text),
+                Err(DurationError::TooLong) => {}
+                Err(_) => prop_assert!(!fits, "{:?}", text),
+            }
+        }
     }
 }

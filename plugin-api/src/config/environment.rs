@@ -46,3 +46,211 @@ impl fmt::Debug for Environment {
         f.debug_struct("Environment").finish_non_exhaustive()
     }
 }
+
+/// One `${NAME}`, `${NAME:default}` or `${NAME:-default}`, or an escaped `${{NAME}}`.
+struct Reference<'a> {
+    /// Bytes before it.
+    start: usize,
+    /// Bytes up to its end.
+    end: usize,
+    name: &'a str,
+    default: Option<&'a str>,
+    /// It stands for itself, less one pair of braces.
+    escaped: bool,
+}
+
+/// The next reference in `text` at or after `from`. What only looks like one (`${! content() }`, `$5`) is text.
+fn next_reference(text: &str, from: usize) -> Option<Reference<'_>> {
+    let mut at = from;
+    while let Some(found) = text[at..].find("${") {
+        let start = at + found;
+        let body = start + 2;
+        if let Some(inner) = text[body..].strip_prefix('{')
+            && let Some((name, default, length)) = body_of(inner)
+            && inner[length..].starts_with('}')
+        {
+            return Some(Reference { start, end: body + 1 + length + 1, name, default, escaped: true });
+        }
+        if let Some((name, default, length)) = body_of(&text[body..]) {
+            return Some(Reference { start, end: body + length, name, default, escaped: false });
+        }
+        at = body;
+    }
+    None
+}
+
+/// `NAME}` or `NAME:default}`: the parts, and the length with the brace. A default may hold one `${…}`.
+fn body_of(text: &str) -> Option<(&str, Option<&str>, usize)> {
+    let name_len = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '.')?;
+    let (name, rest) = text.split_at(name_len);
+    if name.is_empty() {
+        return None;
+    }
+    if rest.starts_with('}') {
+        return Some((name, None, name_len + 1));
+    }
+    let default = rest.strip_prefix(':')?;
+    let mut end = 0;
+    loop {
+        let stop = default[end..].find(['}', '$', '\n'])? + end;
+        match &default[stop..] {
+            rest if rest.starts_with('}') => {
+                return Some((name, Some(&default[..stop]), name_len + 1 + stop + 1));
+            }
+            rest if rest.starts_with("${") => end = stop + rest.find('}')? + 1,
+            rest if rest.starts_with('$') => end = stop + 1,
+            _ => return None,
+        }
+    }
+}
+
+/// What YAML would take for its own inside `${…}` is moved out of its sight, to characters of private use.
+const HIDDEN: &str = "{}[],:#& \t";
+const HIDING_PLACE: u32 = 0x10_FF00;
+
+/// Makes every `${…}` in `text` a plain word for a YAML parser. No character is added or taken away.
+pub(super) fn hide(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut done = 0;
+    while let Some(found) = next_reference(text, done) {
+        out.push_str(&text[done..found.start]);
+        out.extend(text[found.start..found.end].chars().map(|c| match c {
+            c if HIDDEN.contains(c) => char::from_u32(HIDING_PLACE + u32::from(c)).unwrap_or(c),
+            c => c,
+        }));
+        done = found.end;
+    }
+    out.push_str(&text[done..]);
+    out
+}
+
+/// Undoes [`hide`].
+pub(super) fn unhide(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            let shown = u32::from(c).checked_sub(HIDING_PLACE).and_then(char::from_u32);
+            shown.filter(|c| HIDDEN.contains(*c)).unwrap_or(c)
+        })
+        .collect()
+}
+
+/// What came of filling in one text.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Filled {
+    /// The text with every value in its place, if that differs from what was there.
+    pub(super) text: Option<String>,
+    /// What came from the environment.
+    pub(super) values: Vec<String>,
+    /// Variables that are needed and not set.
+    pub(super) unset: Vec<String>,
+}
+
+impl Environment {
+    /// Fills in every reference. A variable that is set but empty counts as unset where there is a default.
+    pub(super) fn fill(&self, text: &str) -> Filled {
+        let mut out = String::new();
+        let mut filled = Filled::default();
+        let mut done = 0;
+        while let Some(found) = next_reference(text, done) {
+            out.push_str(&text[done..found.start]);
+            done = found.end;
+            if found.escaped {
+                out.push('$');
+                out.push_str(&text[found.start + 2..found.end - 1]);
+                continue;
+            }
+            match (self.get(found.name), found.default) {
+                (Some(value), default) if default.is_none() || !value.is_empty() => {
+                    out.push_str(&value);
+                    filled.values.push(value);
+                }
+                (_, Some(default)) => {
+                    let default = default.strip_prefix('-').unwrap_or(default);
+                    let inner = self.fill(default);
+                    filled.values.extend(inner.values);
+                    filled.unset.extend(inner.unset);
+                    out.push_str(inner.text.as_deref().unwrap_or(default));
+                }
+                (_, None) => filled.unset.push(found.name.to_owned()),
+            }
+        }
+        if done > 0 {
+            out.push_str(&text[done..]);
+            filled.text = Some(out);
+        }
+        filled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fill(text: &str) -> String {
+        let environment = Environment::from_pairs([("A", "1"), ("EMPTY", ""), ("TEXT", "a: b\nc")]);
+        let filled = environment.fill(text);
+        assert_eq!(filled.unset, Vec::<String>::new(), "{text}");
+        filled.text.unwrap_or_else(|| text.to_owned())
+    }
+
+    #[test]
+    fn every_form_is_filled_in() {
+        for (text, expected) in [
+            ("x${A}y", "x1y"),
+            ("${A}${A}", "11"),
+            ("${A:-2}", "1"),
+            ("${NONE:-2}", "2"),
+            ("${NONE:2}", "2"),
+            ("${NONE:}", ""),
+            ("${NONE:-}", ""),
+            ("${EMPTY}", ""),
+            ("${EMPTY:-3}", "3"),
+            ("${NONE:http://h:1/p?a=b}", "http://h:1/p?a=b"),
+            ("${NONE:${A}}", "1"),
+            ("${NONE:-a${A}b${EMPTY:c}}", "a1bc"),
+            ("${TEXT}", "a: b\nc"),
+        ] {
+            assert_eq!(fill(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_variable_is_left_alone() {
+        for text in ["$A", "${}", "${! content() }", "${A", "$5", "a$", "${A B}", "${A:b", "{A}"] {
+            assert_eq!(fill(text), text);
+        }
+    }
+
+    #[test]
+    fn double_braces_escape() {
+        assert_eq!(fill("${{A}}"), "${A}");
+        assert_eq!(fill("${{A:-x}} ${A}"), "${A:-x} 1");
+    }
+
+    #[test]
+    fn variables_that_are_not_set_are_named() {
+        let filled = Environment::empty().fill("${A} ${B:x} ${C:${D}}");
+        assert_eq!(filled.unset, ["A", "D"]);
+    }
+
+    #[test]
+    fn debug_shows_no_values() {
+        assert!(!format!("{:?}", Environment::from_pairs([("A", "hunter2")])).contains("hunter2"));
+    }
+
+    proptest! {
+        #[test]
+        fn hiding_keeps_every_character_in_its_place(text in "([$]|[{}]|[A-C:#, \\[\\]\\-]|\\n|é){0,40}") {
+            let hidden = hide(&text);
+            prop_assert_eq!(hidden.chars().count(), text.chars().count());
+            prop_assert_eq!(unhide(&hidden), text);
+        }
+
+        #[test]
+        fn filling_never_panics(text in "([$]|[{}]|[A-C:#]|é|\\n|.){0,40}") {
+            let _ = Environment::from_pairs([("A", "${A}")]).fill(&text);
+        }
+    }
+}

@@ -18,29 +18,48 @@
 //! - `duration`, `size`, `secret`: value types.
 
 mod check;
+mod de;
 mod diagnostic;
 mod document;
 mod duration;
 mod environment;
+mod example;
+mod field;
+mod lint;
+mod mask;
+mod node;
+mod optional;
+mod reference;
+mod scalar;
+mod schema;
 mod secret;
 mod size;
 mod spec;
+#[cfg(test)]
+mod tests;
+mod yaml;
 
-pub use check::{Configuration, Findings, Given};
+pub use check::{Configuration, Findings};
 pub use diagnostic::{Diagnostic, Diagnostics, Kind, Severity};
 pub use document::{Document, Parsed};
 pub use duration::{Duration, DurationError};
 pub use environment::Environment;
+pub use optional::Optional;
 pub use secret::Secret;
 pub use size::{ByteSize, ByteSizeError};
 pub use spec::{ConfigSpec, Detail};
 
 /// The candidate most like `name`, if one is like it at all.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // The first is good at long names with a common beginning, the second at letters swapped in short ones.
+    let likeness = |candidate: &str| {
+        let beginning = strsim::jaro_winkler(name, candidate);
+        let letters = strsim::normalized_damerau_levenshtein(name, candidate);
+        (beginning > 0.8 || letters > 0.6).then(|| beginning.max(letters))
+    };
     candidates
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(likeness, _)| *likeness > 0.8)
+        .filter_map(|candidate| Some((likeness(candidate)?, candidate)))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
 }

@@ -181,3 +181,86 @@ impl JsonSchema for ByteSize {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_and_without_units() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1048576", 1 << 20),
+            ("256MiB", 256 << 20),
+            ("256mib", 256 << 20),
+            ("256 MiB", 256 << 20),
+            ("256MB", 256_000_000),
+            ("5kB", 5000),
+            ("5KB", 5000),
+            ("5B", 5),
+            ("1.5GiB", 3 << 29),
+            ("0.5kB", 500),
+            ("1.9B", 1),
+            ("16383PiB", 16383 << 50),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(text.parse::<ByteSize>().map(ByteSize::bytes), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        use ByteSizeError as E;
+        for (text, error) in [
+            ("", E::Syntax),
+            ("-1", E::Negative),
+            ("MiB", E::Syntax),
+            ("1.5", E::Syntax),
+            ("1.MiB", E::Syntax),
+            (".5MiB", E::Syntax),
+            ("1.2.3MiB", E::Syntax),
+            ("5 ", E::Syntax),
+            ("5  MiB", E::Syntax),
+            ("5MiB ", E::Syntax),
+            ("1e3", E::Syntax),
+            ("5M", E::UnknownUnit),
+            ("5EiB", E::UnknownUnit),
+            ("16384PiB", E::TooLarge),
+            ("18446744073709551616", E::TooLarge),
+            ("99999999999999999999999B", E::TooLarge),
+        ] {
+            assert_eq!(text.parse::<ByteSize>(), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_texts_are_both_taken() {
+        assert_eq!(serde_json::from_str::<ByteSize>("5").unwrap().bytes(), 5);
+        assert_eq!(serde_json::from_str::<ByteSize>("\"5KiB\"").unwrap().bytes(), 5120);
+        assert!(serde_json::from_str::<ByteSize>("-5").is_err());
+        assert!(serde_json::from_str::<ByteSize>("1.5").is_err());
+        assert_eq!(serde_json::to_string(&ByteSize::from_mib(256)).unwrap(), "\"256MiB\"");
+        assert_eq!(serde_json::to_string(&ByteSize::default()).unwrap(), "0");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_read_back(bytes in prop_oneof![any::<u64>(), (0_u64..1024, 0_u32..54).prop_map(|(n, shift)| n << shift)]) {
+            let size = ByteSize::from_bytes(bytes);
+            prop_assert_eq!(size.to_string().parse::<ByteSize>(), Ok(size));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic_and_the_schema_agrees(text in "[0-9]{0,22}([.][0-9]{0,25})?([ -]|[kMGTPE]i?B?|B|.){0,2}") {
+            let pattern = serde_json::json!({ "pattern": PATTERN });
+            let fits = jsonschema::is_valid(&pattern, &text.as_str().into());
+            match text.parse::<ByteSize>() {
+                Ok(_) => prop_assert!(fits, "{:?}", text),
+                Err(ByteSizeError::TooLarge) => {}
+                Err(_) => prop_assert!(!fits, "{:?}", text),
+            }
+        }
+    }
+}

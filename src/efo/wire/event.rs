@@ -85,6 +85,11 @@ impl Rows {
         self.data.slice(start..start + at.data_len as usize)
     }
 
+    /// Bytes of a record's data.
+    pub fn data_len(&self, row: usize) -> usize {
+        self.rows[row].data_len as usize
+    }
+
     /// The sequence number of a record, as text.
     pub fn sequence(&self, row: usize) -> &str {
         let at = &self.rows[row];

@@ -1,0 +1,260 @@
+//! Kinesis through the AWS SDK.
+//!
+//! Endpoints, credentials, signing, clock skew and the retries of control calls are the SDK's. SubscribeToShard goes
+//! through it too, up to the answer's headers; the body is then taken out of its hands, for its own reader copies
+//! every record three times and waits for the first frame outside every timeout.
+
+use std::error::Error;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::retry::RetryConfig;
+use aws_sdk_kinesis::config::timeout::TimeoutConfig;
+use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents, StalledStreamProtectionConfig};
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::types::{ConsumerStatus as SdkConsumerStatus, ShardIteratorType, StartingPosition};
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextMut;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::{DateTime, error::display::DisplayErrorContext};
+use aws_types::SdkConfig;
+
+use crate::names::{ShardId, Stream};
+use crate::retry::{Fault, Origin};
+use crate::service::{ConsumerDescription, ConsumerStatus, Service};
+use crate::sync::{Mutex, lock};
+use crate::topology::{Listed, Start};
+
+/// How long a control call may take, its retries included.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one try of it may take.
+const CONTROL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The service at AWS, or at an endpoint that speaks like it.
+#[derive(Debug)]
+pub(crate) struct Aws {
+    /// For everything but subscriptions. A connection that carries unread subscriptions can stall whatever else it
+    /// carries, so the two never share one.
+    control: Client,
+    subscriptions: Client,
+}
+
+impl Aws {
+    /// Control calls go through the session's HTTP client, subscriptions through one of their own.
+    pub(crate) fn new(session: &SdkConfig, endpoint: Option<&str>, subscriptions: SharedHttpClient) -> Self {
+        let mut common = aws_sdk_kinesis::config::Builder::from(session);
+        common.set_endpoint_url(endpoint.map(ToOwned::to_owned));
+        let control = common
+            .clone()
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .operation_timeout(CONTROL_TIMEOUT)
+                    .operation_attempt_timeout(CONTROL_ATTEMPT_TIMEOUT)
+                    .build(),
+            )
+            .build();
+        let subscriptions = common
+            .http_client(subscriptions)
+            // Its retries share a budget with all other calls, and wait without knowing the 5 s rule: ours do.
+            .retry_config(RetryConfig::disabled())
+            // A reader that waits for space in the pool is not a stalled server.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .build();
+        Self { control: Client::from_conf(control), subscriptions: Client::from_conf(subscriptions) }
+    }
+}
+
+#[async_trait]
+impl Service for Aws {
+    async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault> {
+        let call = self.control.describe_stream_summary();
+        let call = if is_arn(name_or_arn) {
+            // The name as well, for local servers that don't know of ARNs here.
+            call.stream_arn(name_or_arn).set_stream_name(name_in(name_or_arn))
+        } else {
+            call.stream_name(name_or_arn)
+        };
+        let answer = call.send().await.map_err(|error| fault(&error))?;
+        let summary = answer.stream_description_summary().ok_or_else(|| incomplete("StreamDescriptionSummary"))?;
+        Ok(Stream::new(summary.stream_name(), summary.stream_arn()))
+    }
+
+    async fn list_shards(&self, stream: &Stream) -> Result<Vec<Listed>, Fault> {
+        let mut shards = Vec::new();
+        let mut next: Option<String> = None;
+        loop {
+            let call = self.control.list_shards();
+            let call = match next.take() {
+                // A token stands for the stream too; with both the call is refused.
+                Some(token) => call.next_token(token),
+                None => call.stream_arn(stream.arn()).stream_name(stream.name()),
+            };
+            let page = call.send().await.map_err(|error| fault(&error))?;
+            for shard in page.shards() {
+                let parents = [shard.parent_shard_id(), shard.adjacent_parent_shard_id()];
+                let closed =
+                    shard.sequence_number_range().is_some_and(|range| range.ending_sequence_number().is_some());
+                shards.push(Listed {
+                    id: shard.shard_id().into(),
+                    parents: parents.into_iter().flatten().map(ShardId::from).collect(),
+                    closed,
+                });
+            }
+            match page.next_token() {
+                Some(token) if !token.is_empty() => next = Some(token.to_owned()),
+                _ => return Ok(shards),
+            }
+        }
+    }
+
+    async fn describe_consumer(&self, stream: &Stream, name: &str) -> Result<ConsumerDescription, Fault> {
+        let call = self.control.describe_stream_consumer().stream_arn(stream.arn()).consumer_name(name);
+        let answer = call.send().await.map_err(|error| fault(&error))?;
+        let found = answer.consumer_description().ok_or_else(|| incomplete("ConsumerDescription"))?;
+        consumer(found.consumer_arn(), found.consumer_status())
+    }
+
+    async fn describe_consumer_arn(&self, arn: &str) -> Result<ConsumerDescription, Fault> {
+        let call = self.control.describe_stream_consumer().consumer_arn(arn);
+        let answer = call.send().await.map_err(|error| fault(&error))?;
+        let found = answer.consumer_description().ok_or_else(|| incomplete("ConsumerDescription"))?;
+        consumer(found.consumer_arn(), found.consumer_status())
+    }
+
+    async fn register_consumer(&self, stream: &Stream, name: &str) -> Result<ConsumerDescription, Fault> {
+        let call = self.control.register_stream_consumer().stream_arn(stream.arn()).consumer_name(name);
+        let answer = call.send().await.map_err(|error| fault(&error))?;
+        let made = answer.consumer().ok_or_else(|| incomplete("Consumer"))?;
+        consumer(made.consumer_arn(), made.consumer_status())
+    }
+
+    async fn deregister_consumer(&self, arn: &str) -> Result<(), Fault> {
+        let call = self.control.deregister_stream_consumer().consumer_arn(arn);
+        call.send().await.map(drop).map_err(|error| fault(&error))
+    }
+
+    async fn subscribe(&self, consumer_arn: &str, shard: &ShardId, start: &Start) -> Result<SdkBody, Fault> {
+        let position = StartingPosition::builder();
+        let position = match start {
+            Start::Oldest => position.r#type(ShardIteratorType::TrimHorizon),
+            Start::At(millis) => {
+                position.r#type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(*millis))
+            }
+            Start::After(number) => {
+                position.r#type(ShardIteratorType::AfterSequenceNumber).sequence_number(number.as_str())
+            }
+        };
+        let position = position.build().map_err(|error| local("request", &error))?;
+        let body = TakenBody::default();
+        let answer = self
+            .subscriptions
+            .subscribe_to_shard()
+            .consumer_arn(consumer_arn)
+            .shard_id(shard.as_str())
+            .starting_position(position)
+            .customize()
+            .interceptor(TakeBody(body.clone()))
+            .send()
+            .await;
+        // Once the body is out, what the SDK makes of the empty one it was left is of no interest.
+        match (lock(&body.0).take(), answer) {
+            (Some(body), _) => Ok(body),
+            (None, Err(error)) => Err(fault(&error)),
+            (None, Ok(_)) => Err(incomplete("body")),
+        }
+    }
+}
+
+/// Where the body goes that is taken out of an answer.
+#[derive(Debug, Clone, Default)]
+struct TakenBody(Arc<Mutex<Option<SdkBody>>>);
+
+/// Takes the body out of a good answer, before the SDK reads it.
+#[derive(Debug)]
+struct TakeBody(TakenBody);
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for TakeBody {
+    fn name(&self) -> &'static str {
+        "TakeBody"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _runtime_components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response_mut();
+        if response.status().is_success() {
+            let body = std::mem::replace(response.body_mut(), SdkBody::empty());
+            *lock(&self.0.0) = Some(body);
+        }
+        Ok(())
+    }
+}
+
+fn is_arn(name_or_arn: &str) -> bool {
+    name_or_arn.starts_with("arn:")
+}
+
+/// The stream's name in its ARN.
+fn name_in(arn: &str) -> Option<String> {
+    arn.rsplit_once(":stream/").map(|(_, name)| name.to_owned())
+}
+
+fn consumer(arn: &str, status: &SdkConsumerStatus) -> Result<ConsumerDescription, Fault> {
+    let status = match status {
+        SdkConsumerStatus::Active => ConsumerStatus::Active,
+        SdkConsumerStatus::Creating => ConsumerStatus::Creating,
+        SdkConsumerStatus::Deleting => ConsumerStatus::Deleting,
+        other => return Err(Fault::wire("UnknownStatus", format_args!("consumer status {other:?}"))),
+    };
+    Ok(ConsumerDescription { arn: arn.to_owned(), status })
+}
+
+fn incomplete(what: &str) -> Fault {
+    Fault::wire("IncompleteAnswer", format_args!("the answer has no {what}"))
+}
+
+fn local(code: &str, error: &(dyn Error + 'static)) -> Fault {
+    Fault { origin: Origin::Local, code: code.into(), message: DisplayErrorContext(error).to_string() }
+}
+
+/// An error of the SDK, as data.
+fn fault<E, R>(error: &SdkError<E, R>) -> Fault
+where
+    E: ProvideErrorMetadata + Error + 'static,
+    R: Debug,
+{
+    match error {
+        SdkError::ServiceError(context) => {
+            let error = context.err();
+            let code = error.code().unwrap_or("Unknown").to_owned();
+            let message = error.message().map_or_else(|| DisplayErrorContext(error).to_string(), ToOwned::to_owned);
+            Fault { origin: Origin::Call, code, message }
+        }
+        SdkError::TimeoutError(_) => Fault::wire("Timeout", "the call was not answered in time"),
+        SdkError::DispatchFailure(failure) => {
+            let cause = failure.as_connector_error().map(|error| DisplayErrorContext(error).to_string());
+            let cause = cause.unwrap_or_else(|| "the request could not be sent".into());
+            // What failed before a connection was tried: credentials, an endpoint that is no URL.
+            if failure.is_user() || (failure.is_other() && failure.as_connector_error().is_none()) {
+                Fault { origin: Origin::Local, code: "Dispatch".into(), message: cause }
+            } else {
+                Fault::wire("Connection", cause)
+            }
+        }
+        SdkError::ResponseError(_) => Fault::wire("Response", "the answer could not be read"),
+        SdkError::ConstructionFailure(failure) => Fault {
+            origin: Origin::Local,
+            code: "Request".into(),
+            message: format!("the request could not be built: {failure:?}"),
+        },
+        _ => Fault::wire("Unknown", "an error that this version does not know"),
+    }
+}

@@ -1,0 +1,356 @@
+//! What happens between a configuration and a running input?
+//!
+//! ```text
+//! config ─▶ is all of it built? ─▶ credentials ─▶ checkpoint store ─▶ streams ─▶ shards, consumers ─▶ tasks
+//! ```
+//!
+//! A failure at any point drops what was opened before it, so that the next connect finds nothing in its way.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use futures::future::try_join_all;
+use pipeline_plugin_api::InputError;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::{self, AccessError};
+use crate::aws::Aws;
+use crate::checkpoint::Checkpointer;
+use crate::config::{Config, StreamEntry};
+use crate::efo::consumer::{Consumer, ConsumerError, ConsumerSpec};
+use crate::efo::subscription::Shared;
+use crate::ending::Ending;
+use crate::health::Health;
+use crate::lease::{FileStore, LeaseStore, StoreError};
+use crate::names::{ShardId, Stream};
+use crate::outbox::Outbox;
+use crate::pool::Pool;
+use crate::retry::{self, Control, Fault};
+use crate::service::Service;
+use crate::session::Session;
+use crate::shards::Shards;
+use crate::stream::{Settings, StreamReader};
+use crate::topology::{Fresh, Topology};
+use crate::{telemetry, transport, unbuilt};
+
+/// How long a host should wait before it tries again what did not work this time.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Consumers that may be made at once: the service's own limit for an account.
+const REGISTERING_AT_ONCE: usize = 5;
+
+/// Why the input can't be connected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The configuration asks for something that this version does not do.
+    #[error("{field}: {what}")]
+    NotBuilt {
+        /// The field.
+        field: &'static str,
+        /// What is missing, and what to do meanwhile.
+        what: &'static str,
+    },
+    /// No region, or no credentials.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The checkpoint store can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no such stream.
+    #[error("stream {stream}: not found in region {region}; check the name, the region and the account")]
+    NoSuchStream {
+        /// As it was configured.
+        stream: String,
+        /// Where it was looked for.
+        region: String,
+    },
+    /// Two entries mean the same stream.
+    #[error("stream {stream}: listed twice, as {first} and as {second}; leave one")]
+    SameStream {
+        /// Its name.
+        stream: String,
+        /// One entry.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Shards were asked for by name that aren't there.
+    #[error("stream {stream}: no shard {shards}; see them all with `aws kinesis list-shards`")]
+    NoSuchShard {
+        /// The stream.
+        stream: String,
+        /// The shards.
+        shards: String,
+    },
+    /// The service refused a call, and would refuse it again.
+    #[error("stream {stream}: {doing}: {fault}; check the credentials, their permissions and the region")]
+    Refused {
+        /// The stream, as it was configured.
+        stream: String,
+        /// What we were doing.
+        doing: &'static str,
+        /// What came back.
+        fault: Fault,
+    },
+    /// The service could not be reached, or was busy.
+    #[error("stream {stream}: {doing}: {fault}")]
+    Unreachable {
+        /// The stream, as it was configured.
+        stream: String,
+        /// What we were doing.
+        doing: &'static str,
+        /// What came back.
+        fault: Fault,
+    },
+    /// The consumer can't be used.
+    #[error(transparent)]
+    Consumer(#[from] ConsumerError),
+    /// The consumer belongs to another stream.
+    #[error("enhanced_fan_out.consumer_arn: {arn} is no consumer of stream {stream}")]
+    ForeignConsumer {
+        /// The consumer.
+        arn: String,
+        /// The stream.
+        stream: String,
+    },
+}
+
+impl From<ConnectError> for InputError {
+    fn from(error: ConnectError) -> Self {
+        let passing = matches!(
+            error,
+            ConnectError::Unreachable { .. }
+                | ConnectError::Store(StoreError::Failed { .. })
+                | ConnectError::Consumer(ConsumerError::NotActive { .. })
+        );
+        if passing {
+            Self::BackOff { after: TRY_AGAIN, cause: error.into() }
+        } else {
+            Self::Fatal(error.into())
+        }
+    }
+}
+
+/// Opens everything and starts reading.
+pub(crate) async fn connect(config: &Config, http: Option<&SharedHttpClient>) -> Result<Session, ConnectError> {
+    unbuilt::refuse(config)?;
+    let control = http.cloned().unwrap_or_else(transport::http_client);
+    let subscriptions = http.cloned().unwrap_or_else(transport::http_client);
+    let access = access::kinesis(config, &control).await?;
+    let region = access.region().map(ToString::to_string).unwrap_or_default();
+    let service: Arc<dyn Service> = Arc::new(Aws::new(&access, config.endpoint.as_deref(), subscriptions));
+    let store = store(config).await?;
+    let connecting = Connecting { config, service, store, region };
+    connecting.open().await
+}
+
+async fn store(config: &Config) -> Result<Arc<dyn LeaseStore>, ConnectError> {
+    // `unbuilt` has made sure that there is a file.
+    let path = config.checkpoint_file.as_deref().unwrap_or_else(|| std::path::Path::new(""));
+    Ok(Arc::new(FileStore::open(path).await?))
+}
+
+/// What is there once the service and the store are.
+pub(crate) struct Connecting<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) service: Arc<dyn Service>,
+    pub(crate) store: Arc<dyn LeaseStore>,
+    pub(crate) region: String,
+}
+
+/// A stream that was found, with what is known of it.
+struct Found {
+    stream: Stream,
+    consumer: Arc<Consumer>,
+    shards: Arc<Shards>,
+    topology: Topology,
+}
+
+impl Connecting<'_> {
+    pub(crate) async fn open(&self) -> Result<Session, ConnectError> {
+        telemetry::describe_metrics();
+        let config = self.config;
+        let streams = try_join_all(config.stream_entries().iter().map(|entry| self.find(entry))).await?;
+        each_once(config.stream_entries(), &streams)?;
+        let registering = Semaphore::new(REGISTERING_AT_ONCE);
+        let found = config.stream_entries().iter().zip(&streams);
+        let found = try_join_all(found.map(|(entry, stream)| self.prepare(entry, stream, &registering))).await?;
+
+        let fan_out = &config.enhanced_fan_out;
+        let pool = Pool::new(fan_out.max_pending_records as u64, fan_out.max_pending_bytes.bytes());
+        let outbox = Arc::new(Outbox::new(config.message_buffer_cap));
+        let stop = CancellationToken::new();
+        let health = Arc::new(Health::default());
+        let checkpointer = Arc::new(Checkpointer::new(Arc::clone(&self.store)));
+        let ending = Arc::new(Ending::new(found.len(), Arc::clone(&outbox), stop.clone()));
+        let settings = self.settings();
+        let tasks = TaskTracker::new();
+        let mut consumers = Vec::new();
+        for Found { stream, consumer, shards, topology } in found {
+            telemetry::connected(&stream, topology.len(), consumer.label());
+            consumers.push(Arc::clone(&consumer));
+            let shared = Shared {
+                service: Arc::clone(&self.service),
+                consumer,
+                shards,
+                pool: pool.clone(),
+                health: Arc::clone(&health),
+                max_resubscribe_interval: fan_out.max_resubscribe_interval.into(),
+            };
+            let reader = StreamReader {
+                stream,
+                topology,
+                shared,
+                store: Arc::clone(&self.store),
+                checkpointer: Arc::clone(&checkpointer),
+                outbox: Arc::clone(&outbox),
+                ending: Arc::clone(&ending),
+                settings: settings.clone(),
+                stop: stop.clone(),
+            };
+            tasks.spawn(reader.run());
+        }
+        let session = Session {
+            target: streams.iter().map(Stream::name).collect::<Vec<_>>().join(", "),
+            pool,
+            outbox,
+            health,
+            checkpointer,
+            ending,
+            consumers: if fan_out.deregister_on_close { consumers } else { Vec::new() },
+            tasks,
+            stop: stop.drop_guard(),
+        };
+        session.start(config.commit_period.into());
+        Ok(session)
+    }
+
+    fn settings(&self) -> Settings {
+        let config = self.config;
+        // A slice waits for its place in the pool as one, so it is to be a small part of it.
+        let slice = config.checkpoint_limit.min(config.enhanced_fan_out.max_pending_records.div_ceil(4));
+        Settings {
+            checkpoint_limit: config.checkpoint_limit as u64,
+            replay_nacks: config.auto_replay_nacks,
+            slice: slice.max(1),
+            rebalance_period: config.rebalance_period.into(),
+        }
+    }
+
+    async fn find(&self, entry: &StreamEntry) -> Result<Stream, ConnectError> {
+        let configured = entry.stream.to_string();
+        let found = self.service.describe_stream(&configured).await;
+        found.map_err(|fault| match retry::control(&fault) {
+            Control::NotFound => ConnectError::NoSuchStream { stream: configured, region: self.region.clone() },
+            _ => failed(configured, "looking for it", fault),
+        })
+    }
+
+    /// Learns the shards of a stream and has its consumer ready.
+    async fn prepare(
+        &self,
+        entry: &StreamEntry,
+        stream: &Stream,
+        registering: &Semaphore,
+    ) -> Result<Found, ConnectError> {
+        let shards = Arc::new(Shards::new(Arc::clone(&self.service), stream.clone()));
+        let listed = shards.list(Duration::ZERO).await;
+        let listed = listed.map_err(|fault| failed(stream.to_string(), "listing its shards", fault))?;
+        let explicit: BTreeSet<ShardId> = entry.shards.iter().map(|shard| shard_id(shard)).collect();
+        let explicit = (!explicit.is_empty()).then_some(explicit);
+        let mut topology = Topology::new(explicit, self.fresh(stream).await?);
+        topology.restore(self.store.rows(stream).await?);
+        for shard in topology.listed(listed.to_vec()) {
+            telemetry::vanished_before_connect(stream, &shard);
+        }
+        let missing = topology.missing();
+        if !missing.is_empty() {
+            let shards = missing.iter().map(ShardId::as_str).collect::<Vec<_>>().join(", ");
+            return Err(ConnectError::NoSuchShard { stream: stream.to_string(), shards });
+        }
+        let spec = self.consumer_spec(stream).await?;
+        let activation = self.config.enhanced_fan_out.consumer_activation_timeout.into();
+        let service = Arc::clone(&self.service);
+        let consumer = Consumer::open(service, stream.clone(), spec, activation, registering).await?;
+        Ok(Found { stream: stream.clone(), consumer: Arc::new(consumer), shards, topology })
+    }
+
+    /// Where shards begin that nobody has read of.
+    async fn fresh(&self, stream: &Stream) -> Result<Fresh, ConnectError> {
+        if let Some(time) = self.config.start_at_timestamp.as_ref() {
+            return Ok(Fresh::At(millis(time.system_time())));
+        }
+        if self.config.start_from_oldest {
+            return Ok(Fresh::Oldest);
+        }
+        Ok(Fresh::At(self.store.pin_latest(stream, millis(SystemTime::now())).await?))
+    }
+
+    async fn consumer_spec(&self, stream: &Stream) -> Result<ConsumerSpec, ConnectError> {
+        let fan_out = &self.config.enhanced_fan_out;
+        if let Some(arn) = fan_out.consumer_arn.as_deref() {
+            if !arn.starts_with(&format!("{}/consumer/", stream.arn())) {
+                return Err(ConnectError::ForeignConsumer { arn: arn.into(), stream: stream.to_string() });
+            }
+            return Ok(ConsumerSpec::Arn(arn.into()));
+        }
+        let name = match fan_out.consumer_name.as_deref() {
+            Some(name) => name.to_owned(),
+            None => format!("kinesis-input-{}", self.store.identity().await?),
+        };
+        Ok(ConsumerSpec::Named(name))
+    }
+}
+
+fn failed(stream: String, doing: &'static str, fault: Fault) -> ConnectError {
+    match retry::control(&fault) {
+        Control::Retry | Control::InUse => ConnectError::Unreachable { stream, doing, fault },
+        Control::Fatal | Control::NotFound => ConnectError::Refused { stream, doing, fault },
+    }
+}
+
+/// A name and an ARN may mean the same stream. Read twice, each of its records would come twice.
+fn each_once(entries: &[StreamEntry], streams: &[Stream]) -> Result<(), ConnectError> {
+    for (second, stream) in streams.iter().enumerate() {
+        if let Some(first) = streams[..second].iter().position(|other| other.arn() == stream.arn()) {
+            return Err(ConnectError::SameStream {
+                stream: stream.to_string(),
+                first: entries[first].stream.to_string(),
+                second: entries[second].stream.to_string(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The id of a shard that may be written as a bare number.
+fn shard_id(written: &str) -> ShardId {
+    match written.parse::<u64>() {
+        Ok(number) => ShardId::from(format!("shardId-{number:012}").as_str()),
+        Err(_) => ShardId::from(written),
+    }
+}
+
+/// Milliseconds since 1970.
+fn millis(time: SystemTime) -> i64 {
+    let (after, sign) = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => (after, 1),
+        Err(before) => (before.duration(), -1),
+    };
+    i64::try_from(after.as_millis()).unwrap_or(i64::MAX) * sign
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_may_be_written_as_a_number() {
+        assert_eq!(shard_id("3"), ShardId::from("shardId-000000000003"));
+        assert_eq!(shard_id("shardId-000000000003"), ShardId::from("shardId-000000000003"));
+    }
+}

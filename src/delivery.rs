@@ -1,0 +1,245 @@
+//! What happens to records between the reader and the final ack?
+//!
+//! ```text
+//! event ─▶ Delivery (waits in the outbox) ─▶ Outstanding (at the host) ─▶ acked: watermark moves, permits return
+//!                    ▲                            │
+//!                    └────────── nacked ──────────┘
+//! ```
+//!
+//! A record's permits travel with it. Whatever drops a delivery, drops them.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pipeline_plugin_api::{Batch, Message, Receipt, Settle, Verdict, Verdicts};
+use tokio::sync::Notify;
+
+use crate::ack::Watermark;
+use crate::names::SequenceNumber;
+use crate::outbox::Outbox;
+use crate::pool::Permit;
+use crate::record::{RecordTable, ShardNames};
+use crate::sync::{Mutex, lock};
+use crate::telemetry::ShardMeter;
+
+/// How far a shard has got, shared by the one who reads it, those who ack it and the one who stores it.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) names: Arc<ShardNames>,
+    pub(crate) meter: ShardMeter,
+    watermark: Mutex<Watermark<Arc<RecordTable>>>,
+    /// Signals every ack. The shard's task waits on it, for room or for the last ack.
+    moved: Notify,
+    /// False once the shard is no longer ours: what is acked then must not move anything.
+    live: AtomicBool,
+    /// Whether a nack means "again" or "drop".
+    replay_nacks: bool,
+}
+
+impl Progress {
+    pub(crate) fn new(names: Arc<ShardNames>, checkpoint_limit: u64, replay_nacks: bool) -> Self {
+        let meter = ShardMeter::new(&names);
+        Self {
+            names,
+            meter,
+            watermark: Mutex::new(Watermark::new(checkpoint_limit)),
+            moved: Notify::new(),
+            live: AtomicBool::new(true),
+            replay_nacks,
+        }
+    }
+
+    /// Takes the records of an event; returns the ordinal of the first.
+    pub(crate) fn track(&self, table: &Arc<RecordTable>, continuation: SequenceNumber) -> u64 {
+        let count = table.rows().len() as u64;
+        lock(&self.watermark).track(Arc::clone(table), count, continuation).start
+    }
+
+    /// Counts records as done.
+    pub(crate) fn ack(&self, ordinals: Range<u64>) {
+        if self.is_live() {
+            lock(&self.watermark).ack(ordinals);
+            self.moved.notify_waiters();
+        }
+    }
+
+    /// Waits until the record before ordinal `end` may be delivered. Cancel safe.
+    pub(crate) async fn room_for(&self, end: u64) {
+        self.until(|watermark| watermark.room_for(end)).await;
+    }
+
+    /// Waits until all that was delivered is done. Cancel safe.
+    pub(crate) async fn drained(&self) {
+        self.until(Watermark::is_drained).await;
+    }
+
+    async fn until(&self, mut holds: impl FnMut(&Watermark<Arc<RecordTable>>) -> bool) {
+        loop {
+            let moved = self.moved.notified();
+            let mut moved = std::pin::pin!(moved);
+            // Registered before looking, so that an ack in between is not missed.
+            moved.as_mut().enable();
+            if holds(&lock(&self.watermark)) {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// The place that may be stored, and how many records are done before it.
+    pub(crate) fn checkpoint(&self) -> (Option<SequenceNumber>, u64) {
+        let watermark = lock(&self.watermark);
+        (watermark.checkpoint(), watermark.done())
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// The shard is no longer ours: later acks change nothing.
+    pub(crate) fn retire(&self) {
+        self.live.store(false, Ordering::Release);
+    }
+}
+
+/// Records of one event that belong together until they are settled.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    progress: Arc<Progress>,
+    table: Arc<RecordTable>,
+    /// Which of the event's records.
+    rows: Range<usize>,
+    /// The ordinal of the event's first record.
+    base: u64,
+    /// Space in the pool for these records.
+    records: Permit,
+    /// Space in the pool for the event's buffers, shared by all deliveries of the event.
+    bytes: Arc<Permit>,
+    /// How often it was nacked.
+    nacks: u32,
+}
+
+impl Delivery {
+    /// The records `rows` of `table`, whose first record has ordinal `base`.
+    pub(crate) fn new(
+        progress: &Arc<Progress>,
+        table: &Arc<RecordTable>,
+        rows: Range<usize>,
+        base: u64,
+        records: Permit,
+        bytes: &Arc<Permit>,
+    ) -> Self {
+        debug_assert_eq!(records.amount(), rows.len() as u64);
+        Self {
+            progress: Arc::clone(progress),
+            table: Arc::clone(table),
+            rows,
+            base,
+            records,
+            bytes: Arc::clone(bytes),
+            nacks: 0,
+        }
+    }
+
+    pub(crate) fn names(&self) -> &Arc<ShardNames> {
+        &self.progress.names
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The ordinal of its first record: its place among the deliveries of the shard.
+    pub(crate) fn first_ordinal(&self) -> u64 {
+        self.base + self.rows.start as u64
+    }
+
+    pub(crate) fn nacks(&self) -> u32 {
+        self.nacks
+    }
+
+    fn ordinals(&self) -> Range<u64> {
+        self.base + self.rows.start as u64..self.base + self.rows.end as u64
+    }
+
+    /// Cuts off the first `count` records.
+    pub(crate) fn split_first(&mut self, count: usize) -> Self {
+        let middle = self.rows.start + count.min(self.rows.len());
+        let first = Self {
+            progress: Arc::clone(&self.progress),
+            table: Arc::clone(&self.table),
+            rows: self.rows.start..middle,
+            base: self.base,
+            records: self.records.split((middle - self.rows.start) as u64),
+            bytes: Arc::clone(&self.bytes),
+            nacks: self.nacks,
+        };
+        self.rows.start = middle;
+        first
+    }
+
+    /// Hands it to the host.
+    pub(crate) fn into_batch(self, outbox: &Arc<Outbox>) -> Batch {
+        let messages: Vec<Message> = self.rows.clone().map(|row| self.table.message(row)).collect();
+        self.progress.meter.delivered(messages.len());
+        let receipt =
+            Receipt::new(messages.len(), Outstanding { delivery: Some(self), outbox: Arc::clone(outbox) });
+        Batch::new(messages, receipt)
+    }
+
+    /// All its records are done.
+    fn acked(self) {
+        self.progress.meter.acked(self.rows.len());
+        self.progress.ack(self.ordinals());
+    }
+
+    /// None of its records is done.
+    fn nacked(mut self, outbox: &Outbox) {
+        let count = self.rows.len();
+        self.progress.meter.nacked(count);
+        if !self.progress.replay_nacks {
+            self.progress.meter.dropped(&self.progress.names, count);
+            self.progress.ack(self.ordinals());
+        } else if self.progress.is_live() {
+            self.nacks += 1;
+            outbox.replay(self);
+        }
+    }
+}
+
+/// A delivery that the host has and has not settled.
+#[derive(Debug)]
+struct Outstanding {
+    /// `None` once it is settled.
+    delivery: Option<Delivery>,
+    outbox: Arc<Outbox>,
+}
+
+impl Settle for Outstanding {
+    fn settle(mut self: Box<Self>, verdicts: Verdicts) {
+        let Some(delivery) = self.delivery.take() else { return };
+        match verdicts {
+            Verdicts::All(Verdict::Ack) => delivery.acked(),
+            Verdicts::All(Verdict::Nack) => delivery.nacked(&self.outbox),
+            Verdicts::Each(each) => settle_each(delivery, &each, &self.outbox),
+        }
+    }
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.outbox.returned();
+    }
+}
+
+/// Settles runs of the same verdict together.
+fn settle_each(mut delivery: Delivery, verdicts: &[Verdict], outbox: &Outbox) {
+    for run in verdicts.chunk_by(PartialEq::eq) {
+        let part = delivery.split_first(run.len());
+        match run[0] {
+            Verdict::Ack => part.acked(),
+            Verdict::Nack => part.nacked(outbox),
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! How is one shard read by SubscribeToShard, for years?
+//!
+//! A subscription lives five minutes at most, and everything that can happen to a connection happens to it. All that
+//! stays in here: this retries on its own, for ever, behind the last place it has handed out.
+//!
+//! ```text
+//!        ┌──────────────────────────────── fault: wait as retry.rs says ◀──────────────┐
+//!        ▼                                                                             │
+//!   subscribe ──▶ prelude ──▶ reserve(bytes) ──▶ frame ──▶ event ──▶ handed out ──▶ (next prelude)
+//!                                 │ 30 s                     │
+//!                                 └─▶ close, wait on         └─▶ end of shard
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::body::Frames;
+use super::consumer::{Consumer, ConsumerError};
+use super::wire::event::bytes_needed;
+use super::wire::{ChildShard, Event, Kind, Prelude, Rows};
+use crate::backoff::Backoff;
+use crate::delivery::Progress;
+use crate::health::Health;
+use crate::names::SequenceNumber;
+use crate::pool::{Permit, Pool};
+use crate::reader::{ReadError, ReadEvent, ShardReader, Step};
+use crate::retry::{self, Fault, Origin, Remedy};
+use crate::service::Service;
+use crate::shards::Shards;
+use crate::topology::Start;
+
+/// The first delay before subscribing again.
+const FIRST_DELAY: Duration = Duration::from_millis(300);
+/// How long the service may take to answer the call, and then again to send the first frame.
+const FIRST_FRAME: Duration = Duration::from_secs(20);
+/// How long we keep a subscription open without reading from it. The service gives up on such readers at some point;
+/// a clean close and a fresh start is better for both.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What every subscription of a stream shares.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) service: Arc<dyn Service>,
+    pub(crate) consumer: Arc<Consumer>,
+    pub(crate) shards: Arc<Shards>,
+    pub(crate) pool: Pool,
+    pub(crate) health: Arc<Health>,
+    pub(crate) max_resubscribe_interval: Duration,
+}
+
+/// The reader of one shard.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    shared: Shared,
+    progress: Arc<Progress>,
+    /// Where the next subscription starts.
+    start: Start,
+    /// The subscription, while there is one.
+    open: Option<Open>,
+    /// Space that was granted when there was no frame any more to fill it with.
+    spare: Option<Permit>,
+    backoff: Backoff,
+    slow_backoff: Backoff,
+    /// When the last subscription was granted.
+    granted: Option<Instant>,
+    /// The next call must not be made before.
+    not_before: Instant,
+    /// The end of the shard was in the last event; its records come first.
+    ended: Option<Vec<ChildShard>>,
+    /// The listing shows the shard closed, with these children; the next subscription has to bring no record.
+    confirming: Option<Vec<ChildShard>>,
+}
+
+/// A subscription that is open.
+#[derive(Debug)]
+struct Open {
+    frames: Frames,
+    /// A frame that was announced and is not read yet.
+    prelude: Option<Prelude>,
+    seen: Seen,
+}
+
+/// What an open subscription has brought so far, for telling whether the shard is over.
+#[derive(Debug, Default)]
+struct Seen {
+    events: u64,
+    records: bool,
+    /// The last event named children beside a continuation.
+    children: bool,
+    /// The last event said that the tip is further on.
+    behind: bool,
+}
+
+impl Subscription {
+    /// A reader that begins at `start`, and subscribes not before `begin`. Nothing is opened yet.
+    pub(crate) fn new(shared: Shared, progress: Arc<Progress>, start: Start, begin: Instant) -> Self {
+        let ceiling = shared.max_resubscribe_interval;
+        Self {
+            shared,
+            progress,
+            start,
+            open: None,
+            spare: None,
+            backoff: Backoff::new(FIRST_DELAY, ceiling),
+            slow_backoff: Backoff::new(retry::SLOW_RETRY, retry::SLOW_RETRY_CEILING),
+            granted: None,
+            not_before: begin,
+            ended: None,
+            confirming: None,
+        }
+    }
+
+    /// Subscribes, once.
+    async fn subscribe(&mut self) -> Result<Open, Fault> {
+        let arn = self.shared.consumer.arn();
+        let call = self.shared.service.subscribe(&arn, &self.progress.names.shard, &self.start);
+        let body = timeout(FIRST_FRAME, call)
+            .await
+            .map_err(|_| Fault::wire("Timeout", "the subscription was not answered"))??;
+        // Counted from the answer: the service counts from when it gave it.
+        self.granted = Some(Instant::now());
+        let mut frames = Frames::new(body);
+        let first = timeout(FIRST_FRAME, frames.prelude())
+            .await
+            .map_err(|_| Fault::wire("Timeout", "the first frame of the subscription did not come"))??
+            .ok_or_else(|| Fault::wire("Disconnected", "the subscription ended before its first frame"))?;
+        self.progress.meter.subscribed();
+        Ok(Open { frames, prelude: Some(first), seen: Seen::default() })
+    }
+
+    /// Reads the next event that says anything. `None` when the subscription ended in good order.
+    async fn read(&mut self) -> Result<Option<(Event, Permit)>, Fault> {
+        loop {
+            let Some(open) = &mut self.open else { return Ok(None) };
+            let prelude = match open.prelude.take() {
+                Some(prelude) => prelude,
+                None => match open.frames.prelude().await? {
+                    Some(prelude) => prelude,
+                    None => return Ok(None),
+                },
+            };
+            let Some(mut permit) = self.reserve(&prelude).await else {
+                // Closed while we waited: the frame will come again in the next subscription.
+                return Ok(None);
+            };
+            let Some(open) = &mut self.open else { return Ok(None) };
+            let frame = open.frames.frame(&prelude).await?;
+            match frame.kind {
+                Kind::Event => {
+                    let event = Event::parse(&frame.payload).map_err(|error| Fault::wire("BadEvent", error))?;
+                    drop(frame);
+                    permit.shrink_to(event.rows.kept_bytes() as u64);
+                    return Ok(Some((event, permit)));
+                }
+                Kind::InitialResponse => {}
+                Kind::Exception(code) => {
+                    let message = message_of(&frame.payload);
+                    return Err(Fault { origin: Origin::Stream, code, message });
+                }
+                Kind::Error { code, message } => return Err(Fault { origin: Origin::Stream, code, message }),
+                // It may have said anything, so what follows is not trusted either.
+                Kind::Unknown(what) => {
+                    return Err(Fault::wire("UnknownEvent", format_args!("a frame of the unknown kind {what:?}")));
+                }
+            }
+        }
+    }
+
+    /// Reserves space for a frame. `None` when it took so long that the subscription was closed; the space is kept.
+    async fn reserve(&mut self, prelude: &Prelude) -> Option<Permit> {
+        let needed = bytes_needed(prelude.total_len());
+        if let Some(mut spare) = self.spare.take()
+            && spare.amount() >= needed
+        {
+            spare.shrink_to(needed);
+            return Some(spare);
+        }
+        let mut granted = self.shared.pool.reserve(needed);
+        match timeout(PATIENCE, &mut granted).await {
+            Ok(permit) => Some(permit),
+            Err(_) => {
+                self.pause();
+                // Our place in the queue is kept: what is granted now serves the first frame of the next subscription.
+                self.spare = Some(granted.await);
+                None
+            }
+        }
+    }
+
+    /// Takes what an event says about where the shard goes on.
+    fn take(&mut self, event: Event, permit: Permit) -> Option<Step> {
+        let Event { rows, continuation, millis_behind, children } = event;
+        if let Some(millis) = millis_behind {
+            self.progress.meter.behind(millis);
+        }
+        if !rows.is_empty() {
+            self.confirming = None;
+        }
+        let complete = !children.is_empty() && children.iter().all(|child| !child.parents.is_empty());
+        let malformed = match &continuation {
+            None => !complete,
+            Some(_) => !children.is_empty() && !complete,
+        };
+        if let Some(open) = &mut self.open {
+            open.seen.events += 1;
+            open.seen.records |= !rows.is_empty();
+            open.seen.children = continuation.is_some() && complete;
+            open.seen.behind = millis_behind.is_some_and(|millis| millis > 0);
+        }
+        if continuation.is_none() && complete {
+            self.ended = Some(children);
+        }
+        // Without a continuation, the last record is the place.
+        let last = rows.len().checked_sub(1).map(|last| SequenceNumber::read(rows.sequence(last)));
+        let step = continuation.or(last).and_then(|place| self.advance(rows, place, permit));
+        if malformed {
+            self.progress.meter.unread_shard_end("continuation and children contradict each other");
+            self.open = None;
+            self.wait_for_next();
+        }
+        step
+    }
+
+    /// Moves on behind an event. `None` if it said nothing new.
+    fn advance(&mut self, rows: Rows, place: SequenceNumber, permit: Permit) -> Option<Step> {
+        let moved = !rows.is_empty() || self.start != Start::After(place.clone());
+        let not_before = match self.start {
+            Start::At(time) => Some(time),
+            _ => None,
+        };
+        // As long as nothing that is wanted has come, the next subscription asks by time again: a place would say
+        // that all behind it is wanted.
+        let all_unwanted = not_before.is_some_and(|time| {
+            (0..rows.len()).all(|row| rows.arrival_millis(row).is_some_and(|millis| millis < time))
+        });
+        if !all_unwanted || rows.is_empty() {
+            self.start = Start::After(place.clone());
+        }
+        if moved {
+            self.backoff.reset();
+            self.slow_backoff.reset();
+        }
+        self.shared.health.well(&self.progress.names);
+        moved.then_some(Step::Event(ReadEvent { rows, continuation: place, permit, not_before }))
+    }
+
+    /// After the ordinary end of a subscription: is the shard over, or does it go on?
+    ///
+    /// AWS says so in an event. Some local servers don't, or say it beside a continuation. There a shard is over when
+    /// the listing shows it closed and a subscription that was made after that brings no record.
+    async fn finish(&mut self, seen: Seen) {
+        if seen.events > 0 && !seen.records && !seen.behind {
+            if let Some(children) = self.confirming.take() {
+                self.ended = Some(children);
+                return;
+            }
+            self.confirming = self.shared.shards.closed(&self.progress.names.shard).await;
+        }
+        self.wait_for_next();
+    }
+
+    fn wait_for_next(&mut self) {
+        let delay = self.backoff.next_delay(fastrand::f64());
+        self.wait_at_least(delay);
+    }
+
+    /// Decides what to do about a fault, and how long to wait first.
+    async fn mend(&mut self, fault: Fault) -> Result<Option<Step>, ReadError> {
+        self.open = None;
+        let now = Instant::now();
+        let mut delay = self.backoff.next_delay(fastrand::f64());
+        match retry::subscription(&fault) {
+            Remedy::Retry => {}
+            Remedy::RetryAfterTakeover => {
+                let free = self.granted.unwrap_or(now) + retry::TAKEOVER_AFTER;
+                delay = delay.max(free.saturating_duration_since(now));
+            }
+            Remedy::RetrySlowly => {
+                delay = self.slow_backoff.next_delay(fastrand::f64());
+                self.shared.health.ailing(&self.progress.names, &fault);
+            }
+            Remedy::LookAgain => match self.shared.consumer.refresh().await {
+                Ok(()) => {
+                    if let Some(children) = self.shared.shards.gone(&self.progress.names.shard).await {
+                        self.progress.meter.vanished();
+                        return Ok(Some(Step::End(children)));
+                    }
+                }
+                Err(error) => {
+                    delay = self.slow_backoff.next_delay(fastrand::f64());
+                    self.shared.health.ailing(&self.progress.names, &error);
+                    if let ConsumerError::Refused { fault, .. } = &error
+                        && fault.code == "ResourceNotFoundException"
+                        && self.shared.shards.stream_is_gone().await
+                    {
+                        return Err(self.fatal(&"the stream does not exist any more"));
+                    }
+                }
+            },
+            Remedy::StartExpired => match &self.start {
+                Start::After(place) => {
+                    self.progress.meter.expired(place.as_str());
+                    self.start = Start::Oldest;
+                }
+                _ => return Err(self.fatal(&fault)),
+            },
+            Remedy::Fatal => return Err(self.fatal(&fault)),
+        }
+        self.progress.meter.fault(&fault, self.backoff.tries(), delay);
+        self.wait_at_least(delay);
+        Ok(None)
+    }
+
+    fn wait_at_least(&mut self, delay: Duration) {
+        self.not_before = self.not_before.max(Instant::now() + delay);
+    }
+
+    fn fatal(&self, cause: &dyn std::fmt::Display) -> ReadError {
+        let names = &self.progress.names;
+        ReadError { stream: names.stream.to_string(), shard: names.shard.to_string(), cause: cause.to_string() }
+    }
+}
+
+#[async_trait]
+impl ShardReader for Subscription {
+    async fn next(&mut self) -> Result<Step, ReadError> {
+        loop {
+            if let Some(children) = self.ended.take() {
+                self.open = None;
+                return Ok(Step::End(children));
+            }
+            // Children beside a continuation, and no record: local servers may go on like this for ever.
+            if let Some(open) = self.open.take_if(|open| open.seen.children && !open.seen.records) {
+                self.finish(open.seen).await;
+                continue;
+            }
+            if self.open.is_none() {
+                sleep_until(self.not_before).await;
+                match self.subscribe().await {
+                    Ok(open) => self.open = Some(open),
+                    Err(fault) => {
+                        if let Some(step) = self.mend(fault).await? {
+                            return Ok(step);
+                        }
+                        continue;
+                    }
+                }
+            }
+            match self.read().await {
+                Ok(Some((event, permit))) => {
+                    if let Some(step) = self.take(event, permit) {
+                        return Ok(step);
+                    }
+                }
+                Ok(None) => {
+                    if let Some(open) = self.open.take() {
+                        self.finish(open.seen).await;
+                    }
+                }
+                Err(fault) => {
+                    if let Some(step) = self.mend(fault).await? {
+                        return Ok(step);
+                    }
+                }
+            }
+        }
+    }
+
+    fn pause(&mut self) {
+        if self.open.take().is_some() {
+            self.progress.meter.yielded();
+        }
+    }
+}
+
+/// The `message` in the payload of an exception.
+fn message_of(payload: &[u8]) -> String {
+    let json: serde_json::Value = serde_json::from_slice(payload).unwrap_or_default();
+    let message = json.get("message").or_else(|| json.get("Message")).and_then(serde_json::Value::as_str);
+    message.unwrap_or_default().to_owned()
+}

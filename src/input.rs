@@ -1,0 +1,139 @@
+//! The input, as its host sees it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_smithy_runtime_api::client::http::{HttpClient, SharedHttpClient};
+use pipeline_plugin_api::registry::{About, InputPlugin};
+use pipeline_plugin_api::{Batch, BoxError, Demand, Input, InputError, State, Status};
+
+use crate::config::Config;
+use crate::session::Session;
+use crate::sync::{Mutex, lock};
+use crate::{config, connect};
+
+/// The plugin: registers as `aws_kinesis`.
+///
+/// ```
+/// let mut registry = pipeline_plugin_api::registry::Registry::new();
+/// registry.register(kinesis_input::KinesisInput::new())?;
+/// # Ok::<(), pipeline_plugin_api::registry::DuplicateName>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct KinesisInput {
+    http: Option<SharedHttpClient>,
+}
+
+impl KinesisInput {
+    /// The plugin with HTTP clients of its own.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sends all requests through this client, for a proxy, for certificates of one's own, or for tests. It must speak
+    /// HTTP/2 where the endpoint is `https`.
+    #[must_use]
+    pub fn http_client(mut self, client: impl HttpClient + 'static) -> Self {
+        self.http = Some(SharedHttpClient::new(client));
+        self
+    }
+}
+
+impl InputPlugin for KinesisInput {
+    type Config = Config;
+
+    fn about(&self) -> About {
+        config::about()
+    }
+
+    fn build(&self, config: Config) -> Result<Arc<dyn Input>, BoxError> {
+        Ok(Arc::new(Kinesis::new(config, self.http.clone())))
+    }
+}
+
+/// An input that reads Kinesis. Built by [`KinesisInput`].
+struct Kinesis {
+    config: Config,
+    http: Option<SharedHttpClient>,
+    /// One connect or close at a time.
+    changing: tokio::sync::Mutex<()>,
+    phase: Mutex<Phase>,
+}
+
+/// Where the input is in its life.
+enum Phase {
+    /// Not connected, or not any more.
+    Disconnected,
+    Connected(Arc<Session>),
+    Closed,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the input has been closed")]
+struct IsClosed;
+
+#[derive(Debug, thiserror::Error)]
+#[error("connect has not succeeded yet")]
+struct NotYet;
+
+impl Kinesis {
+    fn new(config: Config, http: Option<SharedHttpClient>) -> Self {
+        Self { config, http, changing: tokio::sync::Mutex::new(()), phase: Mutex::new(Phase::Disconnected) }
+    }
+
+    fn session(&self) -> Result<Arc<Session>, InputError> {
+        match &*lock(&self.phase) {
+            Phase::Connected(session) => Ok(Arc::clone(session)),
+            Phase::Disconnected => Err(InputError::NotConnected(NotYet.into())),
+            Phase::Closed => Err(InputError::NotConnected(IsClosed.into())),
+        }
+    }
+
+    fn target(&self) -> String {
+        self.config.stream_entries().iter().map(|entry| entry.stream.to_string()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[async_trait]
+impl Input for Kinesis {
+    async fn connect(&self) -> Result<(), InputError> {
+        let _turn = self.changing.lock().await;
+        match &*lock(&self.phase) {
+            Phase::Connected(_) => return Ok(()),
+            Phase::Closed => return Err(InputError::Fatal(IsClosed.into())),
+            Phase::Disconnected => {}
+        }
+        let session = connect::connect(&self.config, self.http.as_ref()).await?;
+        *lock(&self.phase) = Phase::Connected(Arc::new(session));
+        Ok(())
+    }
+
+    async fn read_batch(&self, demand: Demand) -> Result<Batch, InputError> {
+        self.session()?.read(demand).await
+    }
+
+    async fn close(&self, within: Duration) -> Result<(), InputError> {
+        let _turn = self.changing.lock().await;
+        let before = std::mem::replace(&mut *lock(&self.phase), Phase::Closed);
+        match before {
+            Phase::Connected(session) => session.close(within).await,
+            Phase::Disconnected | Phase::Closed => Ok(()),
+        }
+    }
+
+    fn status(&self) -> Status {
+        match &*lock(&self.phase) {
+            Phase::Connected(session) => session.status(),
+            Phase::Disconnected => Status::new(State::Disconnected, self.target()),
+            Phase::Closed => Status::new(State::Closed, self.target()),
+        }
+    }
+}
+
+impl fmt::Debug for Kinesis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kinesis").field("streams", &self.target()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,387 @@
+//! Leases in one file, for one process.
+//!
+//! The file is a redb database: a commit is on the disk before it returns, and a process that is killed at any point
+//! leaves either the state before a commit or the one after it. Beside it lies `<file>.lock`, locked by the process
+//! that uses the file and naming it.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::{Claim, Lease, LeaseStore, Place, Row, StoreError, Write, Written, forward};
+use crate::names::{SequenceNumber, ShardId, Stream};
+use crate::sync::{Mutex, lock};
+
+/// Places, by stream ARN and shard: a [`StoredPlace`] as JSON.
+const PLACES: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("places");
+/// What "latest" means, by stream ARN, in milliseconds since 1970.
+const PINS: TableDefinition<'_, &str, i64> = TableDefinition::new("latest");
+/// What the file itself is: its format and its name.
+const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
+const FORMAT: &str = "1";
+
+/// A place, as the file has it. Fields may be added; what is unknown is passed over.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredPlace {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    ended: bool,
+}
+
+/// The store in a file.
+#[derive(Debug, Clone)]
+pub(crate) struct FileStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    database: Database,
+    path: PathBuf,
+    identity: String,
+    /// The shards that are claimed, with the epoch of the claim. In memory: a process that is gone owns nothing.
+    claims: Mutex<Claims>,
+    /// Held for as long as the store lives. After `database`, so that it goes last.
+    _lock: LockFile,
+}
+
+#[derive(Debug, Default)]
+struct Claims {
+    epoch: u64,
+    owned: HashMap<(Stream, ShardId), u64>,
+}
+
+impl FileStore {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// When another process uses it, when it can't be read or written, or when it is something else.
+    pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        blocking("open the checkpoint file", move || Self::open_now(path)).await
+    }
+
+    fn open_now(path: PathBuf) -> Result<Self, StoreError> {
+        let lock = LockFile::take(&path)?;
+        let database = Database::create(&path).map_err(|error| opening(&path, &error))?;
+        let identity = Self::prepare(&database, &path)?;
+        let inner = Inner { database, path, identity, claims: Mutex::default(), _lock: lock };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Makes the tables, checks the format and finds the name of the file.
+    fn prepare(database: &Database, path: &Path) -> Result<String, StoreError> {
+        let what = "prepare the checkpoint file";
+        let write = database.begin_write().map_err(failed(what))?;
+        let identity = {
+            write.open_table(PLACES).map_err(failed(what))?;
+            write.open_table(PINS).map_err(failed(what))?;
+            let mut about = write.open_table(ABOUT).map_err(failed(what))?;
+            let format = about.get("format").map_err(failed(what))?.map(|value| value.value().to_owned());
+            match format.as_deref() {
+                None => {
+                    about.insert("format", FORMAT).map_err(failed(what))?;
+                }
+                Some(FORMAT) => {}
+                Some(other) => {
+                    let what = format!(
+                        "it has format {other}, and this version knows {FORMAT}; use the version that wrote it"
+                    );
+                    return Err(StoreError::Foreign { path: path.into(), what });
+                }
+            }
+            let known = about.get("identity").map_err(failed(what))?.map(|value| value.value().to_owned());
+            match known {
+                Some(identity) => identity,
+                None => {
+                    let identity = new_identity(path);
+                    about.insert("identity", identity.as_str()).map_err(failed(what))?;
+                    identity
+                }
+            }
+        };
+        write.commit().map_err(failed(what))?;
+        Ok(identity)
+    }
+}
+
+/// A name for a new file: the file's own, and something that no other file has.
+fn new_identity(path: &Path) -> String {
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || "_.-".contains(*c)).take(64).collect();
+    format!("{stem}-{:012x}", fastrand::u64(..) >> 16)
+}
+
+#[async_trait]
+impl LeaseStore for FileStore {
+    async fn identity(&self) -> Result<String, StoreError> {
+        Ok(self.inner.identity.clone())
+    }
+
+    async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError> {
+        let (inner, stream) = (Arc::clone(&self.inner), stream.clone());
+        blocking("read checkpoints", move || {
+            let what = "read checkpoints";
+            let read = inner.database.begin_read().map_err(failed(what))?;
+            let table = read.open_table(PLACES).map_err(failed(what))?;
+            let mut rows = Vec::new();
+            for entry in table.range((stream.arn(), "")..).map_err(failed(what))? {
+                let (key, value) = entry.map_err(failed(what))?;
+                let (arn, shard) = key.value();
+                if arn != stream.arn() {
+                    break;
+                }
+                rows.push(Row { shard: shard.into(), place: inner.place(value.value())? });
+            }
+            Ok(rows)
+        })
+        .await
+    }
+
+    async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError> {
+        let (inner, stream) = (Arc::clone(&self.inner), stream.clone());
+        blocking("store the meaning of latest", move || {
+            let what = "store the meaning of latest";
+            let write = inner.begin_write(what)?;
+            let pinned = {
+                let mut table = write.open_table(PINS).map_err(failed(what))?;
+                let known = table.get(stream.arn()).map_err(failed(what))?.map(|value| value.value());
+                match known {
+                    Some(pinned) => pinned,
+                    None => {
+                        table.insert(stream.arn(), now).map_err(failed(what))?;
+                        now
+                    }
+                }
+            };
+            write.commit().map_err(failed(what))?;
+            Ok(pinned)
+        })
+        .await
+    }
+
+    async fn claim(&self, stream: &Stream, shard: &ShardId) -> Result<Claim, StoreError> {
+        let (inner, stream, shard) = (Arc::clone(&self.inner), stream.clone(), shard.clone());
+        blocking("claim a shard", move || {
+            let what = "claim a shard";
+            let place = {
+                let read = inner.database.begin_read().map_err(failed(what))?;
+                let table = read.open_table(PLACES).map_err(failed(what))?;
+                match table.get((stream.arn(), shard.as_str())).map_err(failed(what))? {
+                    Some(value) => inner.place(value.value())?,
+                    None => Place::Nowhere,
+                }
+            };
+            let mut claims = lock(&inner.claims);
+            if claims.owned.contains_key(&(stream.clone(), shard.clone())) {
+                return Ok(Claim::HeldBy("this process".into()));
+            }
+            claims.epoch += 1;
+            let epoch = claims.epoch;
+            claims.owned.insert((stream.clone(), shard.clone()), epoch);
+            Ok(Claim::Owned(Lease { stream, shard, epoch }, place))
+        })
+        .await
+    }
+
+    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Written>, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        blocking("store checkpoints", move || {
+            let what = "store checkpoints";
+            let write = inner.begin_write(what)?;
+            let mut written = Vec::with_capacity(writes.len());
+            {
+                let mut table = write.open_table(PLACES).map_err(failed(what))?;
+                for one in writes {
+                    let owned = {
+                        let claims = lock(&inner.claims);
+                        claims.owned.get(&(one.stream.clone(), one.shard.clone())) == Some(&one.epoch)
+                    };
+                    if !owned {
+                        written.push(Written::Lost { holder: "this process".into() });
+                        continue;
+                    }
+                    let key = (one.stream.arn(), one.shard.as_str());
+                    let before = match table.get(key).map_err(failed(what))? {
+                        Some(value) => inner.place(value.value())?,
+                        None => Place::Nowhere,
+                    };
+                    let text = stored_text(&forward(&before, one.place)).map_err(failed(what))?;
+                    table.insert(key, text.as_str()).map_err(failed(what))?;
+                    written.push(Written::Stored);
+                }
+            }
+            write.commit().map_err(failed(what))?;
+            Ok(written)
+        })
+        .await
+    }
+
+    async fn release(&self, leases: Vec<Lease>) -> Result<(), StoreError> {
+        let mut claims = lock(&self.inner.claims);
+        for lease in leases {
+            let key = (lease.stream, lease.shard);
+            if claims.owned.get(&key) == Some(&lease.epoch) {
+                claims.owned.remove(&key);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn begin_write(&self, what: &'static str) -> Result<redb::WriteTransaction, StoreError> {
+        let mut write = self.database.begin_write().map_err(failed(what))?;
+        // On the disk before it returns: what was stored survives a power cut too.
+        write.set_durability(Durability::Immediate).map_err(failed(what))?;
+        Ok(write)
+    }
+
+    fn place(&self, text: &str) -> Result<Place, StoreError> {
+        let foreign = |what| StoreError::Foreign { path: self.path.clone(), what };
+        let stored: StoredPlace = serde_json::from_str(text)
+            .map_err(|error| foreign(format!("a checkpoint in it can't be read: {error}")))?;
+        let after = match stored.after {
+            Some(text) => Some(SequenceNumber::new(&text).map_err(|error| foreign(error.to_string()))?),
+            None => None,
+        };
+        Ok(match (stored.ended, after) {
+            (true, last) => Place::End(last),
+            (false, Some(after)) => Place::After(after),
+            (false, None) => Place::Nowhere,
+        })
+    }
+}
+
+fn stored_text(place: &Place) -> Result<String, serde_json::Error> {
+    let (after, ended) = match place {
+        Place::Nowhere => (None, false),
+        Place::After(after) => (Some(after), false),
+        Place::End(last) => (last.as_ref(), true),
+    };
+    serde_json::to_string(&StoredPlace { after: after.map(ToString::to_string), ended })
+}
+
+/// Runs what waits for the disk where it holds nobody up.
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(stopped) => Err(StoreError::Failed { what, cause: stopped.to_string() }),
+    }
+}
+
+fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> StoreError {
+    move |error| StoreError::Failed { what, cause: error.to_string() }
+}
+
+fn opening(path: &Path, error: &redb::DatabaseError) -> StoreError {
+    if let redb::DatabaseError::DatabaseAlreadyOpen = error {
+        return StoreError::InUse { path: path.into(), holder: "another process".into() };
+    }
+    let advice = "choose a path that this process may write, or remove the file to begin anew";
+    StoreError::Unusable { path: path.into(), cause: error.to_string(), advice }
+}
+
+/// `<file>.lock`: locked for as long as this lives, with a line that says who locked it.
+#[derive(Debug)]
+struct LockFile {
+    // The lock goes with the handle, also when the process is killed.
+    _handle: File,
+}
+
+impl LockFile {
+    fn take(path: &Path) -> Result<Self, StoreError> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".lock");
+        let lock_path = PathBuf::from(name);
+        let unusable = |error: std::io::Error| StoreError::Unusable {
+            path: path.into(),
+            cause: error.to_string(),
+            advice: "choose a path in a folder that exists and that this process may write",
+        };
+        let mut handle = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(unusable)?;
+        match handle.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // If it can't be read, who holds it stays unknown; that it is held is what matters.
+                let _ = handle.read_to_string(&mut holder);
+                let holder = holder.trim();
+                let holder = if holder.is_empty() { "another process" } else { holder };
+                return Err(StoreError::InUse { path: path.into(), holder: holder.into() });
+            }
+            Err(TryLockError::Error(error)) => return Err(unusable(error)),
+        }
+        let command = std::env::args_os().next().unwrap_or_default();
+        let command = Path::new(&command).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        handle.set_len(0).and_then(|()| handle.rewind()).map_err(unusable)?;
+        writeln!(handle, "process {} ({command})", std::process::id()).map_err(unusable)?;
+        Ok(Self { _handle: handle })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_stored_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoints");
+        let stream = Stream::new("orders", "arn:orders");
+        let shard = ShardId::from("shard-1");
+        let place = Place::After(SequenceNumber::new("42").unwrap());
+        let identity = {
+            let store = FileStore::open(&path).await.unwrap();
+            let Claim::Owned(lease, _) = store.claim(&stream, &shard).await.unwrap() else { panic!("held") };
+            store.commit(vec![Write::new(&lease, place.clone())]).await.unwrap();
+            store.pin_latest(&stream, 7).await.unwrap();
+            store.identity().await.unwrap()
+        };
+        let store = FileStore::open(&path).await.unwrap();
+        // The lease of the process before has gone with it.
+        let Claim::Owned(_, found) = store.claim(&stream, &shard).await.unwrap() else { panic!("held") };
+        assert_eq!(found, place);
+        assert_eq!(store.identity().await.unwrap(), identity);
+        assert_eq!(store.pin_latest(&stream, 9).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_second_one_is_refused_and_told_who_holds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoints");
+        let held = FileStore::open(&path).await.unwrap();
+        let refused = FileStore::open(&path).await.unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(held);
+        FileStore::open(&path).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_does_not_exist_or_a_file_of_another_kind_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = FileStore::open(&folder.path().join("no/such/file")).await.unwrap_err().to_string();
+        assert!(missing.contains("folder that exists"), "{missing}");
+        let other = folder.path().join("notes.txt");
+        std::fs::write(&other, "not a database at all, but long enough to be looked at".repeat(100)).unwrap();
+        let other = FileStore::open(&other).await.unwrap_err();
+        assert!(matches!(other, StoreError::Unusable { .. }), "{other}");
+    }
+}

@@ -1,0 +1,52 @@
+//! What do we ask of Kinesis?
+//!
+//! One trait with the calls we make, in our own words; [`crate::aws`] is its implementation, and tests script it.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use aws_smithy_types::body::SdkBody;
+
+use crate::names::{ShardId, Stream};
+use crate::retry::Fault;
+use crate::topology::{Listed, Start};
+
+/// The calls.
+#[async_trait]
+pub(crate) trait Service: Debug + Send + Sync + 'static {
+    /// Finds a stream by name or ARN.
+    async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault>;
+
+    /// All shards of a stream, page after page.
+    async fn list_shards(&self, stream: &Stream) -> Result<Vec<Listed>, Fault>;
+
+    /// A consumer, by name.
+    async fn describe_consumer(&self, stream: &Stream, name: &str) -> Result<ConsumerDescription, Fault>;
+
+    /// A consumer, by ARN.
+    async fn describe_consumer_arn(&self, arn: &str) -> Result<ConsumerDescription, Fault>;
+
+    /// Makes a consumer.
+    async fn register_consumer(&self, stream: &Stream, name: &str) -> Result<ConsumerDescription, Fault>;
+
+    /// Removes a consumer.
+    async fn deregister_consumer(&self, arn: &str) -> Result<(), Fault>;
+
+    /// Begins a subscription: the service has agreed, and events follow in the body. Neither retried nor timed.
+    async fn subscribe(&self, consumer_arn: &str, shard: &ShardId, start: &Start) -> Result<SdkBody, Fault>;
+}
+
+/// A consumer of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConsumerDescription {
+    pub(crate) arn: String,
+    pub(crate) status: ConsumerStatus,
+}
+
+/// How a consumer is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConsumerStatus {
+    Creating,
+    Active,
+    Deleting,
+}

@@ -1,0 +1,126 @@
+//! What runs between connect and close?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pipeline_plugin_api::{Batch, Demand, InputError, State, Status};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::DropGuard;
+use tokio_util::task::TaskTracker;
+
+use crate::checkpoint::Checkpointer;
+use crate::efo::consumer::Consumer;
+use crate::ending::{End, Ending};
+use crate::health::Health;
+use crate::outbox::{Closed, Outbox};
+use crate::pool::Pool;
+use crate::telemetry;
+
+/// How often the metrics of the pool are set.
+const POOL_PERIOD: Duration = Duration::from_secs(1);
+/// How long nothing may be given back before an operator is told, and then again.
+const BLOCKED_PERIOD: Duration = Duration::from_secs(60);
+
+/// A connected input. Dropping it stops its tasks; closing it also waits for them and stores what was acked.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// What is read, for people.
+    pub(crate) target: String,
+    pub(crate) pool: Pool,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) checkpointer: Arc<Checkpointer>,
+    pub(crate) ending: Arc<Ending>,
+    /// Those to deregister at close.
+    pub(crate) consumers: Vec<Arc<Consumer>>,
+    pub(crate) tasks: TaskTracker,
+    /// Tells every task to stop, at the latest when the session is dropped.
+    pub(crate) stop: DropGuard,
+}
+
+/// The session is over; why, the ending knows.
+#[derive(Debug, thiserror::Error)]
+#[error("the input is closed")]
+struct SessionOver;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failure(String);
+
+impl Session {
+    /// Starts the tasks that belong to no stream.
+    pub(crate) fn start(&self, commit_period: Duration) {
+        let stop = self.stop.token().clone();
+        let checkpointer = Arc::clone(&self.checkpointer);
+        let commits = stop.clone();
+        self.tasks.spawn(async move { commits.run_until_cancelled(checkpointer.run(commit_period)).await });
+        let pool = self.pool.clone();
+        self.tasks.spawn(async move { stop.run_until_cancelled(watch(pool)).await });
+    }
+
+    pub(crate) async fn read(&self, demand: Demand) -> Result<Batch, InputError> {
+        match self.outbox.next(demand).await {
+            Ok(batch) => Ok(batch),
+            Err(Closed) => Err(match self.ending.end() {
+                Some(End::AllRead) => InputError::EndOfInput,
+                Some(End::Failed(cause)) => InputError::Fatal(Failure(cause).into()),
+                None => InputError::NotConnected(SessionOver.into()),
+            }),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let (state, reason) = match (self.ending.end(), self.health.reason()) {
+            (Some(End::Failed(cause)), _) => (State::Failed, Some(cause)),
+            (Some(End::AllRead), _) => (State::Ended, None),
+            (None, Some(reason)) => (State::Degraded, Some(reason)),
+            (None, None) => (State::Connected, None),
+        };
+        let records = self.pool.records();
+        let mut status = Status::new(state, &self.target);
+        status.pending_messages = records.used;
+        status.capacity_messages = Some(records.capacity);
+        status.reason = reason;
+        status
+    }
+
+    /// Stops reading, waits for what is out, stores and lets go.
+    pub(crate) async fn close(&self, within: Duration) -> Result<(), InputError> {
+        self.outbox.close();
+        self.stop.token().cancel();
+        self.tasks.close();
+        let all_returned = timeout(within, self.outbox.all_returned()).await.is_ok();
+        // They stop at once, but for a write to the store that one of them may be in.
+        self.tasks.wait().await;
+        let stored = self.checkpointer.finish().await;
+        for consumer in &self.consumers {
+            consumer.deregister().await;
+        }
+        telemetry::pool(&self.pool);
+        telemetry::reading_shards(0);
+        telemetry::closed(!all_returned);
+        stored.map_err(|error| InputError::Fatal(error.into()))
+    }
+}
+
+/// Shows how full the pool is, and says so when it is full and stays full.
+async fn watch(pool: Pool) {
+    let mut ticks = interval(POOL_PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut returned = 0;
+    let mut last_moved = Instant::now();
+    let mut last_told = Instant::now();
+    loop {
+        let now = ticks.tick().await;
+        telemetry::pool(&pool);
+        let (records, bytes) = (pool.records(), pool.bytes());
+        if returned != records.returned || records.waiting + bytes.waiting == 0 {
+            returned = records.returned;
+            last_moved = now;
+            last_told = now;
+        } else if now.duration_since(last_told) >= BLOCKED_PERIOD {
+            telemetry::blocked(&pool, now.duration_since(last_moved));
+            last_told = now;
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Every metric and every log event of the input, listed once.
+//!
+//! Nothing else in this crate calls `metrics` or `tracing`. A library installs neither a recorder nor a subscriber:
+//! without them all this costs next to nothing. A healthy run logs nothing above `debug` but its start and its stop.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
+
+use crate::names::{ShardId, Stream};
+use crate::pool::Pool;
+use crate::record::ShardNames;
+use crate::retry::Fault;
+use crate::topology::Start;
+
+/// What a metric counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it only grows.
+    pub measure: Measure,
+    /// What its numbers are.
+    pub unit: Unit,
+    /// What it says.
+    pub help: &'static str,
+    /// Whether it is kept for each stream and shard; otherwise once for the input.
+    pub by_shard: bool,
+}
+
+macro_rules! metrics {
+    ($($(#[$meta:meta])* $name:ident = $text:literal, $measure:ident, $unit:ident, by_shard: $by_shard:literal, $help:literal;)*) => {
+        $(const $name: &str = $text;)*
+        /// All metrics.
+        pub const METRICS: &[Metric] = &[$(Metric {
+            name: $text, measure: Measure::$measure, unit: Unit::$unit, help: $help, by_shard: $by_shard,
+        }),*];
+    };
+}
+
+metrics! {
+    READ_RECORDS = "kinesis_input_read_records_total", Counter, Count, by_shard: true,
+        "Records read from the shard, again after a restart included.";
+    READ_BYTES = "kinesis_input_read_bytes_total", Counter, Bytes, by_shard: true,
+        "Bytes of their data.";
+    DELIVERED = "kinesis_input_delivered_records_total", Counter, Count, by_shard: true,
+        "Records handed to the host, those that came again included.";
+    ACKED = "kinesis_input_acked_records_total", Counter, Count, by_shard: true,
+        "Records the host acknowledged.";
+    NACKED = "kinesis_input_nacked_records_total", Counter, Count, by_shard: true,
+        "Records the host refused, or whose receipt it dropped.";
+    DROPPED = "kinesis_input_dropped_records_total", Counter, Count, by_shard: true,
+        "Refused records that were not delivered again, since auto_replay_nacks is false.";
+    SKIPPED = "kinesis_input_skipped_records_total", Counter, Count, by_shard: true,
+        "Records older than the timestamp to start from, which some servers send all the same.";
+    BEHIND = "kinesis_input_behind_latest_seconds", Gauge, Seconds, by_shard: true,
+        "How far the reader is behind the tip of the shard, as the service last said.";
+    SUBSCRIBED = "kinesis_input_subscriptions_total", Counter, Count, by_shard: true,
+        "Subscriptions that were opened. About one in five minutes is healthy.";
+    FAULTS = "kinesis_input_faults_total", Counter, Count, by_shard: true,
+        "Subscriptions that failed to open or broke, by `code`. Their ordinary end after five minutes is not one.";
+    YIELDED = "kinesis_input_yielded_subscriptions_total", Counter, Count, by_shard: true,
+        "Subscriptions that were closed because nothing could be taken for 30 s: the output is slow.";
+    EXPIRED = "kinesis_input_expired_checkpoints_total", Counter, Count, by_shard: true,
+        "Checkpoints that were older than the stream's retention: records were lost before they could be read.";
+    ENDED = "kinesis_input_ended_shards_total", Counter, Count, by_shard: true,
+        "Shards that were read to their end, acknowledged and stored.";
+    READING = "kinesis_input_reading_shards", Gauge, Count, by_shard: false,
+        "Shards that are being read or drained.";
+    PENDING_RECORDS = "kinesis_input_pending_records", Gauge, Count, by_shard: false,
+        "Records between the socket and their final ack.";
+    PENDING_BYTES = "kinesis_input_pending_bytes", Gauge, Bytes, by_shard: false,
+        "Bytes that these records hold, and frames that are being read.";
+    PENDING_RECORDS_PEAK = "kinesis_input_pending_records_peak", Gauge, Count, by_shard: false,
+        "The most pending records since the start.";
+    PENDING_BYTES_PEAK = "kinesis_input_pending_bytes_peak", Gauge, Bytes, by_shard: false,
+        "The most pending bytes since the start.";
+    POOL_WAITING = "kinesis_input_pool_waiting_shards", Gauge, Count, by_shard: false,
+        "Reservations that wait for space in the pending pool.";
+    STORED = "kinesis_input_stored_checkpoints_total", Counter, Count, by_shard: false,
+        "Checkpoints that were stored.";
+    STORE_FAILED = "kinesis_input_store_failures_total", Counter, Count, by_shard: false,
+        "Attempts to store checkpoints that failed; they are made again.";
+}
+
+/// Tells an installed recorder what the metrics mean.
+pub(crate) fn describe_metrics() {
+    for metric in METRICS {
+        match metric.measure {
+            Measure::Counter => describe_counter!(metric.name, metric.unit, metric.help),
+            Measure::Gauge => describe_gauge!(metric.name, metric.unit, metric.help),
+        }
+    }
+}
+
+/// The metrics of one shard. Looked up once, since that is the dear part.
+#[derive(Debug)]
+pub(crate) struct ShardMeter {
+    names: Arc<ShardNames>,
+    read_records: Counter,
+    read_bytes: Counter,
+    delivered: Counter,
+    acked: Counter,
+    nacked: Counter,
+    behind: Gauge,
+    subscribed: Counter,
+}
+
+impl ShardMeter {
+    pub(crate) fn new(names: &Arc<ShardNames>) -> Self {
+        let of = |name| counter!(name, shard_labels(names));
+        Self {
+            names: Arc::clone(names),
+            read_records: of(READ_RECORDS),
+            read_bytes: of(READ_BYTES),
+            delivered: of(DELIVERED),
+            acked: of(ACKED),
+            nacked: of(NACKED),
+            behind: gauge!(BEHIND, shard_labels(names)),
+            subscribed: of(SUBSCRIBED),
+        }
+    }
+
+    pub(crate) fn read(&self, records: usize, bytes: usize) {
+        self.read_records.increment(records as u64);
+        self.read_bytes.increment(bytes as u64);
+    }
+
+    pub(crate) fn behind(&self, millis: i64) {
+        self.behind.set(millis as f64 / 1000.0);
+    }
+
+    pub(crate) fn delivered(&self, records: usize) {
+        self.delivered.increment(records as u64);
+    }
+
+    pub(crate) fn acked(&self, records: usize) {
+        self.acked.increment(records as u64);
+    }
+
+    pub(crate) fn nacked(&self, records: usize) {
+        self.nacked.increment(records as u64);
+    }
+
+    pub(crate) fn dropped(&self, names: &ShardNames, records: usize) {
+        counter!(DROPPED, shard_labels(&self.names)).increment(records as u64);
+        tracing::warn!(stream = %names.stream, shard = %names.shard, records, "dropped records that the output refused");
+    }
+
+    pub(crate) fn skipped(&self, records: usize) {
+        counter!(SKIPPED, shard_labels(&self.names)).increment(records as u64);
+    }
+
+    pub(crate) fn subscribed(&self) {
+        self.subscribed.increment(1);
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::debug!(%stream, %shard, "subscribed");
+    }
+
+    /// A subscription failed or broke; `wait` is how long until the next try.
+    pub(crate) fn fault(&self, fault: &Fault, tries: u32, wait: Duration) {
+        let ShardNames { stream, shard } = &*self.names;
+        let mut labels = shard_labels(&self.names);
+        labels.push(metrics::Label::new("code", fault.code.clone()));
+        counter!(FAULTS, labels).increment(1);
+        // One broken connection is life; a shard that doesn't come back is news, and not at every try.
+        if tries == 4 || (tries > 4 && tries.is_multiple_of(20)) {
+            tracing::warn!(%stream, %shard, %fault, tries, ?wait, "the shard can't be read; trying on");
+        } else {
+            tracing::debug!(%stream, %shard, %fault, tries, ?wait, "subscription lost; subscribing again");
+        }
+    }
+
+    pub(crate) fn yielded(&self) {
+        counter!(YIELDED, shard_labels(&self.names)).increment(1);
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::debug!(%stream, %shard, "closed a subscription that nothing could be taken from");
+    }
+
+    pub(crate) fn unread_shard_end(&self, why: &str) {
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::debug!(%stream, %shard, why, "not an end of the shard; subscribing again");
+    }
+
+    pub(crate) fn expired(&self, from: &str) {
+        counter!(EXPIRED, shard_labels(&self.names)).increment(1);
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::error!(
+            %stream, %shard, from,
+            "the stored place is older than the stream's retention; records were lost, reading from the oldest there is"
+        );
+    }
+
+    pub(crate) fn vanished(&self) {
+        counter!(EXPIRED, shard_labels(&self.names)).increment(1);
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::error!(%stream, %shard, "the shard is gone from the stream before it was read to its end");
+    }
+
+    pub(crate) fn ended(&self, children: &[ShardId]) {
+        counter!(ENDED, shard_labels(&self.names)).increment(1);
+        self.behind.set(0.0);
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::info!(%stream, %shard, ?children, "read the shard to its end");
+    }
+}
+
+fn shard_labels(names: &ShardNames) -> Vec<metrics::Label> {
+    vec![
+        metrics::Label::new("stream", names.stream.name().to_owned()),
+        metrics::Label::new("shard", names.shard.as_str().to_owned()),
+    ]
+}
+
+/// Shows how full the pool is.
+pub(crate) fn pool(pool: &Pool) {
+    let (records, bytes) = (pool.records(), pool.bytes());
+    gauge!(PENDING_RECORDS).set(records.used as f64);
+    gauge!(PENDING_RECORDS_PEAK).set(records.peak as f64);
+    gauge!(PENDING_BYTES).set(bytes.used as f64);
+    gauge!(PENDING_BYTES_PEAK).set(bytes.peak as f64);
+    gauge!(POOL_WAITING).set((records.waiting + bytes.waiting) as f64);
+}
+
+/// The pool has been full, and nothing was acknowledged, for this long.
+pub(crate) fn blocked(pool: &Pool, since: Duration) {
+    let (records, bytes) = (pool.records(), pool.bytes());
+    tracing::warn!(
+        pending_records = records.used,
+        max_pending_records = records.capacity,
+        pending_bytes = bytes.used,
+        max_pending_bytes = bytes.capacity,
+        waiting = records.waiting + bytes.waiting,
+        for_seconds = since.as_secs(),
+        "reading has stopped: the pool is full and the output acknowledges nothing"
+    );
+}
+
+pub(crate) fn reading_shards(count: usize) {
+    gauge!(READING).set(count as f64);
+}
+
+pub(crate) fn connected(stream: &Stream, shards: usize, consumer: &str) {
+    tracing::info!(%stream, shards, consumer, "reading the stream");
+}
+
+pub(crate) fn closed(outstanding: bool) {
+    if outstanding {
+        tracing::warn!("closed before everything was acknowledged; the rest will be read again");
+    } else {
+        tracing::info!("closed; everything that was delivered is stored");
+    }
+}
+
+pub(crate) fn stored(checkpoints: usize) {
+    counter!(STORED).increment(checkpoints as u64);
+}
+
+pub(crate) fn store_failed(error: &dyn Display) {
+    counter!(STORE_FAILED).increment(1);
+    tracing::warn!(%error, "could not store checkpoints; trying again");
+}
+
+pub(crate) fn lease_lost(stream: &Stream, shard: &ShardId, holder: &str) {
+    tracing::warn!(%stream, %shard, holder, "lost the lease; stopped reading the shard");
+}
+
+pub(crate) fn listing_failed(stream: &Stream, fault: &Fault) {
+    tracing::warn!(%stream, %fault, "could not list the shards; trying again");
+}
+
+pub(crate) fn registering(stream: &Stream, consumer: &str) {
+    tracing::info!(%stream, consumer, "registering the consumer");
+}
+
+pub(crate) fn consumer_changed(stream: &Stream, arn: &str) {
+    tracing::warn!(%stream, arn, "the consumer was made anew; going on with its new ARN");
+}
+
+pub(crate) fn deregister_failed(stream: &Stream, fault: &Fault) {
+    tracing::warn!(%stream, %fault, "could not deregister the consumer");
+}
+
+/// A shard of which something was stored left the stream while nobody read it.
+pub(crate) fn vanished_before_connect(stream: &Stream, shard: &ShardId) {
+    ShardMeter::new(&Arc::new(ShardNames { stream: stream.clone(), shard: shard.clone() })).vanished();
+}
+
+pub(crate) fn resumed_at(names: &ShardNames, start: &Start) {
+    let ShardNames { stream, shard } = names;
+    tracing::debug!(%stream, %shard, ?start, "reading the shard");
+}
+
+pub(crate) fn failed(error: &dyn Display) {
+    tracing::error!(%error, "the input failed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metric_names_follow_the_rules_and_are_unique() {
+        let mut names: Vec<_> = METRICS.iter().map(|metric| metric.name).collect();
+        for metric in METRICS {
+            assert!(metric.name.starts_with("kinesis_input_"), "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_total"), metric.measure == Measure::Counter, "{}", metric.name);
+            assert!(metric.help.ends_with('.'), "{}", metric.name);
+        }
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), METRICS.len());
+    }
+}
