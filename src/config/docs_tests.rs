@@ -52,8 +52,9 @@ fn value(yaml: &str) -> Value {
 #[test]
 fn examples_lint_clean_and_fit_the_schema() {
     let spec = spec();
-    let mut texts: Vec<String> = [Detail::Small, Detail::Full].map(|detail| spec.example(detail)).to_vec();
-    texts.iter_mut().for_each(|text| *text = format!("input:\n  {}", text.replace('\n', "\n  ")));
+    let in_a_pipeline = |block: String| format!("input:\n  {}", block.replace('\n', "\n  "));
+    let mut texts: Vec<String> =
+        [Detail::Small, Detail::Full].map(|detail| in_a_pipeline(spec.example(detail))).to_vec();
     texts.extend(about().examples.iter().map(|example| example.yaml.to_owned()));
     for text in texts {
         let document = Document::from_yaml("example.yaml", &text, &Environment::empty()).unwrap();
@@ -120,7 +121,7 @@ fn every_field_is_described() {
 }
 
 /// The smallest good document, with these fields besides.
-fn with(fields: Value) -> Value {
+fn with(fields: &Value) -> Value {
     let mut block = json!({ "streams": ["orders"], "checkpoint_file": "a" });
     let fields = fields.as_object().unwrap().clone();
     block.as_object_mut().unwrap().extend(fields);
@@ -190,7 +191,7 @@ fn schema_and_parser_agree() {
     ];
     let validator = validator();
     for (fields, expected) in good.into_iter().map(|one| (one, true)).chain(bad.into_iter().map(|one| (one, false))) {
-        let block = with(fields);
+        let block = with(&fields);
         assert_eq!(accepted(&block), expected, "parser: {block}");
         assert_eq!(validator.is_valid(&block), expected, "schema: {block}");
     }

@@ -82,7 +82,6 @@ fn a_consumer_name(name: &Optional<String>, (): &()) -> garde::Result {
     Err(garde::Error::new("the name of a consumer has at most 128 characters: letters, digits, `_`, `.` and `-`"))
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature is garde's")]
 fn some_bytes(size: &ByteSize, (): &()) -> garde::Result {
     if size.bytes() == 0 { Err(garde::Error::new("the size must be at least one byte")) } else { Ok(()) }
 }

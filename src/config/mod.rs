@@ -6,13 +6,17 @@
 //! # Layout
 //!
 //! - `checks`: what several fields together must satisfy.
-//! - [`streams`]: the syntax of the `streams` entries.
+//! - [`streams`], `arn`: the syntax of the `streams` entries.
 //! - `session`: how to reach AWS: region, endpoint, credentials, sockets.
 //! - `dynamodb`, `batching`, `fan_out`: the blocks of those names.
 //! - `timestamp`: points in time.
 //! - `about`: the text around the fields, for the documentation.
 
+// Checks of single fields get what garde gives them: references, whatever the size.
+#![allow(clippy::trivially_copy_pass_by_ref)]
+
 mod about;
+mod arn;
 mod batching;
 mod checks;
 #[cfg(test)]
@@ -253,7 +257,6 @@ fn default_message_buffer_cap() -> usize {
 }
 
 /// For periods that make no sense as zero.
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature is garde's")]
 fn positive(period: &Duration, _: &()) -> garde::Result {
     if period.is_zero() { Err(garde::Error::new("the period must be longer than 0s")) } else { Ok(()) }
 }

@@ -22,10 +22,8 @@ fn block(lines: &str) -> String {
     if !has("dynamodb") && !has("checkpoint_file") {
         text.push_str("    dynamodb: {table: checkpoints}\n");
     }
-    for line in lines.lines() {
-        text.push_str(&format!("    {line}\n"));
-    }
-    text
+    let indented: Vec<_> = lines.lines().map(|line| format!("    {line}\n")).collect();
+    text + &indented.concat()
 }
 
 fn good(lines: &str) -> Config {
@@ -71,10 +69,10 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(fan_out.max_pending_records, 50_000);
     assert_eq!(fan_out.max_pending_bytes, ByteSize::from_bytes(256 << 20));
     assert_eq!(fan_out.max_resubscribe_interval.get(), StdDuration::from_secs(5));
-    assert_eq!(fan_out.consumer_activation_timeout.get(), StdDuration::from_secs(60));
+    assert_eq!(fan_out.consumer_activation_timeout.get(), StdDuration::from_mins(1));
     assert_eq!(fan_out.record_buffer_cap, 0);
     assert!(config.batching.is_off());
-    assert_eq!(config.tcp.keep_alive.idle().map(|idle| idle.get()), Some(StdDuration::from_secs(15)));
+    assert_eq!(config.tcp.keep_alive.idle().map(Duration::get), Some(StdDuration::from_secs(15)));
 }
 
 #[test]
@@ -101,13 +99,13 @@ fn every_field_of_the_contract_reaches_its_place() {
     assert_eq!(config.steal_grace_period.get(), StdDuration::from_millis(500));
     assert_eq!(config.poll_period.get(), StdDuration::from_millis(250));
     assert_eq!((config.batching.count, config.batching.byte_size.bytes()), (8, 9));
-    assert_eq!(config.batching.period.map(|period| period.get()), Some(StdDuration::from_millis(10)));
+    assert_eq!(config.batching.period.map(Duration::get), Some(StdDuration::from_millis(10)));
     assert!((config.batching.jitter - 0.5).abs() < f64::EPSILON);
     assert_eq!(config.region.as_deref(), Some("us-east-1"));
     assert_eq!(config.endpoint.as_deref(), Some("https://kinesis.example.com"));
     assert_eq!(config.credentials.profile.as_deref(), Some("dev"));
     assert_eq!(config.credentials.role.as_deref(), Some("arn:aws:iam::111122223333:role/reader"));
-    assert_eq!(config.credentials.expiry_window.map(|window| window.get()), Some(StdDuration::from_secs(10)));
+    assert_eq!(config.credentials.expiry_window.map(Duration::get), Some(StdDuration::from_secs(10)));
     assert_eq!(config.tcp.keep_alive.idle(), None);
     assert_eq!(config.message_buffer_cap, 0);
     assert_eq!(config.enhanced_fan_out.consumer_name.as_deref(), Some("reader"));

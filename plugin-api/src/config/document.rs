@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::check::{Configuration, Findings};
-use super::de::DeError;
+use super::de_error::DeError;
 use super::diagnostic::{Diagnostic, Diagnostics, Kind, Severity};
 use super::environment::Environment;
 use super::node::{Content, Node, Path, Span, Step};
@@ -58,7 +58,7 @@ impl Document {
             Err(mut found) => {
                 found.file = Some(Arc::clone(&text_of.file));
                 found.source = found.line.and_then(|line| text_of.line(line, &[]));
-                Err(found.into())
+                Err((*found).into())
             }
         }
     }

@@ -42,7 +42,7 @@ fn is_default(node: &Node, schema: &Value) -> bool {
     let Some(default) = schema.get("default") else { return false };
     match &node.content {
         Content::Plain(text) | Content::Text(text) => {
-            default.as_str() == Some(text) || default.as_str().is_none() && default.to_string() == *text
+            default.as_str().map_or_else(|| default.to_string(), str::to_owned) == *text
         }
         Content::Bool(value) => default.as_bool() == Some(*value),
         Content::Number(number) => default.as_number() == Some(number),

@@ -10,15 +10,16 @@
 //! # Layout
 //!
 //! - `document`: reading, from text or a value to a checked type.
-//! - `yaml`, `node`: the parsed document with positions; `de`: from there to serde.
+//! - `yaml`, `node`, `scalar`: the parsed document with positions; `de`, `de_error`: from there to serde.
 //! - `environment`: `${VAR}`.
 //! - `check`: what a configuration type adds to its attributes.
-//! - `diagnostic`: findings and how they are shown.
-//! - `spec`, `schema`, `reference`, `example`: what is generated.
-//! - `duration`, `size`, `secret`: value types.
+//! - `diagnostic`: findings and how they are shown; `mask`: what of a line must not be; `lint`: deprecated fields.
+//! - `spec`, `schema`, `field`, `reference`, `example`: what is generated.
+//! - `duration`, `size`, `secret`, `optional`: value types.
 
 mod check;
 mod de;
+mod de_error;
 mod diagnostic;
 mod document;
 mod duration;

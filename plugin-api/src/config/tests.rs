@@ -78,6 +78,9 @@ impl Configuration for Toy {
         if !self.login.pass.is_empty() && self.login.user.is_empty() {
             findings.conflict("login.pass", "`pass` needs `user`", "set both");
         }
+        if self.topic.ends_with('!') {
+            findings.invalid("topic", format!("nobody shouts {}", self.topic), format!("not {}", self.topic));
+        }
         if self.way == Way::Down && !self.wait.is_zero() {
             findings.no_effect("wait", "nobody waits on the way down", "");
         }
@@ -213,6 +216,20 @@ fn values_from_the_environment_are_in_no_message() {
         let found = parse(&format!("input: {{toy: {{topic: x, {field}}}}}")).expect_err(field);
         assert!(!format!("{found} {found:?}").contains("hunter2"), "{field}: {found}");
     }
+}
+
+#[test]
+fn a_check_that_repeats_a_value_from_the_environment_is_masked() {
+    let found = rendered("input: {toy: {topic: '${PASS}'}}");
+    assert!(found.contains("nobody shouts ***") && found.contains("not ***"), "{found}");
+    assert!(rendered("input: {toy: {topic: news!}}").contains("nobody shouts news!"));
+}
+
+#[test]
+fn an_item_of_a_list_is_found_at_its_own_place() {
+    let found = parse("input: {toy: {topic: x, tags: [a, [b], c, [d]], limit: y}}").unwrap_err();
+    let paths: Vec<_> = found.iter().map(|one| (one.path.as_str(), one.column.unwrap())).collect();
+    assert_eq!(paths, [("input.toy.tags[1]", 35), ("input.toy.limit", 56)]);
 }
 
 #[test]

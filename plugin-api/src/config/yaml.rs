@@ -13,7 +13,7 @@ use super::environment;
 use super::node::{Content, Entry, Node, Span};
 
 /// Parses a document. An empty one is an empty mapping.
-pub(super) fn parse(text: &str) -> Result<Node, Diagnostic> {
+pub(super) fn parse(text: &str) -> Result<Node, Box<Diagnostic>> {
     let options = serde_saphyr::options! {
         with_snippet: false,
         // The text is kept instead of the number, so none has to be refused here.
@@ -26,7 +26,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Diagnostic> {
     match found {
         Ok(Some(raw)) => Ok(node(raw, text)),
         Ok(None) => Ok(Node { content: Content::Map(Vec::new()), span: None }),
-        Err(error) => Err(diagnostic(&error)),
+        Err(error) => Err(Box::new(diagnostic(&error))),
     }
 }
 

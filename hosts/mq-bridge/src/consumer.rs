@@ -1,0 +1,332 @@
+//! How does mq-bridge read an input?
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mq_bridge::anyhow;
+use mq_bridge::errors::ConsumerError;
+use mq_bridge::traits::{BoxFuture, EndpointStatus, MessageConsumer, ReceivedBatch};
+use pipeline_plugin_api::{Batch, Demand, Input, InputError};
+use tokio::time::Instant;
+
+use crate::live::Live;
+use crate::translate;
+
+/// After so long without a message a route hears so, by an empty batch.
+const IDLE: Duration = Duration::from_secs(1);
+/// A route that ends with the first empty batch gives an input this long for its first message: shards have to be
+/// claimed and subscriptions opened before anything can come.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// Before connecting again: the first wait and the longest, doubling between.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// An input as an mq-bridge consumer.
+///
+/// It connects when it is first read, and again whenever the input asks for it. What may pass by itself
+/// ([`InputError::NotConnected`], [`InputError::BackOff`]) is waited out here and only logged;
+/// [`InputError::Fatal`] ends the route as [`ConsumerError::Permanent`], [`InputError::EndOfInput`] as
+/// [`ConsumerError::EndOfStream`].
+pub struct InputConsumer {
+    input: Arc<dyn Input>,
+    /// Absent when somebody else closes the input.
+    share: Option<Share>,
+    connected: bool,
+    /// Nothing is asked of the input before this time. Kept here, so that a dropped call doesn't shorten the wait.
+    not_before: Option<Instant>,
+    reconnect_after: Duration,
+    /// Whether the route ends with the first empty batch.
+    drains: bool,
+    /// Whether a message has come.
+    started: bool,
+    /// What was logged last, so that a failure that lasts is logged once.
+    logged: String,
+}
+
+impl InputConsumer {
+    /// A consumer that has joined an input and leaves it.
+    pub(crate) fn sharing(live: Arc<Live>) -> Self {
+        let mut consumer = Self::borrowing(Arc::clone(&live.input));
+        consumer.share = Some(Share { live, left: AtomicBool::new(false) });
+        consumer
+    }
+
+    /// A consumer of an input that its caller closes.
+    pub fn borrowing(input: Arc<dyn Input>) -> Self {
+        Self {
+            input,
+            share: None,
+            connected: false,
+            not_before: None,
+            reconnect_after: RECONNECT.0,
+            drains: false,
+            started: false,
+            logged: String::new(),
+        }
+    }
+
+    /// One attempt to connect, or to read within `max_wait`.
+    async fn attempt(&mut self, max_messages: usize, max_wait: Duration) -> Result<Batch, InputError> {
+        if !self.connected {
+            self.input.connect().await?;
+            self.connected = true;
+        }
+        self.input.read_batch(Demand::new(max_messages, max_wait)).await
+    }
+
+    /// What an error means for the route, or for the next attempt.
+    fn failed(&mut self, error: &InputError) -> Result<(), ConsumerError> {
+        let wait = match error {
+            InputError::EndOfInput => return Err(ConsumerError::EndOfStream),
+            InputError::Fatal(_) => return Err(ConsumerError::Permanent(translate::chain(error))),
+            InputError::BackOff { after, .. } => *after,
+            // And whatever may be added one day: connecting again is what mends most.
+            _ => {
+                self.connected = false;
+                let wait = self.reconnect_after;
+                self.reconnect_after = (wait * 2).min(RECONNECT.1);
+                wait
+            }
+        };
+        self.not_before = Some(Instant::now() + wait);
+        let text = translate::chain(error).to_string();
+        if text != self.logged {
+            tracing::warn!(error = %text, "the input can't be read at the moment; it will be tried again");
+            self.logged = text;
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, batch: Batch) -> ReceivedBatch {
+        self.started = true;
+        let (messages, receipt) = batch.into_parts();
+        ReceivedBatch {
+            messages: messages.into_iter().map(translate::message).collect(),
+            commit: translate::commit(Arc::clone(&self.input), receipt),
+        }
+    }
+}
+
+#[async_trait]
+impl MessageConsumer for InputConsumer {
+    /// Cancel safe: between taking a batch from the input and returning it nothing is awaited.
+    async fn receive_batch(&mut self, max_messages: usize) -> Result<ReceivedBatch, ConsumerError> {
+        let patience = if self.drains && !self.started { FIRST_MESSAGE } else { IDLE };
+        let mut deadline = Instant::now() + patience;
+        loop {
+            if let Some(at) = self.not_before {
+                // An empty batch from an input that can't be read would end a route that drains; it has to wait.
+                if at > deadline && !self.drains {
+                    tokio::time::sleep_until(deadline).await;
+                    return Ok(ReceivedBatch::empty());
+                }
+                tokio::time::sleep_until(at).await;
+                self.not_before = None;
+                if self.drains {
+                    deadline = deadline.max(Instant::now() + IDLE);
+                }
+            }
+            match self.attempt(max_messages, deadline.saturating_duration_since(Instant::now())).await {
+                Ok(batch) => {
+                    self.reconnect_after = RECONNECT.0;
+                    self.logged.clear();
+                    return Ok(if batch.is_empty() { ReceivedBatch::empty() } else { self.received(batch) });
+                }
+                Err(error) => self.failed(&error)?,
+            }
+        }
+    }
+
+    fn set_exit_on_empty(&mut self, exit_on_empty: bool) {
+        self.drains = exit_on_empty;
+    }
+
+    /// Receipts may be settled in any order: the input keeps its own.
+    fn commit_requires_order(&self) -> bool {
+        false
+    }
+
+    /// Leaves the input; the last one to leave waits until it is closed.
+    fn on_disconnect_hook(&self) -> Option<BoxFuture<'_, anyhow::Result<()>>> {
+        let share = self.share.as_ref()?;
+        Some(Box::pin(async move {
+            share.leave();
+            if share.live.is_closing() {
+                share.live.closed().await;
+            }
+            Ok(())
+        }))
+    }
+
+    async fn status(&self) -> EndpointStatus {
+        translate::status(self.input.status())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl fmt::Debug for InputConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InputConsumer").field("status", &self.input.status()).finish_non_exhaustive()
+    }
+}
+
+/// A consumer's part in an input that is closed when the last one leaves, even if it is only dropped.
+struct Share {
+    live: Arc<Live>,
+    left: AtomicBool,
+}
+
+impl Share {
+    fn leave(&self) {
+        if !self.left.swap(true, Ordering::AcqRel) {
+            self.live.leave();
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use pipeline_plugin_api::{Message, Receipt, Settle, State, Status, Verdicts};
+
+    use super::*;
+
+    /// Answers as it was told to, and counts the calls; idle when it has nothing more to say.
+    #[derive(Default)]
+    pub(crate) struct Scripted {
+        pub(crate) connects: Mutex<VecDeque<Result<(), InputError>>>,
+        pub(crate) reads: Mutex<VecDeque<Result<Batch, InputError>>>,
+        pub(crate) connected: Mutex<usize>,
+    }
+
+    #[async_trait]
+    impl Input for Scripted {
+        async fn connect(&self) -> Result<(), InputError> {
+            *self.connected.lock().unwrap() += 1;
+            self.connects.lock().unwrap().pop_front().unwrap_or(Ok(()))
+        }
+
+        async fn read_batch(&self, demand: Demand) -> Result<Batch, InputError> {
+            let next = self.reads.lock().unwrap().pop_front();
+            if let Some(answer) = next {
+                return answer;
+            }
+            tokio::time::sleep(demand.max_wait).await;
+            Ok(Batch::empty())
+        }
+
+        async fn close(&self, _: Duration) -> Result<(), InputError> {
+            Ok(())
+        }
+
+        fn status(&self) -> Status {
+            Status::new(State::Connected, "a script")
+        }
+    }
+
+    struct Ignored;
+
+    impl Settle for Ignored {
+        fn settle(self: Box<Self>, _: Verdicts) {}
+    }
+
+    fn one(payload: &'static str) -> Result<Batch, InputError> {
+        Ok(Batch::new(vec![Message::new(payload)], Receipt::new(1, Ignored)))
+    }
+
+    fn back_off(seconds: u64) -> InputError {
+        InputError::BackOff { after: Duration::from_secs(seconds), cause: "throttled".into() }
+    }
+
+    fn consumer(script: &Arc<Scripted>) -> InputConsumer {
+        InputConsumer::borrowing(Arc::clone(script) as Arc<dyn Input>)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_input_yields_an_empty_batch_after_a_second() {
+        let script = Arc::new(Scripted::default());
+        let start = Instant::now();
+        assert!(consumer(&script).receive_batch(10).await.unwrap().messages.is_empty());
+        assert_eq!(start.elapsed(), IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_connection_is_opened_again_with_growing_waits() {
+        let script = Arc::new(Scripted::default());
+        let lost = || Err(InputError::NotConnected("gone".into()));
+        script.connects.lock().unwrap().extend([lost(), lost(), Ok(()), Ok(())]);
+        script.reads.lock().unwrap().extend([Err(InputError::NotConnected("gone".into())), one("a")]);
+        let start = Instant::now();
+        assert_eq!(consumer(&script).receive_batch(10).await.unwrap().messages.len(), 1);
+        assert_eq!(start.elapsed(), Duration::from_millis(100 + 200 + 400));
+        assert_eq!(*script.connected.lock().unwrap(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_back_off_is_honoured_over_several_calls() {
+        let script = Arc::new(Scripted::default());
+        script.reads.lock().unwrap().extend([Err(back_off(3)), one("a")]);
+        let mut consumer = consumer(&script);
+        let start = Instant::now();
+        let mut empty = 0;
+        while consumer.receive_batch(10).await.unwrap().messages.is_empty() {
+            empty += 1;
+        }
+        assert_eq!((empty, start.elapsed()), (2, Duration::from_secs(3)));
+        assert_eq!(*script.connected.lock().unwrap(), 1, "a back-off loses no connection");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_back_off_outlives_a_dropped_call() {
+        let script = Arc::new(Scripted::default());
+        script.reads.lock().unwrap().extend([Err(back_off(3)), one("a")]);
+        let mut consumer = consumer(&script);
+        let start = Instant::now();
+        let dropped = tokio::time::timeout(Duration::from_millis(10), consumer.receive_batch(10)).await;
+        assert!(dropped.is_err());
+        while consumer.receive_batch(10).await.unwrap().messages.is_empty() {}
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_route_that_drains_waits_out_a_back_off_instead_of_ending() {
+        let script = Arc::new(Scripted::default());
+        script.reads.lock().unwrap().extend([Err(back_off(60)), one("a")]);
+        let mut consumer = consumer(&script);
+        consumer.set_exit_on_empty(true);
+        assert_eq!(consumer.receive_batch(10).await.unwrap().messages.len(), 1);
+        let start = Instant::now();
+        assert!(consumer.receive_batch(10).await.unwrap().messages.is_empty());
+        assert_eq!(start.elapsed(), IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_can_not_work_ends_the_route_with_its_message() {
+        let script = Arc::new(Scripted::default());
+        script.connects.lock().unwrap().push_back(Err(InputError::Fatal("no such stream: orders".into())));
+        let error = consumer(&script).receive_batch(10).await.unwrap_err();
+        assert!(matches!(error, ConsumerError::Permanent(_)));
+        assert_eq!(error.to_string(), "permanent consumer error: no such stream: orders");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_input_ends_the_route_cleanly() {
+        let script = Arc::new(Scripted::default());
+        script.reads.lock().unwrap().push_back(Err(InputError::EndOfInput));
+        assert!(matches!(consumer(&script).receive_batch(10).await, Err(ConsumerError::EndOfStream)));
+    }
+}

@@ -1,0 +1,241 @@
+//! What does a host do with an input? This one is in memory and tells.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pipeline_plugin_api::{
+    Batch, Demand, Input, InputError, Message, Receipt, Settle, State, Status, Verdict, Verdicts,
+};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// A queue that outlives the inputs that read it, as a stream does. Cloning shares it.
+///
+/// Like an input with a lock on its checkpoint file, only one [`MemoryInput`] can be connected to it at a time.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryQueue(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<Inside>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    waiting: VecDeque<(u64, Message)>,
+    /// Handed out, by the order in which they came.
+    out: BTreeMap<u64, Message>,
+    next: u64,
+    finished: bool,
+    counts: Counts,
+}
+
+/// What has happened to a [`MemoryQueue`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Inputs that are connected.
+    pub open: usize,
+    /// Inputs that were connected and then closed.
+    pub closed: usize,
+    /// Attempts to connect while another input was.
+    pub refused: usize,
+    /// Messages handed out, again and again included.
+    pub delivered: usize,
+    /// Messages acked.
+    pub acked: usize,
+    /// Messages nacked.
+    pub nacked: usize,
+}
+
+impl MemoryQueue {
+    /// An empty queue.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds messages at the end.
+    pub fn push(&self, messages: impl IntoIterator<Item = Message>) {
+        let mut inside = self.inside();
+        for message in messages {
+            let at = inside.next;
+            inside.next += 1;
+            inside.waiting.push_back((at, message));
+        }
+        drop(inside);
+        self.0.changed.notify_waiters();
+    }
+
+    /// Nothing more will be pushed: once all is acked, that is the end of the input.
+    pub fn finish(&self) {
+        self.inside().finished = true;
+        self.0.changed.notify_waiters();
+    }
+
+    /// What has happened so far.
+    pub fn counts(&self) -> Counts {
+        self.inside().counts
+    }
+
+    /// Waits until what has happened satisfies `enough`.
+    pub async fn until(&self, enough: impl Fn(Counts) -> bool) -> Counts {
+        loop {
+            let changed = self.0.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let counts = self.counts();
+            if enough(counts) {
+                return counts;
+            }
+            changed.await;
+        }
+    }
+
+    /// An input that reads this queue.
+    pub fn input(&self) -> MemoryInput {
+        MemoryInput { queue: self.clone(), state: Mutex::new(State::Disconnected) }
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back what was handed out, to be delivered again in its old place.
+    fn put_back(inside: &mut Inside, mut messages: Vec<(u64, Message)>) {
+        messages.extend(inside.waiting.drain(..));
+        messages.sort_by_key(|(at, _)| *at);
+        inside.waiting = messages.into();
+    }
+}
+
+/// Reads a [`MemoryQueue`].
+#[derive(Debug)]
+pub struct MemoryInput {
+    queue: MemoryQueue,
+    state: Mutex<State>,
+}
+
+impl MemoryInput {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A batch, the end, or nothing yet.
+    fn take(&self, max: usize) -> Result<Option<Batch>, InputError> {
+        let mut inside = self.queue.inside();
+        let count = max.min(inside.waiting.len());
+        if count == 0 {
+            return if inside.finished && inside.out.is_empty() { Err(InputError::EndOfInput) } else { Ok(None) };
+        }
+        let taken: Vec<_> = inside.waiting.drain(..count).collect();
+        inside.out.extend(taken.iter().cloned());
+        inside.counts.delivered += count;
+        drop(inside);
+        self.queue.0.changed.notify_waiters();
+        let (ids, messages): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
+        Ok(Some(Batch::new(messages, Receipt::new(ids.len(), Settlement { queue: self.queue.clone(), ids }))))
+    }
+}
+
+#[async_trait]
+impl Input for MemoryInput {
+    async fn connect(&self) -> Result<(), InputError> {
+        let mut state = self.state();
+        match *state {
+            State::Disconnected => {}
+            State::Closed => return Err(InputError::Fatal("the input has been closed".into())),
+            _ => return Ok(()),
+        }
+        let mut inside = self.queue.inside();
+        if inside.counts.open > 0 {
+            inside.counts.refused += 1;
+            return Err(InputError::NotConnected("another input holds the queue".into()));
+        }
+        inside.counts.open += 1;
+        *state = State::Connected;
+        Ok(())
+    }
+
+    async fn read_batch(&self, demand: Demand) -> Result<Batch, InputError> {
+        if *self.state() != State::Connected {
+            return Err(InputError::NotConnected("connect has not succeeded yet".into()));
+        }
+        let until = Instant::now() + demand.max_wait;
+        loop {
+            let changed = self.queue.0.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(batch) = self.take(demand.max_messages.get())? {
+                return Ok(batch);
+            }
+            if tokio::time::timeout_at(until, changed).await.is_err() {
+                return Ok(Batch::empty());
+            }
+        }
+    }
+
+    async fn close(&self, within: Duration) -> Result<(), InputError> {
+        let before = std::mem::replace(&mut *self.state(), State::Closed);
+        if before != State::Connected {
+            return Ok(());
+        }
+        let settled = async {
+            loop {
+                let changed = self.queue.0.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if self.queue.inside().out.is_empty() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(within, settled).await;
+        let mut inside = self.queue.inside();
+        let out: Vec<_> = std::mem::take(&mut inside.out).into_iter().collect();
+        MemoryQueue::put_back(&mut inside, out);
+        inside.counts.open -= 1;
+        inside.counts.closed += 1;
+        drop(inside);
+        self.queue.0.changed.notify_waiters();
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        let mut status = Status::new(*self.state(), "memory");
+        status.pending_messages = self.queue.inside().out.len() as u64;
+        status
+    }
+}
+
+/// Acked messages are gone; nacked ones wait in their old place.
+struct Settlement {
+    queue: MemoryQueue,
+    ids: Vec<u64>,
+}
+
+impl Settle for Settlement {
+    fn settle(self: Box<Self>, verdicts: Verdicts) {
+        let mut inside = self.queue.inside();
+        let mut again = Vec::new();
+        for (index, id) in self.ids.iter().enumerate() {
+            let verdict = match &verdicts {
+                Verdicts::All(verdict) => *verdict,
+                Verdicts::Each(each) => each.get(index).copied().unwrap_or(Verdict::Nack),
+            };
+            // After `close` it is waiting again already.
+            let Some(message) = inside.out.remove(id) else { continue };
+            if verdict == Verdict::Ack {
+                inside.counts.acked += 1;
+            } else {
+                inside.counts.nacked += 1;
+                again.push((*id, message));
+            }
+        }
+        MemoryQueue::put_back(&mut inside, again);
+        drop(inside);
+        self.queue.0.changed.notify_waiters();
+    }
+}

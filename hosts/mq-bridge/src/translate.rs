@@ -1,0 +1,121 @@
+//! What is a message, a disposition, an error or a status called on the other side?
+
+use mq_bridge::CanonicalMessage;
+use mq_bridge::anyhow;
+use mq_bridge::traits::{BatchCommitFunc, EndpointStatus, MessageDisposition};
+use pipeline_plugin_api::{Input, Message, Receipt, State, Status, Verdict, Verdicts};
+use serde_json::json;
+use std::sync::Arc;
+
+/// The payload is shared, not copied; every value of the metadata becomes text.
+///
+/// The id is a fresh one: what identifies a message across replays only its input knows, and says in the metadata.
+pub(crate) fn message(message: Message) -> CanonicalMessage {
+    let mut metadata = std::collections::HashMap::new();
+    message.for_each_metadata(|key, value| {
+        metadata.insert(key.to_owned(), value.to_text().into_owned());
+    });
+    let mut out = CanonicalMessage::new_bytes(message.into_payload(), None);
+    out.metadata = metadata;
+    out
+}
+
+/// What mq-bridge calls once it knows what became of a batch. Dropped uncalled, it nacks, for the receipt does.
+pub(crate) fn commit(input: Arc<dyn Input>, receipt: Receipt) -> BatchCommitFunc {
+    Box::new(move |dispositions| {
+        Box::pin(async move {
+            input.ack(receipt, verdicts(&dispositions)).await?;
+            Ok(())
+        })
+    })
+}
+
+/// The whole batch is usually acked, and then needs no list.
+fn verdicts(dispositions: &[MessageDisposition]) -> Verdicts {
+    let verdict = |disposition: &MessageDisposition| match disposition {
+        // An input takes no replies; one means that the message was processed.
+        MessageDisposition::Ack | MessageDisposition::Reply(_) => Verdict::Ack,
+        MessageDisposition::Nack => Verdict::Nack,
+    };
+    // Never shortened to "all": a list of the wrong length must be seen to be wrong.
+    Verdicts::Each(dispositions.iter().map(verdict).collect())
+}
+
+/// An error's own text and that of its causes, each said once.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = cause.source();
+    }
+    anyhow::Error::msg(text)
+}
+
+/// How the input is doing, in mq-bridge's terms.
+pub(crate) fn status(status: Status) -> EndpointStatus {
+    EndpointStatus {
+        healthy: matches!(status.state, State::Connected | State::Ended),
+        target: status.target,
+        pending: usize::try_from(status.pending_messages).ok(),
+        capacity: status.capacity_messages.and_then(|capacity| usize::try_from(capacity).ok()),
+        error: status.reason,
+        details: json!({ "state": format!("{:?}", status.state).to_lowercase() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pipeline_plugin_api::Settle;
+    use std::sync::Mutex;
+
+    #[test]
+    fn the_payload_is_the_same_memory() {
+        let original = Message::with_pairs(vec![1_u8; 64], [("kinesis_shard", "s-1")]);
+        let at = original.payload().as_ptr();
+        let translated = message(original);
+        assert_eq!(translated.payload.as_ptr(), at);
+        assert_eq!(translated.metadata.get("kinesis_shard").map(String::as_str), Some("s-1"));
+    }
+
+    #[test]
+    fn replies_count_as_acks() {
+        let all = [
+            MessageDisposition::Ack,
+            MessageDisposition::Nack,
+            MessageDisposition::Reply(CanonicalMessage::from("thanks")),
+        ];
+        assert_eq!(verdicts(&all), Verdicts::Each(vec![Verdict::Ack, Verdict::Nack, Verdict::Ack]));
+    }
+
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<Verdicts>>>);
+
+    impl Settle for Heard {
+        fn settle(self: Box<Self>, verdicts: Verdicts) {
+            self.0.lock().unwrap().push(verdicts);
+        }
+    }
+
+    #[tokio::test]
+    async fn too_few_dispositions_nack_the_batch_and_say_so() {
+        let heard = Heard::default();
+        let input: Arc<dyn Input> = Arc::new(crate::consumer::tests::Scripted::default());
+        let commit = commit(input, Receipt::new(2, heard.clone()));
+        let error = commit(vec![MessageDisposition::Ack]).await.unwrap_err();
+        assert!(error.to_string().contains("1 verdicts for a batch of 2"), "{error}");
+        assert_eq!(*heard.0.lock().unwrap(), [Verdicts::NACK]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_is_never_called_nacks() {
+        let heard = Heard::default();
+        let input: Arc<dyn Input> = Arc::new(crate::consumer::tests::Scripted::default());
+        drop(commit(input, Receipt::new(2, heard.clone())));
+        assert_eq!(*heard.0.lock().unwrap(), [Verdicts::NACK]);
+    }
+}

@@ -1,0 +1,6 @@
+//! Inputs as mq-bridge sees them: its conformance suite, and whole routes.
+
+mod conformance;
+mod queue;
+mod routes;
+mod sharing;
