@@ -74,6 +74,10 @@ impl LocalKinesis {
                         let (app, tamper) = (app.clone(), Arc::clone(&tamper));
                         async move {
                             let operation = operation(&request);
+                            let (parts, body) = request.into_parts();
+                            let body = body.collect().await.unwrap().to_bytes();
+                            if operation == "SubscribeToShard" { eprintln!("DBG req {:?}", body); }
+                            let request = Request::from_parts(parts, http_body_util::Full::new(body));
                             let answer = match app.oneshot(request).await {
                                 Ok(answer) => answer.map(|body| body.map_err(AnyError::from).boxed_unsync()),
                                 Err(never) => match never {},

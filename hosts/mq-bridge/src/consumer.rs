@@ -2,16 +2,16 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use mq_bridge::anyhow;
 use mq_bridge::errors::ConsumerError;
 use mq_bridge::traits::{BoxFuture, EndpointStatus, MessageConsumer, ReceivedBatch};
+use pipeline_plugin_api::driver::{Event, Reader};
 use pipeline_plugin_api::{Batch, Demand, Input, InputError};
-use tokio::time::Instant;
 
 use crate::live::Live;
 use crate::translate;
@@ -21,8 +21,6 @@ const IDLE: Duration = Duration::from_secs(1);
 /// A route that ends with the first empty batch gives an input this long for its first message: shards have to be
 /// claimed and subscriptions opened before anything can come.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
-/// Before connecting again: the first wait and the longest, doubling between.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// An input as an mq-bridge consumer.
 ///
@@ -31,19 +29,13 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::f
 /// [`InputError::Fatal`] ends the route as [`ConsumerError::Permanent`], [`InputError::EndOfInput`] as
 /// [`ConsumerError::EndOfStream`].
 pub struct InputConsumer {
-    input: Arc<dyn Input>,
+    reader: Reader,
     /// Absent when somebody else closes the input.
     share: Option<Share>,
-    connected: bool,
-    /// Nothing is asked of the input before this time. Kept here, so that a dropped call doesn't shorten the wait.
-    not_before: Option<Instant>,
-    reconnect_after: Duration,
     /// Whether the route ends with the first empty batch.
     drains: bool,
     /// Whether a message has come.
     started: bool,
-    /// What was logged last, so that a failure that lasts is logged once.
-    logged: String,
 }
 
 impl InputConsumer {
@@ -56,48 +48,9 @@ impl InputConsumer {
 
     /// A consumer of an input that its caller closes.
     pub fn borrowing(input: Arc<dyn Input>) -> Self {
-        Self {
-            input,
-            share: None,
-            connected: false,
-            not_before: None,
-            reconnect_after: RECONNECT.0,
-            drains: false,
-            started: false,
-            logged: String::new(),
-        }
-    }
-
-    /// One attempt to connect, or to read within `max_wait`.
-    async fn attempt(&mut self, max_messages: usize, max_wait: Duration) -> Result<Batch, InputError> {
-        if !self.connected {
-            self.input.connect().await?;
-            self.connected = true;
-        }
-        self.input.read_batch(Demand::new(max_messages, max_wait)).await
-    }
-
-    /// What an error means for the route, or for the next attempt.
-    fn failed(&mut self, error: &InputError) -> Result<(), ConsumerError> {
-        let wait = match error {
-            InputError::EndOfInput => return Err(ConsumerError::EndOfStream),
-            InputError::Fatal(_) => return Err(ConsumerError::Permanent(translate::chain(error))),
-            InputError::BackOff { after, .. } => *after,
-            // And whatever may be added one day: connecting again is what mends most.
-            _ => {
-                self.connected = false;
-                let wait = self.reconnect_after;
-                self.reconnect_after = (wait * 2).min(RECONNECT.1);
-                wait
-            }
-        };
-        self.not_before = Some(Instant::now() + wait);
-        let text = translate::chain(error).to_string();
-        if text != self.logged {
-            tracing::warn!(error = %text, "the input can't be read at the moment; it will be tried again");
-            self.logged = text;
-        }
-        Ok(())
+        let trouble = Trouble::default();
+        let reader = Reader::new(input).observe(move |event| trouble.log(event));
+        Self { reader, share: None, drains: false, started: false }
     }
 
     fn received(&mut self, batch: Batch) -> ReceivedBatch {
@@ -105,7 +58,7 @@ impl InputConsumer {
         let (messages, receipt) = batch.into_parts();
         ReceivedBatch {
             messages: messages.into_iter().map(translate::message).collect(),
-            commit: translate::commit(Arc::clone(&self.input), receipt),
+            commit: translate::commit(Arc::clone(self.reader.input()), receipt),
         }
     }
 }
@@ -114,28 +67,17 @@ impl InputConsumer {
 impl MessageConsumer for InputConsumer {
     /// Cancel safe: between taking a batch from the input and returning it nothing is awaited.
     async fn receive_batch(&mut self, max_messages: usize) -> Result<ReceivedBatch, ConsumerError> {
-        let patience = if self.drains && !self.started { FIRST_MESSAGE } else { IDLE };
-        let mut deadline = Instant::now() + patience;
+        let mut patience = if self.drains && !self.started { FIRST_MESSAGE } else { IDLE };
         loop {
-            if let Some(at) = self.not_before {
-                // An empty batch from an input that can't be read would end a route that drains; it has to wait.
-                if at > deadline && !self.drains {
-                    tokio::time::sleep_until(deadline).await;
-                    return Ok(ReceivedBatch::empty());
-                }
-                tokio::time::sleep_until(at).await;
-                self.not_before = None;
-                if self.drains {
-                    deadline = deadline.max(Instant::now() + IDLE);
-                }
-            }
-            match self.attempt(max_messages, deadline.saturating_duration_since(Instant::now())).await {
-                Ok(batch) => {
-                    self.reconnect_after = RECONNECT.0;
-                    self.logged.clear();
-                    return Ok(if batch.is_empty() { ReceivedBatch::empty() } else { self.received(batch) });
-                }
-                Err(error) => self.failed(&error)?,
+            let mended = self.reader.is_retrying();
+            match self.reader.read(Demand::new(max_messages, patience)).await {
+                Ok(batch) if !batch.is_empty() => return Ok(self.received(batch)),
+                // An empty batch would end a route that drains, so it has to mean more than that the input couldn't be
+                // read, or was mended just now.
+                Ok(_) if self.drains && (mended || self.reader.is_retrying()) => patience = IDLE,
+                Ok(_) => return Ok(ReceivedBatch::empty()),
+                Err(InputError::EndOfInput) => return Err(ConsumerError::EndOfStream),
+                Err(error) => return Err(ConsumerError::Permanent(translate::chain(&error))),
             }
         }
     }
@@ -162,7 +104,7 @@ impl MessageConsumer for InputConsumer {
     }
 
     async fn status(&self) -> EndpointStatus {
-        translate::status(self.input.status())
+        translate::status(self.reader.input().status())
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -172,7 +114,7 @@ impl MessageConsumer for InputConsumer {
 
 impl fmt::Debug for InputConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InputConsumer").field("status", &self.input.status()).finish_non_exhaustive()
+        f.debug_struct("InputConsumer").field("status", &self.reader.input().status()).finish_non_exhaustive()
     }
 }
 
@@ -196,12 +138,38 @@ impl Drop for Share {
     }
 }
 
+/// Logs a failure that lasts once, however often it is tried again.
+#[derive(Default)]
+struct Trouble {
+    logged: Mutex<String>,
+}
+
+impl Trouble {
+    fn log(&self, event: &Event<'_>) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Retrying { error, .. } => {
+                let text = translate::chain(*error).to_string();
+                if text != *logged {
+                    tracing::warn!(error = %text, "the input can't be read at the moment; it will be tried again");
+                    *logged = text;
+                }
+            }
+            Event::Recovered { failures } => {
+                tracing::info!(failures, "the input can be read again");
+                logged.clear();
+            }
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::collections::VecDeque;
-    use std::sync::Mutex;
 
     use pipeline_plugin_api::{Message, Receipt, Settle, State, Status, Verdicts};
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -272,7 +240,8 @@ pub(crate) mod tests {
         script.reads.lock().unwrap().extend([Err(InputError::NotConnected("gone".into())), one("a")]);
         let start = Instant::now();
         assert_eq!(consumer(&script).receive_batch(10).await.unwrap().messages.len(), 1);
-        assert_eq!(start.elapsed(), Duration::from_millis(100 + 200 + 400));
+        let full = Duration::from_millis(100 + 200 + 400);
+        assert!(start.elapsed() <= full + Duration::from_millis(5) && start.elapsed() >= full * 3 / 4);
         assert_eq!(*script.connected.lock().unwrap(), 4);
     }
 

@@ -47,7 +47,7 @@ impl InputFactory {
         }
         // A configuration that doesn't work now never will: the route must stop rather than try again.
         let built = self.input.build_value(config).map_err(|error| InvalidConfig(translate::chain(&error)))?;
-        for warning in built.warnings.iter() {
+        for warning in &built.warnings {
             tracing::warn!(route, input = self.input.name(), "{warning}");
         }
         let live = Live::new(built.input);

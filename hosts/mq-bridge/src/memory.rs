@@ -1,6 +1,7 @@
 //! What does a host do with an input? This one is in memory and tells.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -95,7 +96,7 @@ impl MemoryQueue {
 
     /// An input that reads this queue.
     pub fn input(&self) -> MemoryInput {
-        MemoryInput { queue: self.clone(), state: Mutex::new(State::Disconnected) }
+        MemoryInput { queue: self.clone(), state: Mutex::new(State::Disconnected), over: Arc::default() }
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
@@ -115,6 +116,8 @@ impl MemoryQueue {
 pub struct MemoryInput {
     queue: MemoryQueue,
     state: Mutex<State>,
+    /// Set, under the queue's lock, once receipts of this input change nothing any more.
+    over: Arc<AtomicBool>,
 }
 
 impl MemoryInput {
@@ -135,7 +138,25 @@ impl MemoryInput {
         drop(inside);
         self.queue.0.changed.notify_waiters();
         let (ids, messages): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
-        Ok(Some(Batch::new(messages, Receipt::new(ids.len(), Settlement { queue: self.queue.clone(), ids }))))
+        let settlement = Settlement { queue: self.queue.clone(), ids, over: Arc::clone(&self.over) };
+        Ok(Some(Batch::new(messages, Receipt::new(settlement.ids.len(), settlement))))
+    }
+
+    /// Gives back what is out and lets another input in.
+    fn let_go(&self, inside: &mut Inside) {
+        self.over.store(true, Ordering::Release);
+        let out: Vec<_> = std::mem::take(&mut inside.out).into_iter().collect();
+        MemoryQueue::put_back(inside, out);
+        inside.counts.open -= 1;
+    }
+}
+
+impl Drop for MemoryInput {
+    fn drop(&mut self) {
+        if *self.state() == State::Connected {
+            self.let_go(&mut self.queue.inside());
+            self.queue.0.changed.notify_waiters();
+        }
     }
 }
 
@@ -194,9 +215,7 @@ impl Input for MemoryInput {
         };
         let _ = tokio::time::timeout(within, settled).await;
         let mut inside = self.queue.inside();
-        let out: Vec<_> = std::mem::take(&mut inside.out).into_iter().collect();
-        MemoryQueue::put_back(&mut inside, out);
-        inside.counts.open -= 1;
+        self.let_go(&mut inside);
         inside.counts.closed += 1;
         drop(inside);
         self.queue.0.changed.notify_waiters();
@@ -214,18 +233,21 @@ impl Input for MemoryInput {
 struct Settlement {
     queue: MemoryQueue,
     ids: Vec<u64>,
+    over: Arc<AtomicBool>,
 }
 
 impl Settle for Settlement {
     fn settle(self: Box<Self>, verdicts: Verdicts) {
         let mut inside = self.queue.inside();
+        if self.over.load(Ordering::Acquire) {
+            return;
+        }
         let mut again = Vec::new();
         for (index, id) in self.ids.iter().enumerate() {
             let verdict = match &verdicts {
                 Verdicts::All(verdict) => *verdict,
                 Verdicts::Each(each) => each.get(index).copied().unwrap_or(Verdict::Nack),
             };
-            // After `close` it is waiting again already.
             let Some(message) = inside.out.remove(id) else { continue };
             if verdict == Verdict::Ack {
                 inside.counts.acked += 1;

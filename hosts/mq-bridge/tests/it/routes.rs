@@ -2,11 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use mq_bridge::Route;
 use mq_bridge::models::Endpoint;
 use mq_bridge::route::{RouteHandle, RouteOutcome};
 use pipeline_plugin_api::registry::Registry;
+use pipeline_plugin_api::{Batch, Demand, Input, InputError, State, Status};
 use pipeline_plugin_mq_bridge::memory::MemoryQueue;
 use pipeline_plugin_mq_bridge::{RegisterError, attach, register};
 use serde_json::json;
@@ -65,4 +68,40 @@ async fn a_stopped_route_has_settled_all_that_it_took() {
     assert_eq!(counts.acked, counts.delivered);
     assert_eq!(lines(&path).len(), counts.acked);
     assert_eq!((counts.open, counts.closed), (1, 0), "an attached input is its owner's to close");
+}
+
+/// Can't be connected until somebody changes something.
+struct Hopeless;
+
+#[async_trait]
+impl Input for Hopeless {
+    async fn connect(&self) -> Result<(), InputError> {
+        Err(InputError::Fatal("the stream `orders` does not exist in eu-west-1".into()))
+    }
+
+    async fn read_batch(&self, _: Demand) -> Result<Batch, InputError> {
+        Err(InputError::NotConnected("connect never succeeded".into()))
+    }
+
+    async fn close(&self, _: Duration) -> Result<(), InputError> {
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        Status::new(State::Failed, "orders")
+    }
+}
+
+#[tokio::test]
+async fn an_input_that_can_not_work_fails_the_route_with_its_message_instead_of_being_retried() {
+    let attached = attach("hopeless", Arc::new(Hopeless)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let route = Route::new(attached.endpoint(), file(&folder.path().join("out")));
+    let handle = route.run("hopeless").await.unwrap();
+    while handle.outcome().is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(handle.outcome(), Some(RouteOutcome::Failed));
+    let error = handle.status().error.unwrap_or_default();
+    assert!(error.contains("the stream `orders` does not exist in eu-west-1"), "{error}");
 }

@@ -1,0 +1,216 @@
+//! What does the program do with its arguments?
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use pipeline_plugin_api::config::Detail;
+use pipeline_plugin_api::registry::{RegisteredInput, Registry};
+
+use crate::configure::{self, Printed};
+use crate::terminal::{LogFormat, Terminal};
+use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, registry, run, signals};
+
+/// How long the runtime waits for what still blocks when the program ends.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Runs, lints and documents pipelines that read Amazon Kinesis.
+#[derive(Debug, Parser)]
+#[command(name = "kinesis-input", version, arg_required_else_help = true, after_help = Exit::table())]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a pipeline until its input ends. Ctrl-C or SIGTERM stops it softly, a second one hard.
+    Run(Run),
+    /// Show everything that is wrong or odd in pipeline files, without running them.
+    Lint {
+        /// Pipeline files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Print the JSON Schema of pipeline files, or of one input's block.
+    Schema {
+        /// Only the block of this input.
+        #[arg(long)]
+        input: Option<String>,
+    },
+    /// Print the reference of an input, in Markdown.
+    Docs {
+        /// Which input.
+        #[arg(long, default_value = DEFAULT_INPUT)]
+        input: String,
+    },
+    /// Print an annotated pipeline file to start from.
+    Create {
+        /// Only the common fields.
+        #[arg(long)]
+        small: bool,
+        /// Which input.
+        #[arg(long, default_value = DEFAULT_INPUT)]
+        input: String,
+    },
+}
+
+const DEFAULT_INPUT: &str = "aws_kinesis";
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The pipeline file.
+    pipeline: PathBuf,
+    /// How log lines are written to standard error.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// error, warn, info, debug, trace, or a filter such as `warn,kinesis_input=debug`.
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    log_level: String,
+    /// Serve Prometheus metrics at this port of 127.0.0.1, or at this address and port.
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    metrics: Option<SocketAddr>,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    text.parse().map_err(|_| "expected a port, or an address and a port such as `127.0.0.1:9100`".to_owned())
+}
+
+/// The whole program, with the arguments of this process.
+pub fn main() -> Exit {
+    main_with(std::env::args_os())
+}
+
+/// The whole program, with these arguments; the first is the program's own name.
+pub fn main_with<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to do if even this can't be printed.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    let registry = match registry() {
+        Ok(registry) => registry,
+        Err(error) => return fail(Exit::Failed, &error),
+    };
+    match cli.command {
+        Command::Run(arguments) => run_command(&arguments, &registry),
+        Command::Lint { files } => print(&configure::lint(&registry, &files)),
+        Command::Schema { input } => match input.map(|name| find(&registry, &name)).transpose() {
+            Ok(input) => print_text(&format!("{:#}\n", configure::schema(&registry, input))),
+            Err(exit) => exit,
+        },
+        Command::Docs { input } => match find(&registry, &input) {
+            Ok(input) => print_text(&input.spec().reference()),
+            Err(exit) => exit,
+        },
+        Command::Create { small, input } => match find(&registry, &input) {
+            Ok(input) => {
+                let detail = if small { Detail::Small } else { Detail::Full };
+                print_text(&configure::create(input, detail))
+            }
+            Err(exit) => exit,
+        },
+    }
+}
+
+fn find<'r>(registry: &'r Registry, name: &str) -> Result<&'r RegisteredInput, Exit> {
+    registry.get(name).ok_or_else(|| {
+        let known = registry.iter().map(RegisteredInput::name).collect::<Vec<_>>().join(", ");
+        fail(Exit::Usage, &format!("there is no input named `{name}`; inputs are {known}"))
+    })
+}
+
+fn run_command(arguments: &Run, registry: &Registry) -> Exit {
+    let terminal = match Terminal::start(arguments.log_format, &arguments.log_level) {
+        Ok(terminal) => terminal,
+        Err(error) => return fail(Exit::Usage, &error),
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
+    };
+    let exit = runtime.block_on(run_pipeline(arguments, registry, &terminal));
+    // A hard stop leaves tasks behind, and a blocked write must not keep the program alive.
+    runtime.shutdown_timeout(LINGER);
+    exit
+}
+
+async fn run_pipeline(arguments: &Run, registry: &Registry, terminal: &Terminal) -> Exit {
+    let pipeline = match Pipeline::load(&arguments.pipeline, registry) {
+        Ok(pipeline) => pipeline,
+        Err(error) => return fail(Exit::Configuration, &error),
+    };
+    for warning in &pipeline.warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Some(address) = arguments.metrics {
+        let exporter = metrics_exporter_prometheus::PrometheusBuilder::new().with_http_listener(address);
+        if let Err(error) = exporter.install() {
+            return fail(Exit::Failed, &format!("metrics can't be served at {address}: {error}"));
+        }
+        tracing::info!(%address, "serving metrics");
+    }
+    let stop = StopHandle::new();
+    let meter = Meter::new();
+    let options = RunOptions::default().meter(meter.clone());
+    let ended = tokio::select! {
+        ended = run(pipeline, options, stop.clone()) => ended,
+        () = signals::stop_on_signals(stop) => return Exit::Failed,
+        () = terminal.show(meter) => return Exit::Failed,
+    };
+    terminal.finish();
+    match ended {
+        Ok(report) => {
+            let why = match report.ending {
+                Ending::EndOfInput => "the input ended",
+                Ending::Stopped => "stopped",
+            };
+            let counted = report.counted;
+            tracing::info!(
+                read = counted.read,
+                delivered = counted.delivered,
+                returned = counted.returned,
+                elapsed = ?report.elapsed,
+                "{why}; progress is stored"
+            );
+            Exit::Done
+        }
+        Err(error) => fail(error.exit(), &error),
+    }
+}
+
+/// The one message an error gets. Not a log line: it is there whatever the log level is.
+fn fail(exit: Exit, error: &dyn std::fmt::Display) -> Exit {
+    let text = error.to_string();
+    // Findings of a linted file say so themselves.
+    let prefix = if text.starts_with("error: ") || text.starts_with("warning: ") { "" } else { "error: " };
+    let _ = writeln!(io::stderr(), "{prefix}{text}");
+    exit
+}
+
+fn print(printed: &Printed) -> Exit {
+    let _ = io::stderr().write_all(printed.errors.as_bytes());
+    match print_text(&printed.out) {
+        Exit::Done if printed.wrong => Exit::Configuration,
+        exit => exit,
+    }
+}
+
+fn print_text(text: &str) -> Exit {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Exit::Done,
+        // Such as `| head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(error) => fail(Exit::Failed, &format!("writing to standard output: {error}")),
+    }
+}

@@ -1,0 +1,62 @@
+//! What does the program's exit code say?
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+/// How the program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Exit {
+    /// The input ended, or the pipeline was stopped softly; nothing is wrong.
+    Done = 0,
+    /// Something failed while the pipeline ran.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The pipeline file can't be read or is wrong.
+    Configuration = 3,
+    /// The input can't run until somebody changes something: permissions, region, stream, checkpoint.
+    Input = 4,
+    /// A second signal stopped the pipeline hard.
+    HardStop = 130,
+}
+
+impl Exit {
+    /// All of them, in the order of their codes.
+    pub const ALL: [Self; 6] =
+        [Self::Done, Self::Failed, Self::Usage, Self::Configuration, Self::Input, Self::HardStop];
+
+    /// The number that the shell sees.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// What it means, in one line.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Done => "the input ended, or a soft stop: progress is stored",
+            Self::Failed => "a failure while running, such as an output that refuses messages",
+            Self::Usage => "wrong use of the command line",
+            Self::Configuration => "the pipeline file can't be read, or is wrong",
+            Self::Input => "the input can't run: credentials, region, stream, permissions, checkpoint",
+            Self::HardStop => "a hard stop: messages that were on their way will be read again",
+        }
+    }
+
+    /// The list for `--help`.
+    pub(crate) fn table() -> String {
+        let mut out = String::from("Exit codes:\n");
+        for exit in Self::ALL {
+            // Writing to a string can't fail.
+            let _ = writeln!(out, "  {:>3}  {}", exit.code(), exit.meaning());
+        }
+        out
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}

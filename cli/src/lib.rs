@@ -1,0 +1,37 @@
+//! Runs, lints and documents pipelines that read Amazon Kinesis.
+//!
+//! The `kinesis-input` program is a thin shell over this library: what `kinesis-input run` does is [`run()`], with
+//! the same pipelines, the same delivery and the same way to stop.
+//!
+//! # Layout
+//!
+//! - [`pipeline`]: a pipeline file becomes an input, an output and how they are joined.
+//! - [`mod@run`]: runs it, until its end, an error or a stop.
+//! - [`command`]: the program: arguments, subcommands, exit codes; `configure`: lint, schema, docs, create.
+//! - `terminal`: logs, the progress line, metrics; `signals`: what Ctrl-C and SIGTERM do.
+
+pub mod command;
+mod configure;
+mod exit;
+pub mod pipeline;
+pub mod run;
+mod signals;
+mod terminal;
+
+use kinesis_input::KinesisInput;
+use pipeline_plugin_api::registry::{DuplicateName, Registry};
+
+pub use exit::Exit;
+pub use pipeline::{Pipeline, PipelineError};
+pub use run::{Ending, Meter, RunError, RunOptions, RunReport, StopHandle, run};
+
+/// The inputs that pipelines can name.
+///
+/// # Errors
+///
+/// Never as it stands; an input added here under a name that is taken would be one.
+pub fn registry() -> Result<Registry, DuplicateName> {
+    let mut registry = Registry::new();
+    registry.register(KinesisInput::new())?;
+    Ok(registry)
+}

@@ -1,0 +1,310 @@
+//! What does a pipeline file hold?
+//!
+//! ```yaml
+//! input:                  # any registered input
+//!   aws_kinesis:
+//!     streams: [orders]
+//!     checkpoint_file: orders.checkpoints
+//! output:                 # `stdout`, `drop`, or any endpoint of mq-bridge
+//!   file: { path: orders.jsonl, format: raw }
+//! pipeline:               # optional
+//!   batch_size: 4096
+//! shutdown_timeout: 20s   # optional
+//! ```
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use garde::Validate;
+use mq_bridge::models::{Endpoint, EndpointType, FileConfig, FileFsync, NameBy, RouteOptions};
+use pipeline_plugin_api::Input;
+use pipeline_plugin_api::config::{Configuration, Diagnostic, Diagnostics, Document, Duration as Span, Environment};
+use pipeline_plugin_api::registry::{BuildError, RegisteredInput, Registry};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// The parts that a pipeline file may have.
+const PARTS: [&str; 4] = ["input", "output", "pipeline", "shutdown_timeout"];
+/// How long a soft stop takes at most, if the file doesn't say.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often an output file is synced.
+const SYNC_MILLIS: u64 = 100;
+
+/// A pipeline that is ready to [`run`](crate::run()). Nothing is connected yet.
+pub struct Pipeline {
+    /// Where messages come from.
+    pub input: Arc<dyn Input>,
+    /// Where they go.
+    pub output: Endpoint,
+    /// How the two are joined.
+    pub options: RouteOptions,
+    /// How long a soft stop takes at most, from the signal to the end.
+    pub shutdown_timeout: Duration,
+    /// What is odd about the file, to be shown to its author.
+    pub warnings: Diagnostics,
+}
+
+/// Why there is no pipeline.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// The file can't be read.
+    #[error("can't read the pipeline file {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("{0}")]
+    Wrong(#[from] Diagnostics),
+    /// The input refused a configuration that looked right.
+    #[error("{0}")]
+    Input(#[source] BuildError),
+}
+
+/// How the input and the output are joined.
+#[derive(Debug, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields, default)]
+struct Settings {
+    /// The most messages that go to the output at once.
+    #[garde(range(min = 1))]
+    batch_size: usize,
+    /// How many batches are written at a time. Above 1 messages of a shard may overtake each other on their way into
+    /// outputs that don't keep order themselves.
+    #[garde(range(min = 1))]
+    concurrency: usize,
+    /// How long an output that fails is left alone before it is tried again.
+    #[garde(skip)]
+    reconnect_interval: Span,
+    /// How long the output may take to connect at the start.
+    #[garde(skip)]
+    startup_timeout: Span,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            batch_size: 4096,
+            concurrency: 1,
+            reconnect_interval: Duration::from_secs(1).into(),
+            startup_timeout: Duration::from_secs(10).into(),
+        }
+    }
+}
+
+impl Configuration for Settings {}
+
+impl Settings {
+    fn options(&self) -> RouteOptions {
+        let millis = |span: Span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        RouteOptions {
+            batch_size: self.batch_size,
+            concurrency: self.concurrency,
+            reconnect_interval_ms: millis(self.reconnect_interval),
+            startup_timeout_ms: millis(self.startup_timeout),
+            ..RouteOptions::default()
+        }
+    }
+}
+
+impl Pipeline {
+    /// A pipeline of parts that the caller made, with the default settings.
+    pub fn new(input: Arc<dyn Input>, output: Endpoint) -> Self {
+        Self {
+            input,
+            output,
+            options: Settings::default().options(),
+            shutdown_timeout: SHUTDOWN_TIMEOUT,
+            warnings: Diagnostics::new(),
+        }
+    }
+
+    /// Reads a pipeline file, with `${VAR}` filled in from the environment of this process.
+    ///
+    /// # Errors
+    ///
+    /// [`PipelineError`], with all that is wrong at once.
+    pub fn load(path: &Path, registry: &Registry) -> Result<Self, PipelineError> {
+        let document = open(path)?;
+        Self::from_document(&document, registry)
+    }
+
+    /// Reads a pipeline out of YAML text; `file` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// [`PipelineError`], with all that is wrong at once.
+    pub fn from_yaml(
+        file: &str,
+        text: &str,
+        environment: &Environment,
+        registry: &Registry,
+    ) -> Result<Self, PipelineError> {
+        Self::from_document(&Document::from_yaml(file, text, environment)?, registry)
+    }
+
+    fn from_document(document: &Document, registry: &Registry) -> Result<Self, PipelineError> {
+        let (found, host) = check(document, registry);
+        if found.has_errors() {
+            return Err(found.into());
+        }
+        // Without errors all of it is there.
+        let (Some(input), Some(host)) = (input(document, registry)?, host) else { return Err(found.into()) };
+        let built = input.build(document, &["input", input.name()]).map_err(|error| match error {
+            BuildError::Config(found) => PipelineError::Wrong(found),
+            other => PipelineError::Input(other),
+        })?;
+        Ok(Self {
+            input: built.input,
+            output: host.output,
+            options: host.settings.options(),
+            shutdown_timeout: host.shutdown_timeout,
+            warnings: found,
+        })
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the input's nor the output's configuration: they may hold secrets.
+        f.debug_struct("Pipeline")
+            .field("input", &self.input.status().target)
+            .field("shutdown_timeout", &self.shutdown_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Parses a file.
+pub(crate) fn open(path: &Path) -> Result<Document, PipelineError> {
+    let text = std::fs::read_to_string(path).map_err(|source| PipelineError::Read { path: path.to_owned(), source })?;
+    Ok(Document::from_yaml(&path.display().to_string(), &text, &Environment::process())?)
+}
+
+/// The parts that aren't the input's.
+pub(crate) struct HostParts {
+    output: Endpoint,
+    settings: Settings,
+    shutdown_timeout: Duration,
+}
+
+/// All that is wrong or odd in a pipeline file, and the host's parts if they are right.
+pub(crate) fn check(document: &Document, registry: &Registry) -> (Diagnostics, Option<HostParts>) {
+    let mut found = Diagnostics::new();
+    let parts = document.fields(&[]).unwrap_or_default();
+    for part in parts.iter().filter(|part| !PARTS.contains(part)) {
+        found.push(
+            document
+                .error_at(&[part], "a pipeline file has no such part")
+                .with_help(format!("its parts are {}", list(PARTS))),
+        );
+    }
+    match input(document, registry) {
+        Ok(Some(input)) => found.extend(input.spec().lint(document, &["input", input.name()])),
+        Ok(None) => {}
+        Err(errors) => found.extend(errors),
+    }
+    let output = keep(output(document), &mut found);
+    let settings = if parts.contains(&"pipeline") {
+        keep(document.parse::<Settings>(&["pipeline"]).map(|parsed| parsed.config), &mut found)
+    } else {
+        Some(Settings::default())
+    };
+    let timeout = if parts.contains(&"shutdown_timeout") {
+        keep(document.read::<Span>(&["shutdown_timeout"]).map(|span| *span), &mut found)
+    } else {
+        Some(SHUTDOWN_TIMEOUT)
+    };
+    let (Some(output), Some(settings), Some(shutdown_timeout)) = (output, settings, timeout) else {
+        return (found, None);
+    };
+    (found, Some(HostParts { output, settings, shutdown_timeout }))
+}
+
+fn keep<T>(result: Result<T, Diagnostics>, found: &mut Diagnostics) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(errors) => {
+            found.extend(errors);
+            None
+        }
+    }
+}
+
+/// The one input that the file names.
+fn input<'r>(document: &Document, registry: &'r Registry) -> Result<Option<&'r RegisteredInput>, Diagnostics> {
+    let known = || list(registry.iter().map(RegisteredInput::name));
+    let names = document.fields(&["input"]).unwrap_or_default();
+    let [name] = names[..] else {
+        let error = document.error_at(&["input"], "a pipeline needs exactly one input");
+        return Err(error.with_help(format!("inputs are {}", known())).into());
+    };
+    match registry.get(name) {
+        Some(input) => Ok(Some(input)),
+        None => Err(unknown_input(document, name, registry.nearest(name), &known()).into()),
+    }
+}
+
+fn unknown_input(document: &Document, name: &str, nearest: Option<&str>, known: &str) -> Diagnostic {
+    let help = match nearest {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None => format!("inputs are {known}"),
+    };
+    document.error_at(&["input", name], format!("there is no input named `{name}`")).with_help(help)
+}
+
+/// The output; ours are `stdout` and `drop`, the rest is mq-bridge's.
+fn output(document: &Document) -> Result<Endpoint, Diagnostics> {
+    let fields = document.fields(&["output"]).unwrap_or_default();
+    // As a word or as a mapping: `output: stdout`, `output: {stdout: {}}`.
+    let word = if fields.is_empty() { document.read::<String>(&["output"]).ok() } else { None };
+    if word.as_deref() == Some("drop") || fields == ["drop"] {
+        return Ok(Endpoint::new(EndpointType::Null));
+    }
+    if word.as_deref() == Some("stdout") || fields == ["stdout"] {
+        return Ok(crate::run::stdout::endpoint());
+    }
+    if fields.is_empty() {
+        let error = document.error_at(&["output"], "a pipeline needs an output");
+        return Err(error.with_help("such as `stdout`, `drop`, or `file: {path: out.jsonl, format: raw}`").into());
+    }
+    let mut endpoint: Endpoint = document.read(&["output"])?;
+    if let EndpointType::File(file) = &mut endpoint.endpoint_type
+        && !document.fields(&["output", "file"]).unwrap_or_default().contains(&"fsync")
+    {
+        sync(file);
+    }
+    if let EndpointType::Custom { name, .. } = &endpoint.endpoint_type
+        && mq_bridge::extensions::get_endpoint_factory(name).is_none()
+    {
+        return Err(document
+            .error_at(&["output", name], format!("there is no output named `{name}`"))
+            .with_help("outputs are `stdout`, `drop`, `file`, and those of mq-bridge that this program was built with")
+            .into());
+    }
+    Ok(endpoint)
+}
+
+/// A message counts as done only when it would survive a power failure, so what is written is synced before it is
+/// acknowledged; a little later, so that one sync does for many batches.
+fn sync(file: &mut FileConfig) {
+    // Parts named by source position are synced by mq-bridge itself, and a terminal or a pipe can't be.
+    let special = std::fs::metadata(&file.path).is_ok_and(|found| !found.is_file());
+    let parts = file.name_by == NameBy::SourcePosition || file.idempotency == Some(true);
+    if !parts && !special {
+        file.fsync = FileFsync::Periodic;
+        file.fsync_interval_ms.get_or_insert(SYNC_MILLIS);
+    }
+}
+
+fn list<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
+    names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ")
+}
+
+/// The schema of the `pipeline` part.
+pub(crate) fn settings_schema() -> serde_json::Value {
+    schemars::schema_for!(Settings).to_value()
+}

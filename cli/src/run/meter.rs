@@ -1,0 +1,123 @@
+//! What has a run read and delivered so far?
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pipeline_plugin_api::{AckError, Batch, Demand, Input, InputError, Receipt, Status, Verdict, Verdicts};
+
+use super::said;
+
+/// Counts what a run does. Clones show the same numbers.
+#[derive(Debug, Clone, Default)]
+pub struct Meter(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    read: AtomicU64,
+    bytes: AtomicU64,
+    delivered: AtomicU64,
+    returned: AtomicU64,
+}
+
+/// What a [`Meter`] shows at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Reading {
+    /// Messages taken from the input, again and again included.
+    pub read: u64,
+    /// The bytes of their payloads.
+    pub bytes: u64,
+    /// Messages that the output took.
+    pub delivered: u64,
+    /// Messages that it didn't, to be delivered again.
+    pub returned: u64,
+}
+
+impl Meter {
+    /// All zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The numbers now.
+    pub fn read(&self) -> Reading {
+        let now = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Reading {
+            read: now(&self.0.read),
+            bytes: now(&self.0.bytes),
+            delivered: now(&self.0.delivered),
+            returned: now(&self.0.returned),
+        }
+    }
+
+    fn took(&self, batch: &Batch) {
+        let bytes = batch.messages().iter().map(|message| message.payload().len() as u64).sum();
+        self.0.read.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn settled(&self, expected: usize, verdicts: &Verdicts) {
+        let total = expected as u64;
+        let acked = match verdicts {
+            Verdicts::All(Verdict::Ack) => total,
+            Verdicts::All(Verdict::Nack) => 0,
+            Verdicts::Each(each) => each.iter().filter(|verdict| **verdict == Verdict::Ack).count() as u64,
+        };
+        self.0.delivered.fetch_add(acked, Ordering::Relaxed);
+        self.0.returned.fetch_add(total.saturating_sub(acked), Ordering::Relaxed);
+    }
+}
+
+/// An input that is counted, and that remembers why it can't run.
+pub(super) struct Metered {
+    input: Arc<dyn Input>,
+    meter: Meter,
+    fatal: OnceLock<String>,
+}
+
+impl Metered {
+    pub(super) fn new(input: Arc<dyn Input>, meter: Meter) -> Self {
+        Self { input, meter, fatal: OnceLock::new() }
+    }
+
+    /// Why the input can't run, if it said so. mq-bridge hands on only text, and not who said it.
+    pub(super) fn fatal(&self) -> Option<&str> {
+        self.fatal.get().map(String::as_str)
+    }
+
+    fn watch(&self, error: InputError) -> InputError {
+        if matches!(error, InputError::Fatal(_)) {
+            // Only the first counts.
+            let _ = self.fatal.set(said(&error));
+        }
+        error
+    }
+}
+
+#[async_trait]
+impl Input for Metered {
+    async fn connect(&self) -> Result<(), InputError> {
+        self.input.connect().await.map_err(|error| self.watch(error))
+    }
+
+    async fn read_batch(&self, demand: Demand) -> Result<Batch, InputError> {
+        let batch = self.input.read_batch(demand).await.map_err(|error| self.watch(error))?;
+        self.meter.took(&batch);
+        Ok(batch)
+    }
+
+    async fn ack(&self, receipt: Receipt, verdicts: Verdicts) -> Result<(), AckError> {
+        self.meter.settled(receipt.expected(), &verdicts);
+        self.input.ack(receipt, verdicts).await
+    }
+
+    async fn close(&self, within: Duration) -> Result<(), InputError> {
+        self.input.close(within).await
+    }
+
+    fn status(&self) -> Status {
+        self.input.status()
+    }
+}

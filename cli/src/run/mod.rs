@@ -1,0 +1,145 @@
+//! How does a pipeline run, from the first connection to the stored progress?
+//!
+//! The input is connected here and lent to an mq-bridge route, so that an input that can't run is told apart from an
+//! output that fails, and an output that reconnects doesn't disturb the input. At a soft stop the route delivers what
+//! it has taken and settles it; only then the input is closed, which stores how far it came.
+//!
+//! - [`meter`](Meter): what is counted; [`stop`](StopHandle): how it is stopped; `ending`: how it ended.
+//! - `route`: the mq-bridge route; `no_loss`: what keeps it from dropping what an output refuses.
+//! - `stdout`: the output of that name.
+
+mod ending;
+mod meter;
+mod no_loss;
+mod route;
+pub(crate) mod stdout;
+mod stop;
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pipeline_plugin_api::{Input, InputError};
+use tokio::time::Instant;
+
+pub use ending::{Ending, RunError, RunReport};
+pub use meter::{Meter, Reading};
+pub use stop::StopHandle;
+
+use crate::Pipeline;
+use meter::Metered;
+
+/// Before connecting again: the first wait and the longest, doubling between.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// How much longer than it was given a close may take before it is given up.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// How long a hard stop waits for progress that is acknowledged to be stored.
+const HARD_CLOSE: Duration = Duration::from_secs(1);
+
+/// What a caller can add to a run.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct RunOptions {
+    /// Counts what happens, readable while it happens.
+    pub meter: Meter,
+}
+
+impl RunOptions {
+    /// With a meter that the caller has kept a clone of.
+    #[must_use]
+    pub fn meter(mut self, meter: Meter) -> Self {
+        self.meter = meter;
+        self
+    }
+}
+
+/// Runs a pipeline until its input ends, something fails for good, or it is stopped.
+///
+/// # Errors
+///
+/// [`RunError`]. Whatever the error, nothing that was not delivered counts as done.
+///
+/// # Cancel safety
+///
+/// Not cancel safe: dropping it neither stops the route nor stores progress. Use [`StopHandle`].
+pub async fn run(pipeline: Pipeline, options: RunOptions, stop: StopHandle) -> Result<RunReport, RunError> {
+    let start = Instant::now();
+    let shutdown_timeout = pipeline.shutdown_timeout;
+    let input = Arc::new(Metered::new(Arc::clone(&pipeline.input), options.meter.clone()));
+
+    let mut driven = match connect(input.as_ref(), &stop).await {
+        Ok(None) => route::drive(pipeline, Arc::clone(&input), &stop).await,
+        Ok(Some(ending)) => Ok(ending),
+        Err(error) => Err(error),
+    };
+
+    let left = stop.deadline(shutdown_timeout).saturating_duration_since(Instant::now());
+    let closed = close(input.as_ref(), left, &stop).await;
+    if stop.is_hard() {
+        driven = Err(RunError::HardStop);
+    }
+    let ending = driven?;
+    closed?;
+    Ok(RunReport { ending, counted: options.meter.read(), elapsed: start.elapsed() })
+}
+
+/// Connects until it succeeds; an ending if that comes first.
+async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>, RunError> {
+    let mut next = RECONNECT.0;
+    loop {
+        let error = tokio::select! {
+            biased;
+            () = stop.soft_or_hard() => return Ok(Some(Ending::Stopped)),
+            connected = input.connect() => match connected {
+                Ok(()) => return Ok(None),
+                Err(error) => error,
+            },
+        };
+        let wait = match &error {
+            InputError::EndOfInput => return Ok(Some(Ending::EndOfInput)),
+            InputError::Fatal(_) => return Err(RunError::Input { reason: said(&error) }),
+            InputError::BackOff { after, .. } => *after,
+            _ => {
+                let wait = next;
+                next = (wait * 2).min(RECONNECT.1);
+                wait
+            }
+        };
+        tracing::warn!(error = said(&error), ?wait, "the input can't connect yet");
+        tokio::select! {
+            () = stop.soft_or_hard() => return Ok(Some(Ending::Stopped)),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Closes the input, whatever came before.
+async fn close(input: &dyn Input, within: Duration, stop: &StopHandle) -> Result<(), RunError> {
+    let within = if stop.is_hard() { Duration::ZERO } else { within };
+    let hard = async {
+        stop.hard_requested().await;
+        tokio::time::sleep(HARD_CLOSE).await;
+    };
+    tokio::select! {
+        closed = tokio::time::timeout(within + CLOSE_GRACE, input.close(within)) => match closed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(RunError::NotStored { reason: said(&error) }),
+            Err(_) => Err(RunError::NotStored { reason: format!("the input did not close within {within:?}") }),
+        },
+        () = hard => Err(RunError::HardStop),
+    }
+}
+
+/// An error's own text and that of its causes, each said once.
+fn said(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}

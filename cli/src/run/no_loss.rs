@@ -1,0 +1,141 @@
+//! What becomes of messages that an output refuses for good?
+//!
+//! mq-bridge acknowledges and drops them, unless a `dlq` middleware takes them. That would be a loss nobody asked
+//! for, so here they count as not delivered, and the run ends with the reason.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use mq_bridge::extensions::{register_middleware_factory, unregister_middleware_factory};
+use mq_bridge::models::Middleware;
+use mq_bridge::traits::{BoxFuture, CustomMiddlewareFactory, EndpointStatus, MessagePublisher, PublisherError};
+use mq_bridge::{CanonicalMessage, SentBatch, anyhow};
+use serde_json::Value;
+use tokio::sync::watch;
+
+type Reason = Arc<watch::Sender<Option<String>>>;
+
+/// Watches over the output of one run.
+pub(super) struct NoLoss {
+    name: String,
+    reason: Reason,
+}
+
+impl NoLoss {
+    /// Makes the middleware known to mq-bridge under `name`, until this is dropped.
+    pub(super) fn install(name: String) -> Result<Self, String> {
+        let reason = Arc::new(watch::channel(None).0);
+        let factory = Factory(Arc::clone(&reason));
+        register_middleware_factory(&name, Arc::new(factory)).map_err(|error| error.to_string())?;
+        Ok(Self { name, reason })
+    }
+
+    /// What to put outermost on the output.
+    pub(super) fn middleware(&self) -> Middleware {
+        Middleware::Custom { name: self.name.clone(), config: Value::Null }
+    }
+
+    /// Waits until something is refused; says why.
+    pub(super) async fn refused(&self) -> String {
+        match self.reason.subscribe().wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // Impossible while `self` holds the sender.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Why something was refused, if it was.
+    pub(super) fn seen(&self) -> Option<String> {
+        self.reason.borrow().clone()
+    }
+}
+
+impl Drop for NoLoss {
+    fn drop(&mut self) {
+        unregister_middleware_factory(&self.name);
+    }
+}
+
+struct Factory(Reason);
+
+#[async_trait]
+impl CustomMiddlewareFactory for Factory {
+    async fn apply_publisher(
+        &self,
+        publisher: Box<dyn MessagePublisher>,
+        _route: &str,
+        _config: &Value,
+    ) -> anyhow::Result<Box<dyn MessagePublisher>> {
+        Ok(Box::new(Guarded { inner: publisher, reason: Arc::clone(&self.0) }))
+    }
+}
+
+impl fmt::Debug for Factory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NoLoss")
+    }
+}
+
+struct Guarded {
+    inner: Box<dyn MessagePublisher>,
+    reason: Reason,
+}
+
+impl Guarded {
+    /// A refusal becomes something to try again, which mq-bridge nacks.
+    fn keep(&self, error: PublisherError) -> PublisherError {
+        let PublisherError::NonRetryable(cause) = error else { return error };
+        self.reason.send_if_modified(|reason| {
+            let first = reason.is_none();
+            if first {
+                *reason = Some(format!("{cause:#}"));
+            }
+            first
+        });
+        PublisherError::Retryable(cause)
+    }
+}
+
+#[async_trait]
+impl MessagePublisher for Guarded {
+    async fn send_batch(&self, messages: Vec<CanonicalMessage>) -> Result<SentBatch, PublisherError> {
+        match self.inner.send_batch(messages).await {
+            Ok(SentBatch::Partial { responses, failed }) => {
+                let failed = failed.into_iter().map(|(message, error)| (message, self.keep(error))).collect();
+                Ok(SentBatch::Partial { responses, failed })
+            }
+            Ok(sent) => Ok(sent),
+            Err(error) => Err(self.keep(error)),
+        }
+    }
+
+    fn on_connect_hook(&self) -> Option<BoxFuture<'_, anyhow::Result<()>>> {
+        self.inner.on_connect_hook()
+    }
+
+    fn on_disconnect_hook(&self) -> Option<BoxFuture<'_, anyhow::Result<()>>> {
+        self.inner.on_disconnect_hook()
+    }
+
+    async fn flush(&self) -> anyhow::Result<()> {
+        self.inner.flush().await
+    }
+
+    async fn status(&self) -> EndpointStatus {
+        self.inner.status().await
+    }
+
+    fn requires_ordered_publish(&self) -> bool {
+        self.inner.requires_ordered_publish()
+    }
+
+    fn deferred_commit_interval(&self) -> Option<std::time::Duration> {
+        self.inner.deferred_commit_interval()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self.inner.as_any()
+    }
+}

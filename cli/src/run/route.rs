@@ -1,0 +1,87 @@
+//! How do messages get from a connected input to the output?
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mq_bridge::Route;
+use mq_bridge::route::{RouteHandle, RouteOutcome};
+use pipeline_plugin_api::Input;
+use pipeline_plugin_mq_bridge::attach;
+
+use super::meter::Metered;
+use super::no_loss::NoLoss;
+use super::{Ending, RunError, StopHandle};
+use crate::Pipeline;
+
+/// What mq-bridge calls the route in its logs.
+const NAME: &str = "pipeline";
+/// How often a route is asked whether it has ended; it has no way to tell.
+const ASK: Duration = Duration::from_millis(20);
+
+/// Runs the route until it ends. Does not close the input.
+pub(super) async fn drive(pipeline: Pipeline, input: Arc<Metered>, stop: &StopHandle) -> Result<Ending, RunError> {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    // mq-bridge's names are the process's, and a process may run several pipelines.
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let configuration = |reason: String| RunError::Configuration { reason };
+    let attached = attach(format!("kinesis-input.input.{run}"), Arc::clone(&input) as Arc<dyn Input>)
+        .map_err(|error| configuration(error.to_string()))?;
+    let no_loss = NoLoss::install(format!("kinesis-input.no_loss.{run}")).map_err(configuration)?;
+
+    let mut output = pipeline.output;
+    // The last is the outermost: it sees what all others let through.
+    output.middlewares.push(no_loss.middleware());
+    let route = Route::new(attached.endpoint(), output).with_options(pipeline.options);
+    route.check(NAME, None).map_err(|error| configuration(format!("{error:#}")))?;
+
+    let handle = tokio::select! {
+        started = route.run(NAME) => started.map_err(|error| failed(&input, &format!("{error:#}")))?,
+        () = stop.hard_requested() => return Err(RunError::HardStop),
+    };
+    let refused = tokio::select! {
+        outcome = ended(&handle) => return conclude(outcome, &handle, &input),
+        refused = no_loss.refused() => Some(refused),
+        () = stop.soft_or_hard() => None,
+    };
+    handle.stop().await;
+    let outcome = tokio::select! {
+        outcome = ended(&handle) => outcome,
+        () = stop.hard_requested() => return Err(RunError::HardStop),
+        () = tokio::time::sleep_until(stop.deadline(pipeline.shutdown_timeout)) => {
+            return Err(RunError::StopTimedOut { timeout: pipeline.shutdown_timeout });
+        }
+    };
+    match refused.or_else(|| no_loss.seen()) {
+        Some(reason) => Err(RunError::Refused { reason }),
+        None => conclude(outcome, &handle, &input),
+    }
+}
+
+async fn ended(handle: &RouteHandle) -> RouteOutcome {
+    loop {
+        if let Some(outcome) = handle.outcome() {
+            return outcome;
+        }
+        tokio::time::sleep(ASK).await;
+    }
+}
+
+fn conclude(outcome: RouteOutcome, handle: &RouteHandle, input: &Metered) -> Result<Ending, RunError> {
+    match outcome {
+        RouteOutcome::Completed => Ok(Ending::EndOfInput),
+        RouteOutcome::Stopped => Ok(Ending::Stopped),
+        RouteOutcome::Failed => {
+            let reason = handle.status().error.unwrap_or_else(|| "mq-bridge gives no reason".to_owned());
+            Err(failed(input, &reason))
+        }
+    }
+}
+
+/// Whose fault it was.
+fn failed(input: &Metered, reason: &str) -> RunError {
+    match input.fatal() {
+        Some(fatal) => RunError::Input { reason: fatal.to_owned() },
+        None => RunError::Route { reason: reason.to_owned() },
+    }
+}

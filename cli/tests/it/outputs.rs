@@ -1,0 +1,78 @@
+//! Outputs that behave as a test wants.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use mq_bridge::extensions::register_endpoint_factory;
+use mq_bridge::models::{Endpoint, EndpointType};
+use mq_bridge::traits::{CustomEndpointFactory, MessagePublisher, PublisherError};
+use mq_bridge::{CanonicalMessage, SentBatch, anyhow};
+use serde_json::Value;
+use tokio::sync::watch;
+
+/// What an output does with a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Behaviour {
+    /// Fails so many times, as a connection does, then takes everything.
+    FailsFirst(usize),
+    /// Will never take a message that holds this.
+    Refuses(&'static str),
+    /// Takes a batch and never answers.
+    Hangs,
+}
+
+/// What an output has been given.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    behaviour: Behaviour,
+    calls: Arc<watch::Sender<usize>>,
+    pub(crate) taken: Arc<Mutex<Vec<String>>>,
+}
+
+impl Output {
+    /// An output under a name of its own, as a test's only use of it.
+    pub(crate) fn register(name: &str, behaviour: Behaviour) -> (Self, Endpoint) {
+        let output = Self { behaviour, calls: Arc::new(watch::channel(0).0), taken: Arc::default() };
+        register_endpoint_factory(name, Arc::new(output.clone())).unwrap();
+        (output, Endpoint::new(EndpointType::Custom { name: name.to_owned(), config: Value::Null }))
+    }
+
+    /// Waits until so many batches have come.
+    pub(crate) async fn called(&self, times: usize) {
+        self.calls.subscribe().wait_for(|calls| *calls >= times).await.unwrap();
+    }
+}
+
+#[async_trait]
+impl CustomEndpointFactory for Output {
+    async fn create_publisher(&self, _: &str, _: &Value) -> anyhow::Result<Box<dyn MessagePublisher>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl MessagePublisher for Output {
+    async fn send_batch(&self, messages: Vec<CanonicalMessage>) -> Result<SentBatch, PublisherError> {
+        let call = *self.calls.borrow();
+        self.calls.send_modify(|calls| *calls += 1);
+        match self.behaviour {
+            Behaviour::FailsFirst(times) if call < times => {
+                return Err(PublisherError::Connection(anyhow::anyhow!("the other side is away")));
+            }
+            Behaviour::Refuses(what) => {
+                if messages.iter().any(|message| message.get_payload_str() == what) {
+                    return Err(PublisherError::NonRetryable(anyhow::anyhow!("`{what}` is too much")));
+                }
+            }
+            Behaviour::Hangs => std::future::pending().await,
+            Behaviour::FailsFirst(_) => {}
+        }
+        self.taken.lock().unwrap().extend(messages.iter().map(|message| message.get_payload_str().into_owned()));
+        Ok(SentBatch::Ack)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

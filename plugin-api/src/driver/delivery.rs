@@ -1,0 +1,141 @@
+//! Who holds the receipt of a batch that is out?
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::{AckError, Batch, Input, Message, Receipt, Verdicts};
+
+/// The receipts of all batches that are out. They are kept here, not in the deliveries, so that a hard stop can nack
+/// what some task elsewhere still holds.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    receipts: Mutex<Receipts>,
+    fewer: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Receipts {
+    by_number: HashMap<u64, Receipt>,
+    next: u64,
+}
+
+impl InFlight {
+    fn lock(&self) -> MutexGuard<'_, Receipts> {
+        self.receipts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, receipt: Receipt) -> u64 {
+        let mut receipts = self.lock();
+        let number = receipts.next;
+        receipts.next += 1;
+        receipts.by_number.insert(number, receipt);
+        number
+    }
+
+    fn take(&self, number: u64) -> Option<Receipt> {
+        let receipt = self.lock().by_number.remove(&number);
+        self.fewer.notify_waiters();
+        receipt
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().by_number.len()
+    }
+
+    /// Waits until fewer than `limit` batches are out.
+    pub(super) async fn below(&self, limit: usize) {
+        loop {
+            let fewer = self.fewer.notified();
+            tokio::pin!(fewer);
+            fewer.as_mut().enable();
+            if self.len() < limit {
+                return;
+            }
+            fewer.await;
+        }
+    }
+
+    /// Nacks everything that is out.
+    pub(super) fn nack_all(&self) {
+        // Dropped outside the lock: a receipt calls into the input.
+        let dropped = std::mem::take(&mut self.lock().by_number);
+        drop(dropped);
+        self.fewer.notify_waiters();
+    }
+}
+
+/// A batch on its way through the host. Dropping it nacks it.
+#[derive(Debug)]
+#[must_use = "a delivery that is dropped is nacked"]
+pub struct Delivery {
+    messages: Vec<Message>,
+    settlement: Settlement,
+}
+
+impl Delivery {
+    pub(super) fn new(input: &Arc<dyn Input>, in_flight: &Arc<InFlight>, batch: Batch) -> Self {
+        let (messages, receipt) = batch.into_parts();
+        let number = in_flight.put(receipt);
+        let settlement = Settlement { input: Arc::clone(input), in_flight: Arc::clone(in_flight), number };
+        Self { messages, settlement }
+    }
+
+    /// The messages, oldest first.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// The messages to process, and what to settle them with.
+    pub fn into_parts(self) -> (Vec<Message>, Settlement) {
+        (self.messages, self.settlement)
+    }
+
+    /// Says what became of the messages. See [`Settlement::settle`].
+    ///
+    /// # Errors
+    ///
+    /// [`AckError::WrongCount`] when there are not as many verdicts as messages.
+    pub async fn settle(self, verdicts: Verdicts) -> Result<(), AckError> {
+        self.settlement.settle(verdicts).await
+    }
+}
+
+/// The right, and the duty, to settle a delivery. Dropping it is a nack.
+#[must_use = "a settlement that is dropped is a nack"]
+pub struct Settlement {
+    input: Arc<dyn Input>,
+    in_flight: Arc<InFlight>,
+    number: u64,
+}
+
+impl Settlement {
+    /// Says what became of the messages, in any order among deliveries, from any task. After a hard stop, or once the
+    /// driver is closed, it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`AckError::WrongCount`] when there are not as many verdicts as messages; the batch then counts as nacked.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe in that nothing is lost: dropped before it ran, it is a nack.
+    pub async fn settle(self, verdicts: Verdicts) -> Result<(), AckError> {
+        let Some(receipt) = self.in_flight.take(self.number) else { return Ok(()) };
+        self.input.ack(receipt, verdicts).await
+    }
+}
+
+impl Drop for Settlement {
+    fn drop(&mut self) {
+        drop(self.in_flight.take(self.number));
+    }
+}
+
+impl fmt::Debug for Settlement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settlement").field("number", &self.number).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,144 @@
+//! How is an input read through lost connections?
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+use super::event::{Event, Observer};
+use crate::{Batch, Demand, Input, InputError};
+
+/// Reads an input, and connects it first whenever that is needed.
+///
+/// What passes by itself is waited out here: after [`InputError::NotConnected`] it connects again, 100 ms to 1 s
+/// later; after [`InputError::BackOff`] it makes the same call again when it was told to.
+pub struct Reader {
+    input: Arc<dyn Input>,
+    observer: Observer,
+    connected: bool,
+    backoff: Backoff,
+    /// Nothing is asked of the input before this time. Kept here, so that a dropped call doesn't shorten the wait.
+    not_before: Option<Instant>,
+    /// Failures since the last successful read.
+    failures: u32,
+}
+
+impl Reader {
+    /// A reader of `input`, which may be connected or not.
+    pub fn new(input: Arc<dyn Input>) -> Self {
+        Self {
+            input,
+            observer: Arc::new(|_| {}),
+            connected: false,
+            backoff: Backoff::default(),
+            not_before: None,
+            failures: 0,
+        }
+    }
+
+    /// Tells `observer` of everything that changes. It is called in the middle of things and must not block.
+    #[must_use]
+    pub fn observe(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.observer = Arc::new(observer);
+        self
+    }
+
+    /// The input.
+    pub fn input(&self) -> &Arc<dyn Input> {
+        &self.input
+    }
+
+    /// Whether the last thing the input said was an error that it waits out: then an empty batch doesn't mean that
+    /// there is nothing to read.
+    pub fn is_retrying(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Waits for messages as [`Input::read_batch`] does, connecting as needed. The time a connect takes isn't
+    /// cut short by [`Demand::max_wait`], only waits between attempts are.
+    ///
+    /// # Errors
+    ///
+    /// [`InputError::EndOfInput`] and [`InputError::Fatal`], which end the reading; nothing else.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a call that is dropped has taken nothing, and its waits aren't shortened.
+    pub async fn read(&mut self, demand: Demand) -> Result<Batch, InputError> {
+        let deadline = Instant::now() + demand.max_wait;
+        loop {
+            if let Some(at) = self.not_before {
+                if at > deadline {
+                    tokio::time::sleep_until(deadline).await;
+                    return Ok(Batch::empty());
+                }
+                tokio::time::sleep_until(at).await;
+                self.not_before = None;
+            }
+            let max_wait = deadline.saturating_duration_since(Instant::now());
+            match self.attempt(Demand { max_wait, ..demand }).await {
+                Ok(batch) => {
+                    self.backoff.reset();
+                    let failures = std::mem::take(&mut self.failures);
+                    if failures > 0 {
+                        self.tell(&Event::Recovered { failures });
+                    }
+                    return Ok(batch);
+                }
+                Err(error) => self.failed(error)?,
+            }
+        }
+    }
+
+    async fn attempt(&mut self, demand: Demand) -> Result<Batch, InputError> {
+        if !self.connected {
+            self.input.connect().await?;
+            self.connected = true;
+            self.tell(&Event::Connected);
+        }
+        self.input.read_batch(demand).await
+    }
+
+    /// Ends the reading, or says when to try again.
+    fn failed(&mut self, error: InputError) -> Result<(), InputError> {
+        let after = match &error {
+            InputError::EndOfInput => {
+                self.tell(&Event::Ended);
+                return Err(error);
+            }
+            InputError::Fatal(_) => {
+                self.tell(&Event::Failed { error: &error });
+                return Err(error);
+            }
+            // "At once" from an input that fails at once would be a busy loop.
+            InputError::BackOff { after, .. } if !after.is_zero() => *after,
+            InputError::BackOff { .. } => self.backoff.wait(),
+            InputError::NotConnected(_) => {
+                self.connected = false;
+                self.backoff.wait()
+            }
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(Instant::now() + after);
+        self.tell(&Event::Retrying { error: &error, after, failures: self.failures });
+        Ok(())
+    }
+
+    pub(super) fn tell(&self, event: &Event<'_>) {
+        (self.observer)(event);
+    }
+
+    pub(super) fn observer(&self) -> Observer {
+        Arc::clone(&self.observer)
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("connected", &self.connected)
+            .field("failures", &self.failures)
+            .finish_non_exhaustive()
+    }
+}
