@@ -69,6 +69,10 @@ impl StreamReader {
         let stop = self.stop.clone();
         self.start_readable(&mut running, &mut resting).await;
         loop {
+            if self.topology.all_ended() {
+                self.ending.stream_is_read();
+                break;
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -82,10 +86,6 @@ impl StreamReader {
                     self.refresh(self.settings.rebalance_period / 2).await;
                     self.start_readable(&mut running, &mut resting).await;
                 }
-            }
-            if self.topology.all_ended() {
-                self.ending.stream_is_read();
-                break;
             }
         }
         // Each task is told by the same token; nobody is left behind.

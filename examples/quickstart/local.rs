@@ -5,12 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ferrokinesis::store::StoreOptions;
-use http_body_util::BodyExt;
+use ferrokinesis::actions::subscribe_to_shard;
+use ferrokinesis::store::{Store, StoreOptions};
+use http_body_util::{BodyExt, Full};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
@@ -57,7 +59,7 @@ impl LocalKinesis {
 
     /// Starts a server that accepts connections in its own way and lets somebody tamper with its answers.
     pub async fn start_with(options: StoreOptions, accept: impl Accept, tamper: Tamper) -> io::Result<Self> {
-        let (app, _store) = ferrokinesis::create_app(options);
+        let (app, store) = ferrokinesis::create_app(options);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let accept = Arc::new(accept);
@@ -67,20 +69,27 @@ impl LocalKinesis {
             let mut connections = JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
                 let _ = socket.set_nodelay(true);
-                let (app, accept, tamper) = (app.clone(), Arc::clone(&accept), Arc::clone(&tamper));
+                let (app, store) = (app.clone(), store.clone());
+                let (accept, tamper) = (Arc::clone(&accept), Arc::clone(&tamper));
                 connections.spawn(async move {
                     let Ok(io) = accept.accept(socket).await else { return };
                     let service = service_fn(move |request: Request<Incoming>| {
-                        let (app, tamper) = (app.clone(), Arc::clone(&tamper));
+                        let (app, store, tamper) = (app.clone(), store.clone(), Arc::clone(&tamper));
                         async move {
                             let operation = operation(&request);
                             let (parts, body) = request.into_parts();
-                            let body = body.collect().await.unwrap().to_bytes();
-                            if operation == "SubscribeToShard" { eprintln!("DBG req {:?}", body); }
-                            let request = Request::from_parts(parts, http_body_util::Full::new(body));
-                            let answer = match app.oneshot(request).await {
-                                Ok(answer) => answer.map(|body| body.map_err(AnyError::from).boxed_unsync()),
-                                Err(never) => match never {},
+                            let Ok(body) = body.collect().await else {
+                                return Ok(refuse(StatusCode::BAD_REQUEST, "SerializationException", "half a request"));
+                            };
+                            let body = body.to_bytes();
+                            let answer = if operation == "SubscribeToShard" {
+                                subscribe(&store, &body).await
+                            } else {
+                                let request = Request::from_parts(parts, Full::new(body));
+                                match app.oneshot(request).await {
+                                    Ok(answer) => answer.map(|body| body.map_err(AnyError::from).boxed_unsync()),
+                                    Err(never) => match never {},
+                                }
                             };
                             Ok::<_, Infallible>(tamper(&operation, answer))
                         }
@@ -109,4 +118,32 @@ impl LocalKinesis {
 fn operation(request: &Request<Incoming>) -> String {
     let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
     target.and_then(|target| target.rsplit('.').next()).unwrap_or_default().to_owned()
+}
+
+/// Answers SubscribeToShard. Ferrokinesis's own handler drops the sequence number and the timestamp of a starting
+/// position, so that every subscription begins at the oldest record; what it calls then does honour them.
+async fn subscribe(store: &Store, body: &[u8]) -> Response<AnyBody> {
+    let Ok(request) = serde_json::from_slice(body) else {
+        return refuse(StatusCode::BAD_REQUEST, "SerializationException", "not JSON");
+    };
+    match subscribe_to_shard::execute_streaming(store, request, "application/x-amz-json-1.1").await {
+        Ok(events) => {
+            let mut answer = Response::new(events.map_err(AnyError::from).boxed_unsync());
+            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/vnd.amazon.eventstream"));
+            answer
+        }
+        Err(error) => {
+            let status = StatusCode::from_u16(error.status_code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            refuse(status, &error.body.error_type, error.body.message.as_deref().unwrap_or_default())
+        }
+    }
+}
+
+/// An error as Kinesis gives it.
+pub fn refuse(status: StatusCode, code: &str, message: &str) -> Response<AnyBody> {
+    let body = serde_json::json!({ "__type": code, "message": message }).to_string();
+    let mut answer = Response::new(Full::from(body).map_err(AnyError::from).boxed_unsync());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.1"));
+    answer
 }

@@ -68,7 +68,7 @@ async fn splits_and_merges_are_followed_parents_first() {
     bench.put("orders", 0, 1000).await;
     bench.split("orders", "shardId-000000000000").await;
     bench.put("orders", 1000, 2000).await;
-    bench.merge("orders", "shardId-000000000001", "shardId-000000000003").await;
+    bench.merge("orders", "shardId-000000000003", "shardId-000000000001").await;
     bench.put("orders", 2000, 3000).await;
     let input = bench.input("orders", "");
     input.connect().await.unwrap();

@@ -172,6 +172,8 @@ impl Input for MemoryInput {
         let mut inside = self.queue.inside();
         if inside.counts.open > 0 {
             inside.counts.refused += 1;
+            drop(inside);
+            self.queue.0.changed.notify_waiters();
             return Err(InputError::NotConnected("another input holds the queue".into()));
         }
         inside.counts.open += 1;
