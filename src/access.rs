@@ -90,7 +90,9 @@ fn region(config: &Config) -> Result<Option<String>, AccessError> {
             continue;
         }
         match found {
-            Some(other) if other != arn.region => return Err(AccessError::TwoRegions(other.into(), arn.region.clone())),
+            Some(other) if other != arn.region => {
+                return Err(AccessError::TwoRegions(other.into(), arn.region.clone()));
+            }
             _ => found = Some(&arn.region),
         }
     }

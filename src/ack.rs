@@ -49,14 +49,7 @@ struct Mark<S> {
 impl<S: Sequences> Watermark<S> {
     /// A watermark that lets at most `limit` records (at least one) be out at a time.
     pub fn new(limit: u64) -> Self {
-        Self {
-            limit: limit.max(1),
-            next: 0,
-            low: 0,
-            above: BTreeMap::new(),
-            marks: VecDeque::new(),
-            passed: None,
-        }
+        Self { limit: limit.max(1), next: 0, low: 0, above: BTreeMap::new(), marks: VecDeque::new(), passed: None }
     }
 
     /// Takes an event of `count` records and tells their ordinals. They count as out, whatever the limit says: ask

@@ -17,8 +17,8 @@ use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents, StalledSt
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::types::{ConsumerStatus as SdkConsumerStatus, ShardIteratorType, StartingPosition};
 use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextMut;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextMut;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::{DateTime, error::display::DisplayErrorContext};
 use aws_types::SdkConfig;

@@ -147,12 +147,7 @@ impl Checkpointer {
             let Some(epoch) = lock(&self.shards).get(&key).map(|entry| entry.lease.epoch) else {
                 return EndStored::Lost;
             };
-            let end = Write {
-                stream: key.0.clone(),
-                shard: key.1.clone(),
-                epoch,
-                place: Place::End(last.clone()),
-            };
+            let end = Write { stream: key.0.clone(), shard: key.1.clone(), epoch, place: Place::End(last.clone()) };
             let outcome = {
                 let _turn = self.flushing.lock().await;
                 self.store.commit(vec![end]).await

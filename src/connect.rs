@@ -127,11 +127,7 @@ impl From<ConnectError> for InputError {
                 | ConnectError::Store(StoreError::Failed { .. })
                 | ConnectError::Consumer(ConsumerError::NotActive { .. })
         );
-        if passing {
-            Self::BackOff { after: TRY_AGAIN, cause: error.into() }
-        } else {
-            Self::Fatal(error.into())
-        }
+        if passing { Self::BackOff { after: TRY_AGAIN, cause: error.into() } } else { Self::Fatal(error.into()) }
     }
 }
 

@@ -183,8 +183,7 @@ impl Delivery {
     pub(crate) fn into_batch(self, outbox: &Arc<Outbox>) -> Batch {
         let messages: Vec<Message> = self.rows.clone().map(|row| self.table.message(row)).collect();
         self.progress.meter.delivered(messages.len());
-        let receipt =
-            Receipt::new(messages.len(), Outstanding { delivery: Some(self), outbox: Arc::clone(outbox) });
+        let receipt = Receipt::new(messages.len(), Outstanding { delivery: Some(self), outbox: Arc::clone(outbox) });
         Batch::new(messages, receipt)
     }
 

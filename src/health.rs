@@ -53,9 +53,8 @@ mod tests {
     #[test]
     fn the_reason_is_there_as_long_as_a_shard_ails() {
         let health = Health::default();
-        let names = |shard: &str| {
-            Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: shard.into() })
-        };
+        let names =
+            |shard: &str| Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: shard.into() });
         assert_eq!(health.reason(), None);
         health.ailing(&names("a"), &"AccessDeniedException");
         health.ailing(&names("b"), &"AccessDeniedException");

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use ferrokinesis::actions::subscribe_to_shard;
 use ferrokinesis::store::{Store, StoreOptions};
-use http_body_util::{BodyExt, Full};
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;

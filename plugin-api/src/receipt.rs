@@ -90,10 +90,7 @@ impl Drop for Receipt {
 
 impl fmt::Debug for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receipt")
-            .field("expected", &self.expected)
-            .field("settled", &self.settle.is_none())
-            .finish()
+        f.debug_struct("Receipt").field("expected", &self.expected).field("settled", &self.settle.is_none()).finish()
     }
 }
 

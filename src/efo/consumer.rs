@@ -98,7 +98,8 @@ impl Consumer {
     ) -> Result<Self, ConsumerError> {
         // Closed only if somebody closed it, and nobody does.
         let _turn = registering.acquire().await;
-        let mut opening = Opening { service: &*service, stream: &stream, spec: &spec, registered_here: false, last: None };
+        let mut opening =
+            Opening { service: &*service, stream: &stream, spec: &spec, registered_here: false, last: None };
         let arn = opening.within(activation).await?;
         let state = State { arn, registered_here: opening.registered_here, refreshed: Instant::now() };
         Ok(Self {
@@ -255,11 +256,6 @@ impl Opening<'_> {
     }
 
     fn refused(&self, fault: Fault, advice: &'static str) -> ConsumerError {
-        ConsumerError::Refused {
-            stream: self.stream.to_string(),
-            consumer: self.spec.label().into(),
-            fault,
-            advice,
-        }
+        ConsumerError::Refused { stream: self.stream.to_string(), consumer: self.spec.label().into(), fault, advice }
     }
 }

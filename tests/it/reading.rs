@@ -151,7 +151,11 @@ async fn an_empty_batch_is_an_answer() {
     bench.put("orders", 0, 30).await;
     let mut got = 0;
     while got < 30 {
-        let (messages, receipt) = input.read_batch(Demand { max_wait: SOON.max_wait, ..Demand::new(7, Duration::ZERO) }).await.unwrap().into_parts();
+        let (messages, receipt) = input
+            .read_batch(Demand { max_wait: SOON.max_wait, ..Demand::new(7, Duration::ZERO) })
+            .await
+            .unwrap()
+            .into_parts();
         assert!(!messages.is_empty() && messages.len() <= 7);
         got += messages.len();
         input.ack(receipt, Verdicts::ACK).await.unwrap();

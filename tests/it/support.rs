@@ -81,8 +81,14 @@ impl Bench {
                     .build()
                     .unwrap()
             });
-            let answer =
-                self.client.put_records().stream_name(stream).set_records(Some(records.collect())).send().await.unwrap();
+            let answer = self
+                .client
+                .put_records()
+                .stream_name(stream)
+                .set_records(Some(records.collect()))
+                .send()
+                .await
+                .unwrap();
             assert_eq!(answer.failed_record_count(), Some(0));
         }
     }
@@ -128,11 +134,13 @@ pub fn build(plugin: KinesisInput, yaml: &str) -> Arc<dyn Input> {
     let mut registry = Registry::new();
     registry.register(plugin).unwrap();
     let registered = registry.get("aws_kinesis").unwrap();
-    let document = Document::from_yaml("test.yaml", yaml, &Environment::process()).unwrap_or_else(|error| panic!("{error}"));
+    let document =
+        Document::from_yaml("test.yaml", yaml, &Environment::process()).unwrap_or_else(|error| panic!("{error}"));
     registered.build(&document, &[]).unwrap_or_else(|error| panic!("{error}")).input
 }
 
-pub const SOON: Demand = Demand { max_messages: std::num::NonZeroUsize::new(1000).unwrap(), max_wait: Duration::from_secs(20) };
+pub const SOON: Demand =
+    Demand { max_messages: std::num::NonZeroUsize::new(1000).unwrap(), max_wait: Duration::from_secs(20) };
 
 /// What came out: by shard, the numbers in the order in which they came.
 #[derive(Default, Debug)]

@@ -334,9 +334,12 @@ mod tests {
 
     #[test]
     fn absent_null_and_empty_are_the_same() {
-        for text in ["{}", "null", r#"{"ContinuationSequenceNumber":null,"ChildShards":null,"Records":null}"#,
-            r#"{"ContinuationSequenceNumber":"","Records":[],"MillisBehindLatest":null}"#]
-        {
+        for text in [
+            "{}",
+            "null",
+            r#"{"ContinuationSequenceNumber":null,"ChildShards":null,"Records":null}"#,
+            r#"{"ContinuationSequenceNumber":"","Records":[],"MillisBehindLatest":null}"#,
+        ] {
             let event = Event::parse(text.as_bytes()).unwrap();
             assert_eq!((event.continuation, event.millis_behind, event.children.len()), (None, None, 0), "{text}");
             assert!(event.rows.is_empty());
@@ -345,10 +348,20 @@ mod tests {
 
     #[test]
     fn what_can_not_be_read_is_refused() {
-        for text in ["", "[]", "{", r#"{"Records":[{}]}"#, r#"{"Records":[{"SequenceNumber":"1","Data":"*"}]}"#,
-            r#"{"Records":[{"SequenceNumber":"1","Data":"aGVsbG8"}]}"#, r#"{"ContinuationSequenceNumber":"\u12"}"#,
-            r#"{"ContinuationSequenceNumber":"\ud800"}"#, r#"{"x":tru}"#, "{} x", r#"{"x" 1}"#, r#"{"x":1 "y":2}"#]
-        {
+        for text in [
+            "",
+            "[]",
+            "{",
+            r#"{"Records":[{}]}"#,
+            r#"{"Records":[{"SequenceNumber":"1","Data":"*"}]}"#,
+            r#"{"Records":[{"SequenceNumber":"1","Data":"aGVsbG8"}]}"#,
+            r#"{"ContinuationSequenceNumber":"\u12"}"#,
+            r#"{"ContinuationSequenceNumber":"\ud800"}"#,
+            r#"{"x":tru}"#,
+            "{} x",
+            r#"{"x" 1}"#,
+            r#"{"x":1 "y":2}"#,
+        ] {
             assert!(Event::parse(text.as_bytes()).is_err(), "{text}");
         }
         let deep = format!("{{\"x\":{}", "[".repeat(100_000));
