@@ -16,14 +16,14 @@ use std::ops::Range;
 use crate::names::SequenceNumber;
 
 /// Tells the sequence number of the records of one event.
-pub trait Sequences {
+pub(crate) trait Sequences {
     /// The number of the record at this index of the event.
     fn sequence(&self, index: usize) -> SequenceNumber;
 }
 
 /// The watermark of one shard.
 #[derive(Debug)]
-pub struct Watermark<S> {
+pub(crate) struct Watermark<S> {
     /// The most records between the oldest that is not acked and the newest.
     limit: u64,
     /// The ordinal the next record will get.
@@ -48,13 +48,13 @@ struct Mark<S> {
 
 impl<S: Sequences> Watermark<S> {
     /// A watermark that lets at most `limit` records (at least one) be out at a time.
-    pub fn new(limit: u64) -> Self {
+    pub(crate) fn new(limit: u64) -> Self {
         Self { limit: limit.max(1), next: 0, low: 0, above: BTreeMap::new(), marks: VecDeque::new(), passed: None }
     }
 
     /// Takes an event of `count` records and tells their ordinals. They count as out, whatever the limit says: ask
     /// [`room_for`](Self::room_for) before they are delivered.
-    pub fn track(&mut self, records: S, count: u64, continuation: SequenceNumber) -> Range<u64> {
+    pub(crate) fn track(&mut self, records: S, count: u64, continuation: SequenceNumber) -> Range<u64> {
         let ordinals = self.next..self.next + count;
         self.next = ordinals.end;
         self.marks.push_back(Mark { ordinals: ordinals.clone(), records, continuation });
@@ -63,12 +63,12 @@ impl<S: Sequences> Watermark<S> {
     }
 
     /// Whether the record before `end` may be delivered.
-    pub fn room_for(&self, end: u64) -> bool {
+    pub(crate) fn room_for(&self, end: u64) -> bool {
         end.saturating_sub(self.low) <= self.limit
     }
 
     /// Counts records as done. Counting one twice changes nothing.
-    pub fn ack(&mut self, ordinals: Range<u64>) {
+    pub(crate) fn ack(&mut self, ordinals: Range<u64>) {
         let mut start = ordinals.start.max(self.low);
         let mut end = ordinals.end.min(self.next);
         if start >= end {
@@ -102,7 +102,7 @@ impl<S: Sequences> Watermark<S> {
     }
 
     /// The place up to which everything is done, if there is one since the beginning.
-    pub fn checkpoint(&self) -> Option<SequenceNumber> {
+    pub(crate) fn checkpoint(&self) -> Option<SequenceNumber> {
         match self.marks.front() {
             Some(mark) if mark.ordinals.start < self.low => {
                 Some(mark.records.sequence((self.low - 1 - mark.ordinals.start) as usize))
@@ -112,17 +112,18 @@ impl<S: Sequences> Watermark<S> {
     }
 
     /// Records that are done, without a gap, since the beginning.
-    pub fn done(&self) -> u64 {
+    pub(crate) fn done(&self) -> u64 {
         self.low
     }
 
     /// Whether everything that was tracked is done.
-    pub fn is_drained(&self) -> bool {
+    pub(crate) fn is_drained(&self) -> bool {
         self.low == self.next
     }
 
     /// Records that are out.
-    pub fn pending(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn pending(&self) -> u64 {
         let acked_above: u64 = self.above.iter().map(|(start, end)| end - start).sum();
         self.next - self.low - acked_above
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Delays that double from a first one to a ceiling, each with jitter. Pure: randomness is handed in.
 #[derive(Debug, Clone)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     ceiling: Duration,
     tries: u32,
@@ -12,13 +12,13 @@ pub struct Backoff {
 
 impl Backoff {
     /// Delays from `first` to `ceiling`. A ceiling below the first delay is the first delay.
-    pub fn new(first: Duration, ceiling: Duration) -> Self {
+    pub(crate) fn new(first: Duration, ceiling: Duration) -> Self {
         Self { first: first.min(ceiling), ceiling, tries: 0 }
     }
 
     /// The next delay: between half of the step and all of it, as `random` (from 0 to 1) says. Readers that failed
     /// together don't come back together.
-    pub fn next_delay(&mut self, random: f64) -> Duration {
+    pub(crate) fn next_delay(&mut self, random: f64) -> Duration {
         let factor = 2_u32.saturating_pow(self.tries);
         let step = self.first.saturating_mul(factor).min(self.ceiling);
         self.tries = self.tries.saturating_add(1);
@@ -26,12 +26,12 @@ impl Backoff {
     }
 
     /// How many delays were given since the start or the last reset.
-    pub fn tries(&self) -> u32 {
+    pub(crate) fn tries(&self) -> u32 {
         self.tries
     }
 
     /// It worked: begin anew.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.tries = 0;
     }
 }

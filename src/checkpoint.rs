@@ -18,7 +18,7 @@ use crate::sync::{Mutex, lock};
 use crate::telemetry;
 
 /// How often the place of an idle shard is stored.
-const IDLE_PERIOD: Duration = Duration::from_secs(300);
+const IDLE_PERIOD: Duration = Duration::from_mins(5);
 
 /// Stores the progress of all shards that are read.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Checkpointer {
         if due.is_empty() {
             return Ok(());
         }
-        let writes = due.iter().map(|due| due.write()).collect();
+        let writes = due.iter().map(Due::write).collect();
         let written = self.store.commit(writes).await?;
         telemetry::stored(written.iter().filter(|one| **one == Written::Stored).count());
         for (due, written) in due.into_iter().zip(written) {
@@ -173,17 +173,6 @@ impl Checkpointer {
             }
             sleep(backoff.next_delay(fastrand::f64())).await;
         }
-    }
-
-    /// Gives up a shard that is not read any more, after storing how far it got.
-    pub(crate) async fn give_up(&self, stream: &Stream, shard: &ShardId) -> Result<(), StoreError> {
-        let outcome = self.flush(Flush::All).await;
-        let entry = lock(&self.shards).remove(&(stream.clone(), shard.clone()));
-        if let Some(entry) = entry {
-            entry.progress.retire();
-            self.store.release(vec![entry.lease]).await?;
-        }
-        outcome
     }
 
     /// Nothing counts any more from here on: stores what was acked, and gives all leases back.

@@ -88,6 +88,7 @@ pub(crate) struct Write {
     pub(crate) place: Place,
 }
 
+#[cfg(test)]
 impl Write {
     pub(crate) fn new(lease: &Lease, place: Place) -> Self {
         Self { stream: lease.stream.clone(), shard: lease.shard.clone(), epoch: lease.epoch, place }
@@ -148,9 +149,8 @@ pub enum StoreError {
 /// with duplicates.
 fn forward(stored: &Place, new: Place) -> Place {
     match (stored, &new) {
-        (Place::End(_), _) => stored.clone(),
         (Place::After(before), Place::After(after)) if after < before => stored.clone(),
-        (Place::After(_), Place::Nowhere) => stored.clone(),
+        (Place::End(_), _) | (Place::After(_), Place::Nowhere) => stored.clone(),
         _ => new,
     }
 }

@@ -205,12 +205,6 @@ impl Outbox {
         self.ready.notify_waiters();
         self.ready.notify_one();
     }
-
-    /// New deliveries that wait in the lanes.
-    #[cfg(test)]
-    fn buffered(&self) -> usize {
-        lock(&self.core).buffered
-    }
 }
 
 impl Core {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use shuttle::sync::atomic::{AtomicU64, Ordering};
 
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::duplicate_mod, reason = "compiled a second time, on purpose")]
 #[path = "pool.rs"]
 mod pool;
 

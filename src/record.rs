@@ -10,21 +10,21 @@ use crate::efo::wire::Rows;
 use crate::names::{SequenceNumber, ShardId, Stream};
 
 /// Metadata: the stream's name.
-pub const STREAM: &str = "kinesis_stream";
+pub(crate) const STREAM: &str = "kinesis_stream";
 /// Metadata: the stream's ARN.
-pub const STREAM_ARN: &str = "kinesis_stream_arn";
+pub(crate) const STREAM_ARN: &str = "kinesis_stream_arn";
 /// Metadata: the shard's id.
-pub const SHARD: &str = "kinesis_shard";
+pub(crate) const SHARD: &str = "kinesis_shard";
 /// Metadata: the record's partition key. Absent where the producer gave none.
-pub const PARTITION_KEY: &str = "kinesis_partition_key";
+pub(crate) const PARTITION_KEY: &str = "kinesis_partition_key";
 /// Metadata: the record's sequence number.
-pub const SEQUENCE_NUMBER: &str = "kinesis_sequence_number";
+pub(crate) const SEQUENCE_NUMBER: &str = "kinesis_sequence_number";
 /// Metadata: when the record arrived at the stream, approximately.
-pub const ARRIVAL_TIMESTAMP: &str = "kinesis_arrival_timestamp";
+pub(crate) const ARRIVAL_TIMESTAMP: &str = "kinesis_arrival_timestamp";
 
 /// A shard of a stream: what its records have in common.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ShardNames {
+pub(crate) struct ShardNames {
     /// The stream.
     pub stream: Stream,
     /// The shard.
@@ -33,7 +33,7 @@ pub struct ShardNames {
 
 /// The records of one event and the shard they came from. Messages point into it.
 #[derive(Debug)]
-pub struct RecordTable {
+pub(crate) struct RecordTable {
     names: Arc<ShardNames>,
     rows: Rows,
 }

@@ -11,7 +11,7 @@ pub const TAKEOVER_AFTER: Duration = Duration::from_secs(5);
 /// How often to try what only a person can mend: permissions, keys, credentials.
 pub const SLOW_RETRY: Duration = Duration::from_secs(10);
 /// The longest such retry.
-pub const SLOW_RETRY_CEILING: Duration = Duration::from_secs(60);
+pub const SLOW_RETRY_CEILING: Duration = Duration::from_mins(1);
 
 /// Something that went wrong between us and the service, as data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,8 +134,8 @@ pub fn control(fault: &Fault) -> Control {
     match (fault.origin, fault.code.as_str()) {
         (_, "ResourceNotFoundException") => Control::NotFound,
         (_, "ResourceInUseException") => Control::InUse,
-        (Origin::Local, _) => Control::Fatal,
-        (
+        (Origin::Local, _)
+        | (
             Origin::Call,
             "InvalidArgumentException" | "ValidationException" | "SerializationException" | "UnknownOperationException",
         ) => Control::Fatal,

@@ -19,7 +19,7 @@ use crate::telemetry;
 /// How often the metrics of the pool are set.
 const POOL_PERIOD: Duration = Duration::from_secs(1);
 /// How long nothing may be given back before an operator is told, and then again.
-const BLOCKED_PERIOD: Duration = Duration::from_secs(60);
+const BLOCKED_PERIOD: Duration = Duration::from_mins(1);
 
 /// A connected input. Dropping it stops its tasks; closing it also waits for them and stores what was acked.
 #[derive(Debug)]

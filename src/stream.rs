@@ -139,7 +139,10 @@ impl StreamReader {
                     };
                     running.start(id, task);
                 }
-                Ok(Claim::HeldBy(_)) => resting.push(id),
+                Ok(Claim::HeldBy(holder)) => {
+                    telemetry::held(&self.stream, &id, &holder);
+                    resting.push(id);
+                }
                 Err(error) => {
                     telemetry::store_failed(&error);
                     resting.push(id);

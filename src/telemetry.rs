@@ -276,6 +276,10 @@ pub(crate) fn lease_lost(stream: &Stream, shard: &ShardId, holder: &str) {
     tracing::warn!(%stream, %shard, holder, "lost the lease; stopped reading the shard");
 }
 
+pub(crate) fn held(stream: &Stream, shard: &ShardId, holder: &str) {
+    tracing::debug!(%stream, %shard, holder, "the shard is read by another worker");
+}
+
 pub(crate) fn listing_failed(stream: &Stream, fault: &Fault) {
     tracing::warn!(%stream, %fault, "could not list the shards; trying again");
 }

@@ -80,26 +80,23 @@ impl Topology {
     pub(crate) fn listed(&mut self, shards: Vec<Listed>) -> Vec<ShardId> {
         let present: BTreeSet<ShardId> = shards.iter().map(|shard| shard.id.clone()).collect();
         for shard in shards {
-            match self.nodes.get_mut(&shard.id) {
-                Some(node) => {
-                    if !node.listed && !shard.closed {
-                        node.seen_open = true;
-                    }
-                    node.parents = shard.parents;
-                    node.listed = true;
-                    node.closed = shard.closed;
+            if let Some(node) = self.nodes.get_mut(&shard.id) {
+                if !node.listed && !shard.closed {
+                    node.seen_open = true;
                 }
-                None => {
-                    let node = Node {
-                        parents: shard.parents,
-                        life: Life::WaitingForParents,
-                        listed: true,
-                        seen_open: !shard.closed,
-                        closed: shard.closed,
-                        place: Place::Nowhere,
-                    };
-                    self.nodes.insert(shard.id, node);
-                }
+                node.parents = shard.parents;
+                node.listed = true;
+                node.closed = shard.closed;
+            } else {
+                let node = Node {
+                    parents: shard.parents,
+                    life: Life::WaitingForParents,
+                    listed: true,
+                    seen_open: !shard.closed,
+                    closed: shard.closed,
+                    place: Place::Nowhere,
+                };
+                self.nodes.insert(shard.id, node);
             }
         }
         self.wants_listing = false;
@@ -232,15 +229,6 @@ impl Topology {
         self.explicit.as_ref().is_some_and(|explicit| {
             explicit.iter().all(|id| self.nodes.get(id).is_some_and(|node| node.life == Life::Ended))
         })
-    }
-
-    /// What the last listing said of a shard: whether it is closed, and its children. `None` if it isn't listed.
-    pub(crate) fn lookup(&self, id: &ShardId) -> Option<(bool, Vec<crate::efo::wire::ChildShard>)> {
-        let node = self.nodes.get(id).filter(|node| node.listed)?;
-        let children = self.nodes.iter().filter(|(_, child)| child.parents.contains(id)).map(|(child_id, child)| {
-            crate::efo::wire::ChildShard { id: child_id.clone(), parents: child.parents.clone() }
-        });
-        Some((node.closed, children.collect()))
     }
 }
 

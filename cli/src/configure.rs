@@ -1,5 +1,6 @@
 //! What do `lint`, `schema`, `docs` and `create` print?
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use pipeline_plugin_api::config::Detail;
@@ -16,7 +17,7 @@ pub(crate) struct Printed {
     pub(crate) wrong: bool,
 }
 
-/// Every finding in these files. Warnings alone are no failure.
+/// Every finding in these files. Writing to a string can't fail. Warnings alone are no failure.
 pub(crate) fn lint(registry: &Registry, files: &[PathBuf]) -> Printed {
     let mut printed = Printed::default();
     for file in files {
@@ -25,16 +26,16 @@ pub(crate) fn lint(registry: &Registry, files: &[PathBuf]) -> Printed {
             Err(PipelineError::Wrong(found)) => found,
             Err(error) => {
                 printed.wrong = true;
-                printed.errors += &format!("error: {error}\n");
+                let _ = writeln!(printed.errors, "error: {error}");
                 continue;
             }
         };
         printed.wrong |= found.has_errors();
         if !found.is_empty() {
-            printed.errors += &format!("{found}\n\n");
+            let _ = writeln!(printed.errors, "{found}\n");
         }
         if !found.has_errors() {
-            printed.out += &format!("{}: valid\n", file.display());
+            let _ = writeln!(printed.out, "{}: valid", file.display());
         }
     }
     printed

@@ -118,7 +118,7 @@ impl fmt::Debug for Message {
         self.for_each_metadata(|key, value| {
             out.field(key, &value);
         });
-        out.finish()
+        out.finish_non_exhaustive()
     }
 }
 

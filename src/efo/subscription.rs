@@ -179,14 +179,13 @@ impl Subscription {
             return Some(spare);
         }
         let mut granted = self.shared.pool.reserve(needed);
-        match timeout(PATIENCE, &mut granted).await {
-            Ok(permit) => Some(permit),
-            Err(_) => {
-                self.pause();
-                // Our place in the queue is kept: what is granted now serves the first frame of the next subscription.
-                self.spare = Some(granted.await);
-                None
-            }
+        if let Ok(permit) = timeout(PATIENCE, &mut granted).await {
+            Some(permit)
+        } else {
+            self.pause();
+            // Our place in the queue is kept: what is granted now serves the first frame of the next subscription.
+            self.spare = Some(granted.await);
+            None
         }
     }
 

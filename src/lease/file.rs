@@ -99,13 +99,12 @@ impl FileStore {
                 }
             }
             let known = about.get("identity").map_err(failed(what))?.map(|value| value.value().to_owned());
-            match known {
-                Some(identity) => identity,
-                None => {
-                    let identity = new_identity(path);
-                    about.insert("identity", identity.as_str()).map_err(failed(what))?;
-                    identity
-                }
+            if let Some(identity) = known {
+                identity
+            } else {
+                let identity = new_identity(path);
+                about.insert("identity", identity.as_str()).map_err(failed(what))?;
+                identity
             }
         };
         write.commit().map_err(failed(what))?;
@@ -154,12 +153,11 @@ impl LeaseStore for FileStore {
             let pinned = {
                 let mut table = write.open_table(PINS).map_err(failed(what))?;
                 let known = table.get(stream.arn()).map_err(failed(what))?.map(|value| value.value());
-                match known {
-                    Some(pinned) => pinned,
-                    None => {
-                        table.insert(stream.arn(), now).map_err(failed(what))?;
-                        now
-                    }
+                if let Some(pinned) = known {
+                    pinned
+                } else {
+                    table.insert(stream.arn(), now).map_err(failed(what))?;
+                    now
                 }
             };
             write.commit().map_err(failed(what))?;

@@ -76,12 +76,11 @@ impl ShardTask {
     async fn deliver_or_pause(&mut self, event: ReadEvent) -> Result<(), Closed> {
         let delivering = deliver(&self.progress, &mut self.lane, &self.pool, self.slice, event);
         let mut delivering = std::pin::pin!(delivering);
-        match timeout(PATIENCE, &mut delivering).await {
-            Ok(delivered) => delivered,
-            Err(_) => {
-                self.reader.pause();
-                delivering.await
-            }
+        if let Ok(delivered) = timeout(PATIENCE, &mut delivering).await {
+            delivered
+        } else {
+            self.reader.pause();
+            delivering.await
         }
     }
 

@@ -1,5 +1,8 @@
 //! The whole input against a local Kinesis, over real sockets.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures, reason = "a test may break, and size is no matter")]
+#![allow(unreachable_pub, reason = "modules of a test share what they need")]
+
 #[path = "../../examples/quickstart/local.rs"]
 #[allow(dead_code, reason = "the quickstart uses the rest")]
 mod local;

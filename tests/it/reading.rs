@@ -129,7 +129,7 @@ async fn latest_is_pinned_at_the_first_connect() {
     let first = bench.input("orders", "start_from_oldest: false");
     first.connect().await.unwrap();
     close(&*first).await;
-    tokio::time::sleep(Duration::from_millis(1000)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     // Put while nobody reads, after the pin.
     bench.put("orders", 100, 200).await;
     let second = bench.input("orders", "start_from_oldest: false");

@@ -37,10 +37,10 @@ pub struct Bench {
 
 impl Bench {
     pub async fn start() -> Self {
-        Self::with(LocalKinesis::start(quick()).await.unwrap()).await
+        Self::with(LocalKinesis::start(quick()).await.unwrap())
     }
 
-    pub async fn with(server: LocalKinesis) -> Self {
+    pub fn with(server: LocalKinesis) -> Self {
         let config = aws_sdk_kinesis::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-east-1"))
@@ -113,10 +113,10 @@ impl Bench {
     /// A configuration for these streams, with `more` lines.
     pub fn yaml(&self, streams: &str, more: &str) -> String {
         format!(
-            "streams: [{streams:?}]\nregion: us-east-1\nendpoint: {}\ncheckpoint_file: {:?}\ncommit_period: 100ms\n\
+            "streams: [{streams:?}]\nregion: us-east-1\nendpoint: {}\ncheckpoint_file: \"{}\"\ncommit_period: 100ms\n\
              credentials: {{id: test, secret: test}}\n{}",
             self.server.endpoint(),
-            self.checkpoints(),
+            self.checkpoints().display(),
             if more.contains("enhanced_fan_out") {
                 more.to_owned()
             } else {

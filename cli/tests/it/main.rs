@@ -1,5 +1,8 @@
 //! The program and its library, with inputs and outputs in memory and with a Kinesis on this machine.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures, reason = "a test may break, and size is no matter")]
+#![allow(unreachable_pub, reason = "modules of a test share what they need")]
+
 mod commands;
 mod outputs;
 mod running;

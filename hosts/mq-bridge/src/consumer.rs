@@ -212,6 +212,7 @@ pub(crate) mod tests {
         fn settle(self: Box<Self>, _: Verdicts) {}
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "a line of a script")]
     fn one(payload: &'static str) -> Result<Batch, InputError> {
         Ok(Batch::new(vec![Message::new(payload)], Receipt::new(1, Ignored)))
     }

@@ -18,7 +18,7 @@
 //! - `live`: who closes an input that several consumers share, and when.
 //! - `consumer`: mq-bridge's `MessageConsumer` over an input.
 //! - `translate`: messages, dispositions, errors and status, from one to the other.
-//! - [`conformance`]: mq-bridge's own suite, for any input (feature `conformance`); [`memory`]: an input in memory.
+//! - `conformance`: mq-bridge's own suite, for any input; `memory`: an input in memory (both with feature `conformance`).
 
 mod attached;
 #[cfg(feature = "conformance")]

@@ -49,7 +49,7 @@ pub struct ChildShard {
 pub struct Rows {
     data: Bytes,
     text: String,
-    rows: Vec<Row>,
+    places: Vec<Row>,
 }
 
 /// Where one record is in [`Rows`].
@@ -70,54 +70,54 @@ const NO_ARRIVAL: i64 = i64::MIN;
 impl Rows {
     /// How many records.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.places.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.places.is_empty()
     }
 
     /// The data of a record; shares the event's buffer.
     pub fn data(&self, row: usize) -> Bytes {
-        let at = &self.rows[row];
+        let at = &self.places[row];
         let start = at.data_start as usize;
         self.data.slice(start..start + at.data_len as usize)
     }
 
     /// Bytes of a record's data.
     pub fn data_len(&self, row: usize) -> usize {
-        self.rows[row].data_len as usize
+        self.places[row].data_len as usize
     }
 
     /// The sequence number of a record, as text.
     pub fn sequence(&self, row: usize) -> &str {
-        let at = &self.rows[row];
-        &self.text[self.text_range(at.text_start, at.sequence_len)]
+        let at = &self.places[row];
+        &self.text[text_range(at.text_start, at.sequence_len)]
     }
 
     /// The partition key. Streams that distribute records automatically may have none.
     pub fn partition_key(&self, row: usize) -> Option<&str> {
-        let at = &self.rows[row];
+        let at = &self.places[row];
         let start = at.text_start + u32::from(at.sequence_len);
-        (at.key_len != NO_KEY).then(|| &self.text[self.text_range(start, at.key_len)])
+        (at.key_len != NO_KEY).then(|| &self.text[text_range(start, at.key_len)])
     }
 
     /// When the record arrived at the stream, approximately, in milliseconds since 1970.
     pub fn arrival_millis(&self, row: usize) -> Option<i64> {
-        let millis = self.rows[row].arrival_millis;
+        let millis = self.places[row].arrival_millis;
         (millis != NO_ARRIVAL).then_some(millis)
     }
 
     /// Bytes of memory that the records hold.
     pub fn kept_bytes(&self) -> usize {
-        self.data.len() + self.text.capacity() + self.rows.capacity() * size_of::<Row>()
+        self.data.len() + self.text.capacity() + self.places.capacity() * size_of::<Row>()
     }
+}
 
-    fn text_range(&self, start: u32, len: u16) -> Range<usize> {
-        let start = start as usize;
-        start..start + usize::from(len)
-    }
+fn text_range(start: u32, len: u16) -> Range<usize> {
+    let start = start as usize;
+    start..start + usize::from(len)
 }
 
 /// Bytes that reading a frame of this length may need at once: the frame itself, the data decoded from it, the text
@@ -192,7 +192,7 @@ impl Building {
         self.rows.shrink_to_fit();
         // A full vector becomes `Bytes` without a copy; it has to be full for that, and to hold no more than it says.
         self.data.shrink_to_fit();
-        Rows { data: Bytes::from(self.data), text: self.text, rows: self.rows }
+        Rows { data: Bytes::from(self.data), text: self.text, places: self.rows }
     }
 
     fn record(&mut self, json: &mut Cursor<'_>) -> Result<(), EventError> {

@@ -173,10 +173,9 @@ fn kind(headers: &[u8]) -> Result<Kind, FrameError> {
     Ok(match (message_type, event_type) {
         (Some(b"event"), Some(b"initial-response")) => Kind::InitialResponse,
         (Some(b"event"), Some(b"SubscribeToShardEvent")) => Kind::Event,
-        (Some(b"event"), other) => Kind::Unknown(text(other)),
         (Some(b"exception"), _) => Kind::Exception(text(exception_type)),
         (Some(b"error"), _) => Kind::Error { code: text(error_code), message: text(error_message) },
-        (other, _) => Kind::Unknown(text(other)),
+        (Some(b"event"), other) | (other, _) => Kind::Unknown(text(other)),
     })
 }
 

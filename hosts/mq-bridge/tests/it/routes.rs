@@ -26,7 +26,7 @@ fn lines(path: &Path) -> Vec<String> {
 
 async fn outcome(handle: RouteHandle) -> Option<RouteOutcome> {
     while handle.outcome().is_none() {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     handle.outcome()
 }
