@@ -1,7 +1,7 @@
 //! What a pipeline engine (the *host*) and an input plugin agree on.
 //!
 //! A host reads batches of [`Message`]s from an [`Input`] and settles each batch through its [`Receipt`];
-//! an input's author implements [`Input`], declares a configuration type, and is listed in a [`Registry`].
+//! an input's author implements [`Input`], declares a configuration type, and is listed in a [`Registry`](registry::Registry).
 //! Nothing here knows any particular input or any particular host.
 //!
 //! # Layout
@@ -13,7 +13,7 @@
 //! - [`registry`]: the inputs a host can build, by name.
 //! - [`config`]: one declared type gives parsing, lint, schema, reference and example.
 //! - [`driver`]: connect, read, settle and stop, as every host needs it.
-//! - [`conformance`]: a suite that any `Input` can be run through (feature `conformance`).
+//! - `conformance`: a suite that any `Input` can be run through (feature `conformance`).
 
 pub mod batch;
 pub mod config;
