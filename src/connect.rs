@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::access::{self, AccessError};
 use crate::aws::Aws;
 use crate::checkpoint::Checkpointer;
-use crate::config::{Config, StreamEntry};
+use crate::config::{Config, Deaggregate, StreamEntry};
 use crate::efo::consumer::{Consumer, ConsumerError, ConsumerSpec};
 use crate::efo::subscription::Shared;
 use crate::ending::Ending;
@@ -233,6 +233,7 @@ impl Connecting<'_> {
             checkpoint_limit: config.checkpoint_limit as u64,
             replay_nacks: config.auto_replay_nacks,
             slice: slice.max(1),
+            deaggregate: config.deaggregate == Deaggregate::Auto,
             rebalance_period: config.rebalance_period.into(),
         }
     }

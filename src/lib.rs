@@ -26,6 +26,7 @@ pub mod efo;
 mod ending;
 mod health;
 mod input;
+mod kpl;
 mod lease;
 pub mod names;
 mod outbox;

@@ -34,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) replay_nacks: bool,
     /// The most records delivered at once.
     pub(crate) slice: usize,
+    /// Aggregated records are to be taken apart.
+    pub(crate) deaggregate: bool,
     pub(crate) rebalance_period: Duration,
 }
 
@@ -134,6 +136,7 @@ impl StreamReader {
                         pool: self.shared.pool.clone(),
                         checkpointer: Arc::clone(&self.checkpointer),
                         slice: self.settings.slice,
+                        deaggregate: self.settings.deaggregate,
                         seen_open: self.topology.seen_open(&id),
                         stop,
                     };

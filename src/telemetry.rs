@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
@@ -64,6 +65,8 @@ metrics! {
         "Refused records that were not delivered again, since auto_replay_nacks is false.";
     SKIPPED = "kinesis_input_skipped_records_total", Counter, Count, by_shard: true,
         "Records older than the timestamp to start from, which some servers send all the same.";
+    AGGREGATED = "kinesis_input_aggregated_records_total", Counter, Count, by_shard: true,
+        "Records that hold several records of a KPL producer. They are delivered whole: taking them apart is not built yet.";
     BEHIND = "kinesis_input_behind_latest_seconds", Gauge, Seconds, by_shard: true,
         "How far the reader is behind the tip of the shard, as the service last said.";
     SUBSCRIBED = "kinesis_input_subscriptions_total", Counter, Count, by_shard: true,
@@ -115,6 +118,8 @@ pub(crate) struct ShardMeter {
     nacked: Counter,
     behind: Gauge,
     subscribed: Counter,
+    /// Whether the log has been told of aggregated records.
+    told_aggregated: AtomicBool,
 }
 
 impl ShardMeter {
@@ -129,6 +134,7 @@ impl ShardMeter {
             nacked: of(NACKED),
             behind: gauge!(BEHIND, shard_labels(names)),
             subscribed: of(SUBSCRIBED),
+            told_aggregated: AtomicBool::new(false),
         }
     }
 
@@ -160,6 +166,19 @@ impl ShardMeter {
 
     pub(crate) fn skipped(&self, records: usize) {
         counter!(SKIPPED, shard_labels(&self.names)).increment(records as u64);
+    }
+
+    /// Aggregated records were read, and would have to be taken apart.
+    pub(crate) fn aggregated(&self, records: usize) {
+        counter!(AGGREGATED, shard_labels(&self.names)).increment(records as u64);
+        if !self.told_aggregated.swap(true, Ordering::Relaxed) {
+            let ShardNames { stream, shard } = &*self.names;
+            tracing::warn!(
+                %stream, %shard,
+                "KPL aggregated records are delivered whole: taking them apart is not built yet; `deaggregate: off` says that \
+                 they are wanted so"
+            );
+        }
     }
 
     pub(crate) fn subscribed(&self) {

@@ -103,11 +103,6 @@ impl LocalKinesis {
         Ok(Self { address, _server: server })
     }
 
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// What to configure as `endpoint`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)

@@ -18,6 +18,7 @@ use crate::checkpoint::{Checkpointer, EndStored};
 use crate::delivery::{Delivery, Progress};
 use crate::efo::subscription::PATIENCE;
 use crate::efo::wire::ChildShard;
+use crate::kpl;
 use crate::names::SequenceNumber;
 use crate::outbox::{Closed, OpenLane};
 use crate::pool::Pool;
@@ -34,6 +35,8 @@ pub(crate) struct ShardTask {
     pub(crate) checkpointer: Arc<Checkpointer>,
     /// The most records delivered at once; at least one.
     pub(crate) slice: usize,
+    /// Aggregated records are to be taken apart.
+    pub(crate) deaggregate: bool,
     /// It was open when it was first seen, so its children are newer than our start.
     pub(crate) seen_open: bool,
     /// Says that the shard is not to be read any more.
@@ -74,6 +77,13 @@ impl ShardTask {
 
     /// Delivers an event. If it can't be delivered for long, the connection isn't kept waiting with us.
     async fn deliver_or_pause(&mut self, event: ReadEvent) -> Result<(), Closed> {
+        if self.deaggregate {
+            let rows = &event.rows;
+            let aggregated = (0..rows.len()).filter(|row| kpl::looks_aggregated(&rows.data(*row))).count();
+            if aggregated > 0 {
+                self.progress.meter.aggregated(aggregated);
+            }
+        }
         let delivering = deliver(&self.progress, &mut self.lane, &self.pool, self.slice, event);
         let mut delivering = std::pin::pin!(delivering);
         if let Ok(delivered) = timeout(PATIENCE, &mut delivering).await {

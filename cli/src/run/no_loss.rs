@@ -39,11 +39,10 @@ impl NoLoss {
 
     /// Waits until something is refused; says why.
     pub(super) async fn refused(&self) -> String {
-        match self.reason.subscribe().wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            // Impossible while `self` holds the sender.
-            Err(_) => std::future::pending().await,
-        }
+        let mut reason = self.reason.subscribe();
+        // The sender lives as long as `self`, so waiting can't fail.
+        let _ = reason.wait_for(Option::is_some).await.is_ok();
+        self.seen().unwrap_or_default()
     }
 
     /// Why something was refused, if it was.

@@ -231,3 +231,10 @@ async fn a_meter_shows_the_numbers_of_the_run_it_was_given_to() {
     assert_eq!(meter.read(), report.counted);
     assert_eq!((meter.read().delivered, meter.read().bytes), (10, 10));
 }
+
+#[test]
+fn a_run_can_be_spawned_on_any_runtime() {
+    fn sendable<T: Send>(_: &T) {}
+    let output: Endpoint = serde_json::from_value(json!("null")).unwrap();
+    sendable(&run(pipeline(&filled(0), output), RunOptions::default(), StopHandle::new()));
+}

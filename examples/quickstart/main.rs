@@ -1,0 +1,269 @@
+//! Reads a Kinesis stream from end to end, with nothing but this machine.
+//!
+//! Starts a local Kinesis, makes a stream, puts records at full speed, splits a shard and merges two on the way, reads
+//! it all by enhanced fan-out as `kinesis-input run` does, and checks every record.
+//!
+//! ```sh
+//! cargo run --release --example quickstart
+//! cargo run --release --example quickstart -- --records 200000 --kill
+//! ```
+//!
+//! - `local`: the local Kinesis; `writer`: puts and reshards; `reader`: the pipeline; `check`: what arrived.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+#![allow(unreachable_pub, clippy::large_futures, reason = "its modules are nobody else's, and it runs once")]
+
+mod check;
+mod local;
+mod reader;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use check::{Check, Tail};
+use clap::Parser;
+use ferrokinesis::store::StoreOptions;
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use local::LocalKinesis;
+use reader::{Metrics, Numbers, Reader};
+use tokio::sync::watch;
+use writer::{REGION, STREAM, Writer};
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How often the output is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often progress is told where there is no terminal.
+const TELL: Duration = Duration::from_secs(2);
+/// Without a new record for so long the run is given up, and what is missing is lost.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// An event of the service holds about so much.
+const EVENT_BYTES: usize = 1 << 20;
+
+/// Reads a Kinesis stream from end to end, with nothing but this machine.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many records.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    records: u64,
+    /// How large each is.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(24..=1_048_576))]
+    record_bytes: u32,
+    /// With how many shards the stream begins.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=500))]
+    shards: i32,
+    /// Where the records go: a file, or `drop` for nowhere. A file in a temporary folder unless told otherwise.
+    #[arg(long, value_name = "FILE|drop")]
+    output: Option<PathBuf>,
+    /// Stop softly half-way, and go on from the checkpoint file.
+    #[arg(long, conflicts_with = "kill")]
+    restart: bool,
+    /// Read in a child process, kill it half-way, and go on with another.
+    #[arg(long)]
+    kill: bool,
+    /// `enhanced_fan_out.max_pending_records` of the pipeline.
+    #[arg(long, default_value_t = 50_000)]
+    max_pending_records: u64,
+    /// Be the child process that reads this pipeline.
+    #[arg(long, hide = true)]
+    read_as_child: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let logs = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr);
+    logs.init();
+    let done = tokio::runtime::Runtime::new().map_err(AnyError::from).and_then(|runtime| {
+        let metrics = Metrics::install()?;
+        match arguments.read_as_child.clone() {
+            Some(pipeline) => runtime.block_on(reader::be_child(pipeline, metrics)).map(|()| true),
+            None => runtime.block_on(quickstart(&arguments, metrics)),
+        }
+    });
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where things are in one run.
+struct Run<'a> {
+    arguments: &'a Arguments,
+    pipeline: PathBuf,
+    /// What arrived, as far as it is known.
+    check: Arc<Mutex<Check>>,
+    /// The output, if it is a file.
+    tail: Option<Tail>,
+    put: watch::Receiver<u64>,
+    bar: ProgressBar,
+    told: Instant,
+}
+
+async fn quickstart(arguments: &Arguments, metrics: Metrics) -> Result<bool, AnyError> {
+    let folder = tempfile::tempdir()?;
+    let record_bytes = arguments.record_bytes as usize;
+    let output = arguments.output.clone().unwrap_or_else(|| folder.path().join("records"));
+    let drops = output == Path::new("drop");
+    if drops && arguments.kill {
+        return Err("`--output drop` keeps nothing that could be checked after `--kill`".into());
+    }
+    if !drops && output.metadata().is_ok_and(|found| found.len() > 0) {
+        return Err(format!("{} is there already", output.display()).into());
+    }
+
+    let options = StoreOptions {
+        create_stream_ms: 0,
+        update_stream_ms: 0,
+        shard_limit: 2 * arguments.shards as u32 + 2,
+        subscribe_to_shard_event_record_limit: (EVENT_BYTES / record_bytes).clamp(1, 10_000),
+        aws_region: REGION.to_owned(),
+        ..StoreOptions::default()
+    };
+    let server = LocalKinesis::start(options).await?;
+    let pipeline = folder.path().join("pipeline.yaml");
+    std::fs::write(&pipeline, yaml(arguments, &server.endpoint(), folder.path(), &output))?;
+    let start = Instant::now();
+    let writer = Writer::new(server.endpoint(), arguments.shards, record_bytes).await?;
+    let mut run = Run {
+        arguments,
+        pipeline,
+        check: Arc::new(Mutex::new(Check::new(arguments.records, record_bytes))),
+        tail: (!drops).then(|| Tail::new(output)),
+        put: writer.progress(),
+        bar: progress_bar(arguments.records),
+        told: start,
+    };
+    let (written, numbers) = tokio::join!(writer.run(arguments.records), run.read());
+    written?;
+    let numbers = numbers?.and(&metrics.read());
+    run.bar.finish_and_clear();
+    Ok(report(&run, &numbers, start.elapsed()))
+}
+
+impl Run<'_> {
+    /// Reads everything; half-way the reader is stopped or killed, and another goes on.
+    async fn read(&mut self) -> Result<Numbers, AnyError> {
+        let mut before = Numbers::default();
+        if self.arguments.restart || self.arguments.kill {
+            let mut reader = self.reader()?;
+            self.until(&mut reader, self.arguments.records / 2).await?;
+            before = if self.arguments.kill { reader.kill().await? } else { reader.stop().await? };
+            self.look()?;
+            if let Some(tail) = &mut self.tail {
+                tail.mend()?;
+            }
+        }
+        let mut reader = self.reader()?;
+        self.until(&mut reader, self.arguments.records).await?;
+        let after = reader.stop().await?;
+        self.look()?;
+        Ok(before.and(&after))
+    }
+
+    fn reader(&self) -> Result<Reader, AnyError> {
+        if self.arguments.kill {
+            return Reader::start_child(&self.pipeline);
+        }
+        let witness = self.tail.is_none().then(|| Arc::clone(&self.check));
+        Reader::start(&self.pipeline, witness)
+    }
+
+    /// Waits until so many different records arrived, or nothing comes any more.
+    async fn until(&mut self, reader: &mut Reader, count: u64) -> Result<(), AnyError> {
+        let mut last = (self.look()?, Instant::now());
+        loop {
+            tokio::select! {
+                error = reader.failed() => return Err(error),
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let arrived = self.look()?;
+            if arrived >= count {
+                return Ok(());
+            }
+            let put = *self.put.borrow();
+            if arrived > last.0 || put < self.arguments.records {
+                last = (arrived, Instant::now());
+            } else if last.1.elapsed() > PATIENCE {
+                eprintln!("nothing came for {PATIENCE:?}");
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks at the output; how many different records have arrived.
+    fn look(&mut self) -> Result<u64, AnyError> {
+        let mut check = self.check.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tail) = &mut self.tail {
+            tail.read_into(&mut check)?;
+        }
+        let put = *self.put.borrow();
+        self.bar.set_position(check.distinct);
+        self.bar.set_message(format!("{} put", HumanCount(put)));
+        if self.bar.is_hidden() && self.told.elapsed() >= TELL {
+            self.told = Instant::now();
+            eprintln!("{put} put, {} read", check.distinct);
+        }
+        Ok(check.distinct)
+    }
+}
+
+/// The pipeline, as its author would write it.
+fn yaml(arguments: &Arguments, endpoint: &str, folder: &Path, output: &Path) -> String {
+    let output = if output == Path::new("drop") {
+        "drop".to_owned()
+    } else {
+        format!("\n  file: {{ path: {:?}, format: raw }}", output.display().to_string())
+    };
+    format!(
+        "input:
+  aws_kinesis:
+    streams: [{STREAM}]
+    region: {REGION}
+    endpoint: {endpoint}
+    credentials: {{ id: quickstart, secret: quickstart }}
+    checkpoint_file: {:?}
+    enhanced_fan_out:
+      enabled: true
+      max_pending_records: {}
+output: {output}
+",
+        folder.join("checkpoints").display().to_string(),
+        arguments.max_pending_records,
+    )
+}
+
+fn progress_bar(records: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} read, {msg} {elapsed}");
+    ProgressBar::new(records).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Prints the result; whether it is as promised.
+fn report(run: &Run<'_>, numbers: &Numbers, took: Duration) -> bool {
+    let check = run.check.lock().unwrap_or_else(PoisonError::into_inner);
+    let put = *run.put.borrow();
+    if check.broken > 0 {
+        eprintln!("{} records arrived that nobody put", check.broken);
+    }
+    println!(
+        "records_put={put} records_acked={} lost={} duplicated={} out_of_order={} shards_read={} resubscribes={} \
+         peak_pending_records={} peak_pending_bytes={} seconds={:.1}",
+        numbers.acked,
+        check.lost(),
+        check.duplicated,
+        check.out_of_order,
+        numbers.shards,
+        numbers.subscriptions.saturating_sub(numbers.shards),
+        numbers.peak_records,
+        numbers.peak_bytes,
+        took.as_secs_f64(),
+    );
+    let expected = run.arguments.kill || check.duplicated == 0;
+    put == run.arguments.records && check.lost() == 0 && check.out_of_order == 0 && check.broken == 0 && expected
+}

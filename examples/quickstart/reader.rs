@@ -1,0 +1,266 @@
+//! Runs the pipeline: in this process, or in a child process that can be killed.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kinesis_input_cli::{Pipeline, RunOptions, StopHandle, registry, run};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use pipeline_plugin_api::{AckError, Batch, Demand, Input, InputError, Receipt, Settle, Status, Verdict, Verdicts};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::AnyError;
+use crate::check::Check;
+
+/// How often a child tells its numbers.
+const TELL: Duration = Duration::from_millis(50);
+
+/// What the metrics of a reader say.
+#[derive(Debug, Clone, Default)]
+pub struct Numbers {
+    pub acked: u64,
+    pub shards: u64,
+    pub subscriptions: u64,
+    pub peak_records: u64,
+    pub peak_bytes: u64,
+}
+
+impl Numbers {
+    /// Of two readers, one after the other.
+    pub fn and(&self, next: &Self) -> Self {
+        Self {
+            acked: self.acked + next.acked,
+            shards: self.shards.max(next.shards),
+            subscriptions: self.subscriptions + next.subscriptions,
+            peak_records: self.peak_records.max(next.peak_records),
+            peak_bytes: self.peak_bytes.max(next.peak_bytes),
+        }
+    }
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { acked, shards, subscriptions, peak_records, peak_bytes } = self;
+        write!(f, "{acked} {shards} {subscriptions} {peak_records} {peak_bytes}")
+    }
+}
+
+impl FromStr for Numbers {
+    type Err = AnyError;
+
+    fn from_str(text: &str) -> Result<Self, AnyError> {
+        let numbers = text.split(' ').map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+        let [acked, shards, subscriptions, peak_records, peak_bytes] = numbers[..] else {
+            return Err("five numbers".into());
+        };
+        Ok(Self { acked, shards, subscriptions, peak_records, peak_bytes })
+    }
+}
+
+/// The metrics of this process, which may run several readers one after the other.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    pub fn install() -> Result<Self, AnyError> {
+        Ok(Self(PrometheusBuilder::new().install_recorder()?))
+    }
+
+    pub fn read(&self) -> Numbers {
+        let text = self.0.render();
+        let mut sums: HashMap<&str, (u64, u64)> = HashMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((name, value)) = line.rsplit_once(' ') else { continue };
+            let value = value.parse::<f64>().unwrap_or(0.0) as u64;
+            let (sum, series) = sums.entry(name.split('{').next().unwrap_or(name)).or_default();
+            *sum += value;
+            *series += u64::from(value > 0);
+        }
+        let sum = |name| sums.get(name).map_or(0, |(sum, _)| *sum);
+        Numbers {
+            acked: sum("kinesis_input_acked_records_total"),
+            shards: sums.get("kinesis_input_read_records_total").map_or(0, |(_, series)| *series),
+            subscriptions: sum("kinesis_input_subscriptions_total"),
+            peak_records: sum("kinesis_input_pending_records_peak"),
+            peak_bytes: sum("kinesis_input_pending_bytes_peak"),
+        }
+    }
+}
+
+/// A reader that runs.
+pub enum Reader {
+    Here { stop: StopHandle, running: JoinSet<Result<(), AnyError>> },
+    Child { child: Box<Child>, numbers: watch::Receiver<Numbers>, listening: JoinSet<()> },
+}
+
+impl Reader {
+    /// Runs a pipeline in this process, as `kinesis-input run` would. What is acked is shown to `witness`.
+    pub fn start(pipeline: &Path, witness: Option<Arc<Mutex<Check>>>) -> Result<Self, AnyError> {
+        let mut pipeline = Pipeline::load(pipeline, &registry()?)?;
+        if let Some(check) = witness {
+            pipeline.input = Arc::new(Witnessed { input: pipeline.input, check });
+        }
+        let stop = StopHandle::new();
+        let told = stop.clone();
+        let mut running = JoinSet::new();
+        running.spawn(async move { Ok(run(pipeline, RunOptions::default(), told).await.map(drop)?) });
+        Ok(Self::Here { stop, running })
+    }
+
+    /// Runs a pipeline in a child process.
+    pub fn start_child(pipeline: &Path) -> Result<Self, AnyError> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("--read-as-child")
+            .arg(pipeline)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let out = child.stdout.take().ok_or("no pipe")?;
+        let (sender, numbers) = watch::channel(Numbers::default());
+        let mut listening = JoinSet::new();
+        listening.spawn(async move {
+            let mut lines = BufReader::new(out).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Ok(numbers) = line.parse() {
+                    sender.send_replace(numbers);
+                }
+            }
+        });
+        Ok(Self::Child { child: Box::new(child), numbers, listening })
+    }
+
+    /// Waits until it ends, which it only does if it fails.
+    pub async fn failed(&mut self) -> AnyError {
+        match self {
+            Self::Here { running, .. } => match running.join_next().await {
+                Some(Ok(Ok(()))) | None => "the reader stopped".into(),
+                Some(Ok(Err(error))) => error,
+                Some(Err(error)) => error.into(),
+            },
+            Self::Child { child, .. } => match child.wait().await {
+                Ok(status) => format!("the reader's process ended: {status}").into(),
+                Err(error) => error.into(),
+            },
+        }
+    }
+
+    /// Stops it softly; the numbers of a child.
+    pub async fn stop(self) -> Result<Numbers, AnyError> {
+        match self {
+            Self::Here { stop, mut running } => {
+                stop.soft();
+                if let Some(ended) = running.join_next().await {
+                    ended??;
+                }
+                Ok(Numbers::default())
+            }
+            Self::Child { mut child, numbers, listening } => {
+                drop(child.stdin.take());
+                let status = child.wait().await?;
+                listening.join_all().await;
+                if !status.success() {
+                    return Err(format!("the reader's process ended: {status}").into());
+                }
+                Ok(numbers.borrow().clone())
+            }
+        }
+    }
+
+    /// Kills it, if it is a child: SIGKILL, with no time to do anything.
+    pub async fn kill(self) -> Result<Numbers, AnyError> {
+        let Self::Child { mut child, numbers, listening } = self else { return self.stop().await };
+        child.kill().await?;
+        listening.join_all().await;
+        Ok(numbers.borrow().clone())
+    }
+}
+
+/// The life of a child: reads until its standard input ends, and tells its numbers.
+pub async fn be_child(pipeline: PathBuf, metrics: Metrics) -> Result<(), AnyError> {
+    let pipeline = Pipeline::load(&pipeline, &registry()?)?;
+    let stop = StopHandle::new();
+    let told = stop.clone();
+    // A thread, since a blocked read of standard input would keep a runtime from ending.
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        told.soft();
+    });
+    let tell = async {
+        loop {
+            tokio::time::sleep(TELL).await;
+            println!("{}", metrics.read());
+        }
+    };
+    tokio::select! {
+        ended = run(pipeline, RunOptions::default(), stop) => { ended?; }
+        () = tell => {}
+    }
+    println!("{}", metrics.read());
+    Ok(())
+}
+
+/// Shows what the output took to a check. For outputs that keep nothing.
+struct Witnessed {
+    input: Arc<dyn Input>,
+    check: Arc<Mutex<Check>>,
+}
+
+struct Witness {
+    receipt: Receipt,
+    payloads: Vec<bytes::Bytes>,
+    check: Arc<Mutex<Check>>,
+}
+
+impl Settle for Witness {
+    fn settle(self: Box<Self>, verdicts: Verdicts) {
+        let mut check = self.check.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, payload) in self.payloads.iter().enumerate() {
+            let verdict = match &verdicts {
+                Verdicts::All(verdict) => *verdict,
+                Verdicts::Each(each) => each[at],
+            };
+            if verdict == Verdict::Ack {
+                check.take(payload);
+            }
+        }
+        drop(check);
+        // A wrong count was noticed before it came here.
+        let _ = self.receipt.settle(verdicts);
+    }
+}
+
+#[async_trait]
+impl Input for Witnessed {
+    async fn connect(&self) -> Result<(), InputError> {
+        self.input.connect().await
+    }
+
+    async fn read_batch(&self, demand: Demand) -> Result<Batch, InputError> {
+        let (messages, receipt) = self.input.read_batch(demand).await?.into_parts();
+        let payloads = messages.iter().map(|message| message.payload().clone()).collect();
+        let receipt = Receipt::new(messages.len(), Witness { receipt, payloads, check: Arc::clone(&self.check) });
+        Ok(Batch::new(messages, receipt))
+    }
+
+    async fn ack(&self, receipt: Receipt, verdicts: Verdicts) -> Result<(), AckError> {
+        receipt.settle(verdicts)
+    }
+
+    async fn close(&self, within: Duration) -> Result<(), InputError> {
+        self.input.close(within).await
+    }
+
+    fn status(&self) -> Status {
+        self.input.status()
+    }
+}

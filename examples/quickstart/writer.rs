@@ -1,0 +1,123 @@
+//! Puts the records, and reshards the stream on the way.
+
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_kinesis::primitives::Blob;
+use aws_sdk_kinesis::types::{PutRecordsRequestEntry, Shard, StreamStatus};
+use tokio::sync::watch;
+
+use crate::{AnyError, check};
+
+pub const STREAM: &str = "quickstart";
+pub const REGION: &str = "us-east-1";
+/// The service takes so many records, and so many bytes, in one call.
+const BATCH: (u64, usize) = (500, 4 << 20);
+
+/// Puts records `0..records`. One writer, one call at a time: what the service takes at once has no order.
+pub struct Writer {
+    client: Client,
+    record_bytes: usize,
+    /// How many have been put.
+    put: watch::Sender<u64>,
+}
+
+impl Writer {
+    pub async fn new(endpoint: String, shards: i32, record_bytes: usize) -> Result<Self, AnyError> {
+        let config = aws_sdk_kinesis::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .credentials_provider(Credentials::new("quickstart", "quickstart", None, None, "quickstart"))
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .endpoint_url(endpoint)
+            .build();
+        let writer = Self { client: Client::from_conf(config), record_bytes, put: watch::channel(0).0 };
+        writer.client.create_stream().stream_name(STREAM).shard_count(shards).send().await?;
+        writer.until_active().await?;
+        Ok(writer)
+    }
+
+    /// Follows how many have been put.
+    pub fn progress(&self) -> watch::Receiver<u64> {
+        self.put.subscribe()
+    }
+
+    /// Puts all of them; after a third a shard is split, after two thirds two are merged.
+    pub async fn run(&self, records: u64) -> Result<(), AnyError> {
+        self.put(0, records / 3).await?;
+        self.split().await?;
+        self.put(records / 3, records * 2 / 3).await?;
+        self.merge().await?;
+        self.put(records * 2 / 3, records).await
+    }
+
+    async fn put(&self, from: u64, to: u64) -> Result<(), AnyError> {
+        let batch = BATCH.0.min((BATCH.1 / self.record_bytes.max(1)).max(1) as u64);
+        let mut start = from;
+        while start < to {
+            let end = to.min(start + batch);
+            let entries = (start..end)
+                .map(|number| {
+                    PutRecordsRequestEntry::builder()
+                        .partition_key(format!("key-{}", check::key(number)))
+                        .data(Blob::new(check::data(number, self.record_bytes)))
+                        .build()
+                })
+                .collect::<Result<Vec<_>, _>>()?;
+            let answer = self.client.put_records().stream_name(STREAM).set_records(Some(entries)).send().await?;
+            if answer.failed_record_count().unwrap_or(0) > 0 {
+                return Err("the local Kinesis refused records".into());
+            }
+            self.put.send_replace(end);
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Splits the first open shard in the middle.
+    async fn split(&self) -> Result<(), AnyError> {
+        let open = self.open_shards().await?;
+        let (id, low, high) = open.first().ok_or("no open shard")?;
+        let middle = low + (high - low) / 2;
+        let call = self.client.split_shard().stream_name(STREAM).shard_to_split(id);
+        call.new_starting_hash_key(middle.to_string()).send().await?;
+        self.until_active().await
+    }
+
+    /// Merges the last two open shards, which are neighbours.
+    async fn merge(&self) -> Result<(), AnyError> {
+        let open = self.open_shards().await?;
+        let [.., (low, ..), (high, ..)] = &open[..] else { return Ok(()) };
+        let call = self.client.merge_shards().stream_name(STREAM).shard_to_merge(low).adjacent_shard_to_merge(high);
+        call.send().await?;
+        self.until_active().await
+    }
+
+    /// The open shards, by their place among the hash keys.
+    async fn open_shards(&self) -> Result<Vec<(String, u128, u128)>, AnyError> {
+        let answer = self.client.list_shards().stream_name(STREAM).send().await?;
+        let is_open = |shard: &&Shard| {
+            shard.sequence_number_range().is_some_and(|range| range.ending_sequence_number().is_none())
+        };
+        let mut open = Vec::new();
+        for shard in answer.shards().iter().filter(is_open) {
+            let range = shard.hash_key_range().ok_or("a shard without hash keys")?;
+            open.push((
+                shard.shard_id().to_owned(),
+                range.starting_hash_key().parse()?,
+                range.ending_hash_key().parse()?,
+            ));
+        }
+        open.sort_by_key(|(_, low, _)| *low);
+        Ok(open)
+    }
+
+    async fn until_active(&self) -> Result<(), AnyError> {
+        loop {
+            let answer = self.client.describe_stream_summary().stream_name(STREAM).send().await?;
+            if answer.stream_description_summary().is_some_and(|found| found.stream_status() == &StreamStatus::Active) {
+                return Ok(());
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}

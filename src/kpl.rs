@@ -1,0 +1,29 @@
+//! Does a record hold several records that a producer packed into one?
+//!
+//! Amazon's producer library (KPL) does so. Taking them apart is not built yet: until then they are delivered whole,
+//! counted, and an operator is told.
+
+/// The mark in front of an aggregate, from the KPL's published format.
+const MAGIC: [u8; 4] = [0xF3, 0x89, 0x9A, 0xC2];
+/// The MD5 sum behind it.
+const SUM_LEN: usize = 16;
+
+/// Whether the data has the form of an aggregate.
+pub(crate) fn looks_aggregated(data: &[u8]) -> bool {
+    data.starts_with(&MAGIC) && data.len() > MAGIC.len() + SUM_LEN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aggregate_is_told_by_its_mark_and_its_least_length() {
+        let mut data = MAGIC.to_vec();
+        data.extend([0; SUM_LEN]);
+        assert!(!looks_aggregated(&data));
+        data.push(0);
+        assert!(looks_aggregated(&data));
+        assert!(!looks_aggregated(&data[1..]));
+    }
+}
