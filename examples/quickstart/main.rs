@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use aws_sdk_kinesis::error::DisplayErrorContext;
 use check::{Check, Tail};
 use clap::Parser;
 use ferrokinesis::store::StoreOptions;
@@ -87,7 +88,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", DisplayErrorContext(&*error));
             ExitCode::FAILURE
         }
     }
@@ -140,9 +141,8 @@ async fn quickstart(arguments: &Arguments, metrics: Metrics) -> Result<bool, Any
         bar: progress_bar(arguments.records),
         told: start,
     };
-    let (written, numbers) = tokio::join!(writer.run(arguments.records), run.read());
-    written?;
-    let numbers = numbers?.and(&metrics.read());
+    let ((), numbers) = tokio::try_join!(writer.run(arguments.records), run.read())?;
+    let numbers = numbers.and(&metrics.read());
     run.bar.finish_and_clear();
     Ok(report(&run, &numbers, start.elapsed()))
 }
@@ -229,6 +229,7 @@ fn yaml(arguments: &Arguments, endpoint: &str, folder: &Path, output: &Path) -> 
     endpoint: {endpoint}
     credentials: {{ id: quickstart, secret: quickstart }}
     checkpoint_file: {:?}
+    commit_period: 1s
     enhanced_fan_out:
       enabled: true
       max_pending_records: {}
@@ -251,6 +252,7 @@ fn report(run: &Run<'_>, numbers: &Numbers, took: Duration) -> bool {
     if check.broken > 0 {
         eprintln!("{} records arrived that nobody put", check.broken);
     }
+    let shards = numbers.shards.len() as u64;
     println!(
         "records_put={put} records_acked={} lost={} duplicated={} out_of_order={} shards_read={} resubscribes={} \
          peak_pending_records={} peak_pending_bytes={} seconds={:.1}",
@@ -258,8 +260,8 @@ fn report(run: &Run<'_>, numbers: &Numbers, took: Duration) -> bool {
         check.lost(),
         check.duplicated,
         check.out_of_order,
-        numbers.shards,
-        numbers.subscriptions.saturating_sub(numbers.shards),
+        shards,
+        numbers.subscriptions.saturating_sub(shards),
         numbers.peak_records,
         numbers.peak_bytes,
         took.as_secs_f64(),

@@ -1,6 +1,6 @@
 //! Runs the pipeline: in this process, or in a child process that can be killed.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use kinesis_input_cli::{Pipeline, RunOptions, StopHandle, registry, run};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use pipeline_plugin_api::{AckError, Batch, Demand, Input, InputError, Receipt, Settle, Status, Verdict, Verdicts};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -28,7 +28,8 @@ const TELL: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Default)]
 pub struct Numbers {
     pub acked: u64,
-    pub shards: u64,
+    /// Those that records were read of.
+    pub shards: BTreeSet<String>,
     pub subscriptions: u64,
     pub peak_records: u64,
     pub peak_bytes: u64,
@@ -39,7 +40,7 @@ impl Numbers {
     pub fn and(&self, next: &Self) -> Self {
         Self {
             acked: self.acked + next.acked,
-            shards: self.shards.max(next.shards),
+            shards: self.shards.union(&next.shards).cloned().collect(),
             subscriptions: self.subscriptions + next.subscriptions,
             peak_records: self.peak_records.max(next.peak_records),
             peak_bytes: self.peak_bytes.max(next.peak_bytes),
@@ -50,7 +51,8 @@ impl Numbers {
 impl fmt::Display for Numbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { acked, shards, subscriptions, peak_records, peak_bytes } = self;
-        write!(f, "{acked} {shards} {subscriptions} {peak_records} {peak_bytes}")
+        write!(f, "{acked} {subscriptions} {peak_records} {peak_bytes}")?;
+        shards.iter().try_for_each(|shard| write!(f, " {shard}"))
     }
 }
 
@@ -58,11 +60,10 @@ impl FromStr for Numbers {
     type Err = AnyError;
 
     fn from_str(text: &str) -> Result<Self, AnyError> {
-        let numbers = text.split(' ').map(str::parse).collect::<Result<Vec<u64>, _>>()?;
-        let [acked, shards, subscriptions, peak_records, peak_bytes] = numbers[..] else {
-            return Err("five numbers".into());
-        };
-        Ok(Self { acked, shards, subscriptions, peak_records, peak_bytes })
+        let mut words = text.split(' ');
+        let mut number = || words.next().ok_or("a number is missing")?.parse::<u64>().map_err(AnyError::from);
+        let (acked, subscriptions, peak_records, peak_bytes) = (number()?, number()?, number()?, number()?);
+        Ok(Self { acked, shards: words.map(str::to_owned).collect(), subscriptions, peak_records, peak_bytes })
     }
 }
 
@@ -77,29 +78,40 @@ impl Metrics {
 
     pub fn read(&self) -> Numbers {
         let text = self.0.render();
-        let mut sums: HashMap<&str, (u64, u64)> = HashMap::new();
+        let mut numbers = Numbers::default();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let Some((name, value)) = line.rsplit_once(' ') else { continue };
             let value = value.parse::<f64>().unwrap_or(0.0) as u64;
-            let (sum, series) = sums.entry(name.split('{').next().unwrap_or(name)).or_default();
-            *sum += value;
-            *series += u64::from(value > 0);
+            let (name, labels) = name.split_once('{').unwrap_or((name, ""));
+            match name {
+                "kinesis_input_acked_records_total" => numbers.acked += value,
+                "kinesis_input_subscriptions_total" => numbers.subscriptions += value,
+                "kinesis_input_pending_records_peak" => numbers.peak_records = value,
+                "kinesis_input_pending_bytes_peak" => numbers.peak_bytes = value,
+                "kinesis_input_read_records_total" if value > 0 => {
+                    let shard = labels.split('"').find(|label| label.starts_with("shardId-"));
+                    numbers.shards.extend(shard.map(str::to_owned));
+                }
+                _ => {}
+            }
         }
-        let sum = |name| sums.get(name).map_or(0, |(sum, _)| *sum);
-        Numbers {
-            acked: sum("kinesis_input_acked_records_total"),
-            shards: sums.get("kinesis_input_read_records_total").map_or(0, |(_, series)| *series),
-            subscriptions: sum("kinesis_input_subscriptions_total"),
-            peak_records: sum("kinesis_input_pending_records_peak"),
-            peak_bytes: sum("kinesis_input_pending_bytes_peak"),
-        }
+        numbers
     }
 }
 
 /// A reader that runs.
 pub enum Reader {
-    Here { stop: StopHandle, running: JoinSet<Result<(), AnyError>> },
-    Child { child: Box<Child>, numbers: watch::Receiver<Numbers>, listening: JoinSet<()> },
+    Here {
+        stop: StopHandle,
+        running: JoinSet<Result<(), AnyError>>,
+    },
+    /// `input` is the child's standard input, whose end tells it to stop.
+    Child {
+        child: Box<Child>,
+        input: ChildStdin,
+        numbers: watch::Receiver<Numbers>,
+        listening: JoinSet<()>,
+    },
 }
 
 impl Reader {
@@ -126,6 +138,8 @@ impl Reader {
             .kill_on_drop(true)
             .spawn()?;
         let out = child.stdout.take().ok_or("no pipe")?;
+        // Taken out, since waiting for a child closes what it still holds.
+        let input = child.stdin.take().ok_or("no pipe")?;
         let (sender, numbers) = watch::channel(Numbers::default());
         let mut listening = JoinSet::new();
         listening.spawn(async move {
@@ -136,7 +150,7 @@ impl Reader {
                 }
             }
         });
-        Ok(Self::Child { child: Box::new(child), numbers, listening })
+        Ok(Self::Child { child: Box::new(child), input, numbers, listening })
     }
 
     /// Waits until it ends, which it only does if it fails.
@@ -164,8 +178,8 @@ impl Reader {
                 }
                 Ok(Numbers::default())
             }
-            Self::Child { mut child, numbers, listening } => {
-                drop(child.stdin.take());
+            Self::Child { mut child, input, numbers, listening } => {
+                drop(input);
                 let status = child.wait().await?;
                 listening.join_all().await;
                 if !status.success() {
@@ -178,7 +192,7 @@ impl Reader {
 
     /// Kills it, if it is a child: SIGKILL, with no time to do anything.
     pub async fn kill(self) -> Result<Numbers, AnyError> {
-        let Self::Child { mut child, numbers, listening } = self else { return self.stop().await };
+        let Self::Child { mut child, numbers, listening, .. } = self else { return self.stop().await };
         child.kill().await?;
         listening.join_all().await;
         Ok(numbers.borrow().clone())

@@ -10,8 +10,9 @@ use crate::{AnyError, check};
 
 pub const STREAM: &str = "quickstart";
 pub const REGION: &str = "us-east-1";
-/// The service takes so many records, and so many bytes, in one call.
-const BATCH: (u64, usize) = (500, 4 << 20);
+/// So many records, and so many bytes, go into one call: the service takes no more of the first, the local one no
+/// more of the second.
+const BATCH: (u64, usize) = (500, 1 << 20);
 
 /// Puts records `0..records`. One writer, one call at a time: what the service takes at once has no order.
 pub struct Writer {
