@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::shared::IntoShared;
 use futures::future::try_join_all;
 use pipeline_plugin_api::InputError;
 use tokio::sync::Semaphore;
@@ -25,6 +25,7 @@ use crate::efo::consumer::{Consumer, ConsumerError, ConsumerSpec};
 use crate::efo::subscription::Shared;
 use crate::ending::Ending;
 use crate::health::Health;
+use crate::input::Http;
 use crate::lease::{FileStore, LeaseStore, StoreError};
 use crate::names::{ShardId, Stream};
 use crate::outbox::Outbox;
@@ -35,6 +36,7 @@ use crate::session::Session;
 use crate::shards::Shards;
 use crate::stream::{Settings, StreamReader};
 use crate::topology::{Fresh, Topology};
+use crate::transport::Subscriptions;
 use crate::{telemetry, transport, unbuilt};
 
 /// How long a host should wait before it tries again what did not work this time.
@@ -132,10 +134,13 @@ impl From<ConnectError> for InputError {
 }
 
 /// Opens everything and starts reading.
-pub(crate) async fn connect(config: &Config, http: Option<&SharedHttpClient>) -> Result<Session, ConnectError> {
+pub(crate) async fn connect(config: &Config, http: &Http) -> Result<Session, ConnectError> {
     unbuilt::refuse(config)?;
-    let control = http.cloned().unwrap_or_else(transport::http_client);
-    let subscriptions = http.cloned().unwrap_or_else(transport::http_client);
+    let control = http.client.clone().unwrap_or_else(|| transport::control_client(&http.trusted));
+    let subscriptions = http.client.clone().unwrap_or_else(|| {
+        let settings = transport::Settings { trusted: http.trusted.clone(), ..transport::Settings::default() };
+        Subscriptions::new(settings).into_shared()
+    });
     let access = access::kinesis(config, &control).await?;
     let region = access.region().map(ToString::to_string).unwrap_or_default();
     let service: Arc<dyn Service> = Arc::new(Aws::new(&access, config.endpoint.as_deref(), subscriptions));

@@ -23,7 +23,16 @@ use crate::{config, connect};
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct KinesisInput {
-    http: Option<SharedHttpClient>,
+    http: Http,
+}
+
+/// What the embedding program says about connections.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Http {
+    /// A client for everything, instead of ours.
+    pub(crate) client: Option<SharedHttpClient>,
+    /// Certificates to trust besides the system's, in PEM.
+    pub(crate) trusted: Vec<u8>,
 }
 
 impl KinesisInput {
@@ -36,7 +45,14 @@ impl KinesisInput {
     /// HTTP/2 where the endpoint is `https`.
     #[must_use]
     pub fn http_client(mut self, client: impl HttpClient + 'static) -> Self {
-        self.http = Some(SharedHttpClient::new(client));
+        self.http.client = Some(SharedHttpClient::new(client));
+        self
+    }
+
+    /// Trusts these certificates (PEM) besides those of the system, for endpoints of one's own.
+    #[must_use]
+    pub fn trust_certificates(mut self, pem: impl AsRef<[u8]>) -> Self {
+        self.http.trusted.extend_from_slice(pem.as_ref());
         self
     }
 }
@@ -56,7 +72,7 @@ impl InputPlugin for KinesisInput {
 /// An input that reads Kinesis. Built by [`KinesisInput`].
 struct Kinesis {
     config: Config,
-    http: Option<SharedHttpClient>,
+    http: Http,
     /// One connect or close at a time.
     changing: tokio::sync::Mutex<()>,
     phase: Mutex<Phase>,
@@ -79,7 +95,7 @@ struct IsClosed;
 struct NotYet;
 
 impl Kinesis {
-    fn new(config: Config, http: Option<SharedHttpClient>) -> Self {
+    fn new(config: Config, http: Http) -> Self {
         Self { config, http, changing: tokio::sync::Mutex::new(()), phase: Mutex::new(Phase::Disconnected) }
     }
 
@@ -105,7 +121,7 @@ impl Input for Kinesis {
             Phase::Closed => return Err(InputError::Fatal(IsClosed.into())),
             Phase::Disconnected => {}
         }
-        let session = connect::connect(&self.config, self.http.as_ref()).await?;
+        let session = connect::connect(&self.config, &self.http).await?;
         *lock(&self.phase) = Phase::Connected(Arc::new(session));
         Ok(())
     }

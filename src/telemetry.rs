@@ -295,6 +295,11 @@ pub(crate) fn lease_lost(stream: &Stream, shard: &ShardId, holder: &str) {
     tracing::warn!(%stream, %shard, holder, "lost the lease; stopped reading the shard");
 }
 
+/// The connection itself failed; its subscriptions say so on their own.
+pub(crate) fn connection_ended(error: &dyn Display) {
+    tracing::debug!(%error, "a connection of subscriptions ended");
+}
+
 pub(crate) fn held(stream: &Stream, shard: &ShardId, holder: &str) {
     tracing::debug!(%stream, %shard, holder, "the shard is read by another worker");
 }

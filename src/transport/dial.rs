@@ -1,0 +1,219 @@
+//! How does a connection come about?
+//!
+//! The name is resolved anew for each, and its addresses are taken in random order, so that many connections spread
+//! over many hosts. Proxies are those of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`);
+//! certificates are the system's, or those of `SSL_CERT_FILE`.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tower_service::Service;
+
+/// How long a socket may take to be made, and how long the TLS handshake may take after it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where to: what connections have in common that can serve the same requests.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Origin {
+    pub(super) secure: bool,
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl Origin {
+    pub(super) fn of(uri: &Uri) -> Option<Self> {
+        let secure = uri.scheme_str() == Some("https");
+        let host = uri.host()?.to_owned();
+        Some(Self { secure, host, port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }) })
+    }
+
+    /// As a server name in a certificate: addresses of the sixth version without brackets.
+    fn name(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("connecting to {host}: {cause}")]
+    Connect { host: String, cause: String },
+    #[error("TLS with {host}: {cause}")]
+    Tls { host: String, cause: String },
+    #[error("{host} does not speak HTTP/2 (ALPN), which SubscribeToShard needs; is a proxy in between that opens TLS?")]
+    NotHttp2 { host: String },
+    #[error("{host} did not answer within {within:?}")]
+    Timeout { host: String, within: Duration },
+}
+
+/// A byte stream to a server.
+pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// Opens connections.
+pub(super) struct Dialer {
+    connector: HttpConnector<Spread>,
+    proxies: Matcher,
+    trusted: Vec<u8>,
+    /// Made with the first secure connection: reading the system's certificates takes a moment.
+    tls: OnceCell<TlsConnector>,
+}
+
+impl Dialer {
+    pub(super) fn new(trusted: Vec<u8>) -> Self {
+        let mut connector = HttpConnector::new_with_resolver(Spread(GaiResolver::new()));
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        Self { connector, proxies: Matcher::from_env(), trusted, tls: OnceCell::new() }
+    }
+
+    /// A connection that speaks HTTP/2 over TLS.
+    pub(super) async fn secure(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
+        let socket = self.socket(origin, uri).await?;
+        let failed = |cause: String| DialError::Tls { host: origin.host.clone(), cause };
+        let name = ServerName::try_from(origin.name().to_owned()).map_err(|error| failed(error.to_string()))?;
+        let tls = self.tls.get_or_try_init(|| connector(self.trusted.clone())).await.map_err(failed)?;
+        let stream = within(origin, tls.connect(name, socket)).await?.map_err(|error| failed(error.to_string()))?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(DialError::NotHttp2 { host: origin.host.clone() });
+        }
+        Ok(Box::new(stream))
+    }
+
+    /// A connection without TLS.
+    pub(super) async fn plain(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
+        Ok(Box::new(self.socket(origin, uri).await?))
+    }
+
+    async fn socket(&self, origin: &Origin, uri: &Uri) -> Result<TcpStream, DialError> {
+        let failed = |error: &dyn std::error::Error| DialError::Connect {
+            host: origin.host.clone(),
+            cause: crate::transport::connection::chain(error),
+        };
+        let socket = match self.proxies.intercept(uri) {
+            None => {
+                let mut connector = self.connector.clone();
+                within(origin, connector.call(uri.clone())).await?.map_err(|error| failed(&error))?
+            }
+            Some(proxy) => {
+                let mut tunnel = Tunnel::new(proxy.uri().clone(), self.connector.clone());
+                if let Some(auth) = proxy.basic_auth() {
+                    tunnel = tunnel.with_auth(auth.clone());
+                }
+                within(origin, tunnel.call(uri.clone())).await?.map_err(|error| failed(&error))?
+            }
+        };
+        Ok(TokioIo::into_inner(socket))
+    }
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A proxy's address may hold a password.
+        f.write_str("Dialer")
+    }
+}
+
+async fn within<T>(origin: &Origin, work: impl Future<Output = T>) -> Result<T, DialError> {
+    let timeout = || DialError::Timeout { host: origin.host.clone(), within: CONNECT_TIMEOUT };
+    tokio::time::timeout(CONNECT_TIMEOUT, work).await.map_err(|_| timeout())
+}
+
+/// TLS with the system's certificates and the `trusted` ones.
+async fn connector(trusted: Vec<u8>) -> Result<TlsConnector, String> {
+    // Reads files.
+    let roots = tokio::task::spawn_blocking(move || roots(&trusted)).await.map_err(|error| error.to_string())??;
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn roots(trusted: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(system.certs);
+    for certificate in CertificateDer::pem_slice_iter(trusted) {
+        let certificate = certificate.map_err(|error| format!("a certificate to trust is not PEM: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("a certificate to trust: {error}"))?;
+    }
+    if roots.is_empty() {
+        let causes = system.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        return Err(format!("no certificates to trust were found on this system: {causes}"));
+    }
+    Ok(roots)
+}
+
+/// Resolves names to addresses in random order, those of the family that the system prefers first.
+#[derive(Clone)]
+struct Spread(GaiResolver);
+
+impl Service<Name> for Spread {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let resolving = self.0.call(name);
+        Box::pin(async move { Ok(spread(resolving.await?.collect()).into_iter()) })
+    }
+}
+
+fn spread(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let prefers_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    fastrand::shuffle(&mut addresses);
+    // Stable: the random order stays within each family.
+    addresses.sort_by_key(|address| address.is_ipv6() != prefers_v6);
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_spread_and_the_preferred_family_stays_first() {
+        let addresses: Vec<SocketAddr> = (0..20)
+            .map(|last| SocketAddr::from(([10, 0, 0, last], 443)))
+            .chain([([0, 0, 0, 0, 0, 0, 0, 1], 443).into()])
+            .collect();
+        let orders: std::collections::HashSet<_> = (0..20).map(|_| spread(addresses.clone())).collect();
+        assert!(orders.len() > 1);
+        for order in orders {
+            assert_eq!(order.len(), addresses.len());
+            assert!(order[..20].iter().all(SocketAddr::is_ipv4) && order[20].is_ipv6());
+        }
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let of = |uri: &'static str| Origin::of(&Uri::from_static(uri));
+        assert_eq!(of("https://kinesis.eu-west-1.amazonaws.com/"), of("https://kinesis.eu-west-1.amazonaws.com:443/x"));
+        assert_ne!(of("https://localhost:4567/"), of("http://localhost:4567/"));
+        assert_eq!(of("https://[::1]:4567/").map(|origin| origin.name().to_owned()), Some("::1".to_owned()));
+        assert_eq!(of("/only/a/path"), None);
+    }
+}

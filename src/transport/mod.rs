@@ -1,0 +1,54 @@
+//! Over which connections do we talk to the service?
+//!
+//! Control calls go through the SDK's own HTTP client. Subscriptions have connections of their own, for two reasons:
+//! a connection that carries unread subscriptions can stall whatever else it carries, and the SDK's client can neither
+//! bound what an unread subscription holds, nor see that a server is gone, nor open a second connection.
+//!
+//! ```text
+//! subscribe ─▶ client ─▶ connections: one with a free stream, or a new one ─▶ dial: DNS, proxy, TLS, ALPN
+//!                              │
+//!                              └─▶ connection: streams, their windows, pings ─▶ body: window given back as it is read
+//! ```
+
+mod body;
+mod client;
+mod connection;
+mod connections;
+mod dial;
+
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+
+pub(crate) use client::Subscriptions;
+
+/// How connections of subscriptions are kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// What the service may send on a subscription before we read it, in bytes.
+    pub(crate) stream_window: u32,
+    /// The most subscriptions on one connection; fewer if the server says so. What one bad connection can harm.
+    pub(crate) streams: usize,
+    /// Certificates to trust besides the system's, in PEM.
+    pub(crate) trusted: Vec<u8>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { stream_window: 512 << 10, streams: 100, trusted: Vec::new() }
+    }
+}
+
+/// A client for control calls. The first one made reads the system's certificates, which takes a moment.
+pub(crate) fn control_client(trusted: &[u8]) -> SharedHttpClient {
+    let builder = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
+    if trusted.is_empty() {
+        return builder.build_https();
+    }
+    let trust = TrustStore::default().with_pem_certificate(trusted);
+    match TlsContext::builder().with_trust_store(trust).build() {
+        Ok(context) => builder.tls_context(context).build_https(),
+        // Without the certificates the calls will fail and say so.
+        Err(_) => builder.build_https(),
+    }
+}
