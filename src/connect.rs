@@ -36,7 +36,7 @@ use crate::session::Session;
 use crate::shards::Shards;
 use crate::stream::{Settings, StreamReader};
 use crate::topology::{Fresh, Topology};
-use crate::transport::Subscriptions;
+use crate::transport::SubscriptionClient;
 use crate::{telemetry, transport, unbuilt};
 
 /// How long a host should wait before it tries again what did not work this time.
@@ -139,7 +139,7 @@ pub(crate) async fn connect(config: &Config, http: &Http) -> Result<Session, Con
     let control = http.client.clone().unwrap_or_else(|| transport::control_client(&http.trusted));
     let subscriptions = http.client.clone().unwrap_or_else(|| {
         let settings = transport::Settings { trusted: http.trusted.clone(), ..transport::Settings::default() };
-        Subscriptions::new(settings).into_shared()
+        SubscriptionClient::new(settings).into_shared()
     });
     let access = access::kinesis(config, &control).await?;
     let region = access.region().map(ToString::to_string).unwrap_or_default();

@@ -44,7 +44,7 @@ mod stream;
 mod sync;
 pub mod telemetry;
 mod topology;
-mod transport;
+pub mod transport;
 mod unbuilt;
 
 pub use access::AccessError;

@@ -20,21 +20,30 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(35);
 
 /// The frames of a body, one after the other.
 #[derive(Debug)]
-pub(crate) struct Frames {
+pub struct Frames {
     body: SdkBody,
     /// What came and was not used yet. At most what the HTTP client hands over at once.
     chunk: Bytes,
 }
 
 impl Frames {
-    pub(crate) fn new(body: SdkBody) -> Self {
+    /// The frames of a subscription's body, from its first byte on.
+    pub fn new(body: SdkBody) -> Self {
         Self { body, chunk: Bytes::new() }
     }
 
     /// Waits for the start of the next frame. `None` when the body ended in good order between two frames.
     ///
     /// Nothing of the frame's content is taken off the connection's window beyond the chunk it came in.
-    pub(crate) async fn prelude(&mut self) -> Result<Option<Prelude>, Fault> {
+    ///
+    /// # Errors
+    ///
+    /// When the connection broke, when nothing came for 35 s, or when what came is no frame.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: what was read of a prelude is lost with the call.
+    pub async fn prelude(&mut self) -> Result<Option<Prelude>, Fault> {
         let mut bytes = [0; PRELUDE_LEN];
         let mut filled = 0;
         while filled < PRELUDE_LEN {
@@ -49,7 +58,15 @@ impl Frames {
     }
 
     /// Reads the frame that a prelude announced.
-    pub(crate) async fn frame(&mut self, prelude: &Prelude) -> Result<Frame, Fault> {
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::prelude`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe.
+    pub async fn frame(&mut self, prelude: &Prelude) -> Result<Frame, Fault> {
         let len = prelude.rest_len();
         let rest = if self.chunk.len() >= len {
             self.chunk.split_to(len)

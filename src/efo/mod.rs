@@ -4,3 +4,5 @@ pub(crate) mod body;
 pub(crate) mod consumer;
 pub(crate) mod subscription;
 pub mod wire;
+
+pub use body::Frames;

@@ -27,19 +27,20 @@ use super::dial::Origin;
 /// `https` endpoints are spoken to in HTTP/2, `http` ones (local servers) in HTTP/1.1 with a connection for each
 /// subscription.
 #[derive(Debug, Clone)]
-pub(crate) struct Subscriptions {
+pub struct SubscriptionClient {
     /// Made once: the SDK asks for it with every call.
     connector: SharedHttpConnector,
 }
 
-impl Subscriptions {
-    pub(crate) fn new(settings: Settings) -> Self {
+impl SubscriptionClient {
+    /// A client without connections; they are opened as they are needed.
+    pub fn new(settings: Settings) -> Self {
         let connections = Arc::new(Connections::new(settings));
         Self { connector: SharedHttpConnector::new(Connector { connections }) }
     }
 }
 
-impl HttpClient for Subscriptions {
+impl HttpClient for SubscriptionClient {
     fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
         self.connector.clone()
     }

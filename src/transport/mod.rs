@@ -20,17 +20,17 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
-pub(crate) use client::Subscriptions;
+pub use client::SubscriptionClient;
 
 /// How connections of subscriptions are kept.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// What the service may send on a subscription before we read it, in bytes.
-    pub(crate) stream_window: u32,
+    pub stream_window: u32,
     /// The most subscriptions on one connection; fewer if the server says so. What one bad connection can harm.
-    pub(crate) streams: usize,
+    pub streams: usize,
     /// Certificates to trust besides the system's, in PEM.
-    pub(crate) trusted: Vec<u8>,
+    pub trusted: Vec<u8>,
 }
 
 impl Default for Settings {
