@@ -36,6 +36,8 @@ mod pool_tests;
 mod reader;
 mod record;
 pub mod retry;
+#[cfg(test)]
+mod scenarios;
 mod service;
 mod session;
 mod shard;

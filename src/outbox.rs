@@ -143,8 +143,9 @@ impl Outbox {
     fn look(&self, max: usize) -> Look {
         let mut core = lock(&self.core);
         let look = core.take(max, Instant::now());
-        if !core.turns.is_empty() || !core.line.is_empty() {
-            // There is more: another reader may take it.
+        let more = !core.turns.is_empty() || !core.line.is_empty();
+        if more && matches!(look, Look::Ready(_)) {
+            // Another reader may take it. Who found nothing wakes nobody, least of all himself.
             self.ready.notify_one();
         }
         look

@@ -1,0 +1,146 @@
+//! A session that reads a script.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pipeline_plugin_api::config::{Document, Environment};
+use pipeline_plugin_api::{Batch, Demand, Receipt, Verdicts};
+
+use super::script::Script;
+use crate::Config;
+use crate::connect::Connecting;
+use crate::lease::{Claim, Lease, LeaseStore, MemoryStore, Place, Row, StoreError, Write, Written};
+use crate::names::{ShardId, Stream};
+use crate::record::KinesisRecord;
+use crate::session::Session;
+
+/// A store that can be told to fail, and counts what it was asked to write.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    memory: MemoryStore,
+    pub(super) fails: AtomicBool,
+    pub(super) writes: AtomicU64,
+}
+
+#[async_trait]
+impl LeaseStore for Store {
+    async fn identity(&self) -> Result<String, StoreError> {
+        self.memory.identity().await
+    }
+
+    async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError> {
+        self.memory.rows(stream).await
+    }
+
+    async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError> {
+        self.memory.pin_latest(stream, now).await
+    }
+
+    async fn claim(&self, stream: &Stream, shard: &ShardId) -> Result<Claim, StoreError> {
+        self.memory.claim(stream, shard).await
+    }
+
+    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Written>, StoreError> {
+        self.writes.fetch_add(writes.len() as u64, Ordering::Relaxed);
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(StoreError::Failed { what: "storing", cause: "so it was told".into() });
+        }
+        self.memory.commit(writes).await
+    }
+
+    async fn release(&self, leases: Vec<Lease>) -> Result<(), StoreError> {
+        self.memory.release(leases).await
+    }
+}
+
+/// A script, a store that outlives sessions, and a configuration.
+#[derive(Debug)]
+pub(super) struct Bench {
+    pub(super) script: Arc<Script>,
+    pub(super) store: Arc<Store>,
+    config: Config,
+}
+
+impl Bench {
+    /// With `more` lines of configuration.
+    pub(super) fn new(script: Script, more: &str) -> Self {
+        let streams = if more.contains("streams:") { "" } else { "streams: [orders]\n" };
+        let fan_out = if more.contains("enhanced_fan_out") { "" } else { "enhanced_fan_out: {enabled: true}\n" };
+        let yaml = format!("{streams}checkpoint_file: memory\ncommit_period: 1s\n{fan_out}{more}\n");
+        let document = Document::from_yaml("test.yaml", &yaml, &Environment::empty()).unwrap();
+        let config = document.parse::<Config>(&[]).unwrap_or_else(|error| panic!("{error}")).config;
+        Self { script: Arc::new(script), store: Arc::default(), config }
+    }
+
+    pub(super) async fn open(&self) -> Session {
+        let connecting = Connecting {
+            config: &self.config,
+            service: Arc::clone(&self.script) as _,
+            store: Arc::clone(&self.store) as _,
+            region: "eu-west-1".into(),
+        };
+        connecting.open().await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// How far a shard is stored.
+    pub(super) async fn stored(&self, shard: &str) -> Place {
+        let rows = self.store.rows(&Stream::new("orders", "arn:orders")).await.unwrap();
+        rows.into_iter().find(|row| row.shard == shard.into()).map(|row| row.place).unwrap_or_default()
+    }
+}
+
+/// A batch, as shard and sequence numbers.
+pub(super) async fn take(session: &Session) -> (String, Vec<u64>, Receipt) {
+    take_at_most(session, 1000).await
+}
+
+pub(super) async fn take_at_most(session: &Session, max: usize) -> (String, Vec<u64>, Receipt) {
+    let batch = session.read(Demand::new(max, Duration::from_hours(1))).await.unwrap();
+    assert!(!batch.is_empty(), "nothing came for an hour");
+    parts(batch)
+}
+
+fn parts(batch: Batch) -> (String, Vec<u64>, Receipt) {
+    let (messages, receipt) = batch.into_parts();
+    let mut shard = String::new();
+    let numbers = messages
+        .iter()
+        .map(|message| {
+            let record = KinesisRecord::of(message).unwrap();
+            shard = record.shard().to_string();
+            record.sequence_number().as_str().parse().unwrap()
+        })
+        .collect();
+    (shard, numbers, receipt)
+}
+
+/// Takes and acks until so many records came; what came, in order, with the shards that it came from.
+pub(super) async fn take_and_ack(session: &Session, count: usize) -> Vec<(String, u64)> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        let (shard, numbers, receipt) = take(session).await;
+        all.extend(numbers.into_iter().map(|number| (shard.clone(), number)));
+        receipt.settle(Verdicts::ACK).unwrap();
+    }
+    all
+}
+
+/// As [`take_and_ack`], where the shard is plain.
+pub(super) async fn numbers(session: &Session, count: usize) -> Vec<u64> {
+    take_and_ack(session, count).await.into_iter().map(|(_, number)| number).collect()
+}
+
+/// Whether nothing comes for so long.
+pub(super) async fn is_quiet(session: &Session, time: Duration) -> bool {
+    session.read(Demand::new(1000, time)).await.unwrap().is_empty()
+}
+
+/// Closes, and sees that nothing is left.
+pub(super) async fn close(session: &Session) {
+    session.close(Duration::from_secs(10)).await.unwrap();
+    assert_eq!((session.pool.records().used, session.pool.bytes().used), (0, 0), "the pool is not empty");
+    assert_eq!((session.pool.records().waiting, session.pool.bytes().waiting), (0, 0));
+    assert!(session.tasks.is_empty(), "a task is left");
+}

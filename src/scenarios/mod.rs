@@ -1,0 +1,10 @@
+//! What must not go wrong, played by a scripted service on virtual time.
+//!
+//! - [`script`]: the service; [`bench`](mod@bench): a session that reads it.
+//! - `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks.
+
+mod bench;
+mod bounds;
+mod faults;
+mod script;
+mod shards;

@@ -1,0 +1,310 @@
+//! A service that answers as it was told, and remembers what it was asked.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::efo::wire::frame::write;
+use crate::names::{ShardId, Stream};
+use crate::retry::{Fault, Origin};
+use crate::service::{ConsumerDescription, ConsumerStatus, Service};
+use crate::sync::{Mutex, lock};
+use crate::topology::{Listed, Start};
+
+/// What a call for a subscription gets.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Refused(Fault),
+    /// No answer.
+    Silence,
+    /// A body of these pieces.
+    Body(Vec<Piece>),
+}
+
+/// A piece of a body. After the last the body ends, in good order.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Bytes(Vec<u8>),
+    Wait(Duration),
+    Broken,
+    /// Nothing more, and no end.
+    Hang,
+}
+
+/// A call for a subscription.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    pub(super) at: Instant,
+    pub(super) arn: String,
+    pub(super) shard: ShardId,
+    pub(super) start: Start,
+}
+
+#[derive(Debug)]
+pub(super) struct Script {
+    core: Mutex<Core>,
+    called: Notify,
+}
+
+#[derive(Debug)]
+struct Core {
+    answers: HashMap<ShardId, VecDeque<Answer>>,
+    /// What every subscription gets that no answer is left for.
+    otherwise: Option<Fault>,
+    listing: Vec<Listed>,
+    /// Calls for subscriptions that are let through in a second, over all shards.
+    rate: Option<usize>,
+    /// When those were, of the last second.
+    let_through: Vec<Instant>,
+    arn: String,
+    calls: Vec<Call>,
+}
+
+impl Script {
+    /// One stream with these open shards.
+    pub(super) fn new<S: AsRef<str>>(shards: impl IntoIterator<Item = S>) -> Self {
+        let listing = shards.into_iter().map(|shard| listed(shard.as_ref(), &[], false)).collect();
+        let core = Core {
+            answers: HashMap::new(),
+            otherwise: None,
+            listing,
+            rate: None,
+            let_through: Vec::new(),
+            arn: "arn:orders/consumer/one".into(),
+            calls: Vec::new(),
+        };
+        Self { core: Mutex::new(core), called: Notify::new() }
+    }
+
+    /// The next subscriptions of a shard get these, in turn. After them a subscription stays open and says nothing.
+    pub(super) fn answer(&self, shard: &str, answers: impl IntoIterator<Item = Answer>) {
+        lock(&self.core).answers.entry(shard.into()).or_default().extend(answers);
+    }
+
+    /// Every subscription gets this, until `None`.
+    pub(super) fn refuse_all(&self, fault: Option<Fault>) {
+        lock(&self.core).otherwise = fault;
+    }
+
+    pub(super) fn limit_rate(&self, per_second: usize) {
+        lock(&self.core).rate = Some(per_second);
+    }
+
+    pub(super) fn list(&self, listing: Vec<Listed>) {
+        lock(&self.core).listing = listing;
+    }
+
+    /// The consumer is another one now.
+    pub(super) fn consumer(&self, arn: &str) {
+        lock(&self.core).arn = arn.into();
+    }
+
+    pub(super) fn calls(&self) -> Vec<Call> {
+        lock(&self.core).calls.clone()
+    }
+
+    pub(super) fn calls_of(&self, shard: &str) -> Vec<Call> {
+        self.calls().into_iter().filter(|call| call.shard == shard.into()).collect()
+    }
+
+    /// Waits until there were so many calls for subscriptions.
+    pub(super) async fn called(&self, count: usize) {
+        loop {
+            let called = self.called.notified();
+            let mut called = std::pin::pin!(called);
+            called.as_mut().enable();
+            if self.calls().len() >= count {
+                return;
+            }
+            called.await;
+        }
+    }
+}
+
+pub(super) fn listed(id: &str, parents: &[&str], closed: bool) -> Listed {
+    Listed { id: id.into(), parents: parents.iter().map(|parent| ShardId::from(*parent)).collect(), closed }
+}
+
+/// A fault of a call.
+pub(super) fn fault(code: &str) -> Fault {
+    Fault { origin: Origin::Call, code: code.into(), message: "so it was told".into() }
+}
+
+/// The frame that every body begins with.
+pub(super) fn initial() -> Piece {
+    Piece::Bytes(write::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"{}"))
+}
+
+/// A body that begins as it should.
+pub(super) fn body(pieces: impl IntoIterator<Item = Piece>) -> Answer {
+    Answer::Body(std::iter::once(initial()).chain(pieces).collect())
+}
+
+/// An event with these records.
+pub(super) fn event(
+    records: impl IntoIterator<Item = u64>,
+    continuation: Option<u64>,
+    children: &[(&str, &[&str])],
+) -> Piece {
+    Piece::Bytes(write::event(&event_json(records, continuation, children, 8)))
+}
+
+/// An event with records and a continuation behind the last.
+pub(super) fn records(numbers: impl IntoIterator<Item = u64> + Clone) -> Piece {
+    let last = numbers.clone().into_iter().last();
+    event(numbers, last, &[])
+}
+
+/// An event of one record of so many bytes.
+pub(super) fn large(number: u64, bytes: usize) -> Piece {
+    Piece::Bytes(write::event(&event_json([number], Some(number), &[], bytes)))
+}
+
+/// The event that ends a shard.
+pub(super) fn end(records: impl IntoIterator<Item = u64>, children: &[(&str, &[&str])]) -> Piece {
+    event(records, None, children)
+}
+
+fn event_json(
+    records: impl IntoIterator<Item = u64>,
+    continuation: Option<u64>,
+    children: &[(&str, &[&str])],
+    bytes: usize,
+) -> String {
+    let records: Vec<_> = records
+        .into_iter()
+        .map(|number| {
+            let data = "x".repeat(bytes);
+            serde_json::json!({
+                "SequenceNumber": number.to_string(),
+                "Data": base64_simd::STANDARD.encode_to_string(data),
+                "PartitionKey": "key",
+                // Long after any time to start from.
+                "ApproximateArrivalTimestamp": 4_000_000_000 + number,
+            })
+        })
+        .collect();
+    let children: Vec<_> =
+        children.iter().map(|(id, parents)| serde_json::json!({ "ShardId": id, "ParentShards": parents })).collect();
+    let mut event = serde_json::json!({ "Records": records, "MillisBehindLatest": 0, "ChildShards": children });
+    if let Some(continuation) = continuation {
+        event["ContinuationSequenceNumber"] = continuation.to_string().into();
+    }
+    event.to_string()
+}
+
+/// An exception inside the stream.
+pub(super) fn exception(code: &str) -> Piece {
+    let headers = [(":message-type", "exception"), (":exception-type", code)];
+    Piece::Bytes(write::frame(&headers, br#"{"message":"so it was told"}"#))
+}
+
+/// Bytes of a frame, to be cut or bent.
+pub(super) fn bytes(piece: Piece) -> Vec<u8> {
+    match piece {
+        Piece::Bytes(bytes) => bytes,
+        other => panic!("{other:?} has no bytes"),
+    }
+}
+
+#[async_trait]
+impl Service for Script {
+    async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault> {
+        assert_eq!(name_or_arn, "orders");
+        Ok(Stream::new("orders", "arn:orders"))
+    }
+
+    async fn list_shards(&self, _: &Stream) -> Result<Vec<Listed>, Fault> {
+        Ok(lock(&self.core).listing.clone())
+    }
+
+    async fn describe_consumer(&self, _: &Stream, _: &str) -> Result<ConsumerDescription, Fault> {
+        let arn = lock(&self.core).arn.clone();
+        Ok(ConsumerDescription { arn, status: ConsumerStatus::Active })
+    }
+
+    async fn describe_consumer_arn(&self, arn: &str) -> Result<ConsumerDescription, Fault> {
+        Ok(ConsumerDescription { arn: arn.into(), status: ConsumerStatus::Active })
+    }
+
+    async fn register_consumer(&self, stream: &Stream, name: &str) -> Result<ConsumerDescription, Fault> {
+        self.describe_consumer(stream, name).await
+    }
+
+    async fn deregister_consumer(&self, _: &str) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn subscribe(&self, consumer_arn: &str, shard: &ShardId, start: &Start) -> Result<SdkBody, Fault> {
+        let answer = {
+            let mut core = lock(&self.core);
+            let call =
+                Call { at: Instant::now(), arn: consumer_arn.into(), shard: shard.clone(), start: start.clone() };
+            let second = Duration::from_secs(1);
+            core.let_through.retain(|before| call.at - *before < second);
+            let limited = core.rate.is_some_and(|rate| core.let_through.len() >= rate);
+            if !limited {
+                core.let_through.push(call.at);
+            }
+            core.calls.push(call);
+            if consumer_arn != core.arn {
+                Some(Answer::Refused(fault("ResourceNotFoundException")))
+            } else if limited {
+                Some(Answer::Refused(fault("LimitExceededException")))
+            } else {
+                let next = core.answers.get_mut(shard).and_then(VecDeque::pop_front);
+                next.or_else(|| core.otherwise.clone().map(Answer::Refused))
+            }
+        };
+        self.called.notify_waiters();
+        match answer.unwrap_or_else(|| body([Piece::Hang])) {
+            Answer::Refused(fault) => Err(fault),
+            Answer::Silence => std::future::pending().await,
+            Answer::Body(pieces) => Ok(SdkBody::from_body_1_x(Body { pieces: pieces.into(), waiting: None })),
+        }
+    }
+}
+
+struct Body {
+    pieces: VecDeque<Piece>,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the connection broke")]
+struct BrokenConnection;
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BrokenConnection;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenConnection>>> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                std::task::ready!(waiting.as_mut().poll(cx));
+                self.waiting = None;
+            }
+            match self.pieces.pop_front() {
+                None => return Poll::Ready(None),
+                Some(Piece::Bytes(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes.into())))),
+                Some(Piece::Wait(time)) => self.waiting = Some(Box::pin(sleep(time))),
+                Some(Piece::Broken) => return Poll::Ready(Some(Err(BrokenConnection))),
+                Some(Piece::Hang) => {
+                    self.pieces.push_front(Piece::Hang);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
