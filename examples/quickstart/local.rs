@@ -16,6 +16,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
@@ -29,6 +30,7 @@ pub type Tamper = Arc<dyn Fn(&str, Response<AnyBody>) -> Response<AnyBody> + Sen
 /// A running server. It stops when this is dropped.
 pub struct LocalKinesis {
     address: SocketAddr,
+    scheme: &'static str,
     _server: JoinSet<()>,
 }
 
@@ -36,6 +38,8 @@ pub struct LocalKinesis {
 pub trait Accept: Send + Sync + 'static {
     /// The connection as HTTP sees it.
     type Io: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static;
+    /// `http` or `https`.
+    const SCHEME: &'static str;
     /// Makes it of a socket.
     fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<Self::Io>> + Send;
 }
@@ -45,20 +49,39 @@ pub struct Plain;
 
 impl Accept for Plain {
     type Io = TokioIo<TcpStream>;
+    const SCHEME: &'static str = "http";
 
     async fn accept(&self, socket: TcpStream) -> io::Result<Self::Io> {
         Ok(TokioIo::new(socket))
     }
 }
 
+/// How a server behaves on the wire.
+pub struct Wire<A> {
+    pub accept: A,
+    pub tamper: Tamper,
+    /// The most streams on an HTTP/2 connection.
+    pub max_streams: u32,
+    /// Each change makes the server say goodbye on all connections.
+    pub going_away: watch::Receiver<()>,
+}
+
+impl<A: Accept> Wire<A> {
+    /// As a good server does.
+    pub fn new(accept: A) -> Self {
+        Self { accept, tamper: Arc::new(|_, answer| answer), max_streams: 200, going_away: watch::channel(()).1 }
+    }
+}
+
 impl LocalKinesis {
     /// Starts a server over plain HTTP.
     pub async fn start(options: StoreOptions) -> io::Result<Self> {
-        Self::start_with(options, Plain, Arc::new(|_, answer| answer)).await
+        Self::start_with(options, Wire::new(Plain)).await
     }
 
-    /// Starts a server that accepts connections in its own way and lets somebody tamper with its answers.
-    pub async fn start_with(options: StoreOptions, accept: impl Accept, tamper: Tamper) -> io::Result<Self> {
+    /// Starts a server that behaves on the wire as it is told.
+    pub async fn start_with<A: Accept>(options: StoreOptions, wire: Wire<A>) -> io::Result<Self> {
+        let Wire { accept, tamper, max_streams, going_away } = wire;
         let (app, store) = ferrokinesis::create_app(options);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -71,6 +94,8 @@ impl LocalKinesis {
                 let _ = socket.set_nodelay(true);
                 let (app, store) = (app.clone(), store.clone());
                 let (accept, tamper) = (Arc::clone(&accept), Arc::clone(&tamper));
+                let mut going_away = going_away.clone();
+                going_away.mark_unchanged();
                 connections.spawn(async move {
                     let Ok(io) = accept.accept(socket).await else { return };
                     let service = service_fn(move |request: Request<Incoming>| {
@@ -94,18 +119,26 @@ impl LocalKinesis {
                             Ok::<_, Infallible>(tamper(&operation, answer))
                         }
                     });
+                    let mut builder = Builder::new(TokioExecutor::new());
+                    builder.http2().max_concurrent_streams(max_streams);
+                    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
                     // A client that goes away is no news.
-                    let _ = Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+                    let _ = loop {
+                        tokio::select! {
+                            ended = &mut connection => break ended,
+                            Ok(()) = going_away.changed() => connection.as_mut().graceful_shutdown(),
+                        }
+                    };
                 });
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { address, _server: server })
+        Ok(Self { address, scheme: A::SCHEME, _server: server })
     }
 
     /// What to configure as `endpoint`.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 }
 

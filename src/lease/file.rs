@@ -9,10 +9,12 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 
 use super::{Claim, Lease, LeaseStore, Place, Row, StoreError, Write, Written, forward};
 use crate::names::{SequenceNumber, ShardId, Stream};
@@ -25,6 +27,10 @@ const PINS: TableDefinition<'_, &str, i64> = TableDefinition::new("latest");
 /// What the file itself is: its format and its name.
 const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
 const FORMAT: &str = "1";
+/// How long to wait for a file that is in use, and how often to look. An input that was dropped without a close, or a
+/// process that is being replaced, lets go of it within moments.
+const LETS_GO_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A place, as the file has it. Fields may be added; what is unknown is passed over.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,8 +71,14 @@ impl FileStore {
     ///
     /// When another process uses it, when it can't be read or written, or when it is something else.
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
-        let path = path.to_owned();
-        blocking("open the checkpoint file", move || Self::open_now(path)).await
+        let give_up = Instant::now() + LETS_GO_WITHIN;
+        loop {
+            let path = path.to_owned();
+            match blocking("open the checkpoint file", move || Self::open_now(path)).await {
+                Err(StoreError::InUse { .. }) if Instant::now() < give_up => sleep(LOOK_AGAIN).await,
+                outcome => return outcome,
+            }
+        }
     }
 
     fn open_now(path: PathBuf) -> Result<Self, StoreError> {
@@ -361,7 +373,20 @@ mod tests {
         assert_eq!(store.pin_latest(&stream, 9).await.unwrap(), 7);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_about_to_be_let_go_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoints");
+        let held = FileStore::open(&path).await.unwrap();
+        let letting_go = async {
+            sleep(LETS_GO_WITHIN / 2).await;
+            drop(held);
+        };
+        let (opened, ()) = tokio::join!(FileStore::open(&path), letting_go);
+        opened.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_second_one_is_refused_and_told_who_holds_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoints");

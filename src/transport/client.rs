@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::Settings;
 use super::body::{Holding, StreamBody};
 use super::connections::{Connections, OpenError};
-use super::dial::Origin;
+use super::dial::{DialError, Origin};
 
 /// An HTTP client for subscriptions. Its connections go when the last clone is dropped.
 ///
@@ -116,5 +116,9 @@ async fn over_http1(
 }
 
 fn open_failed(error: OpenError) -> ConnectorError {
-    ConnectorError::io(error.into())
+    match error {
+        // Trying again doesn't mend that; somebody has to look.
+        OpenError::Dial(DialError::NotHttp2 { .. }) => ConnectorError::user(error.into()),
+        _ => ConnectorError::io(error.into()),
+    }
 }

@@ -9,6 +9,7 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::PutRecordsRequestEntry;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use ferrokinesis::store::StoreOptions;
 use kinesis_input::{KinesisInput, KinesisRecord};
 use pipeline_plugin_api::config::{Document, Environment};
@@ -28,6 +29,11 @@ pub fn quick() -> StoreOptions {
     }
 }
 
+/// The SDK's client without TLS.
+pub fn plain_http() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new().build_http()
+}
+
 /// A server, a client to write with, and a folder for checkpoints.
 pub struct Bench {
     pub server: LocalKinesis,
@@ -37,15 +43,15 @@ pub struct Bench {
 
 impl Bench {
     pub async fn start() -> Self {
-        Self::with(LocalKinesis::start(quick()).await.unwrap())
+        Self::with(LocalKinesis::start(quick()).await.unwrap(), plain_http())
     }
 
-    pub fn with(server: LocalKinesis) -> Self {
+    pub fn with(server: LocalKinesis, http: SharedHttpClient) -> Self {
         let config = aws_sdk_kinesis::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-east-1"))
             .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .http_client(http)
             .endpoint_url(server.endpoint())
             .build();
         Self { server, client: Client::from_conf(config), folder: tempfile::tempdir().unwrap() }
@@ -91,6 +97,12 @@ impl Bench {
                 .unwrap();
             assert_eq!(answer.failed_record_count(), Some(0));
         }
+    }
+
+    /// Puts one record with this hash key, which says the shard.
+    pub async fn put_at(&self, stream: &str, hash_key: u128, data: Vec<u8>) {
+        let call = self.client.put_record().stream_name(stream).partition_key("key");
+        call.explicit_hash_key(hash_key.to_string()).data(Blob::new(data)).send().await.unwrap();
     }
 
     pub async fn split(&self, stream: &str, shard: &str) {
