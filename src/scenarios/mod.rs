@@ -1,10 +1,13 @@
 //! What must not go wrong, played by a scripted service on virtual time.
 //!
 //! - [`script`]: the service; [`bench`](mod@bench): a session that reads it.
-//! - `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks.
+//! - `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks;
+//!   `stalls`: what may hold up nobody else; `told`: what an operator is told, by metrics and in the log.
 
 mod bench;
 mod bounds;
 mod faults;
 mod script;
 mod shards;
+mod stalls;
+mod told;

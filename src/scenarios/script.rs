@@ -60,6 +60,8 @@ struct Core {
     /// What every subscription gets that no answer is left for.
     otherwise: Option<Fault>,
     listing: Vec<Listed>,
+    /// Whether calls for the listing get no answer.
+    listing_is_silent: bool,
     /// Calls for subscriptions that are let through in a second, over all shards.
     rate: Option<usize>,
     /// When those were, of the last second.
@@ -76,6 +78,7 @@ impl Script {
             answers: HashMap::new(),
             otherwise: None,
             listing,
+            listing_is_silent: false,
             rate: None,
             let_through: Vec::new(),
             arn: "arn:orders/consumer/one".into(),
@@ -100,6 +103,11 @@ impl Script {
 
     pub(super) fn list(&self, listing: Vec<Listed>) {
         lock(&self.core).listing = listing;
+    }
+
+    /// From now on the listing gets no answer.
+    pub(super) fn silence_listing(&self) {
+        lock(&self.core).listing_is_silent = true;
     }
 
     /// The consumer is another one now.
@@ -223,7 +231,14 @@ impl Service for Script {
     }
 
     async fn list_shards(&self, _: &Stream) -> Result<Vec<Listed>, Fault> {
-        Ok(lock(&self.core).listing.clone())
+        let listing = {
+            let core = lock(&self.core);
+            (!core.listing_is_silent).then(|| core.listing.clone())
+        };
+        match listing {
+            Some(listing) => Ok(listing),
+            None => std::future::pending().await,
+        }
     }
 
     async fn describe_consumer(&self, _: &Stream, _: &str) -> Result<ConsumerDescription, Fault> {

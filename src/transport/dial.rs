@@ -24,7 +24,7 @@ use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{self, AlertDescription, ClientConfig, RootCertStore};
 use tower_service::Service;
 
 /// How long a socket may take to be made, and how long the TLS handshake may take after it.
@@ -93,9 +93,12 @@ impl Dialer {
         let failed = |cause: String| DialError::Tls { host: origin.host.clone(), cause };
         let name = ServerName::try_from(origin.name().to_owned()).map_err(|error| failed(error.to_string()))?;
         let tls = self.tls.get_or_try_init(|| connector(self.trusted.clone())).await.map_err(failed)?;
-        let stream = within(origin, tls.connect(name, socket)).await?.map_err(|error| failed(error.to_string()))?;
+        let not_http2 = || DialError::NotHttp2 { host: origin.host.clone() };
+        let connected = within(origin, tls.connect(name, socket)).await?;
+        let stream =
+            connected.map_err(|error| if refuses_http2(&error) { not_http2() } else { failed(error.to_string()) })?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-            return Err(DialError::NotHttp2 { host: origin.host.clone() });
+            return Err(not_http2());
         }
         Ok(Box::new(stream))
     }
@@ -132,6 +135,12 @@ impl std::fmt::Debug for Dialer {
         // A proxy's address may hold a password.
         f.write_str("Dialer")
     }
+}
+
+/// Servers may pass over a protocol that they don't know, or say so.
+fn refuses_http2(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
 async fn within<T>(origin: &Origin, work: impl Future<Output = T>) -> Result<T, DialError> {

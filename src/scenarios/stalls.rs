@@ -1,0 +1,68 @@
+//! What one shard waits for holds up no other, and nothing holds up close.
+
+use std::time::Duration;
+
+use pipeline_plugin_api::{State, Verdicts};
+use tokio::time::timeout;
+
+use super::bench::{Bench, close, is_quiet, numbers, take};
+use super::script::{Answer, Piece, Script, body, event, fault, large, records};
+use crate::topology::Start;
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_refused_gives_back_the_space_that_it_waited_for() {
+    let script = Script::new(["large", "small"]);
+    // Fills the pool until it is acked, after 45 s, and has more after a minute.
+    let idle = || event([], Some(1), &[]);
+    script.answer(
+        "small",
+        [body([large(1, 8000), Piece::Wait(secs(30)), idle(), Piece::Wait(secs(30)), records(2..=3)])],
+    );
+    // Waits for space, gives up its subscription after 30 s, and is never granted another.
+    script.answer("large", [body([Piece::Wait(secs(1)), large(11, 8000), Piece::Hang])]);
+    script.answer("large", (0..1000).map(|_| Answer::Refused(fault("AccessDeniedException"))));
+    let bench = Bench::new(script, "enhanced_fan_out: {enabled: true, max_pending_bytes: 20KiB}");
+    let session = bench.open().await;
+    let (shard, first, receipt) = take(&session).await;
+    assert_eq!((shard.as_str(), &first[..]), ("small", &[1][..]));
+    tokio::time::sleep(secs(45)).await;
+    receipt.settle(Verdicts::ACK).unwrap();
+    let came = timeout(secs(60), numbers(&session, 2)).await;
+    assert_eq!(came.expect("the pool is held by a shard that can't be read"), [2, 3]);
+    assert_eq!(session.status().state, State::Degraded);
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_does_not_wait_for_a_listing_that_never_comes() {
+    let bench = Bench::new(Script::new(["s"]), "rebalance_period: 30s");
+    let session = bench.open().await;
+    bench.script.silence_listing();
+    // Past the next look at the listing.
+    assert!(is_quiet(&session, secs(45)).await);
+    timeout(secs(1), close(&session)).await.expect("close waits for the listing");
+}
+
+/// The service refuses a time that is ahead of its clock, and ours may be ahead of it.
+#[tokio::test(start_paused = true)]
+async fn a_start_in_the_future_of_the_service_is_tried_until_it_comes() {
+    // These arrive in the year 2096, as the script has it, so they are not older than the start.
+    const ARRIVAL: u64 = 4_000_000_000;
+    let script = Script::new(["s"]);
+    script.answer("s", (0..5).map(|_| Answer::Refused(fault("InvalidArgumentException"))));
+    script.answer("s", [body([records(ARRIVAL..=ARRIVAL + 2), Piece::Hang])]);
+    let bench = Bench::new(script, "start_from_oldest: false");
+    let session = bench.open().await;
+    bench.script.called(3).await;
+    let status = session.status();
+    assert_eq!(status.state, State::Degraded);
+    assert!(status.reason.is_some_and(|reason| reason.contains("InvalidArgumentException")));
+    assert_eq!(numbers(&session, 3).await, [ARRIVAL, ARRIVAL + 1, ARRIVAL + 2]);
+    assert_eq!(session.status().state, State::Connected);
+    assert!(bench.script.calls().iter().all(|call| matches!(call.start, Start::At(_))));
+    close(&session).await;
+}

@@ -1,0 +1,221 @@
+//! What an operator is told, by metrics and in the log.
+
+use std::collections::HashMap;
+use std::fmt::{Debug, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, LocalRecorderGuard, Metadata, SharedString, Unit};
+use pipeline_plugin_api::Verdicts;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Event, Level};
+
+use super::bench::{Bench, close, is_quiet, numbers, take};
+use super::script::{Answer, Piece, Script, body, event, exception, fault, records};
+use crate::sync::{Mutex, lock};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// Keeps what is counted.
+#[derive(Debug, Default)]
+struct Counts(Mutex<HashMap<Key, Arc<AtomicU64>>>);
+
+impl Counts {
+    /// The sum of a counter, over the label values that hold `label`.
+    fn of(&self, name: &str, label: &str) -> u64 {
+        let counts = lock(&self.0);
+        let named = counts.iter().filter(|(key, _)| key.name() == name);
+        let labelled = named.filter(|(key, _)| label.is_empty() || key.labels().any(|pair| pair.value() == label));
+        labelled.map(|(_, count)| count.load(Ordering::Relaxed)).sum()
+    }
+
+    fn record(&self) -> LocalRecorderGuard<'_> {
+        metrics::set_default_local_recorder(self)
+    }
+}
+
+impl metrics::Recorder for Counts {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(Arc::clone(lock(&self.0).entry(key.clone()).or_default()))
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+/// Keeps what is logged above debug.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<Vec<(Level, String)>>>);
+
+impl Log {
+    fn listen(&self) -> DefaultGuard {
+        tracing::subscriber::set_default(self.clone())
+    }
+
+    fn at(&self, level: Level) -> Vec<String> {
+        lock(&self.0).iter().filter(|(at, _)| *at == level).map(|(_, text)| text.clone()).collect()
+    }
+}
+
+/// The message and the fields of a log event, as one line.
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        write!(self.0, "{field}={value:?} ").unwrap();
+    }
+}
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("kinesis_input") && *metadata.level() <= Level::INFO
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        lock(&self.0).push((*event.metadata().level(), line.0));
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_healthy_run_says_that_it_started_and_that_it_stopped() {
+    let (counts, log) = (Counts::default(), Log::default());
+    let (_recording, _listening) = (counts.record(), log.listen());
+    let script = Script::new(["s"]);
+    // An hour of subscriptions that expire after five minutes.
+    script.answer(
+        "s",
+        (0..12).map(|round| {
+            let beats =
+                (1..60).flat_map(move |beat| [Piece::Wait(Duration::from_secs(5)), records([round * 100 + beat])]);
+            body(beats.chain([Piece::Wait(Duration::from_secs(5))]))
+        }),
+    );
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    assert_eq!(numbers(&session, 12 * 59).await.len(), 12 * 59);
+    close(&session).await;
+    assert_eq!(log.at(Level::ERROR), [""; 0]);
+    assert_eq!(log.at(Level::WARN), [""; 0]);
+    let said = log.at(Level::INFO);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("reading the stream") && said[1].contains("closed"), "{said:?}");
+    assert_eq!(counts.of("kinesis_input_faults_total", ""), 0);
+    assert_eq!(counts.of("kinesis_input_subscriptions_total", "s"), 12);
+    for counted in ["read", "delivered", "acked"] {
+        assert_eq!(counts.of(&format!("kinesis_input_{counted}_records_total"), "s"), 12 * 59, "{counted}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_sequence_that_expired_is_an_error_and_is_counted() {
+    let (counts, log) = (Counts::default(), Log::default());
+    let (_recording, _listening) = (counts.record(), log.listen());
+    let bench = Bench::new(Script::new(["s"]), "");
+    bench.script.answer("s", [body([records(1..=3), Piece::Hang])]);
+    let session = bench.open().await;
+    numbers(&session, 3).await;
+    close(&session).await;
+    assert_eq!(counts.of("kinesis_input_expired_checkpoints_total", ""), 0);
+    let refused = Answer::Refused(fault("InvalidArgumentException"));
+    bench.script.answer("s", [refused, body([records(50..=52), Piece::Hang])]);
+    let session = bench.open().await;
+    numbers(&session, 3).await;
+    close(&session).await;
+    assert_eq!(counts.of("kinesis_input_expired_checkpoints_total", "s"), 1);
+    let errors = log.at(Level::ERROR);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("retention") && errors[0].contains("from=\"3\""), "{errors:?}");
+}
+
+/// In both cases nothing more is read: the pool is full, or one shard has as much out as it may.
+#[tokio::test(start_paused = true)]
+async fn acks_that_never_come_are_one_warning_a_minute() {
+    for limit in ["enhanced_fan_out: {enabled: true, max_pending_records: 20}", "checkpoint_limit: 20"] {
+        let log = Log::default();
+        let _listening = log.listen();
+        let script = Script::new(["s"]);
+        script.answer("s", [body((0..10).map(|at| records(at * 10 + 1..=at * 10 + 10)).chain([Piece::Hang]))]);
+        let bench = Bench::new(script, limit);
+        let session = bench.open().await;
+        let mut receipts = Vec::new();
+        let mut count = 0;
+        while count < 20 {
+            let (_, numbers, receipt) = take(&session).await;
+            count += numbers.len();
+            receipts.push(receipt);
+        }
+        assert!(is_quiet(&session, 10 * MINUTE).await);
+        let warnings = log.at(Level::WARN);
+        assert!((8..=10).contains(&warnings.len()), "{limit}: {} in ten minutes: {warnings:?}", warnings.len());
+        assert!(warnings.iter().all(|warning| warning.contains("acknowledges nothing")), "{warnings:?}");
+        for receipt in receipts {
+            receipt.settle(Verdicts::ACK).unwrap();
+        }
+        // Once it goes on, nothing is said any more.
+        numbers(&session, 80).await;
+        let before = log.at(Level::WARN).len();
+        assert!(is_quiet(&session, 10 * MINUTE).await);
+        assert_eq!(log.at(Level::WARN).len(), before, "{limit}");
+        close(&session).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_can_not_be_read_is_a_warning_now_and_then() {
+    let (counts, log) = (Counts::default(), Log::default());
+    let (_recording, _listening) = (counts.record(), log.listen());
+    let script = Script::new(["s"]);
+    script.refuse_all(Some(fault("InternalFailureException")));
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    assert!(is_quiet(&session, 10 * MINUTE).await);
+    let tries = bench.script.calls().len() as u64;
+    close(&session).await;
+    assert_eq!(counts.of("kinesis_input_faults_total", "InternalFailureException"), tries);
+    let warnings = log.at(Level::WARN);
+    assert!(!warnings.is_empty() && warnings.len() as u64 <= 1 + tries / 20, "{} of {tries}", warnings.len());
+    assert!(warnings[0].contains("shard=s ") && warnings[0].contains("InternalFailureException"), "{warnings:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_breaks_now_and_then_is_counted_and_not_news() {
+    let (counts, log) = (Counts::default(), Log::default());
+    let (_recording, _listening) = (counts.record(), log.listen());
+    let script = Script::new(["s"]);
+    script.answer("s", (0..10).map(|round| body([records([round + 1]), exception("InternalFailureException")])));
+    script.answer("s", (0..10).map(|round| body([records([round + 11]), Piece::Broken])));
+    script.answer("s", [body([event([], Some(21), &[]), Piece::Hang])]);
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    assert_eq!(numbers(&session, 20).await, (1..=20).collect::<Vec<_>>());
+    close(&session).await;
+    assert_eq!(counts.of("kinesis_input_faults_total", "InternalFailureException"), 10);
+    assert_eq!(counts.of("kinesis_input_faults_total", "Connection"), 10);
+    assert_eq!(log.at(Level::WARN), [""; 0]);
+}
