@@ -4,5 +4,10 @@
 #![allow(unreachable_pub, reason = "modules of a test share what they need")]
 
 mod commands;
+mod documents;
+mod kinesis;
+#[path = "../../../examples/quickstart/local.rs"]
+#[allow(dead_code, reason = "the quickstart uses the rest")]
+mod local;
 mod outputs;
 mod running;

@@ -1,0 +1,268 @@
+//! The program and its engine on a Kinesis on this machine.
+
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_kinesis::primitives::Blob;
+use ferrokinesis::store::StoreOptions;
+use kinesis_input_cli::{Exit, registry};
+use mq_bridge::CanonicalMessage;
+use pipeline_plugin_api::BoxError;
+use pipeline_plugin_mq_bridge::conformance::{self, ConformanceOptions, Publish};
+use serde_json::json;
+use tokio::process::{Child, Command};
+
+use crate::local::LocalKinesis;
+
+/// A stream of one shard, and somewhere to write.
+struct Bench {
+    server: LocalKinesis,
+    client: Client,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let options =
+            StoreOptions { create_stream_ms: 0, update_stream_ms: 0, shard_limit: 10, ..StoreOptions::default() };
+        let server = LocalKinesis::start(options).await.unwrap();
+        let config = aws_sdk_kinesis::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .endpoint_url(server.endpoint())
+            .build();
+        let client = Client::from_conf(config);
+        client.create_stream().stream_name("orders").shard_count(1).send().await.unwrap();
+        loop {
+            let answer = client.describe_stream_summary().stream_name("orders").send().await.unwrap();
+            if answer.stream_description_summary().unwrap().stream_status().as_str() == "ACTIVE" {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        Self { server, client, folder: tempfile::tempdir().unwrap() }
+    }
+
+    async fn put(&self, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            put(&self.client, number.to_string()).await;
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// A pipeline into a file; `change` makes something else of its text.
+    fn pipeline(&self, change: impl FnOnce(String) -> String) -> String {
+        let yaml = format!(
+            "input:
+  aws_kinesis:
+    streams: [orders]
+    region: us-east-1
+    endpoint: {}
+    credentials: {{ id: test, secret: test }}
+    checkpoint_file: \"{}\"
+    enhanced_fan_out: {{ enabled: true }}
+output:
+  file: {{ path: \"{}\", format: raw }}
+",
+            self.server.endpoint(),
+            self.path("checkpoints"),
+            self.path("out"),
+        );
+        let path = self.path("pipeline.yaml");
+        std::fs::write(&path, change(yaml)).unwrap();
+        path
+    }
+
+    fn written(&self) -> Vec<u64> {
+        let text = std::fs::read_to_string(self.path("out")).unwrap_or_default();
+        // The last line may be half written.
+        text.split_inclusive('\n')
+            .filter_map(|line| line.strip_suffix('\n'))
+            .map(|line| line.parse().unwrap())
+            .collect()
+    }
+
+    /// The program, in an environment that knows nothing of AWS.
+    fn program(&self, pipeline: &str) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_kinesis-input"))
+            .args(["run", pipeline])
+            .env_clear()
+            .env("HOME", self.folder.path())
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Runs it until it ends by itself.
+    async fn ends(&self, pipeline: &str) -> (Exit, String) {
+        let output = self.program(pipeline).wait_with_output();
+        let output = tokio::time::timeout(Duration::from_secs(30), output).await.unwrap().unwrap();
+        let code = output.status.code().unwrap();
+        let exit = Exit::ALL.into_iter().find(|exit| i32::from(exit.code()) == code).unwrap();
+        (exit, String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+async fn put(client: &Client, data: impl Into<Vec<u8>>) {
+    client.put_record().stream_name("orders").partition_key("key").data(Blob::new(data)).send().await.unwrap();
+}
+
+/// Waits until the program has written so much.
+async fn until_written(bench: &Bench, program: &mut Child, count: usize) {
+    while bench.written().len() < count {
+        assert!(program.try_wait().unwrap().is_none(), "the program ended");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn stop_softly(mut program: Child) -> ExitStatus {
+    let id = program.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+    program.wait().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_pipeline_runs_stops_softly_and_goes_on_without_duplicates() {
+    let bench = Bench::start().await;
+    bench.put(0..50).await;
+    let pipeline = bench.pipeline(|yaml| yaml);
+    let mut first = bench.program(&pipeline);
+    until_written(&bench, &mut first, 50).await;
+    assert!(stop_softly(first).await.success());
+
+    bench.put(50..80).await;
+    let mut second = bench.program(&pipeline);
+    until_written(&bench, &mut second, 80).await;
+    assert!(stop_softly(second).await.success());
+    assert_eq!(bench.written(), (0..80).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_pipeline_that_was_killed_loses_nothing() {
+    let bench = Bench::start().await;
+    bench.put(0..50).await;
+    let pipeline = bench.pipeline(|yaml| yaml.replace("enhanced_fan_out", "commit_period: 50ms\n    enhanced_fan_out"));
+    let mut first = bench.program(&pipeline);
+    until_written(&bench, &mut first, 50).await;
+    first.kill().await.unwrap();
+    bench.put(50..80).await;
+    let mut second = bench.program(&pipeline);
+    until_written(&bench, &mut second, 80).await;
+    while bench.written().last() != Some(&79) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(stop_softly(second).await.success());
+    let mut written = bench.written();
+    written.sort_unstable();
+    written.dedup();
+    assert_eq!(written, (0..80).collect::<Vec<_>>());
+}
+
+/// Whatever is wrong: one message, within seconds, that says what to do, and this exit code.
+async fn says(change: impl FnOnce(String) -> String, exit: Exit, parts: &[&str]) {
+    let bench = Bench::start().await;
+    let (ended, said) = bench.ends(&bench.pipeline(change)).await;
+    for part in parts {
+        assert!(said.contains(part), "`{part}` is missing in: {said}");
+    }
+    assert_eq!(ended, exit, "{said}");
+}
+
+#[tokio::test]
+async fn missing_credentials_are_told() {
+    let without = |yaml: String| yaml.replace("    credentials: { id: test, secret: test }\n", "");
+    says(without, Exit::Input, &["no AWS credentials", "AWS_ACCESS_KEY_ID", "`credentials`"]).await;
+}
+
+#[tokio::test]
+async fn a_missing_region_is_told() {
+    let without = |yaml: String| yaml.replace("    region: us-east-1\n", "");
+    says(without, Exit::Input, &["no AWS region", "`region`", "AWS_REGION"]).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_exist_is_told() {
+    let other = |yaml: String| yaml.replace("[orders]", "[returns]");
+    says(other, Exit::Input, &["returns", "not found", "us-east-1", "check the name"]).await;
+}
+
+#[tokio::test]
+async fn two_places_for_checkpoints_are_told() {
+    let both =
+        |yaml: String| yaml.replace("    enhanced_fan_out", "    dynamodb: { table: leases }\n    enhanced_fan_out");
+    says(both, Exit::Configuration, &["dynamodb.table", "checkpoint_file", "pipeline.yaml:"]).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_file_that_can_not_be_written_is_told() {
+    let elsewhere = |yaml: String| {
+        let lines = yaml.lines().map(|line| match line.split_once("checkpoint_file:") {
+            Some((indent, _)) => format!("{indent}checkpoint_file: /proc/nothing/checkpoints\n"),
+            None => format!("{line}\n"),
+        });
+        lines.collect()
+    };
+    says(elsewhere, Exit::Input, &["/proc/nothing/checkpoints"]).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_file_of_another_process_is_told_with_its_holder() {
+    let bench = Bench::start().await;
+    bench.put(0..1).await;
+    let pipeline = bench.pipeline(|yaml| yaml);
+    let mut first = bench.program(&pipeline);
+    until_written(&bench, &mut first, 1).await;
+    let (exit, said) = bench.ends(&pipeline).await;
+    assert_eq!(exit, Exit::Input);
+    assert!(said.contains(&first.id().unwrap().to_string()) && said.contains(&bench.path("checkpoints")), "{said}");
+    assert!(stop_softly(first).await.success());
+}
+
+#[tokio::test]
+async fn what_is_not_built_yet_is_told() {
+    let polling = |yaml: String| yaml.replace("{ enabled: true }", "{ enabled: false }");
+    says(polling, Exit::Input, &["enhanced_fan_out.enabled", "not built yet"]).await;
+}
+
+struct Put(Client);
+
+#[async_trait]
+impl Publish for Put {
+    async fn publish(&self, message: CanonicalMessage) -> Result<(), BoxError> {
+        put(&self.0, message.payload.to_vec()).await;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_suite_of_mq_bridge_passes() {
+    let bench = Bench::start().await;
+    let registry = registry().unwrap();
+    let config = json!({
+        "streams": ["orders"],
+        "region": "us-east-1",
+        "endpoint": bench.server.endpoint(),
+        "credentials": { "id": "test", "secret": "test" },
+        "checkpoint_file": Path::new(&bench.path("checkpoints")),
+        "enhanced_fan_out": { "enabled": true },
+    });
+    let mut options = ConformanceOptions::new("kinesis", config);
+    // A record of Kinesis has no place for it.
+    options.expect_metadata = false;
+    let input = registry.get("aws_kinesis").unwrap().clone();
+    let passed = conformance::run(input, Arc::new(Put(bench.client.clone())), options).await.unwrap();
+    assert!(passed.contains(&"nack_redelivers") && passed.contains(&"uncommitted_batch_redelivers"), "{passed:?}");
+}

@@ -1,0 +1,61 @@
+//! A small engine that hosts the input: everything that a host has to do.
+//!
+//! ```sh
+//! cargo run --example hosting -- block.yaml    # the block of `aws_kinesis`, without `input:` around it
+//! ```
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+
+use std::time::Duration;
+
+use kinesis_input::{KinesisInput, KinesisRecord};
+use pipeline_plugin_api::config::{Document, Environment};
+use pipeline_plugin_api::driver::{Driver, DriverOptions, Event};
+use pipeline_plugin_api::registry::Registry;
+use pipeline_plugin_api::{Message, Verdict, Verdicts};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // Registration is an explicit call; an engine has one registry.
+    let mut registry = Registry::new();
+    registry.register(KinesisInput::new())?;
+
+    // From text to a running input. What is wrong comes with file, line and column.
+    let file = std::env::args().nth(1).ok_or("usage: hosting block.yaml")?;
+    let document = Document::from_yaml(&file, &std::fs::read_to_string(&file)?, &Environment::process())?;
+    let registered = registry.get("aws_kinesis").ok_or("not registered")?;
+    let built = registered.build(&document, &[])?;
+    for warning in &built.warnings {
+        eprintln!("{warning}");
+    }
+
+    // The driver connects, connects again, reads, collects verdicts, and stops. It logs nothing: events say what happens.
+    let driver = Driver::new(built.input, DriverOptions::default()).observe(|event| {
+        if let Event::Retrying { error, .. } = event {
+            eprintln!("trying again: {error}");
+        }
+    });
+    let stop = driver.stop_handle();
+    let ended = driver.run(|messages| async move { write(&messages) });
+    tokio::select! {
+        ended = ended => println!("{:?}", ended?),
+        interrupted = async {
+            tokio::signal::ctrl_c().await?;
+            // Read no more, let what is out be settled, store progress; `run` returns then.
+            stop.soft(Duration::from_secs(20));
+            std::future::pending::<std::io::Result<()>>().await
+        } => interrupted?,
+    }
+    Ok(())
+}
+
+/// The output. A message counts as done when it was acked; what is nacked comes again.
+fn write(messages: &[Message]) -> Verdicts {
+    let verdicts = messages.iter().map(|message| {
+        // Typed where it matters, by key where it doesn't.
+        let Some(record) = KinesisRecord::of(message) else { return Verdict::Nack };
+        println!("{} {} {} bytes", record.shard(), record.sequence_number(), message.payload().len());
+        Verdict::Ack
+    });
+    Verdicts::Each(verdicts.collect())
+}
