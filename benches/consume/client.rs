@@ -25,7 +25,7 @@ use kinesis_input::efo::wire::{Event, Kind};
 use kinesis_input::transport::{Settings, SubscriptionClient};
 use pipeline_plugin_api::config::{Document, Environment};
 use pipeline_plugin_api::registry::Registry;
-use pipeline_plugin_api::{Demand, Verdicts};
+use pipeline_plugin_api::{Demand, Input, Verdicts};
 use tokio::task::JoinSet;
 
 use crate::AnyError;
@@ -44,6 +44,9 @@ pub struct Job {
     pub bytes: u64,
     #[arg(long, default_value_t = 512 << 10)]
     pub window: u32,
+    /// The pool of the plugin, in MiB.
+    #[arg(long, default_value_t = 256)]
+    pub pool: u64,
 }
 
 /// What it cost.
@@ -253,20 +256,32 @@ where
     Err("the server ended before enough was read".into())
 }
 
+/// The plugin with an output that takes everything and acknowledges nothing, until nothing more comes.
+pub async fn blocked(job: &Job) -> Result<Cost, AnyError> {
+    const QUIET: Duration = Duration::from_secs(60);
+    let (input, _folder) = input(job).await?;
+    let start = Instant::now();
+    let mut held = Vec::new();
+    let mut bytes = 0;
+    loop {
+        let (messages, receipt) =
+            input.read_batch(Demand { max_messages: NonZeroUsize::MAX, max_wait: QUIET }).await?.into_parts();
+        if messages.is_empty() {
+            break;
+        }
+        bytes += messages.iter().map(|message| message.payload().len() as u64).sum::<u64>();
+        // As a queue in front of a blocked output holds them.
+        held.push((messages, receipt));
+    }
+    let cost = Cost { bytes, cpu_seconds: cpu_seconds(), seconds: start.elapsed().as_secs_f64(), peak_kib: peak_kib() };
+    drop(held);
+    input.close(Duration::ZERO).await?;
+    Ok(cost)
+}
+
 /// The whole plugin, as a host reads it.
 pub async fn ours(job: &Job) -> Result<Cost, AnyError> {
-    let folder = tempfile::tempdir()?;
-    let mut registry = Registry::new();
-    registry.register(KinesisInput::new().trust_certificates(std::fs::read(&job.certificate)?))?;
-    let yaml = format!(
-        "streams: [bench]\nregion: us-east-1\nendpoint: {}\ncredentials: {{id: bench, secret: bench}}\n\
-         checkpoint_file: \"{}\"\nenhanced_fan_out: {{enabled: true}}\n",
-        job.endpoint,
-        folder.path().join("checkpoints").display(),
-    );
-    let document = Document::from_yaml("bench.yaml", &yaml, &Environment::empty())?;
-    let input = registry.get("aws_kinesis").ok_or("not registered")?.build(&document, &[])?.input;
-    input.connect().await?;
+    let (input, _folder) = input(job).await?;
     let watch = Stopwatch::new(job.bytes);
     let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_secs(1) };
     loop {
@@ -281,4 +296,22 @@ pub async fn ours(job: &Job) -> Result<Cost, AnyError> {
     let cost = watch.cost();
     input.close(Duration::from_secs(1)).await?;
     cost
+}
+
+/// A connected input, and the folder of its checkpoints.
+async fn input(job: &Job) -> Result<(Arc<dyn Input>, tempfile::TempDir), AnyError> {
+    let folder = tempfile::tempdir()?;
+    let mut registry = Registry::new();
+    registry.register(KinesisInput::new().trust_certificates(std::fs::read(&job.certificate)?))?;
+    let yaml = format!(
+        "streams: [bench]\nregion: us-east-1\nendpoint: {}\ncredentials: {{id: bench, secret: bench}}\n\
+         checkpoint_file: \"{}\"\nenhanced_fan_out: {{enabled: true, max_pending_bytes: {}MiB}}\n",
+        job.endpoint,
+        folder.path().join("checkpoints").display(),
+        job.pool,
+    );
+    let document = Document::from_yaml("bench.yaml", &yaml, &Environment::empty())?;
+    let input = registry.get("aws_kinesis").ok_or("not registered")?.build(&document, &[])?.input;
+    input.connect().await?;
+    Ok((input, folder))
 }

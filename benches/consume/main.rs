@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo bench --bench consume                                  # the table
 //! cargo bench --bench consume -- --record-bytes 1024 --shards 100
+//! cargo bench --bench consume -- --blocked --shards 1000 --rounds 1
 //! ```
 //!
 //! A server process replays event streams over TLS and HTTP/2; each way to read is a process of its own, measured alone;
@@ -49,6 +50,12 @@ struct Arguments {
     /// Window of a stream, in KiB, for `drain` and `ours-decode`.
     #[arg(long, default_value_t = 512)]
     window: u32,
+    /// Pool of the plugin, in MiB.
+    #[arg(long, default_value_t = 256)]
+    pool: u64,
+    /// Instead of the table: the memory of a process whose output takes everything and acknowledges nothing.
+    #[arg(long)]
+    blocked: bool,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -95,6 +102,7 @@ fn main() -> Result<(), AnyError> {
                 }
                 "ours-decode" => runtime.block_on(client::decode(&job))?,
                 "ours" => runtime.block_on(client::ours(&job))?,
+                "blocked" => runtime.block_on(client::blocked(&job))?,
                 "sdk" => runtime.block_on(client::sdk_loop(&job))?,
                 other => return Err(format!("no way to read is called {other}").into()),
             };
@@ -113,9 +121,14 @@ fn compare(arguments: &Arguments) -> Result<(), AnyError> {
     std::fs::write(folder.path().join("key"), key.signing_key.serialize_pem())?;
     let program = std::env::current_exe()?;
     let chosen = |path: &&str| arguments.paths.is_empty() || arguments.paths.iter().any(|chosen| chosen == path);
-    let paths: Vec<_> = PATHS.into_iter().filter(chosen).collect();
-    println!("| record bytes | path | payload MB per CPU second | MB/s | peak MiB | against drain | against sdk |");
-    println!("|---|---|---|---|---|---|---|");
+    if arguments.blocked {
+        println!("| record bytes | shards | pool MiB | pending MB | peak MiB | promised MiB |");
+        println!("|---|---|---|---|---|---|");
+    } else {
+        println!("| record bytes | path | payload MB per CPU second | MB/s | peak MiB | against drain | against sdk |");
+        println!("|---|---|---|---|---|---|---|");
+    }
+    let paths: Vec<_> = if arguments.blocked { vec!["blocked"] } else { PATHS.into_iter().filter(chosen).collect() };
     for record_bytes in &arguments.record_bytes {
         let bytes = arguments.megabytes << 20;
         // Somewhat more than is read, so that no shard runs dry before the last is done.
@@ -139,7 +152,7 @@ fn compare(arguments: &Arguments) -> Result<(), AnyError> {
                     .args(["read", path, "--endpoint", &format!("https://localhost:{port}")])
                     .args(["--shards", &arguments.shards.to_string(), "--bytes", &bytes.to_string()])
                     .args(["--window", &(arguments.window << 10).to_string()])
-                    .args(["--record-bytes", &record_bytes.to_string()])
+                    .args(["--record-bytes", &record_bytes.to_string(), "--pool", &arguments.pool.to_string()])
                     .arg("--certificate")
                     .arg(&certificate)
                     .stderr(Stdio::inherit())
@@ -155,6 +168,18 @@ fn compare(arguments: &Arguments) -> Result<(), AnyError> {
         }
         server.kill()?;
         server.wait()?;
+        if let Some(costs) = costs.get("blocked") {
+            // A constant, the pool, and a window for each stream.
+            let promised = 64.0 + arguments.pool as f64 + arguments.shards as f64 * 0.5;
+            println!(
+                "| {record_bytes} | {} | {} | {:.0} | {:.0} | {promised:.0} |",
+                arguments.shards,
+                arguments.pool,
+                median(costs, |cost| cost.bytes as f64 / 1e6),
+                median(costs, |cost| cost.peak_kib as f64 / 1024.0),
+            );
+            continue;
+        }
         let efficiency =
             |path: &str| costs.get(path).map(|costs| median(costs, |cost| cost.bytes as f64 / 1e6 / cost.cpu_seconds));
         for path in &paths {
