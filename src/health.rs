@@ -9,12 +9,23 @@ use crate::names::{ShardId, Stream};
 use crate::record::ShardNames;
 use crate::sync::{Mutex, lock};
 
-/// The shards that wait for somebody to mend something, and why.
+/// The shards that wait for somebody to mend something, and why, and those that nothing is taken from.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     /// How many ail, so that the healthy, who report at every event, need no lock.
     count: AtomicUsize,
     ailing: Mutex<BTreeMap<(Stream, ShardId), String>>,
+    stuck: AtomicUsize,
+}
+
+/// A shard whose records nobody has taken for long. Dropped when it goes on.
+#[derive(Debug)]
+pub(crate) struct Stuck<'a>(&'a AtomicUsize);
+
+impl Drop for Stuck<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Health {
@@ -33,6 +44,17 @@ impl Health {
         let mut ailing = lock(&self.ailing);
         ailing.remove(&(names.stream.clone(), names.shard.clone()));
         self.count.store(ailing.len(), Ordering::Release);
+    }
+
+    /// Nothing can be handed on from a shard: it counts as stuck until the answer is dropped.
+    pub(crate) fn stuck(&self) -> Stuck<'_> {
+        self.stuck.fetch_add(1, Ordering::AcqRel);
+        Stuck(&self.stuck)
+    }
+
+    /// How many shards are stuck.
+    pub(crate) fn stuck_shards(&self) -> usize {
+        self.stuck.load(Ordering::Acquire)
     }
 
     /// Why not all is well, in a sentence.

@@ -30,6 +30,8 @@ mod kpl;
 mod lease;
 pub mod names;
 mod outbox;
+#[cfg(test)]
+mod outbox_tests;
 pub mod pool;
 #[cfg(test)]
 mod pool_tests;

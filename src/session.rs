@@ -54,8 +54,8 @@ impl Session {
         let checkpointer = Arc::clone(&self.checkpointer);
         let commits = stop.clone();
         self.tasks.spawn(async move { commits.run_until_cancelled(checkpointer.run(commit_period)).await });
-        let pool = self.pool.clone();
-        self.tasks.spawn(async move { stop.run_until_cancelled(watch(pool)).await });
+        let (pool, health) = (self.pool.clone(), Arc::clone(&self.health));
+        self.tasks.spawn(async move { stop.run_until_cancelled(watch(pool, health)).await });
     }
 
     pub(crate) async fn read(&self, demand: Demand) -> Result<Batch, InputError> {
@@ -103,8 +103,8 @@ impl Session {
     }
 }
 
-/// Shows how full the pool is, and says so when it is full and stays full.
-async fn watch(pool: Pool) {
+/// Shows how full the pool is, and says so when reading has stopped because nothing is acknowledged.
+async fn watch(pool: Pool, health: Arc<Health>) {
     let mut ticks = interval(POOL_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut returned = 0;
@@ -114,12 +114,13 @@ async fn watch(pool: Pool) {
         let now = ticks.tick().await;
         telemetry::pool(&pool);
         let (records, bytes) = (pool.records(), pool.bytes());
-        if returned != records.returned || records.waiting + bytes.waiting == 0 {
+        let stuck = health.stuck_shards();
+        if returned != records.returned || records.waiting + bytes.waiting + stuck == 0 {
             returned = records.returned;
             last_moved = now;
             last_told = now;
         } else if now.duration_since(last_told) >= BLOCKED_PERIOD {
-            telemetry::blocked(&pool, now.duration_since(last_moved));
+            telemetry::blocked(&pool, stuck, now.duration_since(last_moved));
             last_told = now;
         }
     }

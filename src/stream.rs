@@ -96,13 +96,16 @@ impl StreamReader {
 
     /// Looks at the listing.
     async fn refresh(&mut self, max_age: Duration) {
-        match self.shared.shards.list(max_age).await {
-            Ok(listed) => {
+        // The service may take long to answer, and close doesn't wait for it.
+        let listing = self.stop.run_until_cancelled(self.shared.shards.list(max_age)).await;
+        match listing {
+            None => {}
+            Some(Ok(listed)) => {
                 for shard in self.topology.listed(listed.to_vec()) {
                     telemetry::vanished_before_connect(&self.stream, &shard);
                 }
             }
-            Err(fault) => telemetry::listing_failed(&self.stream, &fault),
+            Some(Err(fault)) => telemetry::listing_failed(&self.stream, &fault),
         }
     }
 
@@ -134,6 +137,7 @@ impl StreamReader {
                         lane: self.outbox.lane(&progress.names),
                         progress,
                         pool: self.shared.pool.clone(),
+                        health: Arc::clone(&self.shared.health),
                         checkpointer: Arc::clone(&self.checkpointer),
                         slice: self.settings.slice,
                         deaggregate: self.settings.deaggregate,

@@ -252,8 +252,8 @@ pub(crate) fn pool(pool: &Pool) {
     gauge!(POOL_WAITING).set((records.waiting + bytes.waiting) as f64);
 }
 
-/// The pool has been full, and nothing was acknowledged, for this long.
-pub(crate) fn blocked(pool: &Pool, since: Duration) {
+/// Shards wait for room, in the pool or under a limit of their own, and nothing was acknowledged for this long.
+pub(crate) fn blocked(pool: &Pool, stuck_shards: usize, since: Duration) {
     let (records, bytes) = (pool.records(), pool.bytes());
     tracing::warn!(
         pending_records = records.used,
@@ -261,8 +261,9 @@ pub(crate) fn blocked(pool: &Pool, since: Duration) {
         pending_bytes = bytes.used,
         max_pending_bytes = bytes.capacity,
         waiting = records.waiting + bytes.waiting,
+        stuck_shards,
         for_seconds = since.as_secs(),
-        "reading has stopped: the pool is full and the output acknowledges nothing"
+        "reading has stopped: as much is pending as may be, and the output acknowledges nothing"
     );
 }
 

@@ -258,7 +258,7 @@ where
 
 /// The plugin with an output that takes everything and acknowledges nothing, until nothing more comes.
 pub async fn blocked(job: &Job) -> Result<Cost, AnyError> {
-    const QUIET: Duration = Duration::from_secs(60);
+    const QUIET: Duration = Duration::from_mins(1);
     let (input, _folder) = input(job).await?;
     let start = Instant::now();
     let mut held = Vec::new();

@@ -2,6 +2,8 @@
 
 pub(crate) mod body;
 pub(crate) mod consumer;
+#[cfg(test)]
+mod consumer_tests;
 pub(crate) mod subscription;
 pub mod wire;
 

@@ -269,6 +269,8 @@ impl Subscription {
     /// Decides what to do about a fault, and how long to wait first.
     async fn mend(&mut self, fault: Fault) -> Result<Option<Step>, ReadError> {
         self.open = None;
+        // It may take long to come back, and others may wait for the space.
+        self.spare = None;
         let now = Instant::now();
         let mut delay = self.backoff.next_delay(fastrand::f64());
         match retry::subscription(&fault) {
@@ -304,7 +306,9 @@ impl Subscription {
                     self.progress.meter.expired(place.as_str());
                     self.start = Start::Oldest;
                 }
-                _ => return Err(self.fatal(&fault)),
+                // A time ahead of the service's clock is refused, and ours may be ahead of it. It comes.
+                Start::At(_) => self.shared.health.ailing(&self.progress.names, &fault),
+                Start::Oldest => return Err(self.fatal(&fault)),
             },
             Remedy::Fatal => return Err(self.fatal(&fault)),
         }
@@ -372,6 +376,13 @@ impl ShardReader for Subscription {
         if self.open.take().is_some() {
             self.progress.meter.yielded();
         }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        // Ended, lost or stopped: it is nothing that anybody has to mend any more.
+        self.shared.health.well(&self.progress.names);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::lease::{Claim, Lease, LeaseStore, MemoryStore, Place, Row, StoreError
 use crate::names::{ShardId, Stream};
 use crate::record::KinesisRecord;
 use crate::session::Session;
+use crate::sync::{Mutex, lock};
 
 /// A store that can be told to fail, and counts what it was asked to write.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub(super) struct Store {
     memory: MemoryStore,
     pub(super) fails: AtomicBool,
     pub(super) writes: AtomicU64,
+    /// The lease of this shard is someone else's.
+    pub(super) lost: Mutex<Option<ShardId>>,
 }
 
 #[async_trait]
@@ -47,7 +50,16 @@ impl LeaseStore for Store {
         if self.fails.load(Ordering::Relaxed) {
             return Err(StoreError::Failed { what: "storing", cause: "so it was told".into() });
         }
-        self.memory.commit(writes).await
+        let lost = lock(&self.lost).clone();
+        let mut written = Vec::new();
+        for write in writes {
+            if Some(&write.shard) == lost.as_ref() {
+                written.push(Written::Lost { holder: "the thief".into() });
+            } else {
+                written.extend(self.memory.commit(vec![write]).await?);
+            }
+        }
+        Ok(written)
     }
 
     async fn release(&self, leases: Vec<Lease>) -> Result<(), StoreError> {

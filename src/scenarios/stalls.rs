@@ -7,6 +7,8 @@ use tokio::time::timeout;
 
 use super::bench::{Bench, close, is_quiet, numbers, take};
 use super::script::{Answer, Piece, Script, body, event, fault, large, records};
+use crate::lease::Place;
+use crate::sync::lock;
 use crate::topology::Start;
 
 fn secs(secs: u64) -> Duration {
@@ -57,12 +59,56 @@ async fn a_start_in_the_future_of_the_service_is_tried_until_it_comes() {
     script.answer("s", [body([records(ARRIVAL..=ARRIVAL + 2), Piece::Hang])]);
     let bench = Bench::new(script, "start_from_oldest: false");
     let session = bench.open().await;
-    bench.script.called(3).await;
+    timeout(secs(60), bench.script.called(3)).await.expect("it gave up");
     let status = session.status();
     assert_eq!(status.state, State::Degraded);
     assert!(status.reason.is_some_and(|reason| reason.contains("InvalidArgumentException")));
     assert_eq!(numbers(&session, 3).await, [ARRIVAL, ARRIVAL + 1, ARRIVAL + 2]);
     assert_eq!(session.status().state, State::Connected);
     assert!(bench.script.calls().iter().all(|call| matches!(call.start, Start::At(_))));
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_gone_is_nothing_to_mend_any_more() {
+    let script = Script::new(["s", "gone"]);
+    script.answer("gone", (0..3).map(|_| Answer::Refused(fault("AccessDeniedException"))));
+    script.answer("gone", [Answer::Refused(fault("ResourceNotFoundException"))]);
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    timeout(secs(300), bench.script.called(4)).await.expect("it gave up");
+    assert_eq!(session.status().state, State::Degraded);
+    bench.script.list(vec![super::script::listed("s", &[], false)]);
+    assert!(is_quiet(&session, secs(300)).await);
+    assert_eq!(session.status().state, State::Connected, "{:?}", session.status().reason);
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_lost_while_blocked() {
+    let script = Script::new(["lost", "kept"]);
+    script.answer("lost", [body((0..10).map(|at| records(at * 10 + 1..=at * 10 + 10)).chain([Piece::Hang]))]);
+    script.answer("kept", [body([Piece::Wait(secs(20)), records(1001..=1020), Piece::Hang])]);
+    let bench = Bench::new(script, "enhanced_fan_out: {enabled: true, max_pending_records: 20}");
+    let session = bench.open().await;
+    // The shard fills the pool, of which the host has two batches.
+    let (_, first, acked) = take(&session).await;
+    let (_, second, late) = take(&session).await;
+    assert_eq!((first, second), ((1..=5).collect(), (6..=10).collect()));
+    tokio::time::sleep(secs(10)).await;
+    assert_eq!(session.pool.records().used, 20);
+    // The next write finds that the shard is someone else's.
+    *lock(&bench.store.lost) = Some("lost".into());
+    acked.settle(Verdicts::ACK).unwrap();
+    tokio::time::sleep(secs(5)).await;
+    assert_eq!(session.pool.records().used, 5, "only what the host still holds");
+    let calls = bench.script.calls_of("lost").len();
+    let kept = timeout(secs(60), numbers(&session, 20)).await.expect("the other shard stands still");
+    assert_eq!(kept, (1001..=1020).collect::<Vec<_>>());
+    // What is acked now counts for nothing.
+    late.settle(Verdicts::ACK).unwrap();
+    assert!(is_quiet(&session, secs(60)).await);
+    assert_eq!(bench.stored("lost").await, Place::Nowhere);
+    assert_eq!(bench.script.calls_of("lost").len(), calls, "it is still read");
     close(&session).await;
 }

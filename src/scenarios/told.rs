@@ -160,7 +160,9 @@ async fn acks_that_never_come_are_one_warning_a_minute() {
         let log = Log::default();
         let _listening = log.listen();
         let script = Script::new(["s"]);
-        script.answer("s", [body((0..10).map(|at| records(at * 10 + 1..=at * 10 + 10)).chain([Piece::Hang]))]);
+        let events = |from: u64, to: u64| (from..to).map(|at| records(at * 10 + 1..=at * 10 + 10)).chain([Piece::Hang]);
+        // The first subscription is closed after 30 s, with the third event in hand.
+        script.answer("s", [body(events(0, 10)), body(events(3, 10))]);
         let bench = Bench::new(script, limit);
         let session = bench.open().await;
         let mut receipts = Vec::new();
@@ -171,17 +173,17 @@ async fn acks_that_never_come_are_one_warning_a_minute() {
             receipts.push(receipt);
         }
         assert!(is_quiet(&session, 10 * MINUTE).await);
-        let warnings = log.at(Level::WARN);
-        assert!((8..=10).contains(&warnings.len()), "{limit}: {} in ten minutes: {warnings:?}", warnings.len());
-        assert!(warnings.iter().all(|warning| warning.contains("acknowledges nothing")), "{warnings:?}");
+        // A subscription that says nothing is a warning too, but another one.
+        let blocked = || log.at(Level::WARN).iter().filter(|line| line.contains("acknowledges nothing")).count();
+        assert!((8..=10).contains(&blocked()), "{limit}: {} in ten minutes", blocked());
         for receipt in receipts {
             receipt.settle(Verdicts::ACK).unwrap();
         }
         // Once it goes on, nothing is said any more.
         numbers(&session, 80).await;
-        let before = log.at(Level::WARN).len();
+        let before = blocked();
         assert!(is_quiet(&session, 10 * MINUTE).await);
-        assert_eq!(log.at(Level::WARN).len(), before, "{limit}");
+        assert_eq!(blocked(), before, "{limit}");
         close(&session).await;
     }
 }

@@ -18,6 +18,7 @@ use crate::checkpoint::{Checkpointer, EndStored};
 use crate::delivery::{Delivery, Progress};
 use crate::efo::subscription::PATIENCE;
 use crate::efo::wire::ChildShard;
+use crate::health::Health;
 use crate::kpl;
 use crate::names::SequenceNumber;
 use crate::outbox::{Closed, OpenLane};
@@ -32,6 +33,7 @@ pub(crate) struct ShardTask {
     pub(crate) progress: Arc<Progress>,
     pub(crate) lane: OpenLane,
     pub(crate) pool: Pool,
+    pub(crate) health: Arc<Health>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     /// The most records delivered at once; at least one.
     pub(crate) slice: usize,
@@ -90,6 +92,7 @@ impl ShardTask {
             delivered
         } else {
             self.reader.pause();
+            let _stuck = self.health.stuck();
             delivering.await
         }
     }

@@ -13,6 +13,8 @@
 mod body;
 mod client;
 mod connection;
+#[cfg(test)]
+mod connection_tests;
 mod connections;
 mod dial;
 
