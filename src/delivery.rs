@@ -242,3 +242,55 @@ fn settle_each(mut delivery: Delivery, verdicts: &[Verdict], outbox: &Outbox) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::efo::wire::Event;
+    use crate::names::Stream;
+
+    const EVENTS: u64 = 300;
+
+    /// Many threads ack events in any order, one looks at what may be stored.
+    #[test]
+    fn concurrent_acks() {
+        let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: "s".into() });
+        let progress = Arc::new(Progress::new(Arc::clone(&names), u64::MAX, true));
+        let starts: Vec<u64> = (1..=EVENTS)
+            .map(|number| {
+                let json = format!(r#"{{"Records":[{{"SequenceNumber":"{number}","Data":""}}]}}"#);
+                let rows = Event::parse(json.as_bytes()).unwrap().rows;
+                let table = Arc::new(RecordTable::new(Arc::clone(&names), rows));
+                progress.track(&table, SequenceNumber::new(&number.to_string()).unwrap())
+            })
+            .collect();
+        let acked: Vec<AtomicBool> = (0..EVENTS).map(|_| AtomicBool::new(false)).collect();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (progress, acked, starts) = (&progress, &acked, &starts);
+                scope.spawn(move || {
+                    let mut mine: Vec<usize> = (0..EVENTS as usize).filter(|at| at % 4 == thread).collect();
+                    fastrand::shuffle(&mut mine);
+                    for at in mine {
+                        acked[at].store(true, Ordering::SeqCst);
+                        progress.ack(starts[at]..starts[at] + 1);
+                        std::thread::yield_now();
+                    }
+                });
+            }
+            let mut last = 0;
+            while last < EVENTS {
+                let (place, _) = progress.checkpoint();
+                let stored: u64 = place.map_or(0, |place| place.as_str().parse().unwrap());
+                assert!(stored >= last, "moved back from {last} to {stored}");
+                assert!(
+                    acked[..stored as usize].iter().all(|acked| acked.load(Ordering::SeqCst)),
+                    "passed an unacked record"
+                );
+                last = stored;
+            }
+        });
+    }
+}

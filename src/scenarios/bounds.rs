@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pipeline_plugin_api::{Verdict, Verdicts};
+use pipeline_plugin_api::{Demand, Verdict, Verdicts};
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_at_most};
 use super::script::{Piece, Script, body, event, large, records};
@@ -243,5 +243,30 @@ async fn idle_cpu() {
     // Stored now and then, so that the place doesn't expire, and not at each of 48 events.
     let writes = bench.store.writes.load(Ordering::Relaxed);
     assert!(writes <= 1000, "{writes} writes for 1000 idle shards in four minutes");
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_mebibyte_records() {
+    const LARGE: usize = 10 << 20;
+    let script = Script::new(["s", "t"]);
+    script.answer("s", [body((1..=3).map(|number| large(number, LARGE)).chain([Piece::Hang]))]);
+    script.answer("t", [body((11..=13).map(|number| large(number, LARGE)).chain([Piece::Hang]))]);
+    let bench = Bench::new(script, "enhanced_fan_out: {enabled: true, max_pending_bytes: 40MiB}");
+    let session = bench.open().await;
+    let mut all = Vec::new();
+    while all.len() < 6 {
+        let batch = session.read(Demand::new(10, Duration::from_hours(1))).await.unwrap();
+        let (messages, receipt) = batch.into_parts();
+        assert!(messages.iter().all(|message| message.payload().len() == LARGE));
+        all.extend(
+            messages.iter().map(|message| message.get("kinesis_sequence_number").unwrap().to_text().into_owned()),
+        );
+        receipt.settle(Verdicts::ACK).unwrap();
+    }
+    all.sort();
+    assert_eq!(all, ["1", "11", "12", "13", "2", "3"]);
+    let peak = session.pool.bytes().peak;
+    assert!(peak <= 40 << 20, "{peak} bytes were pending");
     close(&session).await;
 }

@@ -162,3 +162,38 @@ async fn an_empty_batch_is_an_answer() {
     }
     close(&*input).await;
 }
+
+#[tokio::test]
+async fn explicit_shard_after_crash() {
+    let bench = Bench::start().await;
+    bench.create("orders", 2).await;
+    bench.put("orders", 0, 500).await;
+    let mut out = Out::default();
+    let first = bench.input("orders:0,orders:1", "");
+    first.connect().await.unwrap();
+    read_until(&*first, &mut out, 200).await;
+    // Neither closed nor given a moment.
+    drop(first);
+    let second = bench.input("orders:0,orders:1", "");
+    second.connect().await.unwrap();
+    read_until(&*second, &mut out, 500).await;
+    close(&*second).await;
+    assert_eq!(out.len(), 500);
+}
+
+#[tokio::test]
+async fn renamed_stream_entry() {
+    let bench = Bench::start().await;
+    bench.create("orders", 2).await;
+    bench.put("orders", 0, 200).await;
+    let mut out = Out::default();
+    let entries = ["orders", "arn:aws:kinesis:us-east-1:000000000000:stream/orders", "orders"];
+    for (round, entry) in (1..).zip(entries) {
+        let input = bench.input(entry, "");
+        input.connect().await.unwrap();
+        read_until(&*input, &mut out, round * 200).await;
+        close(&*input).await;
+        bench.put("orders", round * 200, (round + 1) * 200).await;
+    }
+    out.assert_exactly(0, 600);
+}

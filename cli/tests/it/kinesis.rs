@@ -151,7 +151,7 @@ async fn a_pipeline_runs_stops_softly_and_goes_on_without_duplicates() {
 }
 
 #[tokio::test]
-async fn a_pipeline_that_was_killed_loses_nothing() {
+async fn kill_9() {
     let bench = Bench::start().await;
     bench.put(0..50).await;
     let pipeline = bench.pipeline(|yaml| yaml.replace("enhanced_fan_out", "commit_period: 50ms\n    enhanced_fan_out"));
