@@ -10,19 +10,30 @@ use std::time::Duration;
 
 use kinesis_input::{KinesisInput, KinesisRecord};
 use pipeline_plugin_api::config::{Document, Environment};
-use pipeline_plugin_api::driver::{Driver, DriverOptions, Event};
+use pipeline_plugin_api::driver::{Driver, DriverOptions, Ending, Event};
 use pipeline_plugin_api::registry::Registry;
 use pipeline_plugin_api::{Message, Verdict, Verdicts};
 
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn main() -> Result<(), AnyError> {
+    let file = std::env::args().nth(1).ok_or("usage: hosting block.yaml")?;
+    match host(&file, print).await? {
+        Ending::EndOfInput => println!("all there was has been read"),
+        _ => println!("stopped; progress is stored"),
+    }
+    Ok(())
+}
+
+/// Reads the input that `file` describes into `output`, to its end or until Ctrl-C.
+pub async fn host(file: &str, output: fn(&[Message]) -> Verdicts) -> Result<Ending, AnyError> {
     // Registration is an explicit call; an engine has one registry.
     let mut registry = Registry::new();
     registry.register(KinesisInput::new())?;
 
-    // From text to a running input. What is wrong comes with file, line and column.
-    let file = std::env::args().nth(1).ok_or("usage: hosting block.yaml")?;
-    let document = Document::from_yaml(&file, &std::fs::read_to_string(&file)?, &Environment::process())?;
+    // From text to an input that is not connected yet. What is wrong comes with file, line and column.
+    let document = Document::from_yaml(file, &std::fs::read_to_string(file)?, &Environment::process())?;
     let registered = registry.get("aws_kinesis").ok_or("not registered")?;
     let built = registered.build(&document, &[])?;
     for warning in &built.warnings {
@@ -36,21 +47,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         }
     });
     let stop = driver.stop_handle();
-    let ended = driver.run(|messages| async move { write(&messages) });
+    let ended = driver.run(move |messages| async move { output(&messages) });
     tokio::select! {
-        ended = ended => println!("{:?}", ended?),
+        ended = ended => Ok(ended?),
         interrupted = async {
             tokio::signal::ctrl_c().await?;
             // Read no more, let what is out be settled, store progress; `run` returns then.
             stop.soft(Duration::from_secs(20));
-            std::future::pending::<std::io::Result<()>>().await
-        } => interrupted?,
+            std::future::pending().await
+        } => interrupted,
     }
-    Ok(())
 }
 
-/// The output. A message counts as done when it was acked; what is nacked comes again.
-fn write(messages: &[Message]) -> Verdicts {
+/// An output. A message counts as done when it was acked; what is nacked comes again.
+fn print(messages: &[Message]) -> Verdicts {
     let verdicts = messages.iter().map(|message| {
         // Typed where it matters, by key where it doesn't.
         let Some(record) = KinesisRecord::of(message) else { return Verdict::Nack };

@@ -138,7 +138,12 @@ pub(crate) async fn connect(config: &Config, http: &Http) -> Result<Session, Con
     unbuilt::refuse(config)?;
     let control = http.client.clone().unwrap_or_else(|| transport::control_client(&http.trusted));
     let subscriptions = http.client.clone().unwrap_or_else(|| {
-        let settings = transport::Settings { trusted: http.trusted.clone(), ..transport::Settings::default() };
+        let settings = transport::Settings {
+            // Checked to be far below 4 GiB.
+            stream_window: config.enhanced_fan_out.stream_window.bytes() as u32,
+            trusted: http.trusted.clone(),
+            ..transport::Settings::default()
+        };
         SubscriptionClient::new(settings).into_shared()
     });
     let access = access::kinesis(config, &control).await?;

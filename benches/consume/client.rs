@@ -305,10 +305,11 @@ async fn input(job: &Job) -> Result<(Arc<dyn Input>, tempfile::TempDir), AnyErro
     registry.register(KinesisInput::new().trust_certificates(std::fs::read(&job.certificate)?))?;
     let yaml = format!(
         "streams: [bench]\nregion: us-east-1\nendpoint: {}\ncredentials: {{id: bench, secret: bench}}\n\
-         checkpoint_file: \"{}\"\nenhanced_fan_out: {{enabled: true, max_pending_bytes: {}MiB}}\n",
+         checkpoint_file: \"{}\"\nenhanced_fan_out: {{enabled: true, max_pending_bytes: {}MiB, stream_window: {}KiB}}\n",
         job.endpoint,
         folder.path().join("checkpoints").display(),
         job.pool,
+        job.window >> 10,
     );
     let document = Document::from_yaml("bench.yaml", &yaml, &Environment::empty())?;
     let input = registry.get("aws_kinesis").ok_or("not registered")?.build(&document, &[])?.input;

@@ -47,7 +47,7 @@ struct Arguments {
     /// Only these ways to read.
     #[arg(long, value_delimiter = ',')]
     paths: Vec<String>,
-    /// Window of a stream, in KiB, for `drain` and `ours-decode`.
+    /// Window of a stream, in KiB, for all but `sdk`.
     #[arg(long, default_value_t = 512)]
     window: u32,
     /// Pool of the plugin, in MiB.
@@ -170,7 +170,8 @@ fn compare(arguments: &Arguments) -> Result<(), AnyError> {
         server.wait()?;
         if let Some(costs) = costs.get("blocked") {
             // A constant, the pool, and a window for each stream.
-            let promised = 64.0 + arguments.pool as f64 + arguments.shards as f64 * 0.5;
+            let promised =
+                64.0 + arguments.pool as f64 + arguments.shards as f64 * f64::from(arguments.window) / 1024.0;
             println!(
                 "| {record_bytes} | {} | {} | {:.0} | {:.0} | {promised:.0} |",
                 arguments.shards,

@@ -50,6 +50,12 @@ pub struct EnhancedFanOut {
     #[garde(custom(super::positive))]
     pub max_resubscribe_interval: Duration,
 
+    /// How many bytes of each subscription may wait in its connection before they are read: the window of its HTTP/2
+    /// stream, from 64KiB to 16MiB. It adds to `max_pending_bytes`, for each shard.
+    #[schemars(extend("x-advanced" = true))]
+    #[garde(custom(a_window))]
+    pub stream_window: ByteSize,
+
     /// Has no effect: memory is bounded by `max_pending_records` and `max_pending_bytes`.
     #[schemars(extend("x-advanced" = true, "deprecated" = true))]
     #[schemars(extend("x-deprecated" = "it has no effect; use `max_pending_records` and `max_pending_bytes`"))]
@@ -68,6 +74,7 @@ impl Default for EnhancedFanOut {
             max_pending_records: 50_000,
             max_pending_bytes: ByteSize::from_mib(256),
             max_resubscribe_interval: Duration::from_secs(5),
+            stream_window: ByteSize::from_bytes(512 << 10),
             record_buffer_cap: 0,
         }
     }
@@ -84,4 +91,11 @@ fn a_consumer_name(name: &Optional<String>, (): &()) -> garde::Result {
 
 fn some_bytes(size: &ByteSize, (): &()) -> garde::Result {
     if size.bytes() == 0 { Err(garde::Error::new("the size must be at least one byte")) } else { Ok(()) }
+}
+
+fn a_window(size: &ByteSize, (): &()) -> garde::Result {
+    if (64 << 10..=16 << 20).contains(&size.bytes()) {
+        return Ok(());
+    }
+    Err(garde::Error::new("the window of a stream is between 64KiB and 16MiB"))
 }

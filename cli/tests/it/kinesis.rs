@@ -15,19 +15,23 @@ use mq_bridge::CanonicalMessage;
 use pipeline_plugin_api::BoxError;
 use pipeline_plugin_mq_bridge::conformance::{self, ConformanceOptions, Publish};
 use serde_json::json;
+use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
 use crate::local::LocalKinesis;
 
+/// What takes longer than this stands still. Nothing waits for it to pass.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A stream of one shard, and somewhere to write.
-struct Bench {
-    server: LocalKinesis,
-    client: Client,
+pub(crate) struct Bench {
+    pub(crate) server: LocalKinesis,
+    pub(crate) client: Client,
     folder: tempfile::TempDir,
 }
 
 impl Bench {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let options =
             StoreOptions { create_stream_ms: 0, update_stream_ms: 0, shard_limit: 10, ..StoreOptions::default() };
         let server = LocalKinesis::start(options).await.unwrap();
@@ -40,23 +44,29 @@ impl Bench {
             .build();
         let client = Client::from_conf(config);
         client.create_stream().stream_name("orders").shard_count(1).send().await.unwrap();
+        let bench = Self { server, client, folder: tempfile::tempdir().unwrap() };
+        bench.until_active().await;
+        bench
+    }
+
+    /// Changes of a stream are done by a task of the server; each look at it is an event to wait on.
+    pub(crate) async fn until_active(&self) {
         loop {
-            let answer = client.describe_stream_summary().stream_name("orders").send().await.unwrap();
+            let answer = self.client.describe_stream_summary().stream_name("orders").send().await.unwrap();
             if answer.stream_description_summary().unwrap().stream_status().as_str() == "ACTIVE" {
-                break;
+                return;
             }
             tokio::task::yield_now().await;
         }
-        Self { server, client, folder: tempfile::tempdir().unwrap() }
     }
 
-    async fn put(&self, numbers: std::ops::Range<u64>) {
+    pub(crate) async fn put(&self, numbers: std::ops::Range<u64>) {
         for number in numbers {
             put(&self.client, number.to_string()).await;
         }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
@@ -109,7 +119,7 @@ output:
     /// Runs it until it ends by itself.
     async fn ends(&self, pipeline: &str) -> (Exit, String) {
         let output = self.program(pipeline).wait_with_output();
-        let output = tokio::time::timeout(Duration::from_secs(30), output).await.unwrap().unwrap();
+        let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
         let code = output.status.code().unwrap();
         let exit = Exit::ALL.into_iter().find(|exit| i32::from(exit.code()) == code).unwrap();
         (exit, String::from_utf8(output.stderr).unwrap())
@@ -120,18 +130,27 @@ async fn put(client: &Client, data: impl Into<Vec<u8>>) {
     client.put_record().stream_name("orders").partition_key("key").data(Blob::new(data)).send().await.unwrap();
 }
 
-/// Waits until the program has written so much.
-async fn until_written(bench: &Bench, program: &mut Child, count: usize) {
-    while bench.written().len() < count {
-        assert!(program.try_wait().unwrap().is_none(), "the program ended");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+/// Waits until the program has written a record.
+async fn until_written(bench: &Bench, program: &mut Child, record: u64) {
+    let written = async {
+        while !bench.written().contains(&record) {
+            if let Some(status) = program.try_wait().unwrap() {
+                let mut said = String::new();
+                program.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
+                panic!("the program ended with {status}: {said}");
+            }
+            // A file tells nobody that it has grown.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let written = tokio::time::timeout(PATIENCE, written).await;
+    assert!(written.is_ok(), "record {record} was not written; only {:?}", bench.written());
 }
 
 async fn stop_softly(mut program: Child) -> ExitStatus {
     let id = program.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
-    program.wait().await.unwrap()
+    tokio::time::timeout(PATIENCE, program.wait()).await.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -140,12 +159,12 @@ async fn a_pipeline_runs_stops_softly_and_goes_on_without_duplicates() {
     bench.put(0..50).await;
     let pipeline = bench.pipeline(|yaml| yaml);
     let mut first = bench.program(&pipeline);
-    until_written(&bench, &mut first, 50).await;
+    until_written(&bench, &mut first, 49).await;
     assert!(stop_softly(first).await.success());
 
     bench.put(50..80).await;
     let mut second = bench.program(&pipeline);
-    until_written(&bench, &mut second, 80).await;
+    until_written(&bench, &mut second, 79).await;
     assert!(stop_softly(second).await.success());
     assert_eq!(bench.written(), (0..80).collect::<Vec<_>>());
 }
@@ -153,22 +172,24 @@ async fn a_pipeline_runs_stops_softly_and_goes_on_without_duplicates() {
 #[tokio::test]
 async fn kill_9() {
     let bench = Bench::start().await;
-    bench.put(0..50).await;
-    let pipeline = bench.pipeline(|yaml| yaml.replace("enhanced_fan_out", "commit_period: 50ms\n    enhanced_fan_out"));
-    let mut first = bench.program(&pipeline);
-    until_written(&bench, &mut first, 50).await;
+    bench.put(0..300).await;
+    // Checkpoints are stored often and the output is slow, so that much is read and not yet written when it happens.
+    let slow = |yaml: String| {
+        let often = yaml.replace("enhanced_fan_out", "commit_period: 10ms\n    enhanced_fan_out");
+        often.replace("format: raw", "format: raw, fsync: periodic, fsync_interval_ms: 50") + "pipeline: { batch_size: 3 }\n"
+    };
+    let mut first = bench.program(&bench.pipeline(slow));
+    until_written(&bench, &mut first, 20).await;
     first.kill().await.unwrap();
-    bench.put(50..80).await;
-    let mut second = bench.program(&pipeline);
-    until_written(&bench, &mut second, 80).await;
-    while bench.written().last() != Some(&79) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    assert!(bench.written().len() < 300, "it was too late to kill it");
+
+    let mut second = bench.program(&bench.pipeline(|yaml| yaml));
+    until_written(&bench, &mut second, 299).await;
     assert!(stop_softly(second).await.success());
     let mut written = bench.written();
     written.sort_unstable();
     written.dedup();
-    assert_eq!(written, (0..80).collect::<Vec<_>>());
+    assert_eq!(written, (0..300).collect::<Vec<_>>());
 }
 
 /// Whatever is wrong: one message, within seconds, that says what to do, and this exit code.
@@ -203,7 +224,7 @@ async fn a_stream_that_does_not_exist_is_told() {
 async fn two_places_for_checkpoints_are_told() {
     let both =
         |yaml: String| yaml.replace("    enhanced_fan_out", "    dynamodb: { table: leases }\n    enhanced_fan_out");
-    says(both, Exit::Configuration, &["dynamodb.table", "checkpoint_file", "pipeline.yaml:"]).await;
+    says(both, Exit::Configuration, &["dynamodb.table", "checkpoint_file", "pipeline.yaml:7:", "keep `dynamodb.table`"]).await;
 }
 
 #[tokio::test]
@@ -215,7 +236,7 @@ async fn a_checkpoint_file_that_can_not_be_written_is_told() {
         });
         lines.collect()
     };
-    says(elsewhere, Exit::Input, &["/proc/nothing/checkpoints"]).await;
+    says(elsewhere, Exit::Input, &["/proc/nothing/checkpoints", "choose a path in a folder that exists"]).await;
 }
 
 #[tokio::test]
@@ -224,17 +245,19 @@ async fn a_checkpoint_file_of_another_process_is_told_with_its_holder() {
     bench.put(0..1).await;
     let pipeline = bench.pipeline(|yaml| yaml);
     let mut first = bench.program(&pipeline);
-    until_written(&bench, &mut first, 1).await;
+    until_written(&bench, &mut first, 0).await;
     let (exit, said) = bench.ends(&pipeline).await;
-    assert_eq!(exit, Exit::Input);
-    assert!(said.contains(&first.id().unwrap().to_string()) && said.contains(&bench.path("checkpoints")), "{said}");
+    assert_eq!(exit, Exit::Input, "{said}");
+    for part in [&format!("process {}", first.id().unwrap()), &bench.path("checkpoints"), "a file of its own"] {
+        assert!(said.contains(part), "`{part}` is missing in: {said}");
+    }
     assert!(stop_softly(first).await.success());
 }
 
 #[tokio::test]
 async fn what_is_not_built_yet_is_told() {
     let polling = |yaml: String| yaml.replace("{ enabled: true }", "{ enabled: false }");
-    says(polling, Exit::Input, &["enhanced_fan_out.enabled", "not built yet"]).await;
+    says(polling, Exit::Input, &["enhanced_fan_out.enabled", "not built yet", "to true"]).await;
 }
 
 struct Put(Client);

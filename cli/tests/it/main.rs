@@ -5,6 +5,10 @@
 
 mod commands;
 mod documents;
+#[path = "../../../examples/hosting.rs"]
+#[allow(dead_code, reason = "what it prints is for people")]
+mod example;
+mod hosting;
 mod kinesis;
 #[path = "../../../examples/quickstart/local.rs"]
 #[allow(dead_code, reason = "the quickstart uses the rest")]
