@@ -229,7 +229,7 @@ fn yaml(arguments: &Arguments, endpoint: &str, folder: &Path, output: &Path) -> 
     endpoint: {endpoint}
     credentials: {{ id: quickstart, secret: quickstart }}
     checkpoint_file: {:?}
-    commit_period: 1s
+    commit_period: 100ms
     enhanced_fan_out:
       enabled: true
       max_pending_records: {}

@@ -75,8 +75,8 @@ fn every_file_that_the_documents_link_to_is_there() {
 
 #[test]
 fn the_page_of_operations_lists_the_metrics() {
-    let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
-    let listed = page.split("by a test -->\n").nth(1).and_then(|rest| rest.split("<!-- end").next()).unwrap();
+    let page = read("docs/operations.md");
+    let listed = marked(&page, "metrics");
     let mut expected = String::from("| metric | | of each shard | what it says |\n|---|---|---|---|\n");
     for metric in METRICS {
         let measure = match metric.measure {
@@ -91,23 +91,180 @@ fn the_page_of_operations_lists_the_metrics() {
 }
 
 #[test]
-fn every_test_that_the_guarantees_name_is_there() {
-    let page = std::fs::read_to_string(root().join("docs/guarantees.md")).unwrap();
-    let mut code = String::new();
-    for folder in ["src/scenarios", "tests/it"] {
-        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
-            code += &std::fs::read_to_string(entry.unwrap().path()).unwrap();
-        }
-    }
-    let names: Vec<_> = page.split('`').skip(1).step_by(2).filter(|name| is_test_name(name)).collect();
-    assert!(names.len() > 20, "{names:?}");
-    for name in names {
-        assert!(code.contains(&format!("fn {name}()")), "there is no test named {name}");
+fn the_page_of_operations_names_no_other_metric() {
+    let page = read("docs/operations.md");
+    for name in code_spans(&page).filter(|name| name.starts_with("kinesis_input_")) {
+        assert!(METRICS.iter().any(|metric| metric.name == name), "there is no metric {name}");
     }
 }
 
+#[test]
+fn the_page_of_operations_lists_the_log_messages() {
+    let page = read("docs/operations.md");
+    let mut listed: Vec<_> = marked(&page, "logs")
+        .lines()
+        .skip(2)
+        .map(|row| {
+            let mut cells = row.split('|').map(str::trim).skip(1);
+            (cells.next().unwrap().to_owned(), cells.next().unwrap().to_owned())
+        })
+        .collect();
+    let mut logged = log_messages(&read("src/telemetry.rs"));
+    assert!(logged.len() > 10, "{logged:?}");
+    listed.sort();
+    logged.sort();
+    assert_eq!(listed, logged);
+}
+
+/// The messages of the events above `debug` in a source file, with their levels.
+fn log_messages(source: &str) -> Vec<(String, String)> {
+    let events = source.split("tracing::").skip(1);
+    let events = events.filter_map(|event| event.split_once("!(")).filter(|(level, _)| {
+        assert!(!level.is_empty());
+        ["error", "warn", "info"].contains(level)
+    });
+    let message = |(level, rest): (&str, &str)| {
+        let literal = rest.split(");").next().unwrap().rsplit('"').nth(1).unwrap();
+        // A line that is continued.
+        let parts: Vec<_> = literal.split("\\\n").map(str::trim_start).collect();
+        (level.to_owned(), parts.concat().replace('`', ""))
+    };
+    events.map(message).collect()
+}
+
+#[test]
+fn the_policy_of_the_readme_allows_the_calls_that_are_made_and_no_others() {
+    let source = read("src/aws.rs");
+    let (_, methods) = source.split_once("impl Service for Aws").unwrap();
+    let mut called: Vec<_> = methods
+        .split("self.control.")
+        .skip(1)
+        .chain(methods.split(".subscriptions\n").skip(1).map(|rest| rest.trim_start().trim_start_matches('.')))
+        .map(|rest| camel(rest.split('(').next().unwrap()))
+        .collect();
+    called.sort();
+    called.dedup();
+    assert!(called.len() >= 6, "{called:?}");
+
+    let readme = read("README.md");
+    let mut allowed: Vec<_> = readme
+        .split("kinesis:")
+        .skip(1)
+        .filter(|rest| rest.starts_with(|first: char| first.is_ascii_uppercase()))
+        .map(|rest| rest.split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap().to_owned())
+        .collect();
+    allowed.sort();
+    allowed.dedup();
+    assert_eq!(allowed, called);
+}
+
+fn camel(snake: &str) -> String {
+    snake.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect()
+}
+
+#[test]
+fn the_readme_names_every_field_that_is_not_built_yet() {
+    let readme = read("README.md");
+    let source = read("src/unbuilt.rs");
+    let fields: Vec<_> = source.split("Some((\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(!fields.is_empty(), "then this test and the table can go");
+    let lacking: Vec<_> = readme.lines().filter(|line| line.contains("not yet")).collect();
+    for field in fields {
+        // A whole block as `dynamodb.*`.
+        let block = field.split_once('.').map_or(field.to_owned(), |(block, _)| format!("{block}.*"));
+        let told = lacking
+            .iter()
+            .any(|line| code_spans(line).any(|span| span == block || span.split(':').next() == Some(field)));
+        assert!(told, "{field} is refused, and the README does not say so");
+    }
+}
+
+#[test]
+fn the_page_of_the_program_knows_its_features_flags_and_settings() {
+    let page = read("docs/cli.md");
+    let manifest = read("cli/Cargo.toml");
+    let (_, features) = manifest.split_once("[features]\n").unwrap();
+    for line in features.lines().take_while(|line| !line.is_empty()) {
+        let feature = line.split(' ').next().unwrap();
+        assert!(page.contains(&format!("`{feature}`")), "the feature {feature}");
+    }
+    let program = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_kinesis-input")).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for command in ["run", "lint", "schema", "docs", "create"] {
+        assert!(page.contains(&format!("kinesis-input {command}")), "{command}");
+        let help = program(&[command, "--help"]);
+        for flag in help.split("--").skip(1).filter_map(|rest| rest.split([' ', '\n']).next()) {
+            assert!(flag == "help" || page.contains(&format!("--{flag}")), "`{command} --{flag}`");
+        }
+    }
+    let schema: serde_json::Value = serde_json::from_str(&program(&["schema"])).unwrap();
+    let parts = schema["properties"].as_object().unwrap();
+    let settings = parts["pipeline"]["properties"].as_object().unwrap();
+    let settings = settings.iter().map(|(name, field)| (format!("pipeline.{name}"), field));
+    let host = parts.iter().filter(|(name, _)| *name != "pipeline").map(|(name, field)| (name.clone(), field));
+    for (name, field) in settings.chain(host) {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("{name} has no row"));
+        let default = match &field["default"] {
+            serde_json::Value::Null => continue,
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        assert!(row.contains(&format!("({default})")), "the default of {name} is {default}");
+    }
+}
+
+#[test]
+fn every_test_that_the_guarantees_name_is_there() {
+    let mut tests = String::new();
+    for folder in ["src", "tests", "plugin-api", "hosts/mq-bridge", "cli/tests"] {
+        for file in sources(&root().join(folder)) {
+            tests += &std::fs::read_to_string(file).unwrap();
+        }
+    }
+    let schema = registry().unwrap().get("aws_kinesis").unwrap().spec().schema().to_string();
+    let page = read("docs/guarantees.md");
+    let names: Vec<_> =
+        code_spans(&page).filter(|name| is_test_name(name) && !schema.contains(&format!("\"{name}\":"))).collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        assert!(tests.contains(&format!("fn {name}()")), "there is no test named {name}");
+    }
+}
+
+/// Names of tests are of several words, unlike most of what stands in backticks.
 fn is_test_name(name: &str) -> bool {
-    let field = name.starts_with("kinesis_input_")
-        || ["max_pending_bytes", "max_pending_records", "commit_period"].contains(&name);
-    name.contains('_') && !field && name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')
+    let of_a_metric = name.starts_with("kinesis_input_");
+    let letters = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+    name.contains('_') && !of_a_metric && name.chars().all(letters)
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// What stands in backticks.
+fn code_spans(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The part of a page between two comments.
+fn marked<'a>(page: &'a str, name: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("<!-- {name}: compared with the code by a test -->\n")).unwrap();
+    rest.split(&format!("<!-- end of {name} -->")).next().unwrap()
 }

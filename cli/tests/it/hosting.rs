@@ -6,7 +6,7 @@ use pipeline_plugin_api::driver::Ending;
 use pipeline_plugin_api::{Message, Verdicts};
 
 use crate::example;
-use crate::kinesis::Bench;
+use crate::kinesis::{Bench, PATIENCE};
 
 static TAKEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -34,7 +34,8 @@ async fn the_hosting_example_reads_a_shard_to_its_end() {
     );
     let file = bench.path("block.yaml");
     std::fs::write(&file, block).unwrap();
-    assert_eq!(example::host(&file, take).await.unwrap(), Ending::EndOfInput);
+    let read = tokio::time::timeout(PATIENCE, example::host(&file, take)).await.unwrap();
+    assert_eq!(read.unwrap(), Ending::EndOfInput);
     assert_eq!(*TAKEN.lock().unwrap(), (0..20).map(|number| number.to_string()).collect::<Vec<_>>());
     assert_eq!(example::host(&file, take).await.unwrap(), Ending::EndOfInput, "nothing is left to read");
     assert_eq!(TAKEN.lock().unwrap().len(), 20);

@@ -21,7 +21,7 @@ use tokio::process::{Child, Command};
 use crate::local::LocalKinesis;
 
 /// What takes longer than this stands still. Nothing waits for it to pass.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A stream of one shard, and somewhere to write.
 pub(crate) struct Bench {
@@ -176,7 +176,8 @@ async fn kill_9() {
     // Checkpoints are stored often and the output is slow, so that much is read and not yet written when it happens.
     let slow = |yaml: String| {
         let often = yaml.replace("enhanced_fan_out", "commit_period: 10ms\n    enhanced_fan_out");
-        often.replace("format: raw", "format: raw, fsync: periodic, fsync_interval_ms: 50") + "pipeline: { batch_size: 3 }\n"
+        often.replace("format: raw", "format: raw, fsync: periodic, fsync_interval_ms: 50")
+            + "pipeline: { batch_size: 3 }\n"
     };
     let mut first = bench.program(&bench.pipeline(slow));
     until_written(&bench, &mut first, 20).await;
@@ -224,7 +225,12 @@ async fn a_stream_that_does_not_exist_is_told() {
 async fn two_places_for_checkpoints_are_told() {
     let both =
         |yaml: String| yaml.replace("    enhanced_fan_out", "    dynamodb: { table: leases }\n    enhanced_fan_out");
-    says(both, Exit::Configuration, &["dynamodb.table", "checkpoint_file", "pipeline.yaml:7:", "keep `dynamodb.table`"]).await;
+    says(
+        both,
+        Exit::Configuration,
+        &["dynamodb.table", "checkpoint_file", "pipeline.yaml:7:", "keep `dynamodb.table`"],
+    )
+    .await;
 }
 
 #[tokio::test]
