@@ -8,10 +8,10 @@ use aws_config::{BehaviorVersion, ConfigLoader};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
 
+use crate::causes::causes;
 use crate::config::{Config, StreamRef};
 
 /// Why AWS can't be reached at all.
@@ -74,10 +74,7 @@ pub(crate) async fn kinesis(config: &Config, http: &SharedHttpClient) -> Result<
     let provider =
         session.credentials_provider().ok_or_else(|| AccessError::NoCredentials("no provider is set".into()))?;
     // Asked once here, so that what is missing is told as such and not by the first call that needs it.
-    provider
-        .provide_credentials()
-        .await
-        .map_err(|error| AccessError::NoCredentials(DisplayErrorContext(&error).to_string()))?;
+    provider.provide_credentials().await.map_err(|error| AccessError::NoCredentials(causes(&error)))?;
     Ok(session)
 }
 

@@ -19,10 +19,11 @@ use aws_sdk_kinesis::types::{ConsumerStatus as SdkConsumerStatus, ShardIteratorT
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextMut;
+use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::{DateTime, error::display::DisplayErrorContext};
 use aws_types::SdkConfig;
 
+use crate::causes::causes;
 use crate::names::{ShardId, Stream};
 use crate::retry::{Fault, Origin};
 use crate::service::{ConsumerDescription, ConsumerStatus, Service};
@@ -222,7 +223,7 @@ fn incomplete(what: &str) -> Fault {
 }
 
 fn local(code: &str, error: &(dyn Error + 'static)) -> Fault {
-    Fault { origin: Origin::Local, code: code.into(), message: DisplayErrorContext(error).to_string() }
+    Fault { origin: Origin::Local, code: code.into(), message: causes(error) }
 }
 
 /// An error of the SDK, as data.
@@ -235,12 +236,12 @@ where
         SdkError::ServiceError(context) => {
             let error = context.err();
             let code = error.code().unwrap_or("Unknown").to_owned();
-            let message = error.message().map_or_else(|| DisplayErrorContext(error).to_string(), ToOwned::to_owned);
+            let message = error.message().map_or_else(|| causes(error), ToOwned::to_owned);
             Fault { origin: Origin::Call, code, message }
         }
         SdkError::TimeoutError(_) => Fault::wire("Timeout", "the call was not answered in time"),
         SdkError::DispatchFailure(failure) => {
-            let cause = failure.as_connector_error().map(|error| DisplayErrorContext(error).to_string());
+            let cause = failure.as_connector_error().map(|error| causes(error));
             let cause = cause.unwrap_or_else(|| "the request could not be sent".into());
             // What failed before a connection was tried: credentials, an endpoint that is no URL.
             if failure.is_user() || (failure.is_other() && failure.as_connector_error().is_none()) {

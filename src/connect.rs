@@ -36,7 +36,7 @@ use crate::session::Session;
 use crate::shards::Shards;
 use crate::stream::{Settings, StreamReader};
 use crate::topology::{Fresh, Topology};
-use crate::transport::SubscriptionClient;
+use crate::transport::{ControlClient, SubscriptionClient};
 use crate::{telemetry, transport, unbuilt};
 
 /// How long a host should wait before it tries again what did not work this time.
@@ -136,7 +136,7 @@ impl From<ConnectError> for InputError {
 /// Opens everything and starts reading.
 pub(crate) async fn connect(config: &Config, http: &Http) -> Result<Session, ConnectError> {
     unbuilt::refuse(config)?;
-    let control = http.client.clone().unwrap_or_else(|| transport::control_client(&http.trusted));
+    let control = http.client.clone().unwrap_or_else(|| ControlClient::new(&http.trusted).into_shared());
     let subscriptions = http.client.clone().unwrap_or_else(|| {
         let settings = transport::Settings {
             // Checked to be far below 4 GiB.

@@ -18,6 +18,7 @@ mod access;
 mod ack;
 mod aws;
 mod backoff;
+mod causes;
 mod checkpoint;
 pub mod config;
 mod connect;

@@ -5,13 +5,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use tokio::time::timeout;
 
 use super::wire::frame::PRELUDE_LEN;
 use super::wire::{Frame, Prelude};
+use crate::causes::causes;
 use crate::retry::Fault;
 
 /// A subscription that says nothing for so long while we listen is dead. The service sends an event at least about
@@ -92,7 +92,7 @@ impl Frames {
             match next {
                 Err(_) => return Err(Fault::wire("Silence", format_args!("nothing came for {SILENCE:?}"))),
                 Ok(None) => return Ok(false),
-                Ok(Some(Err(error))) => return Err(Fault::wire("Connection", DisplayErrorContext(&*error))),
+                Ok(Some(Err(error))) => return Err(Fault::wire("Connection", causes(&*error))),
                 Ok(Some(Ok(frame))) => {
                     // Trailers say nothing that we need.
                     if let Ok(data) = frame.into_data()

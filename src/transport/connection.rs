@@ -155,17 +155,3 @@ impl Drop for Slot {
 async fn answers(pings: &mut PingPong) -> bool {
     matches!(timeout(PING, pings.ping(Ping::opaque())).await, Ok(Ok(_)))
 }
-
-/// An error's own text and that of its causes, each said once.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    text
-}

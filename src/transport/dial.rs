@@ -27,6 +27,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{self, AlertDescription, ClientConfig, RootCertStore};
 use tower_service::Service;
 
+use crate::causes::causes;
+
 /// How long a socket may take to be made, and how long the TLS handshake may take after it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -109,9 +111,9 @@ impl Dialer {
     }
 
     async fn socket(&self, origin: &Origin, uri: &Uri) -> Result<TcpStream, DialError> {
-        let failed = |error: &dyn std::error::Error| DialError::Connect {
+        let failed = |error: &(dyn std::error::Error + 'static)| DialError::Connect {
             host: origin.host.clone(),
-            cause: crate::transport::connection::chain(error),
+            cause: causes(error),
         };
         let socket = match self.proxies.intercept(uri) {
             None => {

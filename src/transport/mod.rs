@@ -16,13 +16,11 @@ mod connection;
 #[cfg(test)]
 mod connection_tests;
 mod connections;
+mod control;
 mod dial;
 
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
-
 pub use client::SubscriptionClient;
+pub(crate) use control::ControlClient;
 
 /// How connections of subscriptions are kept.
 #[derive(Debug, Clone)]
@@ -38,19 +36,5 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { stream_window: 512 << 10, streams: 100, trusted: Vec::new() }
-    }
-}
-
-/// A client for control calls. The first one made reads the system's certificates, which takes a moment.
-pub(crate) fn control_client(trusted: &[u8]) -> SharedHttpClient {
-    let builder = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
-    if trusted.is_empty() {
-        return builder.build_https();
-    }
-    let trust = TrustStore::default().with_pem_certificate(trusted);
-    match TlsContext::builder().with_trust_store(trust).build() {
-        Ok(context) => builder.tls_context(context).build_https(),
-        // Without the certificates the calls will fail and say so.
-        Err(_) => builder.build_https(),
     }
 }

@@ -104,11 +104,17 @@ output:
 
     /// The program, in an environment that knows nothing of AWS.
     fn program(&self, pipeline: &str) -> Child {
+        self.program_with(pipeline, &[])
+    }
+
+    /// As [`Self::program`], with more in its environment.
+    fn program_with(&self, pipeline: &str, environment: &[(&str, &str)]) -> Child {
         Command::new(env!("CARGO_BIN_EXE_kinesis-input"))
             .args(["run", pipeline])
             .env_clear()
             .env("HOME", self.folder.path())
             .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -200,6 +206,8 @@ async fn says(change: impl FnOnce(String) -> String, exit: Exit, parts: &[&str])
     for part in parts {
         assert!(said.contains(part), "`{part}` is missing in: {said}");
     }
+    // In words, not as the insides of some type.
+    assert!(!said.contains(" { ") && !said.contains("source:"), "{said}");
     assert_eq!(ended, exit, "{said}");
 }
 
@@ -294,4 +302,19 @@ async fn the_suite_of_mq_bridge_passes() {
     let input = registry.get("aws_kinesis").unwrap().clone();
     let passed = conformance::run(input, Arc::new(Put(bench.client.clone())), options).await.unwrap();
     assert!(passed.contains(&"nack_redelivers") && passed.contains(&"uncommitted_batch_redelivers"), "{passed:?}");
+}
+
+#[tokio::test]
+async fn the_proxy_of_the_environment_is_used_for_control_calls() {
+    let bench = Bench::start().await;
+    let proxy = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    // A name that only a proxy could know.
+    let pipeline = bench.pipeline(|yaml| yaml.replace(&bench.server.endpoint(), "https://kinesis.invalid"));
+    let _program = bench.program_with(&pipeline, &[("HTTPS_PROXY", &address)]);
+    let (mut socket, _) = tokio::time::timeout(PATIENCE, proxy.accept()).await.unwrap().unwrap();
+    let mut request = [0; 32];
+    socket.read_exact(&mut request).await.unwrap();
+    let request = String::from_utf8_lossy(&request).into_owned();
+    assert!(request.starts_with("CONNECT kinesis.invalid:443"), "{request}");
 }
