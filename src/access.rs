@@ -26,8 +26,8 @@ pub enum AccessError {
     TwoRegions(String, String),
     /// No credentials anywhere, or none that work.
     #[error(
-        "no AWS credentials: {0}; set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), in a \
-         profile, or in `credentials`"
+        "no AWS credentials: set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), in a profile, or \
+         in `credentials`. What was tried: {0}"
     )]
     NoCredentials(String),
 }

@@ -30,14 +30,14 @@ use crate::lease::{FileStore, LeaseStore, StoreError};
 use crate::names::{ShardId, Stream};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
-use crate::retry::{self, Control, Fault};
+use crate::retry::{self, Control, Fault, Origin};
 use crate::service::Service;
 use crate::session::Session;
 use crate::shards::Shards;
 use crate::stream::{Settings, StreamReader};
 use crate::topology::{Fresh, Topology};
 use crate::transport::{ControlClient, SubscriptionClient};
-use crate::{telemetry, transport, unbuilt};
+use crate::{region, telemetry, transport, unbuilt};
 
 /// How long a host should wait before it tries again what did not work this time.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -68,6 +68,12 @@ pub enum ConnectError {
         /// As it was configured.
         stream: String,
         /// Where it was looked for.
+        region: String,
+    },
+    /// The region is mistyped.
+    #[error("region {region}: no AWS region of this name is known, and its endpoint can't be found; check `region`")]
+    NoSuchRegion {
+        /// As it was configured.
         region: String,
     },
     /// Two entries mean the same stream.
@@ -253,8 +259,17 @@ impl Connecting<'_> {
         let found = self.service.describe_stream(&configured).await;
         found.map_err(|fault| match retry::control(&fault) {
             Control::NotFound => ConnectError::NoSuchStream { stream: configured, region: self.region.clone() },
+            Control::Retry if self.is_mistyped_region(&fault) => {
+                ConnectError::NoSuchRegion { region: self.region.clone() }
+            }
             _ => failed(configured, "looking for it", fault),
         })
+    }
+
+    /// Whether there is no such host, and no such region either.
+    fn is_mistyped_region(&self, fault: &Fault) -> bool {
+        let no_such_host = fault.origin == Origin::Wire && fault.message.contains("dns error");
+        no_such_host && self.config.endpoint.is_none() && !region::is_known(&self.region)
     }
 
     /// Learns the shards of a stream and has its consumer ready.

@@ -38,6 +38,7 @@ pub mod pool;
 mod pool_tests;
 mod reader;
 mod record;
+mod region;
 pub mod retry;
 #[cfg(test)]
 mod scenarios;

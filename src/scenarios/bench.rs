@@ -10,7 +10,7 @@ use pipeline_plugin_api::{Batch, Demand, Receipt, Verdicts};
 
 use super::script::Script;
 use crate::Config;
-use crate::connect::Connecting;
+use crate::connect::{ConnectError, Connecting};
 use crate::lease::{Claim, Lease, LeaseStore, MemoryStore, Place, Row, StoreError, Write, Written};
 use crate::names::{ShardId, Stream};
 use crate::record::KinesisRecord;
@@ -87,13 +87,17 @@ impl Bench {
     }
 
     pub(super) async fn open(&self) -> Session {
+        self.open_in("eu-west-1").await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub(super) async fn open_in(&self, region: &str) -> Result<Session, ConnectError> {
         let connecting = Connecting {
             config: &self.config,
             service: Arc::clone(&self.script) as _,
             store: Arc::clone(&self.store) as _,
-            region: "eu-west-1".into(),
+            region: region.into(),
         };
-        connecting.open().await.unwrap_or_else(|error| panic!("{error}"))
+        connecting.open().await
     }
 
     /// How far a shard is stored.

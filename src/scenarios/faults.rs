@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use pipeline_plugin_api::State;
+use pipeline_plugin_api::{InputError, State};
 use tokio::time::Instant;
 
 use super::bench::{Bench, close, is_quiet, numbers};
 use super::script::{Answer, Piece, Script, body, bytes, end, event, exception, fault, large, records};
 use crate::names::SequenceNumber;
+use crate::retry::Fault;
 use crate::topology::Start;
 
 fn after(number: u64) -> Start {
@@ -289,4 +290,16 @@ async fn a_large_event_does_not_hide_a_small_one_behind_it() {
     let session = bench.open().await;
     assert_eq!(numbers(&session, 4).await, [1, 2, 3, 4]);
     close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_that_does_not_exist_is_told_and_a_network_that_is_down_is_waited_for() {
+    let script = Script::new(["s"]);
+    script.lose_stream(Fault::wire("Connection", "io error: client error (Connect): dns error: no such host"));
+    let bench = Bench::new(script, "");
+    let mistyped = bench.open_in("eu-wst-1").await.unwrap_err();
+    assert!(mistyped.to_string().contains("region eu-wst-1") && mistyped.to_string().contains("check `region`"));
+    assert!(matches!(InputError::from(mistyped), InputError::Fatal(_)));
+    let down = bench.open_in("eu-west-1").await.unwrap_err();
+    assert!(matches!(InputError::from(down), InputError::BackOff { .. }));
 }

@@ -60,6 +60,8 @@ struct Core {
     /// What every subscription gets that no answer is left for.
     otherwise: Option<Fault>,
     listing: Vec<Listed>,
+    /// Why the stream is not found.
+    unfound: Option<Fault>,
     /// Whether calls for the listing get no answer.
     listing_is_silent: bool,
     /// Calls for subscriptions that are let through in a second, over all shards.
@@ -78,6 +80,7 @@ impl Script {
             answers: HashMap::new(),
             otherwise: None,
             listing,
+            unfound: None,
             listing_is_silent: false,
             rate: None,
             let_through: Vec::new(),
@@ -108,6 +111,11 @@ impl Script {
     /// From now on the listing gets no answer.
     pub(super) fn silence_listing(&self) {
         lock(&self.core).listing_is_silent = true;
+    }
+
+    /// The stream can't be found.
+    pub(super) fn lose_stream(&self, fault: Fault) {
+        lock(&self.core).unfound = Some(fault);
     }
 
     /// The consumer is another one now.
@@ -227,6 +235,9 @@ pub(super) fn bytes(piece: Piece) -> Vec<u8> {
 impl Service for Script {
     async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault> {
         assert_eq!(name_or_arn, "orders");
+        if let Some(fault) = lock(&self.core).unfound.clone() {
+            return Err(fault);
+        }
         Ok(Stream::new("orders", "arn:orders"))
     }
 
