@@ -8,6 +8,7 @@ mod errors;
 #[path = "../../examples/quickstart/local.rs"]
 #[allow(dead_code, reason = "the quickstart uses the rest")]
 mod local;
+mod paging;
 mod reading;
 mod support;
 mod wire;
