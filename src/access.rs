@@ -10,8 +10,8 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
+use pipeline_plugin_api::causes;
 
-use crate::causes::causes;
 use crate::config::{Config, StreamRef};
 
 /// Why AWS can't be reached at all.

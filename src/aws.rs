@@ -22,8 +22,8 @@ use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserialization
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_types::SdkConfig;
+use pipeline_plugin_api::causes;
 
-use crate::causes::causes;
 use crate::names::{ShardId, Stream};
 use crate::retry::{Fault, Origin};
 use crate::service::{ConsumerDescription, ConsumerStatus, Service};

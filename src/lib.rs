@@ -18,7 +18,6 @@ mod access;
 mod ack;
 mod aws;
 mod backoff;
-mod causes;
 mod checkpoint;
 pub mod config;
 mod connect;

@@ -16,6 +16,7 @@
 //! - `conformance`: a suite that any `Input` can be run through (feature `conformance`).
 
 pub mod batch;
+mod causes;
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -26,6 +27,7 @@ pub mod receipt;
 pub mod registry;
 
 pub use batch::{Batch, Demand};
+pub use causes::causes;
 pub use input::{AckError, BoxError, Input, InputError, State, Status};
 pub use message::{Message, MetadataTable, Value};
 pub use receipt::{Receipt, Settle, Verdict, Verdicts};

@@ -7,11 +7,11 @@ use std::time::Duration;
 use aws_smithy_types::body::SdkBody;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
+use pipeline_plugin_api::causes;
 use tokio::time::timeout;
 
 use super::wire::frame::PRELUDE_LEN;
 use super::wire::{Frame, Prelude};
-use crate::causes::causes;
 use crate::retry::Fault;
 
 /// A subscription that says nothing for so long while we listen is dead. The service sends an event at least about

@@ -18,6 +18,7 @@ use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
+use pipeline_plugin_api::causes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
@@ -26,8 +27,6 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{self, AlertDescription, ClientConfig, RootCertStore};
 use tower_service::Service;
-
-use crate::causes::causes;
 
 /// How long a socket may take to be made, and how long the TLS handshake may take after it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,9 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pipeline_plugin_api::{AckError, Batch, Demand, Input, InputError, Receipt, Status, Verdict, Verdicts};
-
-use super::said;
+use pipeline_plugin_api::{AckError, Batch, Demand, Input, InputError, Receipt, Status, Verdict, Verdicts, causes};
 
 /// Counts what a run does. Clones show the same numbers.
 #[derive(Debug, Clone, Default)]
@@ -90,7 +88,7 @@ impl Metered {
     fn watch(&self, error: InputError) -> InputError {
         if matches!(error, InputError::Fatal(_)) {
             // Only the first counts.
-            let _ = self.fatal.set(said(&error));
+            let _ = self.fatal.set(causes(&error));
         }
         error
     }

@@ -15,11 +15,10 @@ mod route;
 pub(crate) mod stdout;
 mod stop;
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pipeline_plugin_api::{Input, InputError};
+use pipeline_plugin_api::{Input, InputError, causes};
 use tokio::time::Instant;
 
 pub use ending::{Ending, RunError, RunReport};
@@ -97,7 +96,7 @@ async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>,
         };
         let wait = match &error {
             InputError::EndOfInput => return Ok(Some(Ending::EndOfInput)),
-            InputError::Fatal(_) => return Err(RunError::Input { reason: said(&error) }),
+            InputError::Fatal(_) => return Err(RunError::Input { reason: causes(&error) }),
             InputError::BackOff { after, .. } => *after,
             _ => {
                 let wait = next;
@@ -105,7 +104,7 @@ async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>,
                 wait
             }
         };
-        tracing::warn!(error = said(&error), ?wait, "the input can't connect yet");
+        tracing::warn!(error = causes(&error), ?wait, "the input can't connect yet");
         tokio::select! {
             () = stop.soft_or_hard() => return Ok(Some(Ending::Stopped)),
             () = tokio::time::sleep(wait) => {}
@@ -123,23 +122,9 @@ async fn close(input: &dyn Input, within: Duration, stop: &StopHandle) -> Result
     tokio::select! {
         closed = tokio::time::timeout(within + CLOSE_GRACE, input.close(within)) => match closed {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(RunError::NotStored { reason: said(&error) }),
+            Ok(Err(error)) => Err(RunError::NotStored { reason: causes(&error) }),
             Err(_) => Err(RunError::NotStored { reason: format!("the input did not close within {within:?}") }),
         },
         () = hard => Err(RunError::HardStop),
     }
-}
-
-/// An error's own text and that of its causes, each said once.
-fn said(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -3,7 +3,7 @@
 use mq_bridge::CanonicalMessage;
 use mq_bridge::anyhow;
 use mq_bridge::traits::{BatchCommitFunc, EndpointStatus, MessageDisposition};
-use pipeline_plugin_api::{Input, Message, Receipt, State, Status, Verdict, Verdicts};
+use pipeline_plugin_api::{Input, Message, Receipt, State, Status, Verdict, Verdicts, causes};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -41,18 +41,9 @@ fn verdicts(dispositions: &[MessageDisposition]) -> Verdicts {
     Verdicts::Each(dispositions.iter().map(verdict).collect())
 }
 
-/// An error's own text and that of its causes, each said once.
+/// An error as mq-bridge carries it: its text, with its causes.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = cause.source();
-    }
-    anyhow::Error::msg(text)
+    anyhow::Error::msg(causes(error))
 }
 
 /// How the input is doing, in mq-bridge's terms.

@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-/// Its own text and that of its causes, each said once. For people: without the dump of types that `Debug` would add.
-pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
+/// An error's own text and that of its causes, each said once. For people: without the dump of types that `Debug` would add.
+pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
