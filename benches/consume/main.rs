@@ -15,6 +15,9 @@
 mod client;
 mod server;
 mod stream;
+#[path = "../../src/efo/wire/write.rs"]
+#[allow(clippy::unwrap_used, reason = "lengths of frames that we make")]
+mod write;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
+
+use crate::write;
 
 /// About so much payload goes into one event.
 const EVENT_BYTES: usize = 256 << 10;
@@ -24,7 +26,7 @@ impl Stream {
     pub fn new(record_bytes: usize) -> Self {
         let records = (EVENT_BYTES / record_bytes).max(1);
         let events = (0..4).map(|at| event(records, record_bytes, at)).collect();
-        let initial = frame("initial-response", b"{}");
+        let initial = write::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"{}").into();
         Self { initial, events, payload_bytes: records * record_bytes, idle: event(0, 0, 0) }
     }
 }
@@ -47,30 +49,9 @@ fn event(records: usize, record_bytes: usize, at: u64) -> Bytes {
     }
     let next = sequence((at + 1) * records as u64);
     let _ = write!(json, r#"],"ContinuationSequenceNumber":"{next}","MillisBehindLatest":0,"ChildShards":[]}}"#);
-    frame("SubscribeToShardEvent", json.as_bytes())
+    write::event(&json).into()
 }
 
 fn sequence(number: u64) -> String {
     format!("496{number:053}")
-}
-
-fn frame(event_type: &str, payload: &[u8]) -> Bytes {
-    let mut headers = BytesMut::new();
-    for (name, value) in
-        [(":message-type", "event"), (":event-type", event_type), (":content-type", "application/json")]
-    {
-        headers.put_u8(name.len() as u8);
-        headers.put_slice(name.as_bytes());
-        headers.put_u8(7);
-        headers.put_u16(value.len() as u16);
-        headers.put_slice(value.as_bytes());
-    }
-    let mut frame = BytesMut::new();
-    frame.put_u32((16 + headers.len() + payload.len()) as u32);
-    frame.put_u32(headers.len() as u32);
-    frame.put_u32(crc32fast::hash(&frame));
-    frame.put_slice(&headers);
-    frame.put_slice(payload);
-    frame.put_u32(crc32fast::hash(&frame));
-    frame.freeze()
 }

@@ -81,7 +81,7 @@ impl ShardTask {
     async fn deliver_or_pause(&mut self, event: ReadEvent) -> Result<(), Closed> {
         if self.deaggregate {
             let rows = &event.rows;
-            let aggregated = (0..rows.len()).filter(|row| kpl::looks_aggregated(&rows.data(*row))).count();
+            let aggregated = (0..rows.len()).filter(|row| kpl::looks_aggregated(rows.data_ref(*row))).count();
             if aggregated > 0 {
                 self.progress.meter.aggregated(aggregated);
             }

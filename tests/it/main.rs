@@ -12,3 +12,6 @@ mod paging;
 mod reading;
 mod support;
 mod wire;
+#[path = "../../src/efo/wire/write.rs"]
+#[allow(dead_code, reason = "the unit tests use the rest")]
+mod write;

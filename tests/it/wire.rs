@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::local::{Accept, AnyBody, AnyError, LocalKinesis, Wire};
 use crate::support::{Bench, Out, SOON, build, close, quick, read_until};
+use crate::write::frame;
 
 /// TLS with a certificate of its own, counting its connections.
 struct Tls {
@@ -274,36 +275,16 @@ async fn slow_shard_beside_fast_ones() {
     input.close(Duration::ZERO).await.unwrap();
 }
 
-/// A frame of the event stream format.
-fn frame(headers: &[(&str, &str)], payload: &[u8]) -> Bytes {
-    let mut head = Vec::new();
-    for (name, value) in headers {
-        head.push(u8::try_from(name.len()).unwrap());
-        head.extend(name.as_bytes());
-        head.push(7);
-        head.extend(u16::try_from(value.len()).unwrap().to_be_bytes());
-        head.extend(value.as_bytes());
-    }
-    let mut frame = Vec::new();
-    frame.extend(u32::try_from(16 + head.len() + payload.len()).unwrap().to_be_bytes());
-    frame.extend(u32::try_from(head.len()).unwrap().to_be_bytes());
-    frame.extend(crc32fast::hash(&frame).to_be_bytes());
-    frame.extend(head);
-    frame.extend(payload);
-    frame.extend(crc32fast::hash(&frame).to_be_bytes());
-    frame.into()
-}
-
 #[tokio::test]
 async fn error_frame() {
     is_survived(|chunks| {
         let headers = [(":message-type", "error"), (":error-code", "InternalError"), (":error-message", "oops")];
-        chunks.into_iter().take(2).chain([frame(&headers, b"")]).map(Ok).collect()
+        chunks.into_iter().take(2).chain([Bytes::from(frame(&headers, b""))]).map(Ok).collect()
     })
     .await;
     is_survived(|chunks| {
         let headers = [(":message-type", "exception"), (":exception-type", "InternalFailureException")];
-        chunks.into_iter().take(2).chain([frame(&headers, br#"{"message":"oops"}"#)]).map(Ok).collect()
+        chunks.into_iter().take(2).chain([Bytes::from(frame(&headers, br#"{"message":"oops"}"#))]).map(Ok).collect()
     })
     .await;
 }
@@ -312,7 +293,7 @@ async fn error_frame() {
 async fn unknown_event() {
     is_survived(|chunks| {
         let headers = [(":message-type", "event"), (":event-type", "Tomorrow")];
-        chunks.into_iter().take(2).chain([frame(&headers, b"{}")]).map(Ok).collect()
+        chunks.into_iter().take(2).chain([Bytes::from(frame(&headers, b"{}"))]).map(Ok).collect()
     })
     .await;
 }

@@ -85,6 +85,12 @@ impl Rows {
         self.data.slice(start..start + at.data_len as usize)
     }
 
+    /// The bytes of a record's data, to be looked at.
+    pub fn data_ref(&self, row: usize) -> &[u8] {
+        let at = &self.places[row];
+        &self.data[at.data_start as usize..][..at.data_len as usize]
+    }
+
     /// Bytes of a record's data.
     pub fn data_len(&self, row: usize) -> usize {
         self.places[row].data_len as usize
