@@ -15,10 +15,12 @@ use std::ops::Range;
 
 use crate::names::SequenceNumber;
 
-/// Tells the sequence number of the records of one event.
+/// Tells the sequence number of the records of one event, as long as one of them is out.
+///
+/// It doesn't keep the records: what is acked above a gap has given its space back, so nothing of it may stay.
 pub(crate) trait Sequences {
-    /// The number of the record at this index of the event.
-    fn sequence(&self, index: usize) -> SequenceNumber;
+    /// The number of the record at this index of the event. `None` once the event is gone.
+    fn sequence(&self, index: usize) -> Option<SequenceNumber>;
 }
 
 /// The watermark of one shard.
@@ -34,8 +36,8 @@ pub(crate) struct Watermark<S> {
     above: BTreeMap<u64, u64>,
     /// The events that `low` has not passed, oldest first.
     marks: VecDeque<Mark<S>>,
-    /// The place after the last event that `low` passed.
-    passed: Option<SequenceNumber>,
+    /// The place after the last record below `low`.
+    place: Option<SequenceNumber>,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,7 @@ struct Mark<S> {
 impl<S: Sequences> Watermark<S> {
     /// A watermark that lets at most `limit` records (at least one) be out at a time.
     pub(crate) fn new(limit: u64) -> Self {
-        Self { limit: limit.max(1), next: 0, low: 0, above: BTreeMap::new(), marks: VecDeque::new(), passed: None }
+        Self { limit: limit.max(1), next: 0, low: 0, above: BTreeMap::new(), marks: VecDeque::new(), place: None }
     }
 
     /// Takes an event of `count` records and tells their ordinals. They count as out, whatever the limit says: ask
@@ -94,21 +96,23 @@ impl<S: Sequences> Watermark<S> {
         }
     }
 
-    /// Lets go of the events that are done.
+    /// Moves the place behind `low`, and lets go of the events that are done.
     fn pass(&mut self) {
-        while self.marks.front().is_some_and(|mark| mark.ordinals.end <= self.low) {
-            self.passed = self.marks.pop_front().map(|mark| mark.continuation);
+        while let Some(mark) = self.marks.pop_front_if(|mark| mark.ordinals.end <= self.low) {
+            self.place = Some(mark.continuation);
+        }
+        // Now, while its records are there. If they are gone, they are read again one day, from an earlier place.
+        if let Some(mark) = self.marks.front()
+            && let Some(last) = self.low.checked_sub(mark.ordinals.start + 1)
+            && let Some(place) = mark.records.sequence(last as usize)
+        {
+            self.place = Some(place);
         }
     }
 
     /// The place up to which everything is done, if there is one since the beginning.
     pub(crate) fn checkpoint(&self) -> Option<SequenceNumber> {
-        match self.marks.front() {
-            Some(mark) if mark.ordinals.start < self.low => {
-                Some(mark.records.sequence((self.low - 1 - mark.ordinals.start) as usize))
-            }
-            _ => self.passed.clone(),
-        }
+        self.place.clone()
     }
 
     /// Records that are done, without a gap, since the beginning.
@@ -139,8 +143,8 @@ mod tests {
     struct From(u64);
 
     impl Sequences for From {
-        fn sequence(&self, index: usize) -> SequenceNumber {
-            number(self.0 + index as u64)
+        fn sequence(&self, index: usize) -> Option<SequenceNumber> {
+            Some(number(self.0 + index as u64))
         }
     }
 

@@ -9,10 +9,10 @@
 //! A record's permits travel with it. Whatever drops a delivery, drops them.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
-use pipeline_plugin_api::{Batch, Message, Receipt, Settle, Verdict, Verdicts};
+use pipeline_plugin_api::{Batch, Receipt, Settle, Verdict, Verdicts};
 use tokio::sync::Notify;
 
 use crate::ack::Watermark;
@@ -28,7 +28,7 @@ use crate::telemetry::ShardMeter;
 pub(crate) struct Progress {
     pub(crate) names: Arc<ShardNames>,
     pub(crate) meter: ShardMeter,
-    watermark: Mutex<Watermark<Arc<RecordTable>>>,
+    watermark: Mutex<Watermark<Weak<RecordTable>>>,
     /// Signals every ack. The shard's task waits on it, for room or for the last ack.
     moved: Notify,
     /// False once the shard is no longer ours: what is acked then must not move anything.
@@ -52,8 +52,8 @@ impl Progress {
 
     /// Takes the records of an event; returns the ordinal of the first.
     pub(crate) fn track(&self, table: &Arc<RecordTable>, continuation: SequenceNumber) -> u64 {
-        let count = table.rows().len() as u64;
-        lock(&self.watermark).track(Arc::clone(table), count, continuation).start
+        let count = table.len() as u64;
+        lock(&self.watermark).track(Arc::downgrade(table), count, continuation).start
     }
 
     /// Counts records as done.
@@ -74,7 +74,7 @@ impl Progress {
         self.until(Watermark::is_drained).await;
     }
 
-    async fn until(&self, mut holds: impl FnMut(&Watermark<Arc<RecordTable>>) -> bool) {
+    async fn until(&self, mut holds: impl FnMut(&Watermark<Weak<RecordTable>>) -> bool) {
         loop {
             let moved = self.moved.notified();
             let mut moved = std::pin::pin!(moved);
@@ -181,7 +181,7 @@ impl Delivery {
 
     /// Hands it to the host.
     pub(crate) fn into_batch(self, outbox: &Arc<Outbox>) -> Batch {
-        let messages: Vec<Message> = self.rows.clone().map(|row| self.table.message(row)).collect();
+        let messages = self.table.messages(self.rows.clone());
         self.progress.meter.delivered(messages.len());
         let receipt = Receipt::new(messages.len(), Outstanding { delivery: Some(self), outbox: Arc::clone(outbox) });
         Batch::new(messages, receipt)
@@ -255,6 +255,26 @@ mod tests {
 
     /// Many threads ack events in any order, one looks at what may be stored.
     #[test]
+    fn what_is_acked_above_a_gap_is_not_kept() {
+        let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: "s".into() });
+        let progress = Progress::new(Arc::clone(&names), u64::MAX, true);
+        let event = |number: u64| {
+            let json = format!(r#"{{"Records":[{{"SequenceNumber":"{number}","Data":""}}]}}"#);
+            let table = Arc::new(RecordTable::new(&names, Event::parse(json.as_bytes()).unwrap().rows));
+            (progress.track(&table, SequenceNumber::new(&number.to_string()).unwrap()), table)
+        };
+        let (first, _out) = event(1);
+        let (second, acked) = event(2);
+        let memory = Arc::downgrade(&acked);
+        drop(acked);
+        progress.ack(second..second + 1);
+        // Its space in the pool is given back, so its records have to be gone too.
+        assert!(memory.upgrade().is_none());
+        progress.ack(first..first + 1);
+        assert_eq!(progress.checkpoint().0.unwrap().as_str(), "2");
+    }
+
+    #[test]
     fn concurrent_acks() {
         let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: "s".into() });
         let progress = Arc::new(Progress::new(Arc::clone(&names), u64::MAX, true));
@@ -262,7 +282,7 @@ mod tests {
             .map(|number| {
                 let json = format!(r#"{{"Records":[{{"SequenceNumber":"{number}","Data":""}}]}}"#);
                 let rows = Event::parse(json.as_bytes()).unwrap().rows;
-                let table = Arc::new(RecordTable::new(Arc::clone(&names), rows));
+                let table = Arc::new(RecordTable::new(&names, rows));
                 progress.track(&table, SequenceNumber::new(&number.to_string()).unwrap())
             })
             .collect();

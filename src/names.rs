@@ -79,7 +79,7 @@ impl SequenceNumber {
     /// When the text is empty, longer than 256 bytes, or has other characters than printable ASCII. (Local servers
     /// use more than digits.)
     pub fn new(text: &str) -> Result<Self, NotASequenceNumber> {
-        if !Self::is_valid(text) {
+        if !Self::is_valid(text.as_bytes()) {
             let shown = text.chars().take(64).collect();
             return Err(NotASequenceNumber(shown));
         }
@@ -88,12 +88,13 @@ impl SequenceNumber {
 
     /// A number that was checked when it was read from the wire.
     pub(crate) fn read(checked: &str) -> Self {
-        debug_assert!(Self::is_valid(checked));
+        debug_assert!(Self::is_valid(checked.as_bytes()));
         Self(checked.into())
     }
 
-    pub(crate) fn is_valid(text: &str) -> bool {
-        (1..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    pub(crate) fn is_valid(text: &[u8]) -> bool {
+        // Without an early end, so that it becomes vector code.
+        (1..=256).contains(&text.len()) && text.iter().fold(true, |valid, byte| valid & byte.is_ascii_graphic())
     }
 
     /// The number as text.

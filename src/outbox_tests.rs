@@ -40,8 +40,8 @@ impl Shard {
             .collect();
         let rows = Event::parse(serde_json::json!({ "Records": records }).to_string().as_bytes()).unwrap().rows;
         let count = rows.len();
-        let last = SequenceNumber::read(rows.sequence(count - 1));
-        let table = Arc::new(RecordTable::new(Arc::clone(&self.progress.names), rows));
+        let last = SequenceNumber::read(rows.last().unwrap().sequence());
+        let table = Arc::new(RecordTable::new(&self.progress.names, rows));
         let base = self.progress.track(&table, last);
         let bytes = Arc::new(self.pool.reserve(1).await);
         let records = self.pool.admit(count as u64).await;

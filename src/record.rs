@@ -1,12 +1,13 @@
 //! What is known about a record, beside its data?
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pipeline_plugin_api::{Message, MetadataTable, Value};
 
 use crate::ack::Sequences;
-use crate::efo::wire::Rows;
+use crate::efo::wire::{Page, Record, Rows};
 use crate::names::{SequenceNumber, ShardId, Stream};
 
 /// Metadata: the stream's name.
@@ -31,51 +32,86 @@ pub(crate) struct ShardNames {
     pub shard: ShardId,
 }
 
-/// The records of one event and the shard they came from. Messages point into it.
+/// The records of one event.
 #[derive(Debug)]
 pub(crate) struct RecordTable {
+    pages: Vec<Arc<RecordPage>>,
+    /// How many records are in each page and all before it.
+    ends: Vec<usize>,
+}
+
+/// Some records of an event and the shard they came from. Messages point into it, and keep no more than this alive.
+#[derive(Debug)]
+pub(crate) struct RecordPage {
     names: Arc<ShardNames>,
-    rows: Rows,
+    page: Page,
 }
 
 impl RecordTable {
-    pub(crate) fn new(names: Arc<ShardNames>, rows: Rows) -> Self {
-        Self { names, rows }
+    pub(crate) fn new(names: &Arc<ShardNames>, rows: Rows) -> Self {
+        let pages = rows.into_pages().into_iter();
+        let pages: Vec<_> = pages.map(|page| Arc::new(RecordPage { names: Arc::clone(names), page })).collect();
+        let mut end = 0;
+        let ends = pages.iter().map(|page| {
+            end += page.page.len();
+            end
+        });
+        Self { ends: ends.collect(), pages }
     }
 
-    pub(crate) fn rows(&self) -> &Rows {
-        &self.rows
+    /// How many records.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
     }
 
-    /// The message of one record.
-    pub(crate) fn message(self: &Arc<Self>, row: usize) -> Message {
-        // An event has far fewer records than a `u32` counts: its bytes are counted by one.
-        Message::with_row(self.rows.data(row), Arc::clone(self) as Arc<dyn MetadataTable>, row as u32)
+    /// The messages of some records.
+    pub(crate) fn messages(&self, rows: Range<usize>) -> Vec<Message> {
+        let mut messages = Vec::with_capacity(rows.len());
+        let mut start = 0;
+        for (page, end) in self.pages.iter().zip(&self.ends) {
+            let here = rows.start.max(start)..rows.end.min(*end);
+            for row in here {
+                let at = row - start;
+                if let Some(record) = page.page.record(at) {
+                    // A page has far fewer records than a `u32` counts: its bytes are counted by one.
+                    let table = Arc::clone(page) as Arc<dyn MetadataTable>;
+                    messages.push(Message::with_row(record.data(), table, at as u32));
+                }
+            }
+            start = *end;
+        }
+        messages
     }
 
-    fn arrival(&self, row: usize) -> Option<SystemTime> {
-        let millis = self.rows.arrival_millis(row)?;
-        let from_epoch = Duration::from_millis(millis.unsigned_abs());
-        if millis < 0 { UNIX_EPOCH.checked_sub(from_epoch) } else { UNIX_EPOCH.checked_add(from_epoch) }
+    fn record(&self, row: usize) -> Option<Record<'_>> {
+        let at = self.ends.partition_point(|end| *end <= row);
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.pages.get(at)?.page.record(row - start)
     }
 }
 
-impl Sequences for Arc<RecordTable> {
-    fn sequence(&self, index: usize) -> SequenceNumber {
-        SequenceNumber::read(self.rows.sequence(index))
+impl Sequences for Weak<RecordTable> {
+    fn sequence(&self, index: usize) -> Option<SequenceNumber> {
+        self.upgrade()?.record(index).map(|record| SequenceNumber::read(record.sequence()))
     }
 }
 
-impl MetadataTable for RecordTable {
+fn arrival(record: Record<'_>) -> Option<SystemTime> {
+    let millis = record.arrival_millis()?;
+    let from_epoch = Duration::from_millis(millis.unsigned_abs());
+    if millis < 0 { UNIX_EPOCH.checked_sub(from_epoch) } else { UNIX_EPOCH.checked_add(from_epoch) }
+}
+
+impl MetadataTable for RecordPage {
     fn get(&self, row: u32, key: &str) -> Option<Value<'_>> {
-        let at = row as usize;
+        let record = self.page.record(row as usize)?;
         match key {
             STREAM => Some(Value::Text(self.names.stream.name())),
             STREAM_ARN => Some(Value::Text(self.names.stream.arn())),
             SHARD => Some(Value::Text(self.names.shard.as_str())),
-            PARTITION_KEY => self.rows.partition_key(at).map(Value::Text),
-            SEQUENCE_NUMBER => Some(Value::Text(self.rows.sequence(at))),
-            ARRIVAL_TIMESTAMP => self.arrival(at).map(Value::Time),
+            PARTITION_KEY => record.partition_key().map(Value::Text),
+            SEQUENCE_NUMBER => Some(Value::Text(record.sequence())),
+            ARRIVAL_TIMESTAMP => arrival(record).map(Value::Time),
             _ => None,
         }
     }
@@ -99,38 +135,39 @@ impl MetadataTable for RecordTable {
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct KinesisRecord<'a> {
-    table: &'a RecordTable,
-    row: usize,
+    names: &'a ShardNames,
+    record: Record<'a>,
 }
 
 impl<'a> KinesisRecord<'a> {
     /// The record behind a message, if it came from this input.
     pub fn of(message: &'a Message) -> Option<Self> {
-        message.table().map(|(table, row)| Self { table, row: row as usize })
+        let (page, row) = message.table::<RecordPage>()?;
+        Some(Self { names: &page.names, record: page.page.record(row as usize)? })
     }
 
     /// The stream it was read from.
     pub fn stream(&self) -> &'a Stream {
-        &self.table.names.stream
+        &self.names.stream
     }
 
     /// The shard it was read from.
     pub fn shard(&self) -> &'a ShardId {
-        &self.table.names.shard
+        &self.names.shard
     }
 
     /// Its sequence number.
     pub fn sequence_number(&self) -> SequenceNumber {
-        SequenceNumber::read(self.table.rows.sequence(self.row))
+        SequenceNumber::read(self.record.sequence())
     }
 
     /// Its partition key, if the producer gave one.
     pub fn partition_key(&self) -> Option<&'a str> {
-        self.table.rows.partition_key(self.row)
+        self.record.partition_key()
     }
 
     /// When it arrived at the stream, approximately.
     pub fn arrival(&self) -> Option<SystemTime> {
-        self.table.arrival(self.row)
+        arrival(self.record)
     }
 }

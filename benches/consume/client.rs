@@ -21,7 +21,7 @@ use aws_smithy_types::body::SdkBody;
 use http_body::Body;
 use kinesis_input::KinesisInput;
 use kinesis_input::efo::Frames;
-use kinesis_input::efo::wire::{Event, Kind};
+use kinesis_input::efo::wire::Frame;
 use kinesis_input::transport::{Settings, SubscriptionClient};
 use pipeline_plugin_api::config::{Document, Environment};
 use pipeline_plugin_api::registry::Registry;
@@ -195,12 +195,9 @@ pub async fn decode(job: &Job) -> Result<Cost, AnyError> {
         async move {
             let mut frames = Frames::new(body(&client, shard).await?);
             while let Some(prelude) = frames.prelude().await? {
-                let frame = frames.frame(&prelude).await?;
-                if frame.kind != Kind::Event {
-                    continue;
-                }
-                let rows = Event::parse(&frame.payload)?.rows;
-                if watch.count((0..rows.len()).map(|row| rows.data_len(row) as u64).sum()) {
+                if let Frame::Event(event) = frames.frame(&prelude).await?
+                    && watch.count(event.rows.iter().map(|record| record.data_ref().len() as u64).sum())
+                {
                     return Ok(());
                 }
             }

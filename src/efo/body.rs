@@ -5,18 +5,20 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use aws_smithy_types::body::SdkBody;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http_body::Body;
 use pipeline_plugin_api::causes;
 use tokio::time::timeout;
 
-use super::wire::frame::PRELUDE_LEN;
-use super::wire::{Frame, Prelude};
+use super::wire::frame::{CRC_LEN, PRELUDE_LEN};
+use super::wire::{EventReader, Frame, FrameError, Kind, Prelude};
 use crate::retry::Fault;
 
 /// A subscription that says nothing for so long while we listen is dead. The service sends an event at least about
 /// every five seconds.
 pub(crate) const SILENCE: Duration = Duration::from_secs(35);
+/// As much is kept of what a frame carries if it is no event: the message of an error.
+const MESSAGE: usize = 64 << 10;
 
 /// The frames of a body, one after the other.
 #[derive(Debug)]
@@ -24,12 +26,13 @@ pub struct Frames {
     body: SdkBody,
     /// What came and was not used yet. At most what the HTTP client hands over at once.
     chunk: Bytes,
+    events: EventReader,
 }
 
 impl Frames {
     /// The frames of a subscription's body, from its first byte on.
     pub fn new(body: SdkBody) -> Self {
-        Self { body, chunk: Bytes::new() }
+        Self { body, chunk: Bytes::new(), events: EventReader::default() }
     }
 
     /// Waits for the start of the next frame. `None` when the body ended in good order between two frames.
@@ -45,44 +48,76 @@ impl Frames {
     /// Not cancel safe: what was read of a prelude is lost with the call.
     pub async fn prelude(&mut self) -> Result<Option<Prelude>, Fault> {
         let mut bytes = [0; PRELUDE_LEN];
-        let mut filled = 0;
-        while filled < PRELUDE_LEN {
-            if self.chunk.is_empty() && !self.pull().await? {
-                return if filled == 0 { Ok(None) } else { Err(truncated()) };
-            }
-            let take = self.chunk.len().min(PRELUDE_LEN - filled);
-            self.chunk.copy_to_slice(&mut bytes[filled..filled + take]);
-            filled += take;
-        }
-        Prelude::parse(&bytes).map(Some).map_err(|error| Fault::wire("BadFrame", error))
+        if self.fill(&mut bytes).await? { Prelude::parse(&bytes).map(Some).map_err(bad_frame) } else { Ok(None) }
     }
 
-    /// Reads the frame that a prelude announced.
+    /// Reads the frame that a prelude announced. Its content is looked at as it comes, and given out once the checksum
+    /// has shown it intact.
     ///
     /// # Errors
     ///
-    /// As [`Self::prelude`].
+    /// As [`Self::prelude`], and when an event can't be read.
     ///
     /// # Cancel safety
     ///
     /// Not cancel safe.
     pub async fn frame(&mut self, prelude: &Prelude) -> Result<Frame, Fault> {
-        let len = prelude.rest_len();
-        let rest = if self.chunk.len() >= len {
-            self.chunk.split_to(len)
-        } else {
-            // The length is checked by a checksum and bounded, and the space for it is reserved.
-            let mut rest = BytesMut::with_capacity(len);
-            while rest.len() < len {
-                if self.chunk.is_empty() && !self.pull().await? {
-                    return Err(truncated());
-                }
-                let take = self.chunk.len().min(len - rest.len());
-                rest.extend_from_slice(&self.chunk.split_to(take));
+        let mut checksum = prelude.checksum();
+        let mut headers = vec![0; prelude.headers_len()];
+        self.whole(&mut headers).await?;
+        checksum.update(&headers);
+        let kind = Kind::read(&headers);
+        let is_event = kind == Ok(Kind::Event);
+        let mut left = prelude.payload_len();
+        let mut payload = Vec::new();
+        let mut read = Ok(());
+        self.events.begin(left);
+        while left > 0 {
+            if self.chunk.is_empty() && !self.pull().await? {
+                return Err(truncated());
             }
-            rest.freeze()
-        };
-        prelude.frame(&rest).map_err(|error| Fault::wire("BadFrame", error))
+            let piece = self.chunk.split_to(self.chunk.len().min(left));
+            left -= piece.len();
+            checksum.update(&piece);
+            if !is_event {
+                payload.extend_from_slice(&piece[..piece.len().min(MESSAGE - payload.len())]);
+            } else if read.is_ok() {
+                read = self.events.feed(&piece);
+            }
+        }
+        let mut crc = [0; CRC_LEN];
+        self.whole(&mut crc).await?;
+        // What is wrong in a broken frame may be wrong because it is broken.
+        checksum.verify(crc).map_err(bad_frame)?;
+        Ok(match kind.map_err(bad_frame)? {
+            Kind::InitialResponse => Frame::InitialResponse,
+            Kind::Event => {
+                let event = read.and_then(|()| self.events.finish());
+                Frame::Event(event.map_err(|error| Fault::wire("BadEvent", error))?)
+            }
+            Kind::Exception(code) => Frame::Exception { code, payload },
+            Kind::Error { code, message } => Frame::Error { code, message },
+            Kind::Unknown(what) => Frame::Unknown(what),
+        })
+    }
+
+    /// Fills a buffer; false when the body ended before the first byte of it.
+    async fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Fault> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            if self.chunk.is_empty() && !self.pull().await? {
+                return if filled == 0 { Ok(false) } else { Err(truncated()) };
+            }
+            let take = self.chunk.len().min(buffer.len() - filled);
+            self.chunk.copy_to_slice(&mut buffer[filled..filled + take]);
+            filled += take;
+        }
+        Ok(true)
+    }
+
+    /// Fills a buffer within a frame.
+    async fn whole(&mut self, buffer: &mut [u8]) -> Result<(), Fault> {
+        if self.fill(buffer).await? { Ok(()) } else { Err(truncated()) }
     }
 
     /// Gets the next chunk; false at the end of the body.
@@ -105,6 +140,10 @@ impl Frames {
             }
         }
     }
+}
+
+fn bad_frame(error: FrameError) -> Fault {
+    Fault::wire("BadFrame", error)
 }
 
 fn truncated() -> Fault {

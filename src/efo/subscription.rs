@@ -19,8 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::body::Frames;
 use super::consumer::{Consumer, ConsumerError};
-use super::wire::event::bytes_needed;
-use super::wire::{ChildShard, Event, Kind, Prelude, Rows};
+use super::wire::{ChildShard, Event, Frame, Prelude, Rows, bytes_needed};
 use crate::backoff::Backoff;
 use crate::delivery::Progress;
 use crate::health::Health;
@@ -147,22 +146,19 @@ impl Subscription {
                 return Ok(None);
             };
             let Some(open) = &mut self.open else { return Ok(None) };
-            let frame = open.frames.frame(&prelude).await?;
-            match frame.kind {
-                Kind::Event => {
-                    let event = Event::parse(&frame.payload).map_err(|error| Fault::wire("BadEvent", error))?;
-                    drop(frame);
+            match open.frames.frame(&prelude).await? {
+                Frame::Event(event) => {
                     permit.shrink_to(event.rows.kept_bytes() as u64);
                     return Ok(Some((event, permit)));
                 }
-                Kind::InitialResponse => {}
-                Kind::Exception(code) => {
-                    let message = message_of(&frame.payload);
+                Frame::InitialResponse => {}
+                Frame::Exception { code, payload } => {
+                    let message = message_of(&payload);
                     return Err(Fault { origin: Origin::Stream, code, message });
                 }
-                Kind::Error { code, message } => return Err(Fault { origin: Origin::Stream, code, message }),
+                Frame::Error { code, message } => return Err(Fault { origin: Origin::Stream, code, message }),
                 // It may have said anything, so what follows is not trusted either.
-                Kind::Unknown(what) => {
+                Frame::Unknown(what) => {
                     return Err(Fault::wire("UnknownEvent", format_args!("a frame of the unknown kind {what:?}")));
                 }
             }
@@ -213,7 +209,7 @@ impl Subscription {
             self.ended = Some(children);
         }
         // Without a continuation, the last record is the place.
-        let last = rows.len().checked_sub(1).map(|last| SequenceNumber::read(rows.sequence(last)));
+        let last = rows.last().map(|last| SequenceNumber::read(last.sequence()));
         let step = continuation.or(last).and_then(|place| self.advance(rows, place, permit));
         if malformed {
             self.progress.meter.unread_shard_end("continuation and children contradict each other");
@@ -232,9 +228,8 @@ impl Subscription {
         };
         // As long as nothing that is wanted has come, the next subscription asks by time again: a place would say
         // that all behind it is wanted.
-        let all_unwanted = not_before.is_some_and(|time| {
-            (0..rows.len()).all(|row| rows.arrival_millis(row).is_some_and(|millis| millis < time))
-        });
+        let all_unwanted = not_before
+            .is_some_and(|time| rows.iter().all(|record| record.arrival_millis().is_some_and(|millis| millis < time)));
         if !all_unwanted || rows.is_empty() {
             self.start = Start::After(place.clone());
         }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::{Checkpointer, EndStored};
 use crate::delivery::{Delivery, Progress};
 use crate::efo::subscription::PATIENCE;
-use crate::efo::wire::ChildShard;
+use crate::efo::wire::{ChildShard, Record};
 use crate::health::Health;
 use crate::kpl;
 use crate::names::SequenceNumber;
@@ -80,8 +80,7 @@ impl ShardTask {
     /// Delivers an event. If it can't be delivered for long, the connection isn't kept waiting with us.
     async fn deliver_or_pause(&mut self, event: ReadEvent) -> Result<(), Closed> {
         if self.deaggregate {
-            let rows = &event.rows;
-            let aggregated = (0..rows.len()).filter(|row| kpl::looks_aggregated(rows.data_ref(*row))).count();
+            let aggregated = event.rows.iter().filter(|record| kpl::looks_aggregated(record.data_ref())).count();
             if aggregated > 0 {
                 self.progress.meter.aggregated(aggregated);
             }
@@ -123,16 +122,18 @@ async fn deliver(
     event: ReadEvent,
 ) -> Result<(), Closed> {
     let ReadEvent { rows, continuation, permit, not_before } = event;
-    let table = Arc::new(RecordTable::new(Arc::clone(&progress.names), rows));
-    let count = table.rows().len();
+    let count = rows.len();
+    let bytes_read = rows.iter().map(|record| record.data_ref().len()).sum();
+    let runs = runs(rows.iter().map(|record| is_wanted(record, not_before)));
+    let table = Arc::new(RecordTable::new(&progress.names, rows));
     let base = progress.track(&table, continuation);
     if count == 0 {
         return Ok(());
     }
-    progress.meter.read(count, (0..count).map(|row| table.rows().data_len(row)).sum());
+    progress.meter.read(count, bytes_read);
     let bytes = Arc::new(permit);
     let ordinals = |rows: &Range<usize>| base + rows.start as u64..base + rows.end as u64;
-    for (wanted, run) in runs(count, |row| is_wanted(&table, row, not_before)) {
+    for (wanted, run) in runs {
         if !wanted {
             progress.meter.skipped(run.len());
             progress.ack(ordinals(&run));
@@ -150,18 +151,17 @@ async fn deliver(
     Ok(())
 }
 
-fn is_wanted(table: &RecordTable, row: usize, not_before: Option<i64>) -> bool {
-    match (not_before, table.rows().arrival_millis(row)) {
+fn is_wanted(record: Record<'_>, not_before: Option<i64>) -> bool {
+    match (not_before, record.arrival_millis()) {
         (Some(time), Some(arrival)) => arrival >= time,
         _ => true,
     }
 }
 
-/// Cuts `0..count` into runs of which the predicate says the same.
-fn runs(count: usize, holds: impl Fn(usize) -> bool) -> Vec<(bool, Range<usize>)> {
+/// Cuts what is said of the records of an event into runs of which the same is said.
+fn runs(said: impl Iterator<Item = bool>) -> Vec<(bool, Range<usize>)> {
     let mut runs: Vec<(bool, Range<usize>)> = Vec::new();
-    for row in 0..count {
-        let now = holds(row);
+    for (row, now) in said.enumerate() {
         match runs.last_mut() {
             Some((before, run)) if *before == now => run.end = row + 1,
             _ => runs.push((now, row..row + 1)),
@@ -176,8 +176,8 @@ mod tests {
 
     #[test]
     fn runs_cover_everything_in_order() {
-        assert_eq!(runs(0, |_| true), []);
-        assert_eq!(runs(5, |row| row >= 2), [(false, 0..2), (true, 2..5)]);
-        assert_eq!(runs(3, |row| row == 1), [(false, 0..1), (true, 1..2), (false, 2..3)]);
+        assert_eq!(runs([].into_iter()), []);
+        assert_eq!(runs([false, false, true, true, true].into_iter()), [(false, 0..2), (true, 2..5)]);
+        assert_eq!(runs([false, true, false].into_iter()), [(false, 0..1), (true, 1..2), (false, 2..3)]);
     }
 }

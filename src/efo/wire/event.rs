@@ -1,16 +1,24 @@
 //! What does an event say, and which records are in it?
 //!
-//! The JSON is walked once. The data of all records goes, decoded, into one buffer that their messages share; their
-//! sequence numbers and partition keys go into one text. What is kept of an event is thus three allocations, however
-//! many records it has.
-
-use std::ops::Range;
+//! It is read as its bytes come, piece by piece: each is looked at while it is still in the cache, and no event has to be
+//! put together first. Data is decoded straight into the [page](super::rows) that its messages will share. Only what a
+//! piece cuts in two is copied, and only if it is short: data is decoded up to the cut.
+//!
+//! There are two ways through a record. The quick one takes a whole record in the form that the service writes. The
+//! other takes anything that JSON allows, one token after the other, and can stop anywhere; the quick way gives up
+//! whatever is not for it.
 
 use base64_simd::STANDARD as BASE64;
-use bytes::Bytes;
 
-use super::json::{Cursor, Raw};
+use super::json::{self, Cursor, Look, Stop};
+use super::quick;
+use super::rows::{Filling, Rows};
 use crate::names::{SequenceNumber, ShardId};
+
+/// How deep unknown values may be nested. They are passed over without recursion; this only refuses nonsense.
+const MAX_DEPTH: u32 = 512;
+/// The longest field, but for data and for unknown text, that may be cut in two.
+const MAX_CUT: usize = 64 << 10;
 
 /// Why an event can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +31,7 @@ pub struct EventError {
 }
 
 /// A `SubscribeToShardEvent`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Event {
     /// The records, oldest first.
     pub rows: Rows,
@@ -44,105 +52,6 @@ pub struct ChildShard {
     pub parents: Vec<ShardId>,
 }
 
-/// The records of one event, held in common.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Rows {
-    data: Bytes,
-    text: String,
-    places: Vec<Row>,
-}
-
-/// Where one record is in [`Rows`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    data_start: u32,
-    data_len: u32,
-    text_start: u32,
-    sequence_len: u16,
-    /// `NO_KEY` when the record has none.
-    key_len: u16,
-    arrival_millis: i64,
-}
-
-const NO_KEY: u16 = u16::MAX;
-const NO_ARRIVAL: i64 = i64::MIN;
-
-impl Rows {
-    /// How many records.
-    pub fn len(&self) -> usize {
-        self.places.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
-    }
-
-    /// The data of a record; shares the event's buffer.
-    pub fn data(&self, row: usize) -> Bytes {
-        let at = &self.places[row];
-        let start = at.data_start as usize;
-        self.data.slice(start..start + at.data_len as usize)
-    }
-
-    /// The bytes of a record's data, to be looked at.
-    pub fn data_ref(&self, row: usize) -> &[u8] {
-        let at = &self.places[row];
-        &self.data[at.data_start as usize..][..at.data_len as usize]
-    }
-
-    /// Bytes of a record's data.
-    pub fn data_len(&self, row: usize) -> usize {
-        self.places[row].data_len as usize
-    }
-
-    /// The sequence number of a record, as text.
-    pub fn sequence(&self, row: usize) -> &str {
-        let at = &self.places[row];
-        &self.text[text_range(at.text_start, at.sequence_len)]
-    }
-
-    /// The partition key. Streams that distribute records automatically may have none.
-    pub fn partition_key(&self, row: usize) -> Option<&str> {
-        let at = &self.places[row];
-        let start = at.text_start + u32::from(at.sequence_len);
-        (at.key_len != NO_KEY).then(|| &self.text[text_range(start, at.key_len)])
-    }
-
-    /// When the record arrived at the stream, approximately, in milliseconds since 1970.
-    pub fn arrival_millis(&self, row: usize) -> Option<i64> {
-        let millis = self.places[row].arrival_millis;
-        (millis != NO_ARRIVAL).then_some(millis)
-    }
-
-    /// Bytes of memory that the records hold.
-    pub fn kept_bytes(&self) -> usize {
-        self.data.len() + self.text.capacity() + self.places.capacity() * size_of::<Row>()
-    }
-}
-
-fn text_range(start: u32, len: u16) -> Range<usize> {
-    let start = start as usize;
-    start..start + usize::from(len)
-}
-
-/// Bytes that reading a frame of this length may need at once: the frame itself, the data decoded from it, the text
-/// and the rows.
-///
-/// Data takes three quarters of its base64; a record that is all text gives up as much as it takes. A row is smaller
-/// than the JSON of the smallest record.
-pub fn bytes_needed(frame_len: usize) -> u64 {
-    let frame_len = frame_len as u64;
-    2 * frame_len + frame_len / 4 + 1024
-}
-
-/// Records while they are read.
-struct Building {
-    data: Vec<u8>,
-    text: String,
-    rows: Vec<Row>,
-}
-
 impl Event {
     /// Reads an event from the payload of its frame.
     ///
@@ -150,165 +59,517 @@ impl Event {
     ///
     /// When it isn't JSON, or lacks what can't be done without (a record's sequence number).
     pub fn parse(payload: &[u8]) -> Result<Self, EventError> {
-        let mut building = Building { data: Vec::new(), text: String::new(), rows: Vec::new() };
-        let mut continuation = None;
-        let mut millis_behind = None;
-        let mut children = Vec::new();
-        let mut json = Cursor::new(payload);
-        json.object(|json, name| {
-            if name.is("Records") {
-                building.clear(payload.len());
-                json.array(|json| building.record(json))
-            } else if name.is("ContinuationSequenceNumber") {
-                continuation = match json.optional_string()? {
-                    Some(text) => continuation_of(json, text)?,
-                    None => None,
-                };
-                Ok(())
-            } else if name.is("MillisBehindLatest") {
-                millis_behind = if json.null()? { None } else { Some(integer(json)?) };
-                Ok(())
-            } else if name.is("ChildShards") {
-                children.clear();
-                json.array(|json| {
-                    children.push(child(json)?);
-                    Ok(())
-                })
-            } else {
-                json.skip()
-            }
-        })?;
-        json.end()?;
-        Ok(Self { rows: building.finish(), continuation, millis_behind, children })
+        let mut reader = EventReader::default();
+        reader.begin(payload.len());
+        reader.feed(payload)?;
+        reader.finish()
     }
 }
 
-impl Building {
-    fn clear(&mut self, payload_len: usize) {
-        self.text.clear();
-        self.rows.clear();
-        self.data.clear();
-        // Never more than the whole payload decoded, so that one allocation serves, and never less is used by much:
-        // what is over is given back at the end.
-        self.data.reserve_exact(payload_len / 4 * 3);
+/// Reads events, each in as many pieces as it comes in.
+#[derive(Debug, Default)]
+pub struct EventReader {
+    state: State,
+    /// What the last piece had of a token that goes on in the next one.
+    cut: Vec<u8>,
+    /// Bytes of the payload that are behind us.
+    passed: usize,
+    /// Bytes of the payload.
+    len: usize,
+    filling: Filling,
+    record: Fields,
+    quads: Quads,
+    event: Event,
+    child: Option<ShardId>,
+    parents: Vec<ShardId>,
+}
+
+/// What was read of a record, beside its data.
+#[derive(Debug, Default)]
+struct Fields {
+    sequence: Vec<u8>,
+    key: Option<Vec<u8>>,
+    arrival_millis: Option<i64>,
+}
+
+/// Where in the event we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    /// Before it.
+    #[default]
+    Start,
+    /// After the brace that opens an object.
+    Open(Object),
+    /// After a field of an object.
+    Next(Object),
+    /// After the bracket that opens an array.
+    OpenArray(Array),
+    /// After an element of an array.
+    NextArray(Array),
+    /// Within the string of a record's data.
+    Data,
+    /// Within a field that says nothing to us.
+    Skip { depth: u32, string: bool, then: Object },
+    /// Behind it.
+    End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Object {
+    Event,
+    Record,
+    Child,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Array {
+    Records,
+    Children,
+    Parents,
+}
+
+impl EventReader {
+    /// Begins with the next event, whose payload has `len` bytes. What was read of one before is forgotten.
+    pub fn begin(&mut self, len: usize) {
+        self.state = State::Start;
+        self.cut.clear();
+        self.passed = 0;
+        self.len = len;
+        self.filling.clear();
+        self.event = Event::default();
     }
 
-    fn finish(mut self) -> Rows {
-        self.text.shrink_to_fit();
-        self.rows.shrink_to_fit();
-        // A full vector becomes `Bytes` without a copy; it has to be full for that, and to hold no more than it says.
-        self.data.shrink_to_fit();
-        Rows { data: Bytes::from(self.data), text: self.text, places: self.rows }
-    }
-
-    fn record(&mut self, json: &mut Cursor<'_>) -> Result<(), EventError> {
-        let data_start = self.data.len();
-        let mut sequence_text = None;
-        let mut key = None;
-        let mut arrival_millis = NO_ARRIVAL;
-        json.object(|json, name| {
-            if name.is("Data") {
-                self.data.truncate(data_start);
-                if let Some(raw) = json.optional_string()? {
-                    let base64 = raw.unescape()?;
-                    BASE64
-                        .decode_append(&*base64, &mut self.data)
-                        .map_err(|_| json.error("data that is not base64"))?;
-                }
-            } else if name.is("SequenceNumber") {
-                sequence_text = json.optional_string()?;
-            } else if name.is("PartitionKey") {
-                key = json.optional_string()?;
-            } else if name.is("ApproximateArrivalTimestamp") {
-                arrival_millis = if json.null()? { NO_ARRIVAL } else { timestamp_millis(json)? };
+    /// Takes the next piece of the payload.
+    ///
+    /// # Errors
+    ///
+    /// When the event can't be read. Nothing more of it can be, then.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), EventError> {
+        self.filling.expect(self.len.saturating_sub(self.passed));
+        let mut piece = piece;
+        let mut more = 64;
+        while !self.cut.is_empty() {
+            if piece.is_empty() {
+                return Ok(());
+            }
+            // As little as ends the token; the rest is read where it is.
+            let before = self.cut.len();
+            let (some, _) = piece.split_at(piece.len().min(more));
+            let mut joined = std::mem::take(&mut self.cut);
+            joined.extend_from_slice(some);
+            let used = self.run(&joined)?;
+            if used >= before {
+                piece = &piece[used - before..];
+                joined.clear();
             } else {
-                json.skip()?;
+                joined.drain(..used);
+                piece = &piece[some.len()..];
+                more *= 2;
             }
-            Ok(())
-        })?;
-        let text_start = self.text.len();
-        let sequence = sequence_text.ok_or_else(|| json.error("a record without a sequence number"))?.text()?;
-        if !SequenceNumber::is_valid(&sequence) {
-            return Err(json.error("not a sequence number"));
+            let too_long = joined.len() > MAX_CUT;
+            self.cut = joined;
+            if too_long {
+                return Err(self.error("a field beyond all limits"));
+            }
         }
-        self.text.push_str(&sequence);
-        let key_len = match key {
-            None => NO_KEY,
-            Some(raw) => {
-                let key = raw.text()?;
-                self.text.push_str(&key);
-                u16::try_from(key.len())
-                    .ok()
-                    .filter(|len| *len != NO_KEY)
-                    .ok_or_else(|| json.error("a partition key beyond all limits"))?
-            }
-        };
-        let too_long = |_| json.error("an event beyond all limits");
-        self.rows.push(Row {
-            data_start: u32::try_from(data_start).map_err(too_long)?,
-            data_len: u32::try_from(self.data.len() - data_start).map_err(too_long)?,
-            text_start: u32::try_from(text_start).map_err(too_long)?,
-            // A sequence number has at most 256 bytes.
-            sequence_len: sequence.len() as u16,
-            key_len,
-            arrival_millis,
-        });
+        let used = self.run(piece)?;
+        self.cut.extend_from_slice(&piece[used..]);
         Ok(())
     }
-}
 
-/// A continuation; `None` for an empty string, which some clients make of an absent one.
-fn continuation_of(json: &Cursor<'_>, raw: Raw<'_>) -> Result<Option<SequenceNumber>, EventError> {
-    let text = raw.text()?;
-    if text.is_empty() {
-        return Ok(None);
-    }
-    SequenceNumber::new(&text).map(Some).map_err(|_| json.error("not a sequence number"))
-}
-
-fn integer(json: &mut Cursor<'_>) -> Result<i64, EventError> {
-    let text = json.number()?;
-    match text.parse::<i64>() {
-        Ok(number) => Ok(number),
-        // `1e3` and `12.0` are whole numbers too.
-        Err(_) => text.parse::<f64>().map(|number| number as i64).map_err(|_| json.error("not a number")),
-    }
-}
-
-/// Epoch seconds with a fraction, as milliseconds.
-fn timestamp_millis(json: &mut Cursor<'_>) -> Result<i64, EventError> {
-    let seconds: f64 = json.number()?.parse().map_err(|_| json.error("not a number"))?;
-    // A cast saturates; the lowest value means "none".
-    Ok(((seconds * 1000.0).round() as i64).max(NO_ARRIVAL + 1))
-}
-
-fn child(json: &mut Cursor<'_>) -> Result<ChildShard, EventError> {
-    let mut id = None;
-    let mut parents = Vec::new();
-    json.object(|json, name| {
-        if name.is("ShardId") {
-            id = match json.optional_string()? {
-                Some(raw) => Some(ShardId::from(&*raw.text()?)),
-                None => None,
-            };
-            Ok(())
-        } else if name.is("ParentShards") {
-            parents.clear();
-            json.array(|json| {
-                parents.push(ShardId::from(&*json.string()?.text()?));
-                Ok(())
-            })
-        } else {
-            json.skip()
+    /// Nothing more comes.
+    ///
+    /// # Errors
+    ///
+    /// When the event isn't complete.
+    pub fn finish(&mut self) -> Result<Event, EventError> {
+        if self.state != State::End || !self.cut.is_empty() {
+            return Err(self.error("the text ends within the event"));
         }
-    })?;
-    Ok(ChildShard { id: id.ok_or_else(|| json.error("a child shard without an id"))?, parents })
+        let rows = self.filling.finish().map_err(|what| self.error(what))?;
+        Ok(Event { rows, ..std::mem::take(&mut self.event) })
+    }
+
+    fn error(&self, what: &'static str) -> EventError {
+        EventError { at: self.passed, what }
+    }
+
+    /// Reads what can be read of a text; tells how much that was.
+    fn run(&mut self, text: &[u8]) -> Result<usize, EventError> {
+        let mut cursor = Cursor::new(text);
+        loop {
+            // Within data a space is an error, and within what is skipped it may stand in a string.
+            let within = matches!(self.state, State::Data | State::Skip { .. });
+            if !within {
+                cursor.pass_space();
+            }
+            let before = cursor.at;
+            match self.step(&mut cursor) {
+                Ok(()) => {}
+                Err(Stop::More) => {
+                    // Of a string, all but the last few bytes is done with.
+                    if !within {
+                        cursor.at = before;
+                    }
+                    self.passed += cursor.at;
+                    return Ok(cursor.at);
+                }
+                Err(Stop::Bad(what)) => {
+                    self.passed += cursor.at;
+                    return Err(self.error(what));
+                }
+            }
+        }
+    }
+
+    /// One step: a field with its short value, or what opens or ends something.
+    fn step(&mut self, text: &mut Cursor<'_>) -> Look<()> {
+        match self.state {
+            State::Start => {
+                self.state = if text.null()? {
+                    State::End
+                } else {
+                    text.expect(b'{', "expected an object")?;
+                    State::Open(Object::Event)
+                };
+                Ok(())
+            }
+            State::Open(object) => {
+                if text.peek()? == b'}' {
+                    text.pass();
+                    return self.end(object);
+                }
+                self.field(object, text)
+            }
+            State::Next(object) => match text.peek()? {
+                b',' => {
+                    text.pass();
+                    self.field(object, text)
+                }
+                b'}' => {
+                    text.pass();
+                    self.end(object)
+                }
+                _ => Err(Stop::Bad("expected a comma or an end")),
+            },
+            State::OpenArray(array) => {
+                if text.peek()? == b']' {
+                    text.pass();
+                    self.state = State::Next(array.holder());
+                    return Ok(());
+                }
+                self.element(array, text)
+            }
+            State::NextArray(array) => match text.peek()? {
+                b',' => {
+                    text.pass();
+                    text.peek()?;
+                    self.element(array, text)
+                }
+                b']' => {
+                    text.pass();
+                    self.state = State::Next(array.holder());
+                    Ok(())
+                }
+                _ => Err(Stop::Bad("expected a comma or an end")),
+            },
+            State::Data => self.data(text),
+            State::Skip { depth, string, then } => self.skip(text, depth, string, then),
+            State::End => {
+                text.peek()?;
+                Err(Stop::Bad("more text after the event"))
+            }
+        }
+    }
+
+    /// A name, its colon, and its value if that is short.
+    fn field(&mut self, object: Object, text: &mut Cursor<'_>) -> Look<()> {
+        let name = text.string()?;
+        text.expect(b':', "expected a colon")?;
+        let known = |names: &[&'static str]| names.iter().copied().find(|known| name.is(known));
+        let names: &[&str] = match object {
+            Object::Event => &["Records", "ContinuationSequenceNumber", "MillisBehindLatest", "ChildShards"],
+            Object::Record => &["Data", "SequenceNumber", "PartitionKey", "ApproximateArrivalTimestamp"],
+            Object::Child => &["ShardId", "ParentShards"],
+        };
+        let next = match known(names).unwrap_or_default() {
+            "Records" => return self.array(Array::Records, text),
+            "ChildShards" => return self.array(Array::Children, text),
+            "ParentShards" => return self.array(Array::Parents, text),
+            "Data" => {
+                let null = text.null()?;
+                if !null {
+                    text.expect(b'"', "expected a string")?;
+                }
+                self.filling.forget_data();
+                self.quads = Quads::default();
+                if null { State::Next(object) } else { State::Data }
+            }
+            "SequenceNumber" => {
+                let number = text.optional_string()?;
+                self.record.sequence.clear();
+                if let Some(raw) = number {
+                    self.record.sequence.extend_from_slice(&raw.unescape()?);
+                }
+                State::Next(object)
+            }
+            "PartitionKey" => {
+                self.record.key = match text.optional_string()? {
+                    Some(raw) => Some(raw.unescape()?.into_owned()),
+                    None => None,
+                };
+                State::Next(object)
+            }
+            "ApproximateArrivalTimestamp" => {
+                self.record.arrival_millis = if text.null()? { None } else { Some(json::millis(text.number()?)?) };
+                State::Next(object)
+            }
+            "ContinuationSequenceNumber" => {
+                self.event.continuation = match text.optional_string()? {
+                    // Some clients make an empty string of an absent one.
+                    Some(raw) => {
+                        Some(raw.text()?).filter(|text| !text.is_empty()).map(|text| sequence(&text)).transpose()?
+                    }
+                    None => None,
+                };
+                State::Next(object)
+            }
+            "MillisBehindLatest" => {
+                self.event.millis_behind = if text.null()? { None } else { Some(json::integer(text.number()?)?) };
+                State::Next(object)
+            }
+            "ShardId" => {
+                self.child = match text.optional_string()? {
+                    Some(raw) => Some(ShardId::from(&*raw.text()?)),
+                    None => None,
+                };
+                State::Next(object)
+            }
+            _ => State::Skip { depth: 0, string: false, then: object },
+        };
+        self.state = next;
+        Ok(())
+    }
+
+    /// An array begins, or is `null`.
+    fn array(&mut self, array: Array, text: &mut Cursor<'_>) -> Look<()> {
+        let null = text.null()?;
+        if !null {
+            text.expect(b'[', "expected an array")?;
+        }
+        match array {
+            Array::Records => self.filling.clear(),
+            Array::Children => self.event.children.clear(),
+            Array::Parents => self.parents.clear(),
+        }
+        self.state = if null { State::Next(array.holder()) } else { State::OpenArray(array) };
+        Ok(())
+    }
+
+    fn element(&mut self, array: Array, text: &mut Cursor<'_>) -> Look<()> {
+        match array {
+            Array::Records => {
+                if let Some(len) = quick::record(text.rest(), &mut self.filling) {
+                    text.at += len;
+                    self.state = State::NextArray(array);
+                    return Ok(());
+                }
+                text.expect(b'{', "a record that is no object")?;
+                self.filling.begin().map_err(Stop::Bad)?;
+                self.record.sequence.clear();
+                self.record.key = None;
+                self.record.arrival_millis = None;
+                self.state = State::Open(Object::Record);
+            }
+            Array::Children => {
+                text.expect(b'{', "a child shard that is no object")?;
+                self.child = None;
+                self.parents.clear();
+                self.state = State::Open(Object::Child);
+            }
+            Array::Parents => {
+                self.parents.push(ShardId::from(&*text.string()?.text()?));
+                self.state = State::NextArray(array);
+            }
+        }
+        Ok(())
+    }
+
+    /// An object is complete.
+    fn end(&mut self, object: Object) -> Look<()> {
+        match object {
+            Object::Event => self.state = State::End,
+            Object::Record => {
+                let Fields { sequence, key, arrival_millis } = &self.record;
+                if sequence.is_empty() {
+                    return Err(Stop::Bad("a record without a sequence number"));
+                }
+                self.filling.end(sequence, key.as_deref(), *arrival_millis).map_err(Stop::Bad)?;
+                self.state = State::NextArray(Array::Records);
+            }
+            Object::Child => {
+                let id = self.child.take().ok_or(Stop::Bad("a child shard without an id"))?;
+                self.event.children.push(ChildShard { id, parents: std::mem::take(&mut self.parents) });
+                self.state = State::NextArray(Array::Children);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes data up to its end, or as far as there is any.
+    fn data(&mut self, text: &mut Cursor<'_>) -> Look<()> {
+        loop {
+            let rest = text.rest();
+            let len = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+            let (run, after) = rest.split_at(len);
+            self.quads.decode(run, &mut self.filling)?;
+            text.at += len;
+            match after {
+                [] => return Err(Stop::More),
+                [b'"', ..] => {
+                    self.quads.end()?;
+                    text.pass();
+                    self.state = State::Next(Object::Record);
+                    return Ok(());
+                }
+                _ => {
+                    let (character, len) = json::escape(after)?;
+                    let byte = u8::try_from(character).map_err(|_| NOT_BASE64)?;
+                    self.quads.decode(&[byte], &mut self.filling)?;
+                    text.at += len;
+                }
+            }
+        }
+    }
+
+    /// Passes over a value of any kind, without recursion, up to its end, or as far as there is any.
+    fn skip(&mut self, text: &mut Cursor<'_>, mut depth: u32, mut string: bool, then: Object) -> Look<()> {
+        loop {
+            self.state = State::Skip { depth, string, then };
+            if string {
+                let rest = text.rest();
+                let Some(found) = memchr::memchr2(b'"', b'\\', rest) else {
+                    text.at += rest.len();
+                    return Err(Stop::More);
+                };
+                text.at += found;
+                if rest[found] == b'\\' {
+                    // What is escaped can't end the string.
+                    rest.get(found + 1).ok_or(Stop::More)?;
+                    text.at += 2;
+                    continue;
+                }
+                text.pass();
+                string = false;
+            } else {
+                let before = text.at;
+                match text.peek()? {
+                    b'"' => {
+                        text.pass();
+                        string = true;
+                        continue;
+                    }
+                    b'{' | b'[' => {
+                        text.pass();
+                        depth += 1;
+                        if depth > MAX_DEPTH {
+                            return Err(Stop::Bad("nested too deeply"));
+                        }
+                        continue;
+                    }
+                    b'}' | b']' if depth > 0 => {
+                        text.pass();
+                        depth -= 1;
+                    }
+                    b',' | b':' if depth > 0 => {
+                        text.pass();
+                        continue;
+                    }
+                    b't' => text.literal(b"true")?,
+                    b'f' => text.literal(b"false")?,
+                    b'n' => text.literal(b"null")?,
+                    b'-' | b'0'..=b'9' => {
+                        text.number().inspect_err(|_| text.at = before)?;
+                    }
+                    _ => return Err(Stop::Bad("not a JSON value")),
+                }
+            }
+            if depth == 0 {
+                self.state = State::Next(then);
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Array {
+    /// The object whose field it is.
+    fn holder(self) -> Object {
+        match self {
+            Self::Records | Self::Children => Object::Event,
+            Self::Parents => Object::Child,
+        }
+    }
+}
+
+fn sequence(text: &str) -> Look<SequenceNumber> {
+    SequenceNumber::new(text).map_err(|_| Stop::Bad("not a sequence number"))
+}
+
+const NOT_BASE64: Stop = Stop::Bad("data that is not base64");
+
+/// Decodes base64 that comes in pieces of any length.
+#[derive(Debug, Default)]
+struct Quads {
+    /// Characters that don't make a quad yet.
+    held: [u8; 3],
+    count: usize,
+    /// There was padding: nothing may follow.
+    padded: bool,
+}
+
+impl Quads {
+    fn decode(&mut self, mut run: &[u8], into: &mut Filling) -> Look<()> {
+        while self.count > 0 {
+            let Some((first, rest)) = run.split_first() else { return Ok(()) };
+            run = rest;
+            if let Some(place) = self.held.get_mut(self.count) {
+                *place = *first;
+                self.count += 1;
+            } else {
+                let [a, b, c] = self.held;
+                self.count = 0;
+                self.whole(&[a, b, c, *first], into)?;
+            }
+        }
+        let (whole, rest) = run.split_at(run.len() / 4 * 4);
+        self.whole(whole, into)?;
+        self.held[..rest.len()].copy_from_slice(rest);
+        self.count = rest.len();
+        Ok(())
+    }
+
+    fn whole(&mut self, quads: &[u8], into: &mut Filling) -> Look<()> {
+        let Some(last) = quads.last() else { return Ok(()) };
+        if self.padded {
+            return Err(NOT_BASE64);
+        }
+        self.padded = *last == b'=';
+        let out = into.data(quads.len() / 4 * 3).map_err(Stop::Bad)?;
+        BASE64.decode_append(quads, out).map_err(|_| NOT_BASE64)?;
+        Ok(())
+    }
+
+    fn end(&self) -> Look<()> {
+        if self.count == 0 { Ok(()) } else { Err(NOT_BASE64) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::bytes_needed;
     use super::*;
 
     const EVENT: &str = r#" { "MillisBehindLatest" : 1e3, "Unknown": [{"a": [1, "]", null, true]}, -2.5e-3],
@@ -325,17 +586,92 @@ mod tests {
     #[test]
     fn an_event_is_read_whatever_the_order_and_form_of_its_fields() {
         let event = Event::parse(EVENT.as_bytes()).unwrap();
-        let rows = &event.rows;
-        assert_eq!(rows.len(), 3);
-        assert_eq!((&rows.data(0)[..], rows.sequence(0)), (&b"hello"[..], "495"));
-        assert_eq!(rows.partition_key(0), Some("kü😀\""));
-        assert_eq!(rows.arrival_millis(0), Some(1_700_000_000_123));
-        assert_eq!(&rows.data(1)[..], b"ab?a");
-        assert_eq!((rows.partition_key(1), rows.arrival_millis(1)), (None, Some(1_700_000_000_000)));
-        assert_eq!((&rows.data(2)[..], rows.arrival_millis(2)), (&b""[..], None));
+        let records: Vec<_> = event.rows.iter().collect();
+        assert_eq!((records.len(), event.rows.len()), (3, 3));
+        assert_eq!((records[0].data_ref(), records[0].sequence()), (&b"hello"[..], "495"));
+        assert_eq!(records[0].partition_key(), Some("kü😀\""));
+        assert_eq!(records[0].arrival_millis(), Some(1_700_000_000_123));
+        assert_eq!(records[1].data_ref(), b"ab?a");
+        assert_eq!((records[1].partition_key(), records[1].arrival_millis()), (None, Some(1_700_000_000_000)));
+        assert_eq!((records[2].data_ref(), records[2].arrival_millis()), (&b""[..], None));
         assert_eq!(event.continuation.as_ref().map(SequenceNumber::as_str), Some("499"));
         assert_eq!(event.millis_behind, Some(1000));
         assert_eq!(event.children[0].parents, [ShardId::from("shardId-000000000000")]);
+    }
+
+    /// Read in pieces of which none is longer than the next of `lens`, for ever.
+    fn in_pieces(text: &[u8], lens: &[usize]) -> Result<Event, EventError> {
+        let mut reader = EventReader::default();
+        reader.begin(text.len());
+        let mut rest = text;
+        for len in lens.iter().cycle() {
+            let (piece, after) = rest.split_at(rest.len().min(*len));
+            reader.feed(piece)?;
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        reader.finish()
+    }
+
+    /// The same with every record in a form that only the general way takes.
+    fn spaced(text: &str) -> String {
+        text.replace("{\"", "{ \"")
+    }
+
+    #[test]
+    fn an_event_may_be_cut_anywhere() {
+        let whole = Event::parse(EVENT.as_bytes()).unwrap();
+        for len in 1..EVENT.len() {
+            assert_eq!(in_pieces(EVENT.as_bytes(), &[len]).as_ref(), Ok(&whole), "pieces of {len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_space_within_data_is_refused_wherever_it_is_cut() {
+        let text = br#"{"Records":[{"SequenceNumber":"1","Data":"aGVs bG8="}]}"#;
+        for len in 1..text.len() {
+            assert!(in_pieces(text, &[len]).is_err(), "pieces of {len} bytes");
+        }
+    }
+
+    #[test]
+    fn nothing_may_follow_padding() {
+        for data in ["YQ==YQ==", "YQ=", "YQ==\\u0059", "=", "Y==="] {
+            let text = format!(r#"{{"Records":[{{"SequenceNumber":"1","Data":"{data}"}}]}}"#);
+            for len in 1..text.len() {
+                assert!(in_pieces(text.as_bytes(), &[len]).is_err(), "{data} in pieces of {len} bytes");
+            }
+        }
+    }
+
+    /// An event of records with so many bytes each.
+    fn event_of(sizes: &[usize]) -> String {
+        let records: Vec<_> = sizes
+            .iter()
+            .enumerate()
+            .map(|(at, size)| {
+                serde_json::json!({
+                    "Data": BASE64.encode_to_string(vec![at as u8; *size]), "PartitionKey": "k".repeat(at % 40),
+                    "SequenceNumber": (1000 + at).to_string(), "ApproximateArrivalTimestamp": 1.5e9 + at as f64,
+                })
+            })
+            .collect();
+        serde_json::json!({"Records": records, "MillisBehindLatest": 7, "ContinuationSequenceNumber": "9"}).to_string()
+    }
+
+    #[test]
+    fn a_kept_message_keeps_its_page_and_not_the_event() {
+        use super::super::rows::PAGE;
+        let sizes: Vec<_> = (0..5000).map(|_| 300).chain([1 << 20, 10, 10]).chain((0..30_000).map(|_| 0)).collect();
+        let pages = Event::parse(event_of(&sizes).as_bytes()).unwrap().rows.into_pages();
+        assert!(pages.len() > 20);
+        for page in &pages {
+            let largest = page.iter().map(|record| record.data_ref().len()).max().unwrap();
+            assert!(page.kept_bytes() <= largest + 2 * PAGE + PAGE / 4, "{}", page.kept_bytes());
+            assert!(largest < PAGE || page.len() == 1, "a large record shares its page with {}", page.len());
+        }
     }
 
     #[test]
@@ -396,6 +732,28 @@ mod tests {
         }
 
         #[test]
+        fn both_ways_and_all_cuts_read_the_same(
+            sizes in proptest::collection::vec(prop_oneof![0_usize..400, 0_usize..100_000], 0..12),
+            lens in proptest::collection::vec(prop_oneof![1_usize..20, 1_usize..40_000], 1..6),
+        ) {
+            let text = event_of(&sizes);
+            let whole = Event::parse(text.as_bytes()).unwrap();
+            prop_assert_eq!(whole.rows.iter().map(|record| record.data_ref().len()).collect::<Vec<_>>(), sizes);
+            prop_assert_eq!(&in_pieces(text.as_bytes(), &lens).unwrap(), &whole);
+            let spaced = spaced(&text);
+            prop_assert_eq!(&in_pieces(spaced.as_bytes(), &lens).unwrap(), &whole);
+            prop_assert_eq!(&Event::parse(spaced.as_bytes()).unwrap(), &whole);
+            prop_assert!(whole.rows.kept_bytes() as u64 <= bytes_needed(text.len()));
+        }
+
+        #[test]
+        fn no_cut_of_a_bad_event_makes_it_panic(at in 0..EVENT.len(), byte in any::<u8>(), len in 1_usize..30) {
+            let mut bytes = EVENT.as_bytes().to_vec();
+            bytes[at] = byte;
+            prop_assert_eq!(in_pieces(&bytes, &[len]).ok(), Event::parse(&bytes).ok());
+        }
+
+        #[test]
         fn records_come_out_as_they_went_in(records in proptest::collection::vec((any::<Vec<u8>>(), ".*", 0..4_000_000_000_000_i64), 0..20)) {
             let rows: Vec<_> = records.iter().enumerate().map(|(at, (data, key, millis))| serde_json::json!({
                 "Data": BASE64.encode_to_string(data), "PartitionKey": key, "SequenceNumber": (1000 + at).to_string(),
@@ -404,10 +762,10 @@ mod tests {
             let text = serde_json::json!({"Records": rows, "MillisBehindLatest": 7}).to_string();
             let event = Event::parse(text.as_bytes()).unwrap();
             prop_assert_eq!(event.rows.len(), records.len());
-            for (at, (data, key, millis)) in records.iter().enumerate() {
-                prop_assert_eq!(&event.rows.data(at)[..], &data[..]);
-                prop_assert_eq!(event.rows.partition_key(at), Some(&key[..]));
-                prop_assert_eq!(event.rows.arrival_millis(at), Some(*millis));
+            for (record, (data, key, millis)) in event.rows.iter().zip(&records) {
+                prop_assert_eq!(record.data_ref(), &data[..]);
+                prop_assert_eq!(record.partition_key(), Some(&key[..]));
+                prop_assert_eq!(record.arrival_millis(), Some(*millis));
             }
             prop_assert!(event.rows.kept_bytes() as u64 <= bytes_needed(text.len()));
         }

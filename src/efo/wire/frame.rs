@@ -6,12 +6,12 @@
 //! └────────────┴──────────────┴─────────────┴─────────┴─────────┴─────────────┘
 //! ```
 
-use bytes::Bytes;
+use super::event::Event;
 
 /// Bytes of a prelude: enough to know how long the frame is, and whether to believe it.
 pub const PRELUDE_LEN: usize = 12;
 /// Bytes of the checksum that ends a frame.
-const CRC_LEN: usize = 4;
+pub const CRC_LEN: usize = 4;
 /// The longest frame taken. An event holds some 10 MiB of data, half as much again in base64, and some JSON;
 /// anything longer is not from the service.
 const MAX_FRAME_LEN: u32 = 64 << 20;
@@ -49,14 +49,6 @@ pub enum FrameError {
     /// The headers can't be read.
     #[error("a frame's headers are malformed")]
     Headers,
-    /// The body handed over isn't as long as the prelude said.
-    #[error("a frame of {expected} bytes came with {got}")]
-    Incomplete {
-        /// What the prelude announced after itself.
-        expected: usize,
-        /// What came.
-        got: usize,
-    },
 }
 
 /// The start of a frame, checked: how much follows.
@@ -88,53 +80,80 @@ impl Prelude {
         Ok(Self { total, headers, bytes: *bytes })
     }
 
-    /// Bytes of the frame that follow the prelude.
-    pub fn rest_len(&self) -> usize {
-        self.total as usize - PRELUDE_LEN
-    }
-
     /// Bytes of the whole frame.
     pub fn total_len(&self) -> usize {
         self.total as usize
     }
 
-    /// The frame, from all that follows its prelude.
-    ///
-    /// # Errors
-    ///
-    /// When the checksum is wrong or the headers can't be read.
-    pub fn frame(&self, rest: &Bytes) -> Result<Frame, FrameError> {
-        if rest.len() != self.rest_len() {
-            return Err(FrameError::Incomplete { expected: self.rest_len(), got: rest.len() });
-        }
-        let (content, crc) = rest.split_at(rest.len() - CRC_LEN);
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&self.bytes);
-        hasher.update(content);
-        let expected = hasher.finalize();
-        let found = u32::from_be_bytes([crc[0], crc[1], crc[2], crc[3]]);
-        if found != expected {
-            return Err(FrameError::Checksum { expected, found });
-        }
-        let headers_len = self.headers as usize;
-        let kind = kind(&content[..headers_len])?;
-        Ok(Frame { kind, payload: rest.slice(headers_len..rest.len() - CRC_LEN) })
+    /// Bytes of its headers, which follow the prelude.
+    pub fn headers_len(&self) -> usize {
+        self.headers as usize
+    }
+
+    /// Bytes of its payload, which follows the headers.
+    pub fn payload_len(&self) -> usize {
+        // No frame is shorter than what is around its headers and payload.
+        self.total as usize - PRELUDE_LEN - self.headers as usize - CRC_LEN
+    }
+
+    /// The checksum of the frame, as far as it has come.
+    pub fn checksum(&self) -> Checksum {
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&self.bytes);
+        Checksum(sum)
     }
 }
 
-/// One frame.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame {
-    /// What it is, by its headers.
-    pub kind: Kind,
-    /// What it carries.
-    pub payload: Bytes,
+/// The checksum of a frame, counted while its bytes come.
+#[derive(Debug, Clone)]
+pub struct Checksum(crc32fast::Hasher);
+
+impl Checksum {
+    /// Counts the next bytes of the headers or the payload.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Compares with the checksum that ends the frame.
+    ///
+    /// # Errors
+    ///
+    /// When it is another.
+    pub fn verify(self, found: [u8; CRC_LEN]) -> Result<(), FrameError> {
+        let (expected, found) = (self.0.finalize(), u32::from_be_bytes(found));
+        if expected == found { Ok(()) } else { Err(FrameError::Checksum { expected, found }) }
+    }
 }
 
-/// What a frame is.
+/// One frame, intact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// The first frame of every subscription; says nothing.
+    InitialResponse,
+    /// A `SubscribeToShardEvent`.
+    Event(Event),
+    /// An exception of the service model.
+    Exception {
+        /// Its name.
+        code: String,
+        /// JSON with its message.
+        payload: Vec<u8>,
+    },
+    /// An error outside the model.
+    Error {
+        /// `:error-code`.
+        code: String,
+        /// `:error-message`.
+        message: String,
+    },
+    /// Something this version does not know.
+    Unknown(String),
+}
+
+/// What a frame is, by its headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// The first frame of every subscription; says nothing.
+    /// The first frame of every subscription.
     InitialResponse,
     /// A `SubscribeToShardEvent`.
     Event,
@@ -149,6 +168,17 @@ pub enum Kind {
     },
     /// Something this version does not know.
     Unknown(String),
+}
+
+impl Kind {
+    /// Tells it from the headers.
+    ///
+    /// # Errors
+    ///
+    /// When the headers can't be read.
+    pub fn read(headers: &[u8]) -> Result<Self, FrameError> {
+        kind(headers)
+    }
 }
 
 fn kind(headers: &[u8]) -> Result<Kind, FrameError> {
@@ -211,25 +241,32 @@ mod tests {
 
     use super::*;
 
-    fn read(bytes: &[u8]) -> Result<Frame, FrameError> {
+    /// What a whole frame is, and its payload.
+    fn read(bytes: &[u8]) -> Result<(Kind, &[u8]), FrameError> {
         let (prelude, rest) = bytes.split_first_chunk::<PRELUDE_LEN>().unwrap();
-        Prelude::parse(prelude)?.frame(&Bytes::copy_from_slice(rest))
+        let prelude = Prelude::parse(prelude)?;
+        let (content, crc) = rest.split_last_chunk::<CRC_LEN>().unwrap();
+        assert_eq!(content.len(), prelude.headers_len() + prelude.payload_len());
+        let mut checksum = prelude.checksum();
+        content.chunks(3).for_each(|some| checksum.update(some));
+        checksum.verify(*crc)?;
+        let (headers, payload) = content.split_at(prelude.headers_len());
+        Ok((Kind::read(headers)?, payload))
     }
 
     #[test]
     fn each_kind_of_frame_is_told_by_its_headers() {
         let initial = write::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"");
-        assert_eq!(read(&initial).unwrap().kind, Kind::InitialResponse);
-        let event = read(&write::event("{}")).unwrap();
-        assert_eq!((event.kind, &event.payload[..]), (Kind::Event, &b"{}"[..]));
+        assert_eq!(read(&initial).unwrap().0, Kind::InitialResponse);
+        assert_eq!(read(&write::event("{}")), Ok((Kind::Event, &b"{}"[..])));
         let exception =
             write::frame(&[(":message-type", "exception"), (":exception-type", "ResourceInUseException")], b"{}");
-        assert_eq!(read(&exception).unwrap().kind, Kind::Exception("ResourceInUseException".into()));
+        assert_eq!(read(&exception).unwrap().0, Kind::Exception("ResourceInUseException".into()));
         let error =
             write::frame(&[(":message-type", "error"), (":error-code", "InternalError"), (":error-message", "x")], b"");
-        assert_eq!(read(&error).unwrap().kind, Kind::Error { code: "InternalError".into(), message: "x".into() });
+        assert_eq!(read(&error).unwrap().0, Kind::Error { code: "InternalError".into(), message: "x".into() });
         let unknown = write::frame(&[(":message-type", "event"), (":event-type", "Tomorrow")], b"");
-        assert_eq!(read(&unknown).unwrap().kind, Kind::Unknown("Tomorrow".into()));
+        assert_eq!(read(&unknown).unwrap().0, Kind::Unknown("Tomorrow".into()));
     }
 
     #[test]
@@ -275,7 +312,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), PRELUDE_LEN..200)) {
-            let _ = read(&bytes);
+            if let Some(prelude) = bytes.first_chunk() {
+                let _ = Prelude::parse(prelude);
+            }
             let _ = kind(&bytes);
         }
     }

@@ -1,21 +1,27 @@
-//! What stands where in a JSON text?
+//! What stands where in a JSON text, of which more may come?
 //!
-//! A reader that walks once over the text and copies nothing. It is made for events that are almost entirely base64
-//! strings: finding the end of a string is one vector search. It takes any valid JSON; of invalid JSON it refuses
-//! what would make it read wrongly, and does not look into what it passes over more than it has to.
+//! A reader of tokens that copies nothing. It is made for events that are almost entirely base64 strings: finding the
+//! end of a string is one vector search. It takes any valid JSON; of invalid JSON it refuses what would make it read
+//! wrongly, and does not look into what it passes over more than it has to.
 
 use std::borrow::Cow;
 
-use super::event::EventError;
+/// Why a token can't be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The text ends within it; more has to come.
+    More,
+    /// It is none.
+    Bad(&'static str),
+}
 
-/// How deep unknown values may be nested. They are passed over without recursion; this only refuses nonsense.
-const MAX_DEPTH: u32 = 512;
+pub(super) type Look<T> = Result<T, Stop>;
 
-/// A place in a JSON text.
+/// A place in a piece of a JSON text.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
     text: &'a [u8],
-    at: usize,
+    pub(super) at: usize,
 }
 
 /// A string as it stands between its quotes.
@@ -25,194 +31,158 @@ pub(super) struct Raw<'a> {
     bytes: &'a [u8],
     /// Whether there are escapes among them.
     escaped: bool,
-    /// Where they begin, for error messages.
-    at: usize,
 }
-
-type Result<T> = std::result::Result<T, EventError>;
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(text: &'a [u8]) -> Self {
         Self { text, at: 0 }
     }
 
-    pub(super) fn error(&self, what: &'static str) -> EventError {
-        EventError { at: self.at, what }
+    /// All that is left of the piece.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        // `at` never passes the end.
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    /// Passes white space.
+    pub(super) fn pass_space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.text.get(self.at) {
+            self.at += 1;
+        }
     }
 
     /// Passes white space and tells the next byte.
-    fn peek(&mut self) -> Option<u8> {
-        while let Some(byte) = self.text.get(self.at) {
-            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
-                return Some(*byte);
-            }
-            self.at += 1;
-        }
-        None
+    pub(super) fn peek(&mut self) -> Look<u8> {
+        self.pass_space();
+        self.text.get(self.at).copied().ok_or(Stop::More)
     }
 
-    fn expect(&mut self, byte: u8, what: &'static str) -> Result<()> {
-        if self.peek() != Some(byte) {
-            return Err(self.error(what));
+    /// Passes the next byte, whatever it is.
+    pub(super) fn pass(&mut self) {
+        self.at = (self.at + 1).min(self.text.len());
+    }
+
+    pub(super) fn expect(&mut self, byte: u8, what: &'static str) -> Look<()> {
+        if self.peek()? != byte {
+            return Err(Stop::Bad(what));
         }
         self.at += 1;
         Ok(())
     }
 
-    /// Nothing but white space may be left.
-    pub(super) fn end(&mut self) -> Result<()> {
-        if self.peek().is_some() { Err(self.error("more text after the event")) } else { Ok(()) }
-    }
-
     /// If the next value is `null`, passes it.
-    pub(super) fn null(&mut self) -> Result<bool> {
-        if self.peek() != Some(b'n') {
+    pub(super) fn null(&mut self) -> Look<bool> {
+        if self.peek()? != b'n' {
             return Ok(false);
         }
         self.literal(b"null")?;
         Ok(true)
     }
 
-    fn literal(&mut self, word: &[u8]) -> Result<()> {
-        if !self.text[self.at..].starts_with(word) {
-            return Err(self.error("not a JSON value"));
+    pub(super) fn literal(&mut self, word: &[u8]) -> Look<()> {
+        let rest = self.rest();
+        if !rest.starts_with(word) {
+            return Err(if word.starts_with(rest) { Stop::More } else { Stop::Bad("not a JSON value") });
         }
         self.at += word.len();
         Ok(())
     }
 
     /// Reads a string.
-    pub(super) fn string(&mut self) -> Result<Raw<'a>> {
+    pub(super) fn string(&mut self) -> Look<Raw<'a>> {
         self.expect(b'"', "expected a string")?;
         let start = self.at;
         let mut escaped = false;
         loop {
-            let rest = &self.text[self.at..];
-            let Some(found) = memchr::memchr2(b'"', b'\\', rest) else {
-                return Err(self.error("a string without an end"));
-            };
-            self.at += found + 1;
+            let rest = self.rest();
+            let found = memchr::memchr2(b'"', b'\\', rest).ok_or(Stop::More)?;
             if rest[found] == b'"' {
-                return Ok(Raw { bytes: &self.text[start..self.at - 1], escaped, at: start });
+                let end = self.at + found;
+                self.at = end + 1;
+                return Ok(Raw { bytes: &self.text[start..end], escaped });
             }
             // Whatever follows a backslash can't end the string. The text may end here; the search says so then.
             escaped = true;
-            self.at = (self.at + 1).min(self.text.len());
+            self.at = (self.at + found + 2).min(self.text.len());
         }
     }
 
     /// Reads a string or `null`.
-    pub(super) fn optional_string(&mut self) -> Result<Option<Raw<'a>>> {
+    pub(super) fn optional_string(&mut self) -> Look<Option<Raw<'a>>> {
         if self.null()? { Ok(None) } else { self.string().map(Some) }
     }
 
-    /// Reads a number, as text.
-    pub(super) fn number(&mut self) -> Result<&'a str> {
-        self.peek();
-        let rest = &self.text[self.at..];
-        let len = rest
-            .iter()
-            .position(|byte| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'))
-            .unwrap_or(rest.len());
-        let number = std::str::from_utf8(&rest[..len]).unwrap_or_default();
-        if number.is_empty() {
-            return Err(self.error("expected a number"));
+    /// Reads a number, as text. Something has to follow it, for a number says not itself where it ends.
+    pub(super) fn number(&mut self) -> Look<&'a [u8]> {
+        self.peek()?;
+        let rest = self.rest();
+        let ends = |byte: &u8| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+        let len = rest.iter().position(ends).ok_or(Stop::More)?;
+        if len == 0 {
+            return Err(Stop::Bad("expected a number"));
         }
         self.at += len;
-        Ok(number)
+        Ok(&rest[..len])
     }
+}
 
-    /// Reads an object, or `null` as an empty one; `field` reads each value.
-    pub(super) fn object(&mut self, mut field: impl FnMut(&mut Self, Raw<'a>) -> Result<()>) -> Result<()> {
-        if self.null()? {
-            return Ok(());
-        }
-        self.expect(b'{', "expected an object")?;
-        if self.peek() == Some(b'}') {
-            self.at += 1;
-            return Ok(());
-        }
-        loop {
-            self.peek();
-            let name = self.string()?;
-            self.expect(b':', "expected a colon")?;
-            field(self, name)?;
-            if !self.more(b'}')? {
-                return Ok(());
-            }
-        }
+/// Reads a whole number.
+pub(super) fn integer(number: &[u8]) -> Look<i64> {
+    const BAD: Stop = Stop::Bad("not a number");
+    let text = std::str::from_utf8(number).map_err(|_| BAD)?;
+    match text.parse::<i64>() {
+        Ok(number) => Ok(number),
+        // `1e3` and `12.0` are whole numbers too.
+        Err(_) => text.parse::<f64>().map(|number| number as i64).map_err(|_| BAD),
     }
+}
 
-    /// Reads an array, or `null` as an empty one; `element` reads each value.
-    pub(super) fn array(&mut self, mut element: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
-        if self.null()? {
-            return Ok(());
-        }
-        self.expect(b'[', "expected an array")?;
-        if self.peek() == Some(b']') {
-            self.at += 1;
-            return Ok(());
-        }
-        loop {
-            element(self)?;
-            if !self.more(b']')? {
-                return Ok(());
-            }
-        }
+/// Reads seconds with a fraction, as milliseconds; half of one is rounded away from zero.
+pub(super) fn millis(number: &[u8]) -> Look<i64> {
+    if let Some(millis) = plain_millis(number) {
+        return Ok(millis);
     }
+    let text = std::str::from_utf8(number).unwrap_or_default();
+    let seconds: f64 = text.parse().map_err(|_| Stop::Bad("not a number"))?;
+    // A cast saturates.
+    Ok((seconds * 1000.0).round() as i64)
+}
 
-    /// After a value: does another one follow, or does `close` come?
-    fn more(&mut self, close: u8) -> Result<bool> {
-        match self.peek() {
-            Some(b',') => {
-                self.at += 1;
-                Ok(true)
+/// Of the forms that services write: some digits, a point, an exponent of one digit. Exact, in integers.
+fn plain_millis(number: &[u8]) -> Option<i64> {
+    let mut digits: u64 = 0;
+    let mut count = 0;
+    let mut point = None;
+    let mut exponent = 0;
+    for (at, byte) in number.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => {
+                digits = digits * 10 + u64::from(byte - b'0');
+                count += 1;
             }
-            Some(byte) if byte == close => {
-                self.at += 1;
-                Ok(false)
+            b'.' if point.is_none() && count > 0 => point = Some(count),
+            b'e' | b'E' => {
+                let [digit @ b'0'..=b'9'] = number.get(at + 1..)? else { return None };
+                exponent = usize::from(digit - b'0');
+                break;
             }
-            _ => Err(self.error("expected a comma or an end")),
+            _ => return None,
         }
     }
-
-    /// Passes over a value of any kind, without recursion.
-    pub(super) fn skip(&mut self) -> Result<()> {
-        let mut depth = 0_u32;
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.string()?;
-                }
-                Some(b'{' | b'[') => {
-                    self.at += 1;
-                    depth += 1;
-                    if depth > MAX_DEPTH {
-                        return Err(self.error("nested too deeply"));
-                    }
-                    continue;
-                }
-                Some(b'}' | b']') if depth > 0 => {
-                    self.at += 1;
-                    depth -= 1;
-                }
-                Some(b',' | b':') if depth > 0 => {
-                    self.at += 1;
-                    continue;
-                }
-                Some(b't') => self.literal(b"true")?,
-                Some(b'f') => self.literal(b"false")?,
-                Some(b'n') => self.literal(b"null")?,
-                Some(b'-' | b'0'..=b'9') => {
-                    self.number()?;
-                }
-                _ => return Err(self.error("not a JSON value")),
-            }
-            if depth == 0 {
-                return Ok(());
-            }
-        }
+    // Eighteen digits can't overflow.
+    if count == 0 || count > 18 || point == Some(count) {
+        return None;
     }
+    let fraction = count - point.unwrap_or(count);
+    let power = |of: usize| 10_u64.checked_pow(of as u32);
+    let shift = 3 + exponent;
+    let millis = if shift >= fraction {
+        digits.checked_mul(power(shift - fraction)?)?
+    } else {
+        let unit = power(fraction - shift)?;
+        (digits + unit / 2) / unit
+    };
+    i64::try_from(millis).ok()
 }
 
 impl<'a> Raw<'a> {
@@ -226,7 +196,7 @@ impl<'a> Raw<'a> {
     }
 
     /// The bytes the string stands for.
-    pub(super) fn unescape(&self) -> Result<Cow<'a, [u8]>> {
+    pub(super) fn unescape(&self) -> Look<Cow<'a, [u8]>> {
         if !self.escaped {
             return Ok(Cow::Borrowed(self.bytes));
         }
@@ -234,62 +204,108 @@ impl<'a> Raw<'a> {
         let mut rest = self.bytes;
         while let Some(found) = memchr::memchr(b'\\', rest) {
             out.extend_from_slice(&rest[..found]);
-            rest = self.escape(&rest[found + 1..], &mut out)?;
+            let unfinished = |stop| if stop == Stop::More { Stop::Bad("an unfinished escape") } else { stop };
+            let (character, len) = escape(&rest[found..]).map_err(unfinished)?;
+            out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            rest = &rest[found + len..];
         }
         out.extend_from_slice(rest);
         Ok(Cow::Owned(out))
     }
 
     /// The text the string stands for.
-    pub(super) fn text(&self) -> Result<Cow<'a, str>> {
-        let error = EventError { at: self.at, what: "text that is not UTF-8" };
+    pub(super) fn text(&self) -> Look<Cow<'a, str>> {
+        const NOT_TEXT: Stop = Stop::Bad("text that is not UTF-8");
         match self.unescape()? {
-            Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| error),
-            Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).map_err(|_| error),
+            Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| NOT_TEXT),
+            Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).map_err(|_| NOT_TEXT),
         }
-    }
-
-    /// Reads what follows a backslash; returns what comes after it.
-    fn escape<'b>(&self, text: &'b [u8], out: &mut Vec<u8>) -> Result<&'b [u8]> {
-        let error = |what| EventError { at: self.at, what };
-        let (letter, rest) = text.split_first().ok_or(error("an unfinished escape"))?;
-        let byte = match letter {
-            b'"' | b'\\' | b'/' => *letter,
-            b'b' => 8,
-            b'f' => 12,
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'u' => {
-                let (first, mut rest) = hex4(rest).ok_or(error("a bad \\u escape"))?;
-                let code = if (0xD800..0xDC00).contains(&first) {
-                    // The first half of a pair: the second has to follow.
-                    let (second, after) = rest
-                        .strip_prefix(b"\\u")
-                        .and_then(hex4)
-                        .filter(|(second, _)| (0xDC00..0xE000).contains(second))
-                        .ok_or(error("half a surrogate pair"))?;
-                    rest = after;
-                    0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00)
-                } else {
-                    first
-                };
-                let character = char::from_u32(code).ok_or(error("half a surrogate pair"))?;
-                out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-                return Ok(rest);
-            }
-            _ => return Err(error("an unknown escape")),
-        };
-        out.push(byte);
-        Ok(rest)
     }
 }
 
-fn hex4(text: &[u8]) -> Option<(u32, &[u8])> {
-    let (digits, rest) = text.split_at_checked(4)?;
-    let mut code = 0;
-    for digit in digits {
-        code = code * 16 + char::from(*digit).to_digit(16)?;
+/// Reads an escape, from its backslash on: what it stands for, and its length.
+pub(super) fn escape(text: &[u8]) -> Look<(char, usize)> {
+    let letter = text.get(1).ok_or(Stop::More)?;
+    let character = match letter {
+        b'"' | b'\\' | b'/' => char::from(*letter),
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => return unicode(text),
+        _ => return Err(Stop::Bad("an unknown escape")),
+    };
+    Ok((character, 2))
+}
+
+fn unicode(text: &[u8]) -> Look<(char, usize)> {
+    const HALF: Stop = Stop::Bad("half a surrogate pair");
+    let first = hex4(text.get(2..).unwrap_or_default())?;
+    if !(0xD800..0xDC00).contains(&first) {
+        return char::from_u32(first).map(|character| (character, 6)).ok_or(HALF);
     }
-    Some((code, rest))
+    // The first half of a pair: the second has to follow.
+    for (at, byte) in [(6, b'\\'), (7, b'u')] {
+        if *text.get(at).ok_or(Stop::More)? != byte {
+            return Err(HALF);
+        }
+    }
+    let second = hex4(text.get(8..).unwrap_or_default())?;
+    if !(0xDC00..0xE000).contains(&second) {
+        return Err(HALF);
+    }
+    let code = 0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00);
+    char::from_u32(code).map(|character| (character, 12)).ok_or(HALF)
+}
+
+fn hex4(text: &[u8]) -> Look<u32> {
+    let mut code = 0;
+    for at in 0..4 {
+        let digit = text.get(at).ok_or(Stop::More)?;
+        code = code * 16 + char::from(*digit).to_digit(16).ok_or(Stop::Bad("a bad \\u escape"))?;
+    }
+    Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn times_in_every_form_of_a_number() {
+        for (text, expected) in [
+            ("1700000000.123", 1_700_000_000_123),
+            ("1.700000000123E9", 1_700_000_000_123),
+            ("1.7e9", 1_700_000_000_000),
+            ("17e8", 1_700_000_000_000),
+            ("17e+8", 1_700_000_000_000),
+            ("1700000000000e-3", 1_700_000_000_000),
+            ("1700000000", 1_700_000_000_000),
+            ("1700000000.1234567", 1_700_000_000_123),
+            ("1700000000.1235", 1_700_000_000_124),
+            ("0", 0),
+            ("-1.5", -1500),
+            ("-0.0", 0),
+            ("1e300", i64::MAX),
+        ] {
+            assert_eq!(millis(text.as_bytes()), Ok(expected), "{text}");
+        }
+        for text in ["1.", ".", "e5", "1e", "1.2.3", "--1", "1e9e9"] {
+            let expected = text.parse::<f64>().map(|seconds| (seconds * 1000.0).round() as i64).ok();
+            assert_eq!(millis(text.as_bytes()).ok(), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn times_are_read_as_floating_point_reads_them(millis in 0..4_000_000_000_000_i64) {
+            let seconds = millis as f64 / 1000.0;
+            for text in [format!("{seconds}"), format!("{seconds:e}"), format!("{seconds:.3}"), format!("{seconds:.6}")] {
+                prop_assert_eq!(super::millis(text.as_bytes()), Ok(millis), "{}", text);
+            }
+        }
+    }
 }

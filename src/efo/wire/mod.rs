@@ -7,6 +7,9 @@
 pub mod event;
 pub mod frame;
 mod json;
+mod quick;
+mod rows;
 
-pub use event::{ChildShard, Event, EventError, Row, Rows};
-pub use frame::{Frame, FrameError, Kind, Prelude};
+pub use event::{ChildShard, Event, EventError, EventReader};
+pub use frame::{Checksum, Frame, FrameError, Kind, Prelude};
+pub use rows::{Page, Record, Rows, bytes_needed};
