@@ -18,10 +18,11 @@ use aws_sdk_kinesis::types::{ShardIteratorType, StartingPosition, SubscribeToSha
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_types::body::SdkBody;
-use http_body::Body;
+use bytes::Bytes;
+use http_body::{Body, Frame};
 use kinesis_input::KinesisInput;
 use kinesis_input::efo::Frames;
-use kinesis_input::efo::wire::Frame;
+use kinesis_input::efo::wire;
 use kinesis_input::transport::{Settings, SubscriptionClient};
 use pipeline_plugin_api::config::{Document, Environment};
 use pipeline_plugin_api::registry::Registry;
@@ -29,6 +30,7 @@ use pipeline_plugin_api::{Demand, Input, Verdicts};
 use tokio::task::JoinSet;
 
 use crate::AnyError;
+use crate::stream::Stream;
 
 /// What to read, and how.
 #[derive(Debug, Clone, clap::Args)]
@@ -187,6 +189,23 @@ pub async fn drain(job: &Job, payload_per_wire_byte: f64) -> Result<Cost, AnyErr
     .await
 }
 
+/// Our decoder alone, over bytes in memory, in the pieces in which HTTP/2 hands them over.
+pub async fn memory(job: &Job, stream: &Stream) -> Result<Cost, AnyError> {
+    const PIECE: usize = 16 << 10;
+    let watch = Stopwatch::new(job.bytes);
+    let pieces: Vec<_> = stream.events.iter().flat_map(|event| event.chunks(PIECE)).map(Bytes::copy_from_slice).collect();
+    let endless = futures::stream::iter(pieces.into_iter().cycle().map(|piece| Ok::<_, AnyError>(Frame::data(piece))));
+    let mut frames = Frames::new(SdkBody::from_body_1_x(http_body_util::StreamBody::new(endless)));
+    while let Some(prelude) = frames.prelude().await? {
+        if let wire::Frame::Event(event) = frames.frame(&prelude).await?
+            && watch.count(event.rows.iter().map(|record| record.data_ref().len() as u64).sum())
+        {
+            break;
+        }
+    }
+    watch.cost()
+}
+
 /// Our transport and our decoder, and nothing behind them.
 pub async fn decode(job: &Job) -> Result<Cost, AnyError> {
     let client = sdk(job, our_http(job)?);
@@ -195,7 +214,7 @@ pub async fn decode(job: &Job) -> Result<Cost, AnyError> {
         async move {
             let mut frames = Frames::new(body(&client, shard).await?);
             while let Some(prelude) = frames.prelude().await? {
-                if let Frame::Event(event) = frames.frame(&prelude).await?
+                if let wire::Frame::Event(event) = frames.frame(&prelude).await?
                     && watch.count(event.rows.iter().map(|record| record.data_ref().len() as u64).sum())
                 {
                     return Ok(());

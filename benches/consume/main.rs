@@ -103,6 +103,7 @@ fn main() -> Result<(), AnyError> {
                     let ratio = stream.payload_bytes as f64 / stream.events[0].len() as f64;
                     runtime.block_on(client::drain(&job, ratio))?
                 }
+                "memory" => runtime.block_on(client::memory(&job, &Stream::new(record_bytes)))?,
                 "ours-decode" => runtime.block_on(client::decode(&job))?,
                 "ours" => runtime.block_on(client::ours(&job))?,
                 "blocked" => runtime.block_on(client::blocked(&job))?,

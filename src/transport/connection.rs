@@ -25,6 +25,8 @@ use crate::telemetry;
 const PING: Duration = Duration::from_secs(10);
 /// After so many pings without a stream the connection is closed.
 const IDLE_PINGS: u32 = 6;
+/// The largest frame that we take, where servers send such: fewer pieces, fewer wake-ups.
+const FRAME: u32 = 64 << 10;
 /// The largest window that HTTP/2 knows.
 const LARGEST_WINDOW: u64 = (1 << 31) - 1;
 
@@ -49,6 +51,7 @@ impl Connection {
         let all = u64::from(settings.stream_window) * settings.streams as u64;
         let (sender, mut wire) = Builder::new()
             .enable_push(false)
+            .max_frame_size(FRAME)
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(all.min(LARGEST_WINDOW) as u32)
             .handshake(io)
