@@ -193,7 +193,8 @@ pub async fn drain(job: &Job, payload_per_wire_byte: f64) -> Result<Cost, AnyErr
 pub async fn memory(job: &Job, stream: &Stream) -> Result<Cost, AnyError> {
     const PIECE: usize = 16 << 10;
     let watch = Stopwatch::new(job.bytes);
-    let pieces: Vec<_> = stream.events.iter().flat_map(|event| event.chunks(PIECE)).map(Bytes::copy_from_slice).collect();
+    let pieces: Vec<_> =
+        stream.events.iter().flat_map(|event| event.chunks(PIECE)).map(Bytes::copy_from_slice).collect();
     let endless = futures::stream::iter(pieces.into_iter().cycle().map(|piece| Ok::<_, AnyError>(Frame::data(piece))));
     let mut frames = Frames::new(SdkBody::from_body_1_x(http_body_util::StreamBody::new(endless)));
     while let Some(prelude) = frames.prelude().await? {

@@ -34,6 +34,18 @@ pub fn plain_http() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new().build_http()
 }
 
+/// The SDK's client, to write with.
+pub fn client(server: &LocalKinesis, http: SharedHttpClient) -> Client {
+    let config = aws_sdk_kinesis::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+        .http_client(http)
+        .endpoint_url(server.endpoint())
+        .build();
+    Client::from_conf(config)
+}
+
 /// A server, a client to write with, and a folder for checkpoints.
 pub struct Bench {
     pub server: LocalKinesis,
@@ -47,14 +59,8 @@ impl Bench {
     }
 
     pub fn with(server: LocalKinesis, http: SharedHttpClient) -> Self {
-        let config = aws_sdk_kinesis::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-            .http_client(http)
-            .endpoint_url(server.endpoint())
-            .build();
-        Self { server, client: Client::from_conf(config), folder: tempfile::tempdir().unwrap() }
+        let client = client(&server, http);
+        Self { server, client, folder: tempfile::tempdir().unwrap() }
     }
 
     pub fn checkpoints(&self) -> PathBuf {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -17,13 +19,15 @@ use pipeline_plugin_api::{Input, State, Verdicts};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::local::{Accept, AnyBody, AnyError, LocalKinesis, Wire};
-use crate::support::{Bench, Out, SOON, build, close, quick, read_until};
+use crate::support::{Bench, Out, SOON, build, client, close, quick, read_until};
 use crate::write::frame;
 
 /// TLS with a certificate of its own, counting its connections.
@@ -31,6 +35,41 @@ struct Tls {
     acceptor: TlsAcceptor,
     certificate: String,
     connections: Arc<AtomicUsize>,
+    /// Connections up to this one, counted from one, are dead: nothing gets through, and nobody is told.
+    dead: Arc<AtomicUsize>,
+}
+
+/// A connection that dies as a cable does that is pulled out.
+struct Cable {
+    stream: TlsStream<TcpStream>,
+    number: usize,
+    dead: Arc<AtomicUsize>,
+}
+
+impl Cable {
+    fn is_dead(&self) -> bool {
+        self.number <= self.dead.load(Ordering::Relaxed)
+    }
+}
+
+impl AsyncRead for Cable {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.is_dead() { Poll::Pending } else { Pin::new(&mut self.stream).poll_read(cx, buf) }
+    }
+}
+
+impl AsyncWrite for Cable {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_dead() { Poll::Pending } else { Pin::new(&mut self.stream).poll_write(cx, bytes) }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_dead() { Poll::Pending } else { Pin::new(&mut self.stream).poll_flush(cx) }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_dead() { Poll::Pending } else { Pin::new(&mut self.stream).poll_shutdown(cx) }
+    }
 }
 
 impl Tls {
@@ -41,18 +80,23 @@ impl Tls {
         let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], private);
         let mut config = config.unwrap();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate: key.cert.pem(), connections: Arc::default() }
+        Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            certificate: key.cert.pem(),
+            connections: Arc::default(),
+            dead: Arc::default(),
+        }
     }
 }
 
 impl Accept for Tls {
-    type Io = TokioIo<TlsStream<TcpStream>>;
+    type Io = TokioIo<Cable>;
     const SCHEME: &'static str = "https";
 
     async fn accept(&self, socket: TcpStream) -> io::Result<Self::Io> {
         let stream = self.acceptor.accept(socket).await?;
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        Ok(TokioIo::new(stream))
+        let number = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(TokioIo::new(Cable { stream, number, dead: Arc::clone(&self.dead) }))
     }
 }
 
@@ -193,6 +237,64 @@ async fn goaway_with_live_streams() {
     }
     read_until(&*input, &mut out, 2000).await;
     out.assert_exactly(0, 2000);
+    close(&*input).await;
+}
+
+/// Sockets and all, on virtual time: while nothing is on its way, the clock jumps to whatever is due next.
+#[tokio::test(start_paused = true)]
+async fn half_open_connection() {
+    let dead = Arc::new(AtomicUsize::new(0));
+    let mut secure = Secure::start(|wire| wire.accept.dead = Arc::clone(&dead)).await;
+    secure.bench.create("orders", 3).await;
+    secure.bench.put("orders", 0, 500).await;
+    let input = secure.input("");
+    input.connect().await.unwrap();
+    let mut out = Out::default();
+    read_until(&*input, &mut out, 500).await;
+    // All connections so far, that of the control calls too; then more comes, over one that lives.
+    dead.store(secure.connections.load(Ordering::Relaxed), Ordering::Relaxed);
+    let died = Instant::now();
+    secure.bench.client = client(&secure.bench.server, trusting(&secure.certificate));
+    secure.bench.put("orders", 500, 1000).await;
+    while out.len() < 1000 {
+        let (messages, receipt) = input.read_batch(SOON).await.unwrap().into_parts();
+        out.take(&messages);
+        input.ack(receipt, Verdicts::ACK).await.unwrap();
+        assert!(died.elapsed() < Duration::from_secs(45), "nobody saw that the connection is dead");
+    }
+    out.assert_exactly(0, 1000);
+    input.close(Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn initial_response_never_arrives() {
+    let subscriptions = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&subscriptions);
+    let secure = Secure::start(|wire| {
+        wire.tamper = Arc::new(move |operation, answer| {
+            // The first one of each shard is granted, and then there is silence.
+            if operation == "SubscribeToShard" && counted.fetch_add(1, Ordering::Relaxed) < 3 {
+                let silence = futures::stream::pending::<Result<_, AnyError>>();
+                return answer.map(|_| http_body_util::StreamBody::new(silence).boxed_unsync());
+            }
+            answer
+        });
+    })
+    .await;
+    secure.bench.create("orders", 3).await;
+    secure.bench.put("orders", 0, 500).await;
+    let input = secure.input("");
+    input.connect().await.unwrap();
+    let began = Instant::now();
+    let mut out = Out::default();
+    while out.len() < 500 {
+        let (messages, receipt) = input.read_batch(SOON).await.unwrap().into_parts();
+        out.take(&messages);
+        input.ack(receipt, Verdicts::ACK).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(45), "the subscription is waited for");
+    }
+    out.assert_exactly(0, 500);
+    assert!(subscriptions.load(Ordering::Relaxed) >= 6);
     close(&*input).await;
 }
 
