@@ -3,34 +3,47 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
 use http::{Request, Response};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::AnyError;
-use crate::stream::Stream;
+use crate::stream::{Shape, Stream, counted};
+use crate::{AnyError, control};
 
 /// An idle shard says so as often.
 const IDLE: Duration = Duration::from_secs(5);
 /// Bytes handed to HTTP/2 at once.
 const CHUNK: usize = 64 << 10;
 
-#[derive(Clone)]
+/// What the shards send.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Load {
+    pub shape: Shape,
     pub shards: usize,
-    pub stream: Stream,
     /// Payload that each shard sends before it falls idle.
     pub bytes_per_shard: u64,
+    /// Payload that each shard sends in a second; as much as windows allow if it isn't said.
+    pub rate: Option<f64>,
+    /// Sequence numbers rise for ever, and events say when they were written. Costs the server some time.
+    pub rising: bool,
+}
+
+/// The shards.
+struct Shards {
+    load: Load,
+    stream: Stream,
 }
 
 /// Serves until the process ends; tells the address first.
@@ -43,30 +56,32 @@ pub async fn serve(load: Load, certificate: &[u8], key: &[u8], tell: impl FnOnce
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     tell(listener.local_addr()?);
-    let load = Arc::new(load);
+    let shards = Arc::new(Shards { stream: Stream::new(load.shape), load });
     let mut connections = JoinSet::new();
     loop {
         let (socket, _) = listener.accept().await?;
         socket.set_nodelay(true)?;
-        let (acceptor, load) = (acceptor.clone(), Arc::clone(&load));
+        let (acceptor, shards) = (acceptor.clone(), Arc::clone(&shards));
         connections.spawn(async move {
             let Ok(socket) = acceptor.accept(socket).await else { return };
             let mut builder = h2::server::Builder::new();
             let Ok(mut connection) = builder.max_concurrent_streams(1000).handshake(socket).await else { return };
             let mut answers = JoinSet::new();
             while let Some(Ok((request, respond))) = connection.accept().await {
-                answers.spawn(answer(request, respond, Arc::clone(&load)));
+                answers.spawn(answer(request, respond, Arc::clone(&shards)));
             }
         });
     }
 }
 
-async fn answer(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>, load: Arc<Load>) {
+async fn answer(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>, shards: Arc<Shards>) {
     let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
     let mut body = request.into_body();
+    let mut asked = Vec::new();
     while let Some(Ok(chunk)) = body.data().await {
         let _ = body.flow_control().release_capacity(chunk.len());
+        asked.extend_from_slice(&chunk);
     }
     if operation == "SubscribeToShard" {
         let head = Response::builder().header("content-type", "application/vnd.amazon.eventstream").body(());
@@ -74,7 +89,7 @@ async fn answer(request: Request<h2::RecvStream>, mut respond: SendResponse<Byte
             && let Ok(stream) = respond.send_response(head, false)
         {
             // The reader has gone away when it has enough.
-            let _ = events(stream, &load).await;
+            let _ = shards.events(stream, after(&asked)).await;
         }
         return;
     }
@@ -82,55 +97,52 @@ async fn answer(request: Request<h2::RecvStream>, mut respond: SendResponse<Byte
     if let Ok(head) = head
         && let Ok(mut stream) = respond.send_response(head, false)
     {
-        let _ = stream.send_data(Bytes::from(control(&operation, load.shards).to_string()), true);
+        let _ = stream.send_data(Bytes::from(control::answer(&operation, shards.load.shards).to_string()), true);
     }
 }
 
-/// The answers of the control calls: one stream, one consumer.
-fn control(operation: &str, shards: usize) -> Value {
-    const STREAM: &str = "arn:aws:kinesis:us-east-1:000000000000:stream/bench";
-    let consumer = json!({
-        "ConsumerName": "bench", "ConsumerARN": format!("{STREAM}/consumer/bench:1"),
-        "ConsumerStatus": "ACTIVE", "ConsumerCreationTimestamp": 1.7E9, "StreamARN": STREAM,
-    });
-    match operation {
-        "DescribeStreamSummary" => json!({ "StreamDescriptionSummary": {
-            "StreamName": "bench", "StreamARN": STREAM, "StreamStatus": "ACTIVE", "RetentionPeriodHours": 24,
-            "StreamCreationTimestamp": 1.7E9, "EnhancedMonitoring": [], "OpenShardCount": shards,
-        }}),
-        "ListShards" => {
-            let shards: Vec<_> = (0..shards)
-                .map(|shard| {
-                    json!({
-                        "ShardId": format!("shardId-{shard:012}"),
-                        "HashKeyRange": { "StartingHashKey": shard.to_string(), "EndingHashKey": shard.to_string() },
-                        "SequenceNumberRange": { "StartingSequenceNumber": "1" },
-                    })
-                })
-                .collect();
-            json!({ "Shards": shards })
+/// The number after which a subscription is to begin.
+fn after(request: &[u8]) -> u64 {
+    let request: Value = serde_json::from_slice(request).unwrap_or_default();
+    request["StartingPosition"]["SequenceNumber"].as_str().and_then(counted).map_or(0, |last| last + 1)
+}
+
+impl Shards {
+    /// The events of one subscription, from a number on.
+    async fn events(&self, mut stream: SendStream<Bytes>, first: u64) -> io::Result<()> {
+        let Stream { initial, events, records, payload_bytes, idle } = &self.stream;
+        send(&mut stream, initial.clone()).await?;
+        // Shards don't speak in chorus.
+        let phase = fastrand::f64();
+        let pace = self.load.rate.map(|rate| Duration::from_secs_f64(*payload_bytes as f64 / rate));
+        let mut due = Instant::now() + pace.unwrap_or_default().mul_f64(phase);
+        let mut next = first;
+        let mut sent = 0;
+        for event in events.iter().cycle() {
+            if sent >= self.load.bytes_per_shard {
+                break;
+            }
+            if let Some(pace) = pace {
+                sleep_until(due).await;
+                due += pace;
+            }
+            let bytes = if self.load.rising { event.from(next, now_nanos()) } else { event.frame.clone() };
+            send(&mut stream, bytes).await?;
+            next += *records as u64;
+            sent += *payload_bytes as u64;
         }
-        "DescribeStreamConsumer" => json!({ "ConsumerDescription": consumer }),
-        "RegisterStreamConsumer" => json!({ "Consumer": consumer }),
-        _ => json!({}),
+        let mut wait = IDLE.mul_f64(phase);
+        loop {
+            sleep(wait).await;
+            send(&mut stream, idle.clone()).await?;
+            wait = IDLE;
+        }
     }
 }
 
-async fn events(mut stream: SendStream<Bytes>, load: &Load) -> io::Result<()> {
-    let Stream { initial, events, payload_bytes, idle } = &load.stream;
-    send(&mut stream, initial.clone()).await?;
-    let mut sent = 0;
-    for event in events.iter().cycle() {
-        if sent >= load.bytes_per_shard {
-            break;
-        }
-        send(&mut stream, event.clone()).await?;
-        sent += *payload_bytes as u64;
-    }
-    loop {
-        tokio::time::sleep(IDLE).await;
-        send(&mut stream, idle.clone()).await?;
-    }
+/// The time that all processes of this machine share.
+pub fn now_nanos() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
 async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> io::Result<()> {

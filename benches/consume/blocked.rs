@@ -1,0 +1,97 @@
+//! What does a process hold whose output does not take anything, or takes it late? Seen from outside.
+
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::thread::sleep;
+use std::time::Duration;
+
+use pipeline_plugin_api::{Demand, Verdicts};
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+
+use crate::client::Job;
+use crate::process::Stage;
+use crate::server::Load;
+use crate::stream::Shape;
+use crate::{AnyError, Arguments};
+
+/// Nothing came for so long: everything stands.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Prints the most that was resident in all the minutes, beside what is promised.
+pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
+    let (stage, reading) = (Stage::new()?, arguments.reading);
+    println!("| record bytes | shards | acks | pool MiB | minutes | payload MB | most resident MiB | promised MiB |");
+    println!("|---|---|---|---|---|---|---|---|");
+    for record_bytes in &arguments.record_bytes {
+        for shards in &arguments.shards {
+            let load = Load {
+                shape: Shape { record_bytes: *record_bytes, event_bytes: arguments.event_bytes << 10 },
+                shards: *shards,
+                bytes_per_shard: u64::MAX,
+                rate: None,
+                rising: false,
+            };
+            let (_server, port) = stage.serve(&load)?;
+            let mut reader = stage.read("blocked", &port, &load, reading, u64::MAX)?;
+            let acks = if reading.late == 0 {
+                // It says when nothing moves any more.
+                reader.line()?;
+                "never".to_owned()
+            } else {
+                format!("{} s late", reading.late)
+            };
+            let mut most = 0;
+            for _ in 0..arguments.minutes * 60 {
+                sleep(Duration::from_secs(1));
+                most = most.max(reader.takes().resident_kib);
+            }
+            let most = most.max(reader.takes().peak_kib) as f64 / 1024.0;
+            // A constant, the pool, and a window for each stream.
+            let promised = 64.0 + reading.pool as f64 + *shards as f64 * f64::from(reading.window) / 1024.0;
+            eprintln!(
+                "{}",
+                json!({ "scene": "blocked", "record_bytes": record_bytes, "shards": shards, "most_mib": most })
+            );
+            println!(
+                "| {record_bytes} | {shards} | {acks} | {} | {} | - | {most:.0} | {promised:.0} |",
+                reading.pool, arguments.minutes,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Reads all that comes, and acks it late, or never.
+pub async fn hold(job: &Job) -> Result<(), AnyError> {
+    let (input, _folder) = job.input().await?;
+    let late = Duration::from_secs(job.reading.late);
+    let mut held = VecDeque::new();
+    let mut told = false;
+    loop {
+        let wait = match held.front() {
+            Some((due, _, _)) if !late.is_zero() => *due,
+            _ => Instant::now() + QUIET,
+        };
+        let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_hours(1) };
+        match timeout_at(wait, input.read_batch(demand)).await {
+            Ok(batch) => {
+                let (messages, receipt) = batch?.into_parts();
+                // As a queue in front of a blocked output holds them.
+                held.push_back((Instant::now() + late, messages, receipt));
+            }
+            Err(_) if late.is_zero() => {
+                if !told {
+                    println!("\"blocked\"");
+                    told = true;
+                }
+            }
+            Err(_) => {
+                if let Some((_, messages, receipt)) = held.pop_front() {
+                    drop(messages);
+                    input.ack(receipt, Verdicts::ACK).await?;
+                }
+            }
+        }
+    }
+}

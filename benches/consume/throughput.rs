@@ -1,0 +1,85 @@
+//! What does a gigabyte cost? Payload per CPU second of each way to read, beside the others.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::process::{Stage, Taken, median};
+use crate::server::Load;
+use crate::stream::Shape;
+use crate::ways::Cost;
+use crate::{AnyError, Arguments};
+
+/// The ways to read, in the order of the table.
+const PATHS: [&str; 5] = ["drain", "memory", "ours-decode", "ours", "sdk"];
+/// Not in the table if it isn't asked for: our decoder without a network.
+const ASKED_FOR: &str = "memory";
+
+/// Runs all ways in turns, and prints the medians.
+pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
+    let (stage, reading) = (Stage::new()?, arguments.reading);
+    let asked = |path: &str| arguments.paths.iter().any(|asked| asked == path);
+    let paths: Vec<_> =
+        PATHS.into_iter().filter(|path| asked(path) || (arguments.paths.is_empty() && *path != ASKED_FOR)).collect();
+    println!(
+        "| record bytes | shards | path | payload MB per CPU second | least to most | MB/s | peak MiB | against drain | against sdk |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for record_bytes in &arguments.record_bytes {
+        for shards in &arguments.shards {
+            let bytes = arguments.megabytes << 20;
+            let load = Load {
+                shape: Shape { record_bytes: *record_bytes, event_bytes: arguments.event_bytes << 10 },
+                shards: *shards,
+                // Somewhat more than is read, so that no shard runs dry before the last is done.
+                bytes_per_shard: bytes / *shards as u64 * 2,
+                rate: None,
+                rising: false,
+            };
+            let (_server, port) = stage.serve(&load)?;
+            let mut runs: BTreeMap<&str, Vec<(Cost, Taken)>> = BTreeMap::new();
+            for _ in 0..arguments.rounds {
+                for path in &paths {
+                    let mut reader = stage.read(path, &port, &load, reading, bytes)?;
+                    let cost: Cost = reader.said()?;
+                    let taken = reader.takes();
+                    let line = json!({
+                        "path": path, "record_bytes": record_bytes, "shards": shards, "cost": cost,
+                        "peak_kib": taken.peak_kib,
+                    });
+                    eprintln!("{line}");
+                    runs.entry(path).or_default().push((cost, taken));
+                }
+            }
+            for path in &paths {
+                println!("| {record_bytes} | {shards} | {path} | {} |", row(path, &runs));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn row(path: &str, runs: &BTreeMap<&str, Vec<(Cost, Taken)>>) -> String {
+    let speeds = |path: &str| -> Vec<f64> {
+        runs.get(path).into_iter().flatten().map(|(cost, _)| cost.megabytes_per_cpu_second()).collect()
+    };
+    let ratio = |other: &str| {
+        let known = runs.contains_key(other);
+        if known { format!("{:.2}", median(speeds(path)) / median(speeds(other))) } else { "-".to_owned() }
+    };
+    let own = speeds(path);
+    let of = |value: fn(&(Cost, Taken)) -> f64| median(runs.get(path).into_iter().flatten().map(value));
+    [
+        format!("{:.0}", median(own.iter().copied())),
+        format!(
+            "{:.0} to {:.0}",
+            own.iter().copied().fold(f64::INFINITY, f64::min),
+            own.iter().copied().fold(0.0, f64::max)
+        ),
+        format!("{:.0}", of(|(cost, _)| cost.bytes as f64 / 1e6 / cost.seconds)),
+        format!("{:.0}", of(|(_, taken)| taken.peak_kib as f64 / 1024.0)),
+        ratio("drain"),
+        ratio("sdk"),
+    ]
+    .join(" | ")
+}
