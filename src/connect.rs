@@ -35,6 +35,7 @@ use crate::service::Service;
 use crate::session::Session;
 use crate::shards::Shards;
 use crate::stream::{Settings, StreamReader};
+use crate::threads::Threads;
 use crate::topology::{Fresh, Topology};
 use crate::transport::{ControlClient, SubscriptionClient};
 use crate::{region, telemetry, transport, unbuilt};
@@ -114,6 +115,9 @@ pub enum ConnectError {
         /// What came back.
         fault: Fault,
     },
+    /// The threads that are to read can't be started.
+    #[error("enhanced_fan_out.reader_threads: {0}")]
+    Threads(#[from] std::io::Error),
     /// The consumer can't be used.
     #[error(transparent)]
     Consumer(#[from] ConsumerError),
@@ -132,6 +136,7 @@ impl From<ConnectError> for InputError {
         let passing = matches!(
             error,
             ConnectError::Unreachable { .. }
+                | ConnectError::Threads(_)
                 | ConnectError::Store(StoreError::Failed { .. })
                 | ConnectError::Consumer(ConsumerError::NotActive { .. })
         );
@@ -143,20 +148,24 @@ impl From<ConnectError> for InputError {
 pub(crate) async fn connect(config: &Config, http: &Http) -> Result<Session, ConnectError> {
     unbuilt::refuse(config)?;
     let control = http.client.clone().unwrap_or_else(|| ControlClient::new(&http.trusted).into_shared());
-    let subscriptions = http.client.clone().unwrap_or_else(|| {
-        let settings = transport::Settings {
-            // Checked to be far below 4 GiB.
-            stream_window: config.enhanced_fan_out.stream_window.bytes() as u32,
-            trusted: http.trusted.clone(),
-            ..transport::Settings::default()
-        };
-        SubscriptionClient::new(settings).into_shared()
-    });
+    // Connections of its own for each who asks.
+    let subscriptions = || {
+        http.client.clone().unwrap_or_else(|| {
+            let settings = transport::Settings {
+                // Checked to be far below 4 GiB.
+                stream_window: config.enhanced_fan_out.stream_window.bytes() as u32,
+                trusted: http.trusted.clone(),
+                ..transport::Settings::default()
+            };
+            SubscriptionClient::new(settings).into_shared()
+        })
+    };
     let access = access::kinesis(config, &control).await?;
     let region = access.region().map(ToString::to_string).unwrap_or_default();
-    let service: Arc<dyn Service> = Arc::new(Aws::new(&access, config.endpoint.as_deref(), subscriptions));
+    let service = || -> Arc<dyn Service> { Arc::new(Aws::new(&access, config.endpoint.as_deref(), subscriptions())) };
     let store = store(config).await?;
-    let connecting = Connecting { config, service, store, region };
+    let threads = Arc::new(Threads::start(config.enhanced_fan_out.reader_threads, service)?);
+    let connecting = Connecting { config, threads, store, region };
     connecting.open().await
 }
 
@@ -169,7 +178,7 @@ async fn store(config: &Config) -> Result<Arc<dyn LeaseStore>, ConnectError> {
 /// What is there once the service and the store are.
 pub(crate) struct Connecting<'a> {
     pub(crate) config: &'a Config,
-    pub(crate) service: Arc<dyn Service>,
+    pub(crate) threads: Arc<Threads>,
     pub(crate) store: Arc<dyn LeaseStore>,
     pub(crate) region: String,
 }
@@ -206,7 +215,6 @@ impl Connecting<'_> {
             telemetry::connected(&stream, topology.len(), consumer.label());
             consumers.push(Arc::clone(&consumer));
             let shared = Shared {
-                service: Arc::clone(&self.service),
                 consumer,
                 shards,
                 pool: pool.clone(),
@@ -217,6 +225,7 @@ impl Connecting<'_> {
                 stream,
                 topology,
                 shared,
+                threads: Arc::clone(&self.threads),
                 store: Arc::clone(&self.store),
                 checkpointer: Arc::clone(&checkpointer),
                 outbox: Arc::clone(&outbox),
@@ -235,6 +244,7 @@ impl Connecting<'_> {
             ending,
             consumers: if fan_out.deregister_on_close { consumers } else { Vec::new() },
             tasks,
+            threads: Arc::clone(&self.threads),
             stop: stop.drop_guard(),
         };
         session.start(config.commit_period.into());
@@ -254,9 +264,14 @@ impl Connecting<'_> {
         }
     }
 
+    /// For calls that belong to no shard.
+    fn service(&self) -> Arc<dyn Service> {
+        Arc::clone(&self.threads.next().service)
+    }
+
     async fn find(&self, entry: &StreamEntry) -> Result<Stream, ConnectError> {
         let configured = entry.stream.to_string();
-        let found = self.service.describe_stream(&configured).await;
+        let found = self.service().describe_stream(&configured).await;
         found.map_err(|fault| match retry::control(&fault) {
             Control::NotFound => ConnectError::NoSuchStream { stream: configured, region: self.region.clone() },
             Control::Retry if self.is_mistyped_region(&fault) => {
@@ -279,7 +294,7 @@ impl Connecting<'_> {
         stream: &Stream,
         registering: &Semaphore,
     ) -> Result<Found, ConnectError> {
-        let shards = Arc::new(Shards::new(Arc::clone(&self.service), stream.clone()));
+        let shards = Arc::new(Shards::new(self.service(), stream.clone()));
         let listed = shards.list(Duration::ZERO).await;
         let listed = listed.map_err(|fault| failed(stream.to_string(), "listing its shards", fault))?;
         let explicit: BTreeSet<ShardId> = entry.shards.iter().map(|shard| shard_id(shard)).collect();
@@ -296,8 +311,7 @@ impl Connecting<'_> {
         }
         let spec = self.consumer_spec(stream).await?;
         let activation = self.config.enhanced_fan_out.consumer_activation_timeout.into();
-        let service = Arc::clone(&self.service);
-        let consumer = Consumer::open(service, stream.clone(), spec, activation, registering).await?;
+        let consumer = Consumer::open(self.service(), stream.clone(), spec, activation, registering).await?;
         Ok(Found { stream: stream.clone(), consumer: Arc::new(consumer), shards, topology })
     }
 

@@ -48,6 +48,7 @@ mod shards;
 mod stream;
 mod sync;
 pub mod telemetry;
+mod threads;
 mod topology;
 pub mod transport;
 mod unbuilt;

@@ -15,6 +15,7 @@ use crate::health::Health;
 use crate::outbox::{Closed, Outbox};
 use crate::pool::Pool;
 use crate::telemetry;
+use crate::threads::Threads;
 
 /// How often the metrics of the pool are set.
 const POOL_PERIOD: Duration = Duration::from_secs(1);
@@ -34,6 +35,8 @@ pub(crate) struct Session {
     /// Those to deregister at close.
     pub(crate) consumers: Vec<Arc<Consumer>>,
     pub(crate) tasks: TaskTracker,
+    /// The threads on which shards are read.
+    pub(crate) threads: Arc<Threads>,
     /// Tells every task to stop, at the latest when the session is dropped.
     pub(crate) stop: DropGuard,
 }
@@ -92,6 +95,7 @@ impl Session {
         let all_returned = timeout(within, self.outbox.all_returned()).await.is_ok();
         // They stop at once, but for a write to the store that one of them may be in.
         self.tasks.wait().await;
+        self.threads.end().await;
         let stored = self.checkpointer.finish().await;
         for consumer in &self.consumers {
             consumer.deregister().await;

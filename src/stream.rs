@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use crate::outbox::Outbox;
 use crate::record::ShardNames;
 use crate::shard::task::{Outcome, ShardTask};
 use crate::telemetry;
+use crate::threads::Threads;
 use crate::topology::Topology;
 
 /// When many shards start at once, they spread over so long for each of them: the service admits a limited rate.
@@ -45,6 +47,7 @@ pub(crate) struct StreamReader {
     pub(crate) stream: Stream,
     pub(crate) topology: Topology,
     pub(crate) shared: Shared,
+    pub(crate) threads: Arc<Threads>,
     pub(crate) store: Arc<dyn LeaseStore>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) outbox: Arc<Outbox>,
@@ -132,8 +135,11 @@ impl StreamReader {
                     let stop = self.stop.child_token();
                     self.checkpointer.add(lease, Arc::clone(&progress), stop.clone());
                     let begin = Instant::now() + spread.mul_f64(fastrand::f64());
+                    let thread = self.threads.next();
+                    let (shared, service) = (self.shared.clone(), Arc::clone(&thread.service));
+                    let subscription = Subscription::new(shared, service, Arc::clone(&progress), start, begin);
                     let task = ShardTask {
-                        reader: Box::new(Subscription::new(self.shared.clone(), Arc::clone(&progress), start, begin)),
+                        reader: Box::new(subscription),
                         lane: self.outbox.lane(&progress.names),
                         progress,
                         pool: self.shared.pool.clone(),
@@ -144,7 +150,7 @@ impl StreamReader {
                         seen_open: self.topology.seen_open(&id),
                         stop,
                     };
-                    running.start(id, task);
+                    running.start(id, task, &thread.handle);
                 }
                 Ok(Claim::HeldBy(holder)) => {
                     telemetry::held(&self.stream, &id, &holder);
@@ -190,8 +196,8 @@ impl StreamReader {
 }
 
 impl Running {
-    fn start(&mut self, id: ShardId, task: ShardTask) {
-        let handle = self.tasks.spawn(task.run());
+    fn start(&mut self, id: ShardId, task: ShardTask, on: &Handle) {
+        let handle = self.tasks.spawn_on(task.run(), on);
         self.shards.insert(handle.id(), id);
     }
 }

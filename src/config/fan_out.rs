@@ -56,6 +56,12 @@ pub struct EnhancedFanOut {
     #[garde(custom(a_window))]
     pub stream_window: ByteSize,
 
+    /// How many threads of their own read the shards, each with connections of its own; at most 64. One reads several
+    /// hundred MB in a second. With 0 they are read on the threads of the host, which costs more.
+    #[schemars(extend("x-advanced" = true))]
+    #[garde(range(max = 64))]
+    pub reader_threads: usize,
+
     /// Has no effect: memory is bounded by `max_pending_records` and `max_pending_bytes`.
     #[schemars(extend("x-advanced" = true, "deprecated" = true))]
     #[schemars(extend("x-deprecated" = "it has no effect; use `max_pending_records` and `max_pending_bytes`"))]
@@ -75,6 +81,7 @@ impl Default for EnhancedFanOut {
             max_pending_bytes: ByteSize::from_mib(256),
             max_resubscribe_interval: Duration::from_secs(5),
             stream_window: ByteSize::from_bytes(512 << 10),
+            reader_threads: 1,
             record_buffer_cap: 0,
         }
     }

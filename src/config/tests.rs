@@ -68,6 +68,7 @@ fn defaults_are_those_of_the_contract() {
     assert!(!fan_out.enabled && !fan_out.deregister_on_close);
     assert_eq!(fan_out.max_pending_records, 50_000);
     assert_eq!(fan_out.max_pending_bytes, ByteSize::from_bytes(256 << 20));
+    assert_eq!(fan_out.reader_threads, 1);
     assert_eq!(fan_out.stream_window, ByteSize::from_bytes(512 << 10));
     assert_eq!(fan_out.max_resubscribe_interval.get(), StdDuration::from_secs(5));
     assert_eq!(fan_out.consumer_activation_timeout.get(), StdDuration::from_mins(1));
@@ -182,6 +183,7 @@ fn values_out_of_range_are_errors_at_the_field() {
         ("rebalance_period: 0s", "rebalance_period"),
         ("enhanced_fan_out: {max_pending_records: 0}", "enhanced_fan_out.max_pending_records"),
         ("enhanced_fan_out: {stream_window: 63KiB}", "enhanced_fan_out.stream_window"),
+        ("enhanced_fan_out: {reader_threads: 65}", "enhanced_fan_out.reader_threads"),
         ("enhanced_fan_out: {stream_window: 17MiB}", "enhanced_fan_out.stream_window"),
         ("enhanced_fan_out: {max_pending_bytes: 0}", "enhanced_fan_out.max_pending_bytes"),
         ("enhanced_fan_out: {max_pending_bytes: 99999PiB}", "enhanced_fan_out.max_pending_bytes"),

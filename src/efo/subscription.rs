@@ -42,7 +42,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// What every subscription of a stream shares.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
-    pub(crate) service: Arc<dyn Service>,
     pub(crate) consumer: Arc<Consumer>,
     pub(crate) shards: Arc<Shards>,
     pub(crate) pool: Pool,
@@ -54,6 +53,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Subscription {
     shared: Shared,
+    service: Arc<dyn Service>,
     progress: Arc<Progress>,
     /// Where the next subscription starts.
     start: Start,
@@ -95,10 +95,17 @@ struct Seen {
 
 impl Subscription {
     /// A reader that begins at `start`, and subscribes not before `begin`. Nothing is opened yet.
-    pub(crate) fn new(shared: Shared, progress: Arc<Progress>, start: Start, begin: Instant) -> Self {
+    pub(crate) fn new(
+        shared: Shared,
+        service: Arc<dyn Service>,
+        progress: Arc<Progress>,
+        start: Start,
+        begin: Instant,
+    ) -> Self {
         let ceiling = shared.max_resubscribe_interval;
         Self {
             shared,
+            service,
             progress,
             start,
             open: None,
@@ -115,7 +122,7 @@ impl Subscription {
     /// Subscribes, once.
     async fn subscribe(&mut self) -> Result<Open, Fault> {
         let arn = self.shared.consumer.arn();
-        let call = self.shared.service.subscribe(&arn, &self.progress.names.shard, &self.start);
+        let call = self.service.subscribe(&arn, &self.progress.names.shard, &self.start);
         let body = timeout(FIRST_FRAME, call)
             .await
             .map_err(|_| Fault::wire("Timeout", "the subscription was not answered"))??;

@@ -16,6 +16,7 @@ use crate::names::{ShardId, Stream};
 use crate::record::KinesisRecord;
 use crate::session::Session;
 use crate::sync::{Mutex, lock};
+use crate::threads::Threads;
 
 /// A store that can be told to fail, and counts what it was asked to write.
 #[derive(Debug, Default)]
@@ -93,7 +94,7 @@ impl Bench {
     pub(super) async fn open_in(&self, region: &str) -> Result<Session, ConnectError> {
         let connecting = Connecting {
             config: &self.config,
-            service: Arc::clone(&self.script) as _,
+            threads: Arc::new(Threads::here(Arc::clone(&self.script) as _)),
             store: Arc::clone(&self.store) as _,
             region: region.into(),
         };

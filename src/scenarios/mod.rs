@@ -11,3 +11,8 @@ mod script;
 mod shards;
 mod stalls;
 mod told;
+
+/// A service with one shard that says nothing.
+pub(crate) fn a_service() -> std::sync::Arc<dyn crate::service::Service> {
+    std::sync::Arc::new(script::Script::new(["a"]))
+}

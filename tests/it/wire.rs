@@ -240,6 +240,9 @@ async fn goaway_with_live_streams() {
     close(&*input).await;
 }
 
+/// On the test's own thread, for only its clock jumps.
+const HERE: &str = "enhanced_fan_out: {enabled: true, reader_threads: 0}";
+
 /// Sockets and all, on virtual time: while nothing is on its way, the clock jumps to whatever is due next.
 #[tokio::test(start_paused = true)]
 async fn half_open_connection() {
@@ -247,7 +250,7 @@ async fn half_open_connection() {
     let mut secure = Secure::start(|wire| wire.accept.dead = Arc::clone(&dead)).await;
     secure.bench.create("orders", 3).await;
     secure.bench.put("orders", 0, 500).await;
-    let input = secure.input("");
+    let input = secure.input(HERE);
     input.connect().await.unwrap();
     let mut out = Out::default();
     read_until(&*input, &mut out, 500).await;
@@ -283,7 +286,7 @@ async fn initial_response_never_arrives() {
     .await;
     secure.bench.create("orders", 3).await;
     secure.bench.put("orders", 0, 500).await;
-    let input = secure.input("");
+    let input = secure.input(HERE);
     input.connect().await.unwrap();
     let began = Instant::now();
     let mut out = Out::default();
