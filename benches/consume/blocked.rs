@@ -32,8 +32,8 @@ pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
                 rate: None,
                 rising: false,
             };
-            let (_server, port) = stage.serve(&load)?;
-            let mut reader = stage.read("blocked", &port, &load, reading, u64::MAX)?;
+            let server = stage.serve(&load)?;
+            let mut reader = stage.read("blocked", &server, &load, reading, u64::MAX)?;
             let acks = if reading.late == 0 {
                 // It says when nothing moves any more.
                 reader.line()?;

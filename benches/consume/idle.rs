@@ -46,8 +46,8 @@ pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
                 rate: None,
                 rising: false,
             };
-            let (_server, port) = stage.serve(&load)?;
-            let mut reader = stage.read(&format!("idle-{path}"), &port, &load, reading, 0)?;
+            let server = stage.serve(&load)?;
+            let mut reader = stage.read(&format!("idle-{path}"), &server, &load, reading, 0)?;
             let started: Started = reader.said()?;
             sleep(SETTLE);
             let (before, begin) = (reader.takes(), Instant::now());

@@ -34,8 +34,8 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
             rate: None,
             rising: false,
         };
-        let (_server, port) = stage.serve(&load)?;
-        let kept: Kept = stage.read("kept", &port, &load, reading, arguments.megabytes << 20)?.said()?;
+        let server = stage.serve(&load)?;
+        let kept: Kept = stage.read("kept", &server, &load, reading, arguments.megabytes << 20)?.said()?;
         let each = kept.after_kib.saturating_sub(kept.before_kib) as f64 / kept.messages as f64;
         println!("| {record_bytes} | {} | {} | {each:.0} |", arguments.event_bytes, kept.messages);
     }

@@ -38,14 +38,14 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
                 rate: None,
                 rising: true,
             };
-            let (server, port) = stage.serve(&load)?;
-            let most: Cost = stage.read("ours", &port, &load, reading, arguments.megabytes << 20)?.said()?;
+            let server = stage.serve(&load)?;
+            let most: Cost = stage.read("ours", &server, &load, reading, arguments.megabytes << 20)?.said()?;
             drop(server);
             let most = most.bytes as f64 / most.seconds;
             for part in [0.1, 0.8] {
                 load.rate = Some(most * part / *shards as f64);
-                let (_server, port) = stage.serve(&load)?;
-                let latency: Latency = stage.read("latency", &port, &load, reading, 0)?.said()?;
+                let server = stage.serve(&load)?;
+                let latency: Latency = stage.read("latency", &server, &load, reading, 0)?.said()?;
                 eprintln!("{}", json!({ "scene": "latency", "load": part, "latency": latency }));
                 println!(
                     "| {record_bytes} | {} | {shards} | {:.0} % | {:.0} | {:.2} | {:.2} |",

@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo bench --bench consume                                  # the table
 //! cargo bench --bench consume -- --record-bytes 1024 --shards 10,100,1000
+//! cargo bench --bench consume -- --peers                       # and consumers in other languages
 //! cargo bench --bench consume -- --measure blocked --shards 1000
 //! cargo bench --bench consume -- --measure idle --shards 1,1000
 //! cargo bench --bench consume -- --measure latency
@@ -21,6 +22,7 @@ mod control;
 mod idle;
 mod kept;
 mod latency;
+mod peers;
 mod process;
 mod server;
 mod stream;
@@ -30,10 +32,13 @@ mod ways;
 #[allow(clippy::unwrap_used, reason = "lengths of frames that we make")]
 mod write;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use client::{Job, Reading};
+use process::Ports;
+use tokio::net::TcpListener;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -63,6 +68,9 @@ struct Arguments {
     /// How long to watch, where that is said in minutes.
     #[arg(long, default_value_t = 1)]
     minutes: u64,
+    /// In the table, also what would be run in other languages, built with `go` and `mvn` where they are.
+    #[arg(long)]
+    peers: bool,
     /// What to measure.
     #[arg(long, value_enum, default_value_t = Measure::Throughput)]
     measure: Measure,
@@ -122,7 +130,15 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 async fn serve(folder: PathBuf, load: &str) -> Result<(), AnyError> {
     let (certificate, key) = (std::fs::read(folder.join("cert"))?, std::fs::read(folder.join("key"))?);
-    server::serve(serde_json::from_str(load)?, &certificate, &key, |address| println!("{address}")).await
+    // Leases are lost with the process: each run finds none.
+    let table = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let table_port = table.local_addr()?.port();
+    tokio::spawn(dynoxide::server::serve_on(table, dynoxide::Database::memory()?));
+    let tell = |address: SocketAddr| -> Result<(), AnyError> {
+        println!("{}", serde_json::to_string(&Ports { port: address.port(), table_port })?);
+        Ok(())
+    };
+    server::serve(serde_json::from_str(load)?, &certificate, &key, tell).await
 }
 
 /// Reads in one way; tells what it has to say.

@@ -3,8 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::AnyError;
 use crate::client::{Job, Reading};
@@ -30,19 +33,26 @@ impl Stage {
         self.folder.path().join("cert")
     }
 
-    /// Starts a server; tells its port.
-    pub fn serve(&self, load: &Load) -> Result<(Process, String), AnyError> {
+    /// Starts a server.
+    pub fn serve(&self, load: &Load) -> Result<Server, AnyError> {
         let mut command = Command::new(&self.program);
         command.arg("serve").arg(self.folder.path()).arg(serde_json::to_string(load)?);
-        let mut server = Process::start(command)?;
-        let port = server.line()?.rsplit(':').next().unwrap_or_default().to_owned();
-        Ok((server, port))
+        let mut process = Process::start(command)?;
+        let Ports { port, table_port } = process.said()?;
+        Ok(Server { port, table_port, _process: process })
     }
 
-    /// Starts a reader of what the server at `port` sends.
-    pub fn read(&self, way: &str, port: &str, load: &Load, reading: Reading, bytes: u64) -> Result<Process, AnyError> {
+    /// Starts a reader of what a server sends.
+    pub fn read(
+        &self,
+        way: &str,
+        server: &Server,
+        load: &Load,
+        reading: Reading,
+        bytes: u64,
+    ) -> Result<Process, AnyError> {
         let job = Job {
-            endpoint: format!("https://localhost:{port}"),
+            endpoint: format!("https://localhost:{}", server.port),
             certificate: self.certificate(),
             load: *load,
             reading,
@@ -52,6 +62,21 @@ impl Stage {
         command.args(["read", way, &serde_json::to_string(&job)?]);
         Process::start(command)
     }
+}
+
+/// A server. It ends with this.
+pub struct Server {
+    pub port: u16,
+    /// Where leases are kept, for those who keep them in a table.
+    pub table_port: u16,
+    _process: Process,
+}
+
+/// What a server says first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ports {
+    pub port: u16,
+    pub table_port: u16,
 }
 
 /// A process that tells what it has to say in lines. It ends with this.
@@ -80,6 +105,22 @@ impl Process {
     pub fn said<T: DeserializeOwned>(&mut self) -> Result<T, AnyError> {
         let line = self.line()?;
         serde_json::from_str(&line).map_err(|_| format!("a process said: {line}").into())
+    }
+
+    /// The next line, read as JSON, if it comes in time; otherwise the process is ended.
+    pub fn said_within<T: DeserializeOwned>(&mut self, patience: Duration) -> Result<T, AnyError> {
+        let id = self.child.id();
+        let (said, awaited) = mpsc::channel::<()>();
+        let guard = std::thread::spawn(move || {
+            if awaited.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // Our own child, which nobody has waited for yet.
+                let _ = Command::new("kill").arg(id.to_string()).status();
+            }
+        });
+        let line = self.said();
+        drop(said);
+        let _ = guard.join();
+        line
     }
 
     /// What it takes now, seen from outside.

@@ -47,7 +47,12 @@ struct Shards {
 }
 
 /// Serves until the process ends; tells the address first.
-pub async fn serve(load: Load, certificate: &[u8], key: &[u8], tell: impl FnOnce(SocketAddr)) -> Result<(), AnyError> {
+pub async fn serve(
+    load: Load,
+    certificate: &[u8],
+    key: &[u8],
+    tell: impl FnOnce(SocketAddr) -> Result<(), AnyError>,
+) -> Result<(), AnyError> {
     let certificates = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
@@ -55,7 +60,7 @@ pub async fn serve(load: Load, certificate: &[u8], key: &[u8], tell: impl FnOnce
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    tell(listener.local_addr()?);
+    tell(listener.local_addr()?)?;
     let shards = Arc::new(Shards { stream: Stream::new(load.shape), load });
     let mut connections = JoinSet::new();
     loop {

@@ -1,6 +1,7 @@
 //! What does a gigabyte cost? Payload per CPU second of each way to read, beside the others.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -8,10 +9,12 @@ use crate::process::{Stage, Taken, median};
 use crate::server::Load;
 use crate::stream::Shape;
 use crate::ways::Cost;
-use crate::{AnyError, Arguments};
+use crate::{AnyError, Arguments, peers};
 
 /// The ways to read, in the order of the table.
 const PATHS: [&str; 5] = ["drain", "memory", "ours-decode", "ours", "sdk"];
+/// A peer that says nothing for so long is ended.
+const PATIENCE: Duration = Duration::from_mins(5);
 /// Not in the table if it isn't asked for: our decoder without a network.
 const ASKED_FOR: &str = "memory";
 
@@ -21,6 +24,7 @@ pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
     let asked = |path: &str| arguments.paths.iter().any(|asked| asked == path);
     let paths: Vec<_> =
         PATHS.into_iter().filter(|path| asked(path) || (arguments.paths.is_empty() && *path != ASKED_FOR)).collect();
+    let peers = if arguments.peers { peers::build(&stage) } else { Vec::new() };
     println!(
         "| record bytes | shards | path | payload MB per CPU second | least to most | MB/s | peak MiB | against drain | against sdk |"
     );
@@ -31,16 +35,17 @@ pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
             let load = Load {
                 shape: Shape { record_bytes: *record_bytes, event_bytes: arguments.event_bytes << 10 },
                 shards: *shards,
-                // Somewhat more than is read, so that no shard runs dry before the last is done.
-                bytes_per_shard: bytes / *shards as u64 * 2,
+                // Somewhat more than is read, so that no shard runs dry before the last is done. Others warm up first.
+                bytes_per_shard: if peers.is_empty() { bytes / *shards as u64 * 2 } else { u64::MAX },
                 rate: None,
-                rising: false,
+                // Amazon's library refuses numbers that don't rise.
+                rising: !peers.is_empty(),
             };
-            let (_server, port) = stage.serve(&load)?;
+            let server = stage.serve(&load)?;
             let mut runs: BTreeMap<&str, Vec<(Cost, Taken)>> = BTreeMap::new();
             for _ in 0..arguments.rounds {
                 for path in &paths {
-                    let mut reader = stage.read(path, &port, &load, reading, bytes)?;
+                    let mut reader = stage.read(path, &server, &load, reading, bytes)?;
                     let cost: Cost = reader.said()?;
                     let taken = reader.takes();
                     let line = json!({
@@ -50,8 +55,23 @@ pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
                     eprintln!("{line}");
                     runs.entry(path).or_default().push((cost, taken));
                 }
+                for peer in &peers {
+                    let mut reader = peer.read(&stage, &server, *shards, bytes)?;
+                    match reader.said_within::<Cost>(PATIENCE) {
+                        Ok(cost) => {
+                            let taken = reader.takes();
+                            eprintln!(
+                                "{}",
+                                json!({ "path": peer.name, "record_bytes": record_bytes, "cost": cost, "peak_kib": taken.peak_kib })
+                            );
+                            runs.entry(peer.name).or_default().push((cost, taken));
+                        }
+                        Err(error) => eprintln!("without a run of {}: {error}", peer.name),
+                    }
+                }
             }
-            for path in &paths {
+            let measured = paths.iter().copied().chain(peers.iter().map(|peer| peer.name));
+            for path in measured.filter(|path| runs.contains_key(path)) {
                 println!("| {record_bytes} | {shards} | {path} | {} |", row(path, &runs));
             }
         }
