@@ -34,6 +34,7 @@ mod write;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use client::{Job, Reading};
@@ -138,7 +139,7 @@ async fn serve(folder: PathBuf, load: &str) -> Result<(), AnyError> {
         println!("{}", serde_json::to_string(&Ports { port: address.port(), table_port })?);
         Ok(())
     };
-    server::serve(serde_json::from_str(load)?, &certificate, &key, tell).await
+    server::serve(serde_json::from_str(load)?, &certificate, &key, tell, Arc::default()).await
 }
 
 /// Reads in one way; tells what it has to say.

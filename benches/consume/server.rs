@@ -1,8 +1,10 @@
 //! A server that sends event streams over TLS and HTTP/2 as fast as the reader's windows allow.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use http::{Request, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
@@ -44,6 +47,18 @@ pub struct Load {
 struct Shards {
     load: Load,
     stream: Stream,
+    seen: Arc<Seen>,
+}
+
+/// What the server sees of its readers.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Bytes sent on subscriptions.
+    pub sent: AtomicU64,
+    /// Subscriptions whose window is full.
+    pub full: AtomicUsize,
+    /// Signals every change.
+    pub changed: Notify,
 }
 
 /// Serves until the process ends; tells the address first.
@@ -52,6 +67,7 @@ pub async fn serve(
     certificate: &[u8],
     key: &[u8],
     tell: impl FnOnce(SocketAddr) -> Result<(), AnyError>,
+    seen: Arc<Seen>,
 ) -> Result<(), AnyError> {
     let certificates = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
     let mut config = ServerConfig::builder()
@@ -61,7 +77,7 @@ pub async fn serve(
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     tell(listener.local_addr()?)?;
-    let shards = Arc::new(Shards { stream: Stream::new(load.shape), load });
+    let shards = Arc::new(Shards { stream: Stream::new(load.shape), load, seen });
     let mut connections = JoinSet::new();
     loop {
         let (socket, _) = listener.accept().await?;
@@ -116,7 +132,7 @@ impl Shards {
     /// The events of one subscription, from a number on.
     async fn events(&self, mut stream: SendStream<Bytes>, first: u64) -> io::Result<()> {
         let Stream { initial, events, records, payload_bytes, idle } = &self.stream;
-        send(&mut stream, initial.clone()).await?;
+        self.send(&mut stream, initial.clone()).await?;
         // Shards don't speak in chorus.
         let phase = fastrand::f64();
         let pace = self.load.rate.map(|rate| Duration::from_secs_f64(*payload_bytes as f64 / rate));
@@ -132,31 +148,62 @@ impl Shards {
                 due += pace;
             }
             let bytes = if self.load.rising { event.from(next, now_nanos()) } else { event.frame.clone() };
-            send(&mut stream, bytes).await?;
+            self.send(&mut stream, bytes).await?;
             next += *records as u64;
             sent += *payload_bytes as u64;
         }
         let mut wait = IDLE.mul_f64(phase);
         loop {
             sleep(wait).await;
-            send(&mut stream, idle.clone()).await?;
+            self.send(&mut stream, idle.clone()).await?;
             wait = IDLE;
         }
+    }
+
+    async fn send(&self, stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> io::Result<()> {
+        while !bytes.is_empty() {
+            stream.reserve_capacity(bytes.len().min(CHUNK));
+            let granted = self.capacity(stream).await.ok_or(io::ErrorKind::BrokenPipe)?.map_err(io::Error::other)?;
+            let chunk = bytes.split_to(granted.min(bytes.len()));
+            self.seen.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            stream.send_data(chunk, false).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for room in the window.
+    async fn capacity(&self, stream: &mut SendStream<Bytes>) -> Option<Result<usize, h2::Error>> {
+        let mut waits = None;
+        poll_fn(|cx| {
+            let granted = stream.poll_capacity(cx);
+            if granted.is_pending() {
+                waits.get_or_insert_with(|| Full::new(&self.seen));
+            }
+            granted
+        })
+        .await
+    }
+}
+
+/// Counts a subscription as full while it is.
+struct Full<'a>(&'a Seen);
+
+impl<'a> Full<'a> {
+    fn new(seen: &'a Seen) -> Self {
+        seen.full.fetch_add(1, Ordering::Relaxed);
+        seen.changed.notify_one();
+        Self(seen)
+    }
+}
+
+impl Drop for Full<'_> {
+    fn drop(&mut self) {
+        self.0.full.fetch_sub(1, Ordering::Relaxed);
+        self.0.changed.notify_one();
     }
 }
 
 /// The time that all processes of this machine share.
 pub fn now_nanos() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
-}
-
-async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> io::Result<()> {
-    while !bytes.is_empty() {
-        stream.reserve_capacity(bytes.len().min(CHUNK));
-        let granted = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
-        let granted = granted.ok_or(io::ErrorKind::BrokenPipe)?.map_err(io::Error::other)?;
-        let chunk = bytes.split_to(granted.min(bytes.len()));
-        stream.send_data(chunk, false).map_err(io::Error::other)?;
-    }
-    Ok(())
 }

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures, reason = "a test may break, and size is no matter")]
 #![allow(unreachable_pub, reason = "modules of a test share what they need")]
 
+mod blocked;
 mod commands;
+#[path = "../../../benches/consume/control.rs"]
+mod control;
 mod documents;
 #[path = "../../../examples/hosting.rs"]
 #[allow(dead_code, reason = "what it prints is for people")]
@@ -15,3 +18,13 @@ mod kinesis;
 mod local;
 mod outputs;
 mod running;
+#[path = "../../../benches/consume/server.rs"]
+#[allow(dead_code, reason = "the benchmark uses the rest")]
+mod server;
+#[path = "../../../benches/consume/stream.rs"]
+#[allow(dead_code, reason = "the benchmark uses the rest")]
+mod stream;
+#[path = "../../../src/efo/wire/write.rs"]
+mod write;
+
+use local::AnyError;

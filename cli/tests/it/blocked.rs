@@ -1,0 +1,96 @@
+//! What does the program hold whose output is blocked? Seen from outside.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::oneshot;
+
+use crate::server::{Load, Seen, serve};
+use crate::stream::Shape;
+
+const SHARDS: usize = 1000;
+const MIB: u64 = 1 << 20;
+/// As the pipeline has them.
+const POOL: u64 = 32 * MIB;
+const WINDOW: u64 = 64 << 10;
+/// What the program may take beside the pool and the windows. Tasks of a build that is not optimized are larger.
+const CONSTANT: u64 = if cfg!(debug_assertions) { 96 * MIB } else { 64 * MIB };
+
+/// Ends with the test.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Program {
+    /// The most that was ever resident.
+    fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outputs_blocked_with_1000_shards() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = folder.path().join("certificate");
+    std::fs::write(&certificate, key.cert.pem()).unwrap();
+    let load = Load {
+        shape: Shape { record_bytes: 1024, event_bytes: 256 << 10 },
+        shards: SHARDS,
+        bytes_per_shard: u64::MAX,
+        rate: None,
+        rising: false,
+    };
+    let seen = Arc::<Seen>::default();
+    let (tell, told) = oneshot::channel();
+    let server = {
+        let seen = Arc::clone(&seen);
+        let (certificate, key) = (key.cert.pem(), key.signing_key.serialize_pem());
+        tokio::spawn(async move {
+            let tell = |address| tell.send(address).map_err(|_| "nobody listens".into());
+            serve(load, certificate.as_bytes(), key.as_bytes(), tell, seen).await.map_err(|error| error.to_string())
+        })
+    };
+    let port = told.await.unwrap().port();
+    let pipeline = folder.path().join("pipeline.yaml");
+    let yaml = format!(
+        "input:\n  aws_kinesis:\n    streams: [bench]\n    region: us-east-1\n    endpoint: https://localhost:{port}\n    \
+         credentials: {{id: test, secret: test}}\n    checkpoint_file: {}\n    enhanced_fan_out: {{enabled: true, \
+         max_pending_bytes: {POOL}B, stream_window: {WINDOW}B}}\noutput:\n  stdout: {{}}\n",
+        folder.path().join("checkpoints").display(),
+    );
+    std::fs::write(&pipeline, yaml).unwrap();
+    // A pipe that nobody reads is an output that is blocked.
+    let program = Command::new(env!("CARGO_BIN_EXE_kinesis-input"))
+        .arg("run")
+        .arg(&pipeline)
+        .env("SSL_CERT_FILE", &certificate)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn();
+    let program = Program(program.unwrap());
+    // All windows are full, and more was taken than they hold: most of the pool.
+    let enough = SHARDS as u64 * WINDOW + POOL * 2 / 3;
+    loop {
+        let changed = seen.changed.notified();
+        if seen.full.load(Ordering::Relaxed) == SHARDS && seen.sent.load(Ordering::Relaxed) >= enough {
+            break;
+        }
+        assert!(!server.is_finished());
+        changed.await;
+    }
+    let peak = program.peak();
+    let promised = CONSTANT + POOL + SHARDS as u64 * WINDOW;
+    assert!(peak <= promised, "{} MiB resident, {} promised", peak / MIB, promised / MIB);
+    // And it is the pool that holds it back: what was sent is in the windows and the pool, and no more.
+    let sent = seen.sent.load(Ordering::Relaxed);
+    assert!(sent <= SHARDS as u64 * WINDOW + 2 * POOL, "{} MiB were taken", sent / MIB);
+}
