@@ -156,7 +156,8 @@ fn plain_millis(number: &[u8]) -> Option<i64> {
     let mut exponent = 0;
     for (at, byte) in number.iter().enumerate() {
         match byte {
-            b'0'..=b'9' => {
+            // Eighteen digits can't overflow.
+            b'0'..=b'9' if count < 18 => {
                 digits = digits * 10 + u64::from(byte - b'0');
                 count += 1;
             }
@@ -169,8 +170,7 @@ fn plain_millis(number: &[u8]) -> Option<i64> {
             _ => return None,
         }
     }
-    // Eighteen digits can't overflow.
-    if count == 0 || count > 18 || point == Some(count) {
+    if count == 0 || point == Some(count) {
         return None;
     }
     let fraction = count - point.unwrap_or(count);
@@ -290,6 +290,8 @@ mod tests {
             ("-1.5", -1500),
             ("-0.0", 0),
             ("1e300", i64::MAX),
+            ("99999999999999999999", i64::MAX),
+            ("1700000000.12345678901234567890", 1_700_000_000_123),
         ] {
             assert_eq!(millis(text.as_bytes()), Ok(expected), "{text}");
         }
