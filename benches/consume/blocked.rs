@@ -21,8 +21,8 @@ const QUIET: Duration = Duration::from_secs(5);
 /// Prints the most that was resident in all the minutes, beside what is promised.
 pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
     let (stage, reading) = (Stage::new()?, arguments.reading);
-    println!("| record bytes | shards | acks | pool MiB | minutes | payload MB | most resident MiB | promised MiB |");
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("| record bytes | shards | acks | pool MiB | minutes | most resident MiB | promised MiB |");
+    println!("|---|---|---|---|---|---|---|");
     for record_bytes in &arguments.record_bytes {
         for shards in &arguments.shards {
             let load = Load {
@@ -54,7 +54,7 @@ pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
                 json!({ "scene": "blocked", "record_bytes": record_bytes, "shards": shards, "most_mib": most })
             );
             println!(
-                "| {record_bytes} | {shards} | {acks} | {} | {} | - | {most:.0} | {promised:.0} |",
+                "| {record_bytes} | {shards} | {acks} | {} | {} | {most:.0} | {promised:.0} |",
                 reading.pool, arguments.minutes,
             );
         }
