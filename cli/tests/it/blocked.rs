@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::server::{Load, Seen, serve};
 use crate::stream::Shape;
@@ -51,14 +52,15 @@ async fn outputs_blocked_with_1000_shards() {
     };
     let seen = Arc::<Seen>::default();
     let (tell, told) = oneshot::channel();
-    let server = {
+    let mut server = JoinSet::new();
+    {
         let seen = Arc::clone(&seen);
         let (certificate, key) = (key.cert.pem(), key.signing_key.serialize_pem());
-        tokio::spawn(async move {
+        server.spawn(async move {
             let tell = |address| tell.send(address).map_err(|_| "nobody listens".into());
             serve(load, certificate.as_bytes(), key.as_bytes(), tell, seen).await.map_err(|error| error.to_string())
-        })
-    };
+        });
+    }
     let port = told.await.unwrap().port();
     let pipeline = folder.path().join("pipeline.yaml");
     let yaml = format!(
@@ -84,7 +86,7 @@ async fn outputs_blocked_with_1000_shards() {
         if seen.full.load(Ordering::Relaxed) == SHARDS && seen.sent.load(Ordering::Relaxed) >= enough {
             break;
         }
-        assert!(!server.is_finished());
+        assert!(server.try_join_next().is_none(), "the server ended");
         changed.await;
     }
     let peak = program.peak();
