@@ -17,6 +17,9 @@ use crate::names::{SequenceNumber, ShardId};
 
 /// How deep unknown values may be nested. They are passed over without recursion; this only refuses nonsense.
 const MAX_DEPTH: u32 = 512;
+/// The most shards, children and parents, that an event may name. A shard ends with one or two children; what is kept of
+/// them isn't counted by the pool.
+const MAX_SHARDS: usize = 1000;
 /// The longest field, but for data and for unknown text, that may be cut in two.
 const MAX_CUT: usize = 64 << 10;
 
@@ -82,6 +85,8 @@ pub struct EventReader {
     event: Event,
     child: Option<ShardId>,
     parents: Vec<ShardId>,
+    /// Shards that were named so far.
+    shards: usize,
 }
 
 /// What was read of a record, beside its data.
@@ -137,6 +142,7 @@ impl EventReader {
         self.len = len;
         self.filling.clear();
         self.event = Event::default();
+        self.shards = 0;
     }
 
     /// Takes the next piece of the payload.
@@ -382,17 +388,25 @@ impl EventReader {
                 self.state = State::Open(Object::Record);
             }
             Array::Children => {
+                self.name_shard()?;
                 text.expect(b'{', "a child shard that is no object")?;
                 self.child = None;
                 self.parents.clear();
                 self.state = State::Open(Object::Child);
             }
             Array::Parents => {
+                self.name_shard()?;
                 self.parents.push(ShardId::from(&*text.string()?.text()?));
                 self.state = State::NextArray(array);
             }
         }
         Ok(())
+    }
+
+    /// One more shard is named.
+    fn name_shard(&mut self) -> Look<()> {
+        self.shards += 1;
+        if self.shards > MAX_SHARDS { Err(Stop::Bad("more child shards than a shard can have")) } else { Ok(()) }
     }
 
     /// An object is complete.
@@ -634,6 +648,16 @@ mod tests {
         for len in 1..text.len() {
             assert!(in_pieces(text, &[len]).is_err(), "pieces of {len} bytes");
         }
+    }
+
+    #[test]
+    fn an_event_names_no_more_shards_than_there_can_be() {
+        let children = |count: usize, parents: usize| {
+            let child = format!(r#"{{"ShardId":"a","ParentShards":[{}]}}"#, vec![r#""b""#; parents].join(","));
+            Event::parse(format!(r#"{{"ChildShards":[{}]}}"#, vec![child; count].join(",")).as_bytes())
+        };
+        assert_eq!(children(2, 1).unwrap().children.len(), 2);
+        assert!(children(1, 1000).is_err() && children(1001, 0).is_err() && children(400, 2).is_err());
     }
 
     #[test]
