@@ -54,6 +54,8 @@ enum Tree {
 
 #[derive(Default)]
 struct Reading {
+    /// Shards named, children and parents.
+    shards: usize,
     said: Said,
     slack: Slack,
     replaced_bad: bool,
@@ -91,7 +93,7 @@ impl Reading {
                 "ChildShards" => {
                     self.said.children.clear();
                     for value in value.elements("children that are no list")? {
-                        let child = Self::child(value)?;
+                        let child = self.child(value)?;
                         self.said.children.push(child);
                     }
                 }
@@ -140,7 +142,14 @@ impl Reading {
         Ok(record)
     }
 
-    fn child(tree: &Tree) -> Result<Child> {
+    /// No shard ends with so many.
+    fn name_shard(&mut self) -> Result<()> {
+        self.shards += 1;
+        if self.shards > 1000 { Err("too many shards") } else { Ok(()) }
+    }
+
+    fn child(&mut self, tree: &Tree) -> Result<Child> {
+        self.name_shard()?;
         let mut id = None;
         let mut parents = Vec::new();
         for (name, value) in tree.fields("a child that is no object")? {
@@ -149,6 +158,7 @@ impl Reading {
                 "ParentShards" => {
                     parents = Vec::new();
                     for value in value.elements("parents that are no list")? {
+                        self.name_shard()?;
                         let parent = value.text("a parent that is no string")?.ok_or("a parent that is null")?;
                         parents.push(parent.to_owned());
                     }

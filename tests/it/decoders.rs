@@ -183,13 +183,14 @@ enum Difference {
     BadSequenceNumber,
     NoChildId,
     LongKey,
+    ManyShards,
     TimeInWords,
     NullAfterValue,
 }
 
 use Difference::{
-    BadSequenceNumber, BadUnknown, DeepUnknown, LongKey, NoChildId, NoSequenceNumber, NothingAtAll, NullAfterValue,
-    NullEvent, NumberForm, NumberOutOfRange, PassedOver, TimeInWords, WholeNumberAsFloat,
+    BadSequenceNumber, BadUnknown, DeepUnknown, LongKey, ManyShards, NoChildId, NoSequenceNumber, NothingAtAll,
+    NullAfterValue, NullEvent, NumberForm, NumberOutOfRange, PassedOver, TimeInWords, WholeNumberAsFloat,
 };
 use Taken::{BySdk, ByUs, Otherwise};
 
@@ -261,6 +262,8 @@ const DIFFERENCES: &[(Difference, Taken, &str, &[&str])] = &[
     ]),
     // The text is made by the test: it is long.
     (LongKey, BySdk, "a key has at most 256 characters; its length is kept in 16 bits", &[]),
+    // This one too.
+    (ManyShards, BySdk, "a shard ends with one or two children; what is kept of them isn't counted by the pool", &[]),
     (TimeInWords, BySdk, "times come in seconds, as the protocol says; the SDK reads whatever its other services send", &[
         r#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":"2023-11-14T22:13:20Z"}]}"#,
     ]),
@@ -470,7 +473,8 @@ fn taken(difference: Difference) -> Taken {
 fn each_deliberate_difference_is_there() {
     let sdk = Sdk::new();
     let long_key = format!(r#"{{"Records":[{{"SequenceNumber":"1","PartitionKey":"{}"}}]}}"#, "k".repeat(65_535));
-    let made = [(LongKey, &long_key[..])];
+    let many_shards = format!(r#"{{"ChildShards":[{{"ShardId":"a","ParentShards":[{}""]}}]}}"#, r#""","#.repeat(999));
+    let made = [(LongKey, &long_key[..]), (ManyShards, &many_shards[..])];
     let written = DIFFERENCES.iter().flat_map(|row| row.3.iter().map(|text| (row.0, *text)));
     let mut seen = Vec::new();
     for (difference, text) in written.chain(made) {
