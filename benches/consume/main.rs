@@ -8,6 +8,7 @@
 //! cargo bench --bench consume -- --measure idle --shards 1,1000
 //! cargo bench --bench consume -- --measure latency
 //! cargo bench --bench consume -- --measure kept --event-bytes 1024
+//! cargo bench --bench consume -- --measure slow --shards 20
 //! ```
 //!
 //! A server process replays event streams over TLS and HTTP/2; each reader is a process of its own, measured alone.
@@ -25,6 +26,7 @@ mod latency;
 mod peers;
 mod process;
 mod server;
+mod slow;
 mod stream;
 mod throughput;
 mod ways;
@@ -92,6 +94,8 @@ enum Measure {
     Latency,
     /// Memory behind a message that is kept for long.
     Kept,
+    /// What other shards lose beside one that stands still.
+    Slow,
 }
 
 #[derive(Debug, Subcommand)]
@@ -121,6 +125,7 @@ fn main() -> Result<(), AnyError> {
             Measure::Idle => idle::watch(&arguments),
             Measure::Latency => latency::measure(&arguments),
             Measure::Kept => kept::measure(&arguments),
+            Measure::Slow => slow::measure(&arguments),
         },
     }
 }
@@ -152,6 +157,7 @@ async fn read(way: &str, job: &Job) -> Result<String, AnyError> {
         "sdk" => ways::sdk_loop(job).await?,
         "kept" => return Ok(serde_json::to_string(&kept::keep(job).await?)?),
         "latency" => return Ok(serde_json::to_string(&latency::read(job).await?)?),
+        "all" | "slow" => return Ok(serde_json::to_string(&slow::read(job, way == "slow").await?)?),
         // These go on until they are ended.
         "blocked" => return blocked::hold(job).await.map(|()| String::new()),
         "idle-ours" => return idle::ours(job).await.map(|()| String::new()),
