@@ -5,14 +5,14 @@ use aws_config::identity::IdentityCache;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, ConfigLoader};
-use aws_credential_types::Credentials;
+use aws_credential_types::Credentials as AwsCredentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
 use pipeline_plugin_api::causes;
 
-use crate::config::{Config, StreamRef};
+use crate::config::{Config, Credentials, StreamRef};
 
 /// Why AWS can't be reached at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,9 +34,34 @@ pub enum AccessError {
 
 /// The session for the Kinesis API, with credentials that were there when it was made.
 pub(crate) async fn kinesis(config: &Config, http: &SharedHttpClient) -> Result<SdkConfig, AccessError> {
-    let credentials = &config.credentials;
+    session(region(config)?, &config.credentials, http).await
+}
+
+/// The session for the lease table: that of the streams, unless the table has one of its own.
+pub(crate) async fn dynamodb(
+    config: &Config,
+    kinesis: &SdkConfig,
+    http: &SharedHttpClient,
+) -> Result<SdkConfig, AccessError> {
+    let table = &config.dynamodb;
+    if table.table.is_empty() || !table.has_own_session() {
+        return Ok(kinesis.clone());
+    }
+    let region = table.region.as_deref().map(ToOwned::to_owned).or_else(|| kinesis.region().map(ToString::to_string));
+    // An endpoint alone makes a session of its own too, with the credentials that there are.
+    if table.credentials == Credentials::default() {
+        return Ok(kinesis.clone().into_builder().region(region.map(Region::new)).build());
+    }
+    session(region, &table.credentials, http).await
+}
+
+async fn session(
+    region: Option<String>,
+    credentials: &Credentials,
+    http: &SharedHttpClient,
+) -> Result<SdkConfig, AccessError> {
     let mut loader = ConfigLoader::default().behavior_version(BehaviorVersion::latest()).http_client(http.clone());
-    if let Some(region) = region(config)? {
+    if let Some(region) = region {
         loader = loader.region(Region::new(region));
     }
     if let Some(profile) = credentials.profile.as_deref() {
@@ -45,7 +70,7 @@ pub(crate) async fn kinesis(config: &Config, http: &SharedHttpClient) -> Result<
         loader = loader.credentials_provider(chain);
     } else if let Some(id) = credentials.id.as_deref() {
         let token = Some(credentials.token.expose().to_owned()).filter(|token| !token.is_empty());
-        loader = loader.credentials_provider(Credentials::new(
+        loader = loader.credentials_provider(AwsCredentials::new(
             id,
             credentials.secret.expose(),
             token,

@@ -1,40 +1,71 @@
-//! When is progress stored?
+//! When is progress stored, and when is a lease given back?
 //!
 //! Every `commit_period`, for all shards at once, and only where it moved. A shard that is idle is stored now and
-//! then all the same, so that its place doesn't grow older than the stream's retention.
+//! then all the same: so that its place doesn't grow older than the stream's retention, and so that programs which judge
+//! leases by the time in their rows see that it is read.
+//!
+//! ```text
+//!            ┌── committed, renewed ──┐
+//!            ▼                        │            asked for, or our leases are over
+//! add ──▶ in hand ────────────────────┴──▶ leaving: stop reading ─▶ wait for acks ─▶ last place and release in one write
+//!            └── the store says that it is lost ──▶ stop reading, forget
+//! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
 use crate::delivery::Progress;
-use crate::lease::{Lease, LeaseStore, Place, StoreError, Write, Written};
-use crate::names::{SequenceNumber, ShardId, Stream};
+use crate::lease::{Lease, LeaseStore, Place, Release, Row, StoreError, Write, Written};
+use crate::names::{SequenceNumber, ShardId, Stream, WorkerId};
+use crate::outbox::Outbox;
 use crate::sync::{Mutex, lock};
 use crate::telemetry;
 
-/// How often the place of an idle shard is stored.
+/// How often the place of an idle shard is stored where nobody else looks.
 const IDLE_PERIOD: Duration = Duration::from_mins(5);
+/// Where others look, an idle lease is renewed after so many lease periods. Connect takes what was not renewed for three.
+const IDLE_LEASES: f64 = 1.5;
+/// How long to wait before the store is asked again, at first and at most.
+const FIRST_RETRY: Duration = Duration::from_millis(300);
+const LATEST_RETRY: Duration = Duration::from_secs(5);
 
-/// Stores the progress of all shards that are read.
+type Key = (Stream, ShardId);
+
+/// Has charge of the leases of all shards that are read, and stores how far these are.
 #[derive(Debug)]
 pub(crate) struct Checkpointer {
     store: Arc<dyn LeaseStore>,
-    shards: Mutex<HashMap<(Stream, ShardId), Entry>>,
+    outbox: Arc<Outbox>,
+    shards: Mutex<HashMap<Key, Entry>>,
     /// One flush at a time: an older one must not overtake a newer one.
     flushing: tokio::sync::Mutex<()>,
+    /// How often an idle lease is renewed.
+    idle: Duration,
+    /// How long acks are waited for when a lease is to be given back.
+    grace: Duration,
+    /// Signals that a lease is gone, so that somebody looks what that means.
+    gone: Notify,
+    /// The leases that are being given back.
+    leaving: TaskTracker,
+    /// The input is closing: what is left is given back by [`finish`](Self::finish).
+    closing: CancellationToken,
 }
 
 #[derive(Debug)]
 struct Entry {
     lease: Lease,
     progress: Arc<Progress>,
-    /// Cancelled when the lease is lost.
+    /// Cancelled when the shard is not to be read any more.
     stop: CancellationToken,
+    /// It is being given back.
+    leaving: bool,
     stored: Option<SequenceNumber>,
     stored_done: u64,
     stored_at: Instant,
@@ -48,6 +79,15 @@ pub(crate) enum EndStored {
     Lost,
 }
 
+/// Why a lease is given back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// Another worker asked for it.
+    HandOver(WorkerId),
+    /// It could not be renewed in time.
+    Over,
+}
+
 /// How thoroughly to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flush {
@@ -58,14 +98,27 @@ enum Flush {
 }
 
 impl Checkpointer {
-    pub(crate) fn new(store: Arc<dyn LeaseStore>) -> Self {
-        Self { store, shards: Mutex::default(), flushing: tokio::sync::Mutex::new(()) }
+    /// Leases last for `lease`, and acks are waited for at most `grace` before one is given back.
+    pub(crate) fn new(store: Arc<dyn LeaseStore>, outbox: Arc<Outbox>, lease: Duration, grace: Duration) -> Self {
+        let idle = if store.shared().is_some() { lease.mul_f64(IDLE_LEASES) } else { IDLE_PERIOD };
+        Self {
+            store,
+            outbox,
+            shards: Mutex::default(),
+            flushing: tokio::sync::Mutex::new(()),
+            idle,
+            grace,
+            gone: Notify::new(),
+            leaving: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        }
     }
 
-    /// Takes charge of a shard, and of its lease. `stop` is cancelled should the lease be lost.
+    /// Takes charge of a shard, and of its lease. `stop` is cancelled when it is not to be read any more.
     pub(crate) fn add(&self, lease: Lease, progress: Arc<Progress>, stop: CancellationToken) {
         let key = (lease.stream.clone(), lease.shard.clone());
-        let entry = Entry { lease, progress, stop, stored: None, stored_done: 0, stored_at: Instant::now() };
+        let entry =
+            Entry { lease, progress, stop, leaving: false, stored: None, stored_done: 0, stored_at: Instant::now() };
         lock(&self.shards).insert(key, entry);
     }
 
@@ -74,8 +127,18 @@ impl Checkpointer {
         lock(&self.shards).len()
     }
 
+    /// The shards of a stream that it is in charge of, those included that it is giving back.
+    pub(crate) fn in_hand(&self, stream: &Stream) -> BTreeSet<ShardId> {
+        lock(&self.shards).keys().filter(|(other, _)| other == stream).map(|(_, shard)| shard.clone()).collect()
+    }
+
+    /// Waits until a lease is gone. Cancel safe.
+    pub(crate) async fn lease_gone(&self) {
+        self.gone.notified().await;
+    }
+
     /// Stores what is due, for ever. Whoever drops it, calls [`finish`](Self::finish).
-    pub(crate) async fn run(&self, period: Duration) {
+    pub(crate) async fn run(self: &Arc<Self>, period: Duration) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -86,22 +149,45 @@ impl Checkpointer {
         }
     }
 
-    async fn flush(&self, flush: Flush) -> Result<(), StoreError> {
-        let _turn = self.flushing.lock().await;
-        let due = self.due(flush);
-        if due.is_empty() {
-            return Ok(());
+    /// The first error, if there was one; what could be stored is.
+    async fn flush(self: &Arc<Self>, flush: Flush) -> Result<(), StoreError> {
+        let (asked, outcome) = {
+            let _turn = self.flushing.lock().await;
+            let due = self.due(flush);
+            if due.is_empty() {
+                return Ok(());
+            }
+            let writes = due.iter().map(Due::write).collect();
+            let written = self.store.commit(writes).await;
+            self.note(due, written)
+        };
+        for (key, taker) in asked {
+            self.leave(&key, Leave::HandOver(taker));
         }
-        let writes = due.iter().map(Due::write).collect();
-        let written = self.store.commit(writes).await?;
-        telemetry::stored(written.iter().filter(|one| **one == Written::Stored).count());
+        outcome
+    }
+
+    /// Notes what became of writes. Returns who asked for which shard, and the first error.
+    #[expect(clippy::type_complexity, reason = "two results of one step")]
+    fn note(
+        &self,
+        due: Vec<Due>,
+        written: Vec<Result<Written, StoreError>>,
+    ) -> (Vec<(Key, WorkerId)>, Result<(), StoreError>) {
+        let (mut asked, mut outcome, mut stored) = (Vec::new(), Ok(()), 0);
         for (due, written) in due.into_iter().zip(written) {
             match written {
-                Written::Stored => self.stored(due),
-                Written::Lost { holder } => self.lost(&due.key, &holder),
+                Ok(Written::Stored { wanted_by, .. }) => {
+                    stored += 1;
+                    asked.extend(wanted_by.map(|taker| (due.key.clone(), taker)));
+                    self.stored(due);
+                }
+                Ok(Written::Lost { holder }) => self.lost(&due.key, due.epoch, &holder),
+                Err(error) => outcome = outcome.and(Err(error)),
             }
         }
-        Ok(())
+        telemetry::stored(stored);
+        (asked, outcome)
     }
 
     fn due(&self, flush: Flush) -> Vec<Due> {
@@ -109,8 +195,12 @@ impl Checkpointer {
         let mut due = Vec::new();
         for (key, entry) in shards.iter() {
             let (place, done) = entry.progress.checkpoint();
-            let Some(place) = place.filter(|place| Some(place) != entry.stored.as_ref()) else { continue };
-            if flush == Flush::All || done > entry.stored_done || entry.stored_at.elapsed() >= IDLE_PERIOD {
+            let moved = place.is_some() && place != entry.stored;
+            let old = entry.stored_at.elapsed() >= self.idle;
+            // Where others look, a lease is renewed even if its place never moved.
+            let renew = old && (moved || self.store.shared().is_some());
+            if renew || moved && (flush == Flush::All || done > entry.stored_done) {
+                let place = place.filter(|_| moved);
                 due.push(Due { key: key.clone(), epoch: entry.lease.epoch, place, done });
             }
         }
@@ -119,19 +209,125 @@ impl Checkpointer {
 
     fn stored(&self, due: Due) {
         if let Some(entry) = lock(&self.shards).get_mut(&due.key) {
-            entry.stored = Some(due.place);
+            entry.stored = due.place.or(entry.stored.take());
             entry.stored_done = due.done;
             entry.stored_at = Instant::now();
         }
     }
 
-    fn lost(&self, key: &(Stream, ShardId), holder: &str) {
-        telemetry::lease_lost(&key.0, &key.1, holder);
-        if let Some(entry) = lock(&self.shards).remove(key) {
+    fn lost(&self, key: &Key, epoch: u64, holder: &str) {
+        let lost = {
+            let mut shards = lock(&self.shards);
+            // It may have been given back and claimed anew meanwhile.
+            if shards.get(key).is_none_or(|entry| entry.lease.epoch != epoch) { None } else { shards.remove(key) }
+        };
+        if let Some(entry) = lost {
             // Reading stops before anything else.
-            entry.stop.cancel();
+            self.stop_reading(&entry);
             entry.progress.retire();
+            telemetry::lease_lost(&key.0, &key.1, holder);
+            self.gone.notify_one();
         }
+    }
+
+    /// Nothing more of the shard is read, or goes to the host.
+    fn stop_reading(&self, entry: &Entry) {
+        entry.stop.cancel();
+        self.outbox.forget(&entry.progress.names);
+    }
+
+    /// Compares what it is in charge of with what the store shows, and does what others ask for.
+    pub(crate) fn compare(self: &Arc<Self>, stream: &Stream, rows: &[Row]) {
+        let rows: HashMap<&ShardId, &Row> = rows.iter().map(|row| (&row.shard, row)).collect();
+        let (mut lost, mut asked) = (Vec::new(), Vec::new());
+        for (key, entry) in lock(&self.shards).iter().filter(|((other, _), entry)| other == stream && !entry.leaving) {
+            let hold = rows.get(&key.1).and_then(|row| row.hold.as_ref());
+            let wanted_by = rows.get(&key.1).and_then(|row| row.wanted_by.clone());
+            match hold {
+                Some(hold) if hold.epoch == Some(entry.lease.epoch) => {
+                    asked.extend(wanted_by.map(|taker| (key.clone(), taker)));
+                }
+                other => {
+                    let holder = other.map_or_else(|| "nobody".to_owned(), |hold| hold.worker.to_string());
+                    lost.push((key.clone(), entry.lease.epoch, holder));
+                }
+            }
+        }
+        for (key, epoch, holder) in lost {
+            self.lost(&key, epoch, &holder);
+        }
+        for (key, taker) in asked {
+            self.leave(&key, Leave::HandOver(taker));
+        }
+    }
+
+    /// None of our leases can be relied on any more: stops reading all shards, at once.
+    pub(crate) fn all_over(self: &Arc<Self>) {
+        let keys: Vec<Key> = lock(&self.shards).keys().cloned().collect();
+        for key in keys {
+            self.leave(&key, Leave::Over);
+        }
+    }
+
+    /// Gives a lease back: stops reading, waits for what is out, stores how far it got and lets go.
+    pub(crate) fn leave(self: &Arc<Self>, key: &Key, why: Leave) {
+        let progress = {
+            let mut shards = lock(&self.shards);
+            let Some(entry) = shards.get_mut(key).filter(|entry| !entry.leaving) else { return };
+            entry.leaving = true;
+            self.stop_reading(entry);
+            Arc::clone(&entry.progress)
+        };
+        telemetry::leaving(&key.0, &key.1, &why);
+        let (this, key, closing) = (Arc::clone(self), key.clone(), self.closing.clone());
+        self.leaving.spawn(async move {
+            closing.run_until_cancelled(this.let_go(&key, &progress, why)).await;
+        });
+    }
+
+    async fn let_go(&self, key: &Key, progress: &Progress, why: Leave) {
+        // What is not acked in time will be read again.
+        let _ = timeout(self.grace, progress.returned()).await;
+        let to = match &why {
+            Leave::HandOver(taker) => Some(taker.clone()),
+            Leave::Over => None,
+        };
+        let mut backoff = Backoff::new(FIRST_RETRY, LATEST_RETRY);
+        loop {
+            let written = {
+                let _turn = self.flushing.lock().await;
+                let Some(release) = self.release_of(key, to.clone()) else { return };
+                let epoch = release.epoch;
+                progress.retire();
+                let written = self.store.release(vec![release]).await;
+                written.into_iter().next().map(|written| (written, epoch))
+            };
+            match written {
+                Some((Ok(Written::Stored { .. }), _)) => {
+                    lock(&self.shards).remove(key);
+                    telemetry::given_back(&key.0, &key.1, to.as_ref());
+                    if let (Some(taker), Some(shared)) = (&to, self.store.shared())
+                        && let Err(error) = shared.nudge(taker).await
+                    {
+                        telemetry::store_failed(&error);
+                    }
+                    self.gone.notify_one();
+                    return;
+                }
+                Some((Ok(Written::Lost { holder }), epoch)) => return self.lost(key, epoch, &holder),
+                Some((Err(error), _)) => telemetry::release_failed(&key.0, &key.1, &error),
+                None => {}
+            }
+            sleep(backoff.next_delay(fastrand::f64())).await;
+        }
+    }
+
+    fn release_of(&self, key: &Key, to: Option<WorkerId>) -> Option<Release> {
+        let shards = lock(&self.shards);
+        let entry = shards.get(key)?;
+        let (place, _) = entry.progress.checkpoint();
+        let place = place.map_or(Place::Nowhere, Place::After);
+        Some(Release { stream: key.0.clone(), shard: key.1.clone(), epoch: entry.lease.epoch, place, to })
     }
 
     /// Stores the end of a shard, however long it takes, and gives its lease back.
@@ -142,34 +338,28 @@ impl Checkpointer {
     /// place, where it is found to be at its end again.
     pub(crate) async fn store_end(&self, progress: &Progress, last: Option<SequenceNumber>) -> EndStored {
         let key = (progress.names.stream.clone(), progress.names.shard.clone());
-        let mut backoff = Backoff::new(Duration::from_millis(300), Duration::from_secs(5));
+        let mut backoff = Backoff::new(FIRST_RETRY, LATEST_RETRY);
         loop {
-            let Some(epoch) = lock(&self.shards).get(&key).map(|entry| entry.lease.epoch) else {
-                return EndStored::Lost;
-            };
-            let end = Write { stream: key.0.clone(), shard: key.1.clone(), epoch, place: Place::End(last.clone()) };
-            let outcome = {
+            let written = {
                 let _turn = self.flushing.lock().await;
-                self.store.commit(vec![end]).await
+                let Some(mut release) = self.release_of(&key, None) else { return EndStored::Lost };
+                release.place = Place::End(last.clone());
+                let epoch = release.epoch;
+                self.store.release(vec![release]).await.into_iter().next().map(|written| (written, epoch))
             };
-            match outcome.map(|written| written.into_iter().next()) {
-                Ok(Some(Written::Stored)) => {
+            match written {
+                Some((Ok(Written::Stored { .. }), _)) => {
                     telemetry::stored(1);
-                    let entry = lock(&self.shards).remove(&key);
+                    lock(&self.shards).remove(&key);
                     progress.retire();
-                    if let Some(entry) = entry
-                        && let Err(error) = self.store.release(vec![entry.lease]).await
-                    {
-                        telemetry::store_failed(&error);
-                    }
                     return EndStored::Stored;
                 }
-                Ok(Some(Written::Lost { holder })) => {
-                    self.lost(&key, &holder);
+                Some((Ok(Written::Lost { holder }), epoch)) => {
+                    self.lost(&key, epoch, &holder);
                     return EndStored::Lost;
                 }
-                Ok(None) => {}
-                Err(error) => telemetry::store_failed(&error),
+                Some((Err(error), _)) => telemetry::store_failed(&error),
+                None => {}
             }
             sleep(backoff.next_delay(fastrand::f64())).await;
         }
@@ -177,22 +367,40 @@ impl Checkpointer {
 
     /// Nothing counts any more from here on: stores what was acked, and gives all leases back.
     pub(crate) async fn finish(&self) -> Result<(), StoreError> {
-        for entry in lock(&self.shards).values() {
+        self.closing.cancel();
+        self.leaving.close();
+        self.leaving.wait().await;
+        let _turn = self.flushing.lock().await;
+        let entries = std::mem::take(&mut *lock(&self.shards));
+        let (mut releases, mut keys) = (Vec::new(), Vec::new());
+        for (key, entry) in entries {
             entry.progress.retire();
+            let (place, _) = entry.progress.checkpoint();
+            let place = place.map_or(Place::Nowhere, Place::After);
+            keys.push(key);
+            releases.push(entry.lease.back(place, None));
         }
-        let stored = self.flush(Flush::All).await;
-        let leases = std::mem::take(&mut *lock(&self.shards)).into_values().map(|entry| entry.lease).collect();
-        let released = self.store.release(leases).await;
-        stored.and(released)
+        let mut outcome = Ok(());
+        let mut stored = 0;
+        for (key, written) in keys.iter().zip(self.store.release(releases).await) {
+            match written {
+                Ok(Written::Stored { .. }) => stored += 1,
+                Ok(Written::Lost { holder }) => telemetry::lease_lost(&key.0, &key.1, &holder),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        telemetry::stored(stored);
+        outcome
     }
 }
 
 /// A place that is to be stored.
 #[derive(Debug)]
 struct Due {
-    key: (Stream, ShardId),
+    key: Key,
     epoch: u64,
-    place: SequenceNumber,
+    /// `None` if the lease is only renewed.
+    place: Option<SequenceNumber>,
     done: u64,
 }
 
@@ -202,7 +410,7 @@ impl Due {
             stream: self.key.0.clone(),
             shard: self.key.1.clone(),
             epoch: self.epoch,
-            place: Place::After(self.place.clone()),
+            place: self.place.clone().map_or(Place::Nowhere, Place::After),
         }
     }
 }

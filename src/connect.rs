@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_smithy_runtime_api::shared::IntoShared;
+use aws_types::SdkConfig;
 use futures::future::try_join_all;
 use pipeline_plugin_api::InputError;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,15 +27,17 @@ use crate::efo::subscription::Shared;
 use crate::ending::Ending;
 use crate::health::Health;
 use crate::input::Http;
-use crate::lease::{FileStore, LeaseStore, StoreError};
-use crate::names::{ShardId, Stream};
+use crate::lease::keeper::{self, Keeper, Tenure};
+use crate::lease::{DynamoDbStore, FileStore, LeaseStore, Presence, StoreError, Table};
+use crate::names::{ShardId, Stream, WorkerId};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
+use crate::readers::{Readers, Settings, StreamState, Tools};
 use crate::retry::{self, Control, Fault, Origin};
 use crate::service::Service;
 use crate::session::Session;
 use crate::shards::Shards;
-use crate::stream::{Settings, StreamReader};
+use crate::sync::Mutex;
 use crate::threads::Threads;
 use crate::topology::{Fresh, Topology};
 use crate::transport::{ControlClient, SubscriptionClient};
@@ -42,6 +45,9 @@ use crate::{region, telemetry, transport, unbuilt};
 
 /// How long a host should wait before it tries again what did not work this time.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// The part of `steal_grace_period` in which acks are waited for. The rest is for storing the last place: who asked for
+/// the shard takes it when the whole of it is over.
+const GRACE_FOR_ACKS: f64 = 0.75;
 /// Consumers that may be made at once: the service's own limit for an account.
 const REGISTERING_AT_ONCE: usize = 5;
 
@@ -145,7 +151,7 @@ impl From<ConnectError> for InputError {
 }
 
 /// Opens everything and starts reading.
-pub(crate) async fn connect(config: &Config, http: &Http) -> Result<Session, ConnectError> {
+pub(crate) async fn connect(config: &Config, http: &Http, me: &WorkerId) -> Result<Session, ConnectError> {
     unbuilt::refuse(config)?;
     let control = http.client.clone().unwrap_or_else(|| ControlClient::new(&http.trusted).into_shared());
     // Connections of its own for each who asks.
@@ -161,18 +167,23 @@ pub(crate) async fn connect(config: &Config, http: &Http) -> Result<Session, Con
         })
     };
     let access = access::kinesis(config, &control).await?;
+    let table_access = access::dynamodb(config, &access, &control).await?;
     let region = access.region().map(ToString::to_string).unwrap_or_default();
     let service = || -> Arc<dyn Service> { Arc::new(Aws::new(&access, config.endpoint.as_deref(), subscriptions())) };
-    let store = store(config).await?;
+    let store = store(config, &table_access, me).await?;
     let threads = Arc::new(Threads::start(config.enhanced_fan_out.reader_threads, service)?);
     let connecting = Connecting { config, threads, store, region };
     connecting.open().await
 }
 
-async fn store(config: &Config) -> Result<Arc<dyn LeaseStore>, ConnectError> {
-    // `unbuilt` has made sure that there is a file.
-    let path = config.checkpoint_file.as_deref().unwrap_or_else(|| std::path::Path::new(""));
-    Ok(Arc::new(FileStore::open(path).await?))
+async fn store(config: &Config, access: &SdkConfig, me: &WorkerId) -> Result<Arc<dyn LeaseStore>, ConnectError> {
+    // Exactly one of the two is there, as the configuration was checked.
+    if let Some(path) = config.checkpoint_file.as_deref() {
+        return Ok(Arc::new(FileStore::open(path).await?));
+    }
+    let lease = config.lease_period.into();
+    let table = Table::open(access, &config.dynamodb, keeper::beat_period(lease, config.commit_period.into())).await?;
+    Ok(Arc::new(DynamoDbStore::new(table, me.clone(), lease)))
 }
 
 /// What is there once the service and the store are.
@@ -204,13 +215,42 @@ impl Connecting<'_> {
         let fan_out = &config.enhanced_fan_out;
         let pool = Pool::new(fan_out.max_pending_records as u64, fan_out.max_pending_bytes.bytes());
         let outbox = Arc::new(Outbox::new(config.message_buffer_cap));
-        let stop = CancellationToken::new();
+        let (stop, keep) = (CancellationToken::new(), CancellationToken::new());
         let health = Arc::new(Health::default());
-        let checkpointer = Arc::new(Checkpointer::new(Arc::clone(&self.store)));
-        let ending = Arc::new(Ending::new(found.len(), Arc::clone(&outbox), stop.clone()));
+        let lease: Duration = config.lease_period.into();
+        let grace: Duration = config.steal_grace_period.into();
+        let checkpointer = Arc::new(Checkpointer::new(
+            Arc::clone(&self.store),
+            Arc::clone(&outbox),
+            lease,
+            grace.mul_f64(GRACE_FOR_ACKS),
+        ));
+        let ending = Arc::new(Ending::new(found.len(), Arc::clone(&outbox), stop.clone(), keep.clone()));
         let settings = self.settings();
+        let look = Arc::new(Notify::new());
+        // The last thing that can fail: what was shown is not left behind.
+        let presence = Presence {
+            streams: streams.iter().map(|stream| stream.arn().to_owned()).collect(),
+            explicit: settings.explicit,
+        };
+        let (tenure, nudges) = match self.store.shared() {
+            Some(shared) => keeper::begin(shared, &presence, lease).await?,
+            None => (Tenure::forever(), 0),
+        };
+        let tenure = Arc::new(tenure);
+        let keeper = self.store.shared().is_some().then(|| Keeper {
+            store: Arc::clone(&self.store),
+            presence,
+            lease,
+            every: keeper::beat_period(lease, config.commit_period.into()),
+            tenure: Arc::clone(&tenure),
+            checkpointer: Arc::clone(&checkpointer),
+            ending: Arc::clone(&ending),
+            look: Arc::clone(&look),
+            nudges,
+        });
         let tasks = TaskTracker::new();
-        let mut consumers = Vec::new();
+        let (mut consumers, mut states) = (Vec::new(), Vec::new());
         for Found { stream, consumer, shards, topology } in found {
             telemetry::connected(&stream, topology.len(), consumer.label());
             consumers.push(Arc::clone(&consumer));
@@ -221,20 +261,20 @@ impl Connecting<'_> {
                 health: Arc::clone(&health),
                 max_resubscribe_interval: fan_out.max_resubscribe_interval.into(),
             };
-            let reader = StreamReader {
-                stream,
-                topology,
-                shared,
-                threads: Arc::clone(&self.threads),
-                store: Arc::clone(&self.store),
-                checkpointer: Arc::clone(&checkpointer),
-                outbox: Arc::clone(&outbox),
-                ending: Arc::clone(&ending),
-                settings: settings.clone(),
-                stop: stop.clone(),
-            };
-            tasks.spawn(reader.run());
+            states.push(StreamState { stream, topology, shared });
         }
+        let tools = Tools {
+            threads: Arc::clone(&self.threads),
+            store: Arc::clone(&self.store),
+            tenure,
+            checkpointer: Arc::clone(&checkpointer),
+            outbox: Arc::clone(&outbox),
+            ending: Arc::clone(&ending),
+            settings,
+            look,
+            stop: stop.clone(),
+        };
+        tasks.spawn(Readers::new(states, tools).run());
         let session = Session {
             target: streams.iter().map(Stream::name).collect::<Vec<_>>().join(", "),
             pool,
@@ -246,6 +286,9 @@ impl Connecting<'_> {
             tasks,
             threads: Arc::clone(&self.threads),
             stop: stop.drop_guard(),
+            keeper: Mutex::new(keeper),
+            store: Arc::clone(&self.store),
+            keep: keep.drop_guard(),
         };
         session.start(config.commit_period.into());
         Ok(session)
@@ -261,6 +304,9 @@ impl Connecting<'_> {
             slice: slice.max(1),
             deaggregate: config.deaggregate == Deaggregate::Auto,
             rebalance_period: config.rebalance_period.into(),
+            lease_period: config.lease_period.into(),
+            handed_over_within: Duration::from(config.commit_period) + Duration::from(config.steal_grace_period),
+            explicit: config.stream_entries().iter().any(|entry| !entry.shards.is_empty()),
         }
     }
 
@@ -300,7 +346,8 @@ impl Connecting<'_> {
         let explicit: BTreeSet<ShardId> = entry.shards.iter().map(|shard| shard_id(shard)).collect();
         let explicit = (!explicit.is_empty()).then_some(explicit);
         let mut topology = Topology::new(explicit, self.fresh(stream).await?);
-        topology.restore(self.store.rows(stream).await?);
+        self.store.adopt(stream, &entry.stream.to_string()).await?;
+        topology.learn(&self.store.rows(stream).await?);
         for shard in topology.listed(listed.to_vec()) {
             telemetry::vanished_before_connect(stream, &shard);
         }

@@ -9,7 +9,7 @@
 //! A record's permits travel with it. Whatever drops a delivery, drops them.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use pipeline_plugin_api::{Batch, Receipt, Settle, Verdict, Verdicts};
@@ -31,6 +31,8 @@ pub(crate) struct Progress {
     watermark: Mutex<Watermark<Weak<RecordTable>>>,
     /// Signals every ack. The shard's task waits on it, for room or for the last ack.
     moved: Notify,
+    /// Deliveries that the host has and has not settled.
+    out: AtomicUsize,
     /// False once the shard is no longer ours: what is acked then must not move anything.
     live: AtomicBool,
     /// Whether a nack means "again" or "drop".
@@ -45,6 +47,7 @@ impl Progress {
             meter,
             watermark: Mutex::new(Watermark::new(checkpoint_limit)),
             moved: Notify::new(),
+            out: AtomicUsize::new(0),
             live: AtomicBool::new(true),
             replay_nacks,
         }
@@ -72,6 +75,11 @@ impl Progress {
     /// Waits until all that was delivered is done. Cancel safe.
     pub(crate) async fn drained(&self) {
         self.until(Watermark::is_drained).await;
+    }
+
+    /// Waits until the host has nothing of the shard, acked or not. Cancel safe.
+    pub(crate) async fn returned(&self) {
+        self.until(|_| self.out.load(Ordering::Acquire) == 0).await;
     }
 
     async fn until(&self, mut holds: impl FnMut(&Watermark<Weak<RecordTable>>) -> bool) {
@@ -179,11 +187,18 @@ impl Delivery {
         first
     }
 
-    /// Hands it to the host.
+    /// It is on its way to the host. Said under the outbox's lock, so that whoever forgets the lane sees it.
+    pub(crate) fn goes_out(&self) {
+        self.progress.out.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Hands it to the host, after [`goes_out`](Self::goes_out).
     pub(crate) fn into_batch(self, outbox: &Arc<Outbox>) -> Batch {
         let messages = self.table.messages(self.rows.clone());
         self.progress.meter.delivered(messages.len());
-        let receipt = Receipt::new(messages.len(), Outstanding { delivery: Some(self), outbox: Arc::clone(outbox) });
+        let progress = Arc::clone(&self.progress);
+        let outstanding = Outstanding { delivery: Some(self), progress, outbox: Arc::clone(outbox) };
+        let receipt = Receipt::new(messages.len(), outstanding);
         Batch::new(messages, receipt)
     }
 
@@ -212,6 +227,7 @@ impl Delivery {
 struct Outstanding {
     /// `None` once it is settled.
     delivery: Option<Delivery>,
+    progress: Arc<Progress>,
     outbox: Arc<Outbox>,
 }
 
@@ -228,6 +244,8 @@ impl Settle for Outstanding {
 
 impl Drop for Outstanding {
     fn drop(&mut self) {
+        self.progress.out.fetch_sub(1, Ordering::AcqRel);
+        self.progress.moved.notify_waiters();
         self.outbox.returned();
     }
 }

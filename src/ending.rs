@@ -23,6 +23,8 @@ pub(crate) struct Ending {
     core: Mutex<Core>,
     outbox: Arc<Outbox>,
     stop: CancellationToken,
+    /// Who keeps leases; nobody else gets them as long as they are kept.
+    keep: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -32,8 +34,13 @@ struct Core {
 }
 
 impl Ending {
-    pub(crate) fn new(streams: usize, outbox: Arc<Outbox>, stop: CancellationToken) -> Self {
-        Self { core: Mutex::new(Core { streams_left: streams, end: None }), outbox, stop }
+    pub(crate) fn new(
+        streams: usize,
+        outbox: Arc<Outbox>,
+        stop: CancellationToken,
+        keep: CancellationToken,
+    ) -> Self {
+        Self { core: Mutex::new(Core { streams_left: streams, end: None }), outbox, stop, keep }
     }
 
     /// A stream has been read to the end of all that was asked of it.
@@ -63,6 +70,7 @@ impl Ending {
         }
         self.outbox.close();
         self.stop.cancel();
+        self.keep.cancel();
     }
 
     /// The end, if it has come.

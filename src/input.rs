@@ -10,6 +10,7 @@ use pipeline_plugin_api::registry::{About, InputPlugin};
 use pipeline_plugin_api::{Batch, BoxError, Demand, Input, InputError, State, Status};
 
 use crate::config::Config;
+use crate::names::WorkerId;
 use crate::session::Session;
 use crate::sync::{Mutex, lock};
 use crate::{config, connect};
@@ -73,6 +74,8 @@ impl InputPlugin for KinesisInput {
 struct Kinesis {
     config: Config,
     http: Http,
+    /// As whom we hold leases, over all connects.
+    me: WorkerId,
     /// One connect or close at a time.
     changing: tokio::sync::Mutex<()>,
     phase: Mutex<Phase>,
@@ -96,7 +99,8 @@ struct NotYet;
 
 impl Kinesis {
     fn new(config: Config, http: Http) -> Self {
-        Self { config, http, changing: tokio::sync::Mutex::new(()), phase: Mutex::new(Phase::Disconnected) }
+        let me = config.client_id.as_deref().map_or_else(WorkerId::random, |id: &str| WorkerId::from(id));
+        Self { config, http, me, changing: tokio::sync::Mutex::new(()), phase: Mutex::new(Phase::Disconnected) }
     }
 
     fn session(&self) -> Result<Arc<Session>, InputError> {
@@ -121,7 +125,7 @@ impl Input for Kinesis {
             Phase::Closed => return Err(InputError::Fatal(IsClosed.into())),
             Phase::Disconnected => {}
         }
-        let session = connect::connect(&self.config, &self.http).await?;
+        let session = connect::connect(&self.config, &self.http, &self.me).await?;
         *lock(&self.phase) = Phase::Connected(Arc::new(session));
         Ok(())
     }

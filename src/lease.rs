@@ -3,21 +3,38 @@
 //! A store keeps, for every shard, who may read it and up to where it is done. Every write asks for a [`Lease`]: the
 //! proof that one owned the shard when one last looked. A store refuses a write whose lease has been lost, so that
 //! nobody moves a place that has become someone else's.
+//!
+//! Where several workers share a store, each shows every few seconds that it is alive, and the others watch it:
+//!
+//! ```text
+//! keeper ──beat──▶ store ◀──look── rounds ─▶ watch (who is alive?) ─▶ balance (who should have what?)
+//!    │ too long without one                        │
+//!    └──▶ all leases are over                      └──▶ claim what is free or left behind, ask for what is another's
+//! ```
 
-mod file;
+mod balance;
 #[cfg(test)]
-mod memory;
+mod balance_tests;
+mod dynamodb;
+mod file;
+pub(crate) mod keeper;
+#[cfg(test)]
+pub(crate) mod memory;
+pub(crate) mod round;
+#[cfg(test)]
+mod store_tests;
+pub(crate) mod watch;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
 
-use crate::names::{SequenceNumber, ShardId, Stream};
+use crate::names::{SequenceNumber, ShardId, Stream, WorkerId};
 
+pub(crate) use dynamodb::{DynamoDbStore, Table};
 pub(crate) use file::FileStore;
-#[cfg(test)]
-pub(crate) use memory::MemoryStore;
 
 /// Where leases and checkpoints are kept.
 #[async_trait]
@@ -25,21 +42,60 @@ pub(crate) trait LeaseStore: Debug + Send + Sync + 'static {
     /// A name that is the same for everyone who shares this store, and stays the same. Consumers are named after it.
     async fn identity(&self) -> Result<String, StoreError>;
 
-    /// Everything known about the shards of a stream.
+    /// Learns as what a stream is configured, before anything else is asked about it. Its leases may be kept under
+    /// another name of it.
+    async fn adopt(&self, _stream: &Stream, _configured: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Everything known about the shards of a stream, as it is now.
     async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError>;
 
     /// The timestamp in milliseconds that "latest" means for this stream: `now` the first time it is asked, the same
     /// ever after.
     async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError>;
 
-    /// Asks for a shard.
-    async fn claim(&self, stream: &Stream, shard: &ShardId) -> Result<Claim, StoreError>;
+    /// Asks for a shard that is in the state `from`. Of several who ask at the same time, one gets it.
+    async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError>;
 
-    /// Stores places, all or none of them durably; the answers are in the order of the writes.
-    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Written>, StoreError>;
+    /// Stores places and renews the leases. The answers are in the order of the writes.
+    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>>;
 
-    /// Gives shards back. What has been lost already is passed over.
-    async fn release(&self, leases: Vec<Lease>) -> Result<(), StoreError>;
+    /// Gives shards back, each with its last place, in one write each. The answers are in the order of the releases.
+    async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>>;
+
+    /// Forgets a shard that is not in its stream any more, unless its row has changed.
+    async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError>;
+
+    /// The side of it for several workers; `None` if it serves just one.
+    fn shared(&self) -> Option<&dyn SharedStore> {
+        None
+    }
+}
+
+/// A store that several workers share.
+#[async_trait]
+pub(crate) trait SharedStore: LeaseStore {
+    /// Who we are.
+    fn me(&self) -> &WorkerId;
+
+    /// Shows that we are alive, which renews all our leases; and what we read, so that others count us in.
+    async fn beat(&self, presence: &Presence) -> Result<Beat, StoreError>;
+
+    /// All workers that show themselves.
+    async fn workers(&self) -> Result<Vec<Worker>, StoreError>;
+
+    /// Asks the holder for a shard. `false` if it is not its holder any more, or somebody else asked before.
+    async fn ask(&self, stream: &Stream, shard: &ShardId, holder: &Hold) -> Result<bool, StoreError>;
+
+    /// Makes a worker look at once; its next beat tells it so. One that is gone is passed over.
+    async fn nudge(&self, worker: &WorkerId) -> Result<(), StoreError>;
+
+    /// Stops showing ourselves.
+    async fn leave(&self) -> Result<(), StoreError>;
+
+    /// Removes a worker that shows itself no more, unless it has changed.
+    async fn bury(&self, worker: &Worker) -> Result<(), StoreError>;
 }
 
 /// What is known about a shard.
@@ -47,6 +103,22 @@ pub(crate) trait LeaseStore: Debug + Send + Sync + 'static {
 pub(crate) struct Row {
     pub(crate) shard: ShardId,
     pub(crate) place: Place,
+    /// Who holds it.
+    pub(crate) hold: Option<Hold>,
+    /// Who has asked the holder for it.
+    pub(crate) wanted_by: Option<WorkerId>,
+    /// Another program wrote it, which removes rows instead of marking shards as ended.
+    pub(crate) foreign: bool,
+}
+
+/// A shard is held.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Hold {
+    pub(crate) worker: WorkerId,
+    /// Which lease; `None` if another program holds it, which knows neither beats nor requests.
+    pub(crate) epoch: Option<u64>,
+    /// Changes with every renewal. What it says of time is for other programs.
+    pub(crate) stamp: String,
 }
 
 /// Up to where a shard is done.
@@ -61,12 +133,23 @@ pub(crate) enum Place {
     End(Option<SequenceNumber>),
 }
 
+/// In which state a shard has to be for a claim.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum From<'a> {
+    /// Nobody holds it.
+    Nobody,
+    /// It is still held so, and was not renewed since.
+    Unchanged(&'a Hold),
+    /// It is still held so, renewed or not.
+    Holder(&'a Hold),
+}
+
 /// The answer to a claim.
 #[derive(Debug)]
 pub(crate) enum Claim {
     /// It is ours, and this is how far it has got.
     Owned(Lease, Place),
-    /// Somebody else's.
+    /// Somebody else's, or not in the state it had to be in.
     HeldBy(String),
 }
 
@@ -75,7 +158,7 @@ pub(crate) enum Claim {
 pub(crate) struct Lease {
     pub(crate) stream: Stream,
     pub(crate) shard: ShardId,
-    /// Counts the claims of this shard, so that an older lease is told from the present one.
+    /// Differs for each claim of this shard, so that an older lease is told from the present one.
     pub(crate) epoch: u64,
 }
 
@@ -88,6 +171,67 @@ pub(crate) struct Write {
     pub(crate) place: Place,
 }
 
+/// A shard that is given back.
+#[derive(Debug)]
+pub(crate) struct Release {
+    pub(crate) stream: Stream,
+    pub(crate) shard: ShardId,
+    pub(crate) epoch: u64,
+    /// The last place; `Nowhere` leaves what is stored.
+    pub(crate) place: Place,
+    /// To whom it is passed on; to nobody in particular if `None`.
+    pub(crate) to: Option<WorkerId>,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Written {
+    Stored {
+        /// Up to where it is done now.
+        place: Place,
+        /// Who has asked for it.
+        wanted_by: Option<WorkerId>,
+    },
+    /// The lease is someone else's now.
+    Lost {
+        holder: String,
+    },
+}
+
+/// What a worker shows of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Presence {
+    /// The ARNs of the streams whose shards it takes.
+    pub(crate) streams: BTreeSet<String>,
+    /// It reads shards that it was told by name, and takes no others.
+    pub(crate) explicit: bool,
+}
+
+/// A worker, as it shows itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    /// Changes with every beat.
+    pub(crate) beat: String,
+    pub(crate) presence: Presence,
+}
+
+/// The answer to a beat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beat {
+    /// We are seen. The number changes when somebody wants us to look.
+    Alive { nudges: u64 },
+    /// Another process goes by our name.
+    Replaced,
+}
+
+impl Lease {
+    /// The lease, with a place, to be given back.
+    pub(crate) fn back(self, place: Place, to: Option<WorkerId>) -> Release {
+        Release { stream: self.stream, shard: self.shard, epoch: self.epoch, place, to }
+    }
+}
+
 #[cfg(test)]
 impl Write {
     pub(crate) fn new(lease: &Lease, place: Place) -> Self {
@@ -95,18 +239,8 @@ impl Write {
     }
 }
 
-/// What became of a write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Written {
-    Stored,
-    /// The lease is someone else's now.
-    Lost {
-        holder: String,
-    },
-}
-
 /// Why a store could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// Another process has the file open.
@@ -135,6 +269,32 @@ pub enum StoreError {
         /// What was found.
         what: String,
     },
+    /// The table is not there, is another one, or may not be used.
+    #[error("dynamodb.table {table}: {what}")]
+    Table {
+        /// Its name.
+        table: String,
+        /// What is wrong, and what the user can do.
+        what: String,
+    },
+    /// A row of the table can't be understood.
+    #[error("dynamodb.table {table}: the row {stream} {shard}: {what}")]
+    BadRow {
+        /// The table's name.
+        table: String,
+        /// The row's `StreamID`.
+        stream: String,
+        /// The row's `ShardID`.
+        shard: String,
+        /// What is wrong, and what the user can do.
+        what: String,
+    },
+    /// Another process goes by our name.
+    #[error("client_id {worker}: another process uses it too; give each a name of its own, or none")]
+    Replaced {
+        /// The name.
+        worker: String,
+    },
     /// It did not work this time.
     #[error("could not {what}: {cause}")]
     Failed {
@@ -152,71 +312,5 @@ fn forward(stored: &Place, new: Place) -> Place {
         (Place::After(before), Place::After(after)) if after < before => stored.clone(),
         (Place::End(_), _) | (Place::After(_), Place::Nowhere) => stored.clone(),
         _ => new,
-    }
-}
-
-/// The tests that every store has to pass.
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn stream() -> Stream {
-        Stream::new("orders", "arn:aws:kinesis:eu-west-1:123456789012:stream/orders")
-    }
-
-    fn at(number: &str) -> Place {
-        Place::After(SequenceNumber::new(number).unwrap())
-    }
-
-    async fn claim(store: &dyn LeaseStore) -> (Lease, Place) {
-        match store.claim(&stream(), &"shard-1".into()).await.unwrap() {
-            Claim::Owned(lease, place) => (lease, place),
-            Claim::HeldBy(holder) => panic!("held by {holder}"),
-        }
-    }
-
-    async fn every_store_keeps_what_it_promises(store: &dyn LeaseStore) {
-        // Its name and the meaning of "latest" don't change.
-        assert_eq!(store.identity().await.unwrap(), store.identity().await.unwrap());
-        assert_eq!(store.pin_latest(&stream(), 100).await.unwrap(), 100);
-        assert_eq!(store.pin_latest(&stream(), 200).await.unwrap(), 100);
-
-        let (lease, place) = claim(store).await;
-        assert_eq!(place, Place::Nowhere);
-        assert!(matches!(store.claim(&stream(), &"shard-1".into()).await.unwrap(), Claim::HeldBy(_)));
-
-        // Places move on, and never back.
-        for (write, stored) in [(at("10"), at("10")), (at("9"), at("10")), (at("12"), at("12"))] {
-            assert_eq!(store.commit(vec![Write::new(&lease, write)]).await.unwrap(), [Written::Stored]);
-            assert_eq!(store.rows(&stream()).await.unwrap(), [Row { shard: "shard-1".into(), place: stored }]);
-        }
-        assert_eq!(store.rows(&Stream::new("other", "arn:other")).await.unwrap(), []);
-
-        // Who let go of a lease can't write with it any more.
-        let late = Write::new(&lease, at("99"));
-        let later = Write::new(&lease, Place::End(None));
-        store.release(vec![lease]).await.unwrap();
-        assert!(matches!(store.commit(vec![late]).await.unwrap()[..], [Written::Lost { .. }]));
-        let (lease, place) = claim(store).await;
-        assert_eq!(place, at("12"));
-        assert!(matches!(store.commit(vec![later]).await.unwrap()[..], [Written::Lost { .. }]));
-
-        // The end is final.
-        let last = SequenceNumber::new("12").unwrap();
-        store.commit(vec![Write::new(&lease, Place::End(Some(last.clone())))]).await.unwrap();
-        store.commit(vec![Write::new(&lease, at("13"))]).await.unwrap();
-        assert_eq!(store.rows(&stream()).await.unwrap()[0].place, Place::End(Some(last)));
-    }
-
-    #[tokio::test]
-    async fn memory() {
-        every_store_keeps_what_it_promises(&MemoryStore::default()).await;
-    }
-
-    #[tokio::test]
-    async fn file() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = FileStore::open(&folder.path().join("checkpoints")).await.unwrap();
-        every_store_keeps_what_it_promises(&store).await;
     }
 }

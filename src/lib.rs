@@ -6,10 +6,11 @@
 //!
 //! - [`config`]: the fields, their checks, their documentation (pure).
 //! - `input`, `connect`, `session`: the face to the host, how it opens, what runs until it closes.
-//! - `stream`, `shard`: one task for each stream and one for each shard; `topology` (pure) knows which comes after which.
+//! - `readers`, `shard`: one task for all shards and one for each; `topology` (pure) knows which comes after which.
 //! - [`efo`]: SubscribeToShard; its `wire` is pure. `reader` is the trait behind which polling will stand.
 //! - [`pool`], `ack`, `outbox`, `delivery`: the road of a record from the socket to its final ack.
-//! - `lease`, `checkpoint`: who owns a shard, up to where it is done, and when that is stored.
+//! - `lease`: who owns a shard, and up to where it is done. Who should own it (`balance`, `round`, pure), who is alive
+//!   (`watch`, pure), that we are (`keeper`), and the stores. `checkpoint`: when a place is stored and a lease given back.
 //! - `service`, `aws`, `access`, `transport`: what we ask of Kinesis, and how it is asked.
 //! - [`retry`], `backoff`: what each error means (pure).
 //! - [`telemetry`]: every metric and log event.
@@ -36,6 +37,7 @@ pub mod pool;
 #[cfg(test)]
 mod pool_tests;
 mod reader;
+mod readers;
 mod record;
 mod region;
 pub mod retry;
@@ -45,7 +47,6 @@ mod service;
 mod session;
 mod shard;
 mod shards;
-mod stream;
 mod sync;
 pub mod telemetry;
 mod threads;

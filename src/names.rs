@@ -1,4 +1,4 @@
-//! What are streams, shards and places in a shard called?
+//! What are streams, shards, places in a shard and workers called?
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -22,6 +22,34 @@ impl From<&str> for ShardId {
 }
 
 impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a worker: who may hold leases. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(Arc<str>);
+
+impl WorkerId {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A name that nobody else has.
+    pub(crate) fn random() -> Self {
+        Self(format!("worker-{:016x}{:08x}", fastrand::u64(..), fastrand::u32(..)).into())
+    }
+}
+
+impl From<&str> for WorkerId {
+    fn from(id: &str) -> Self {
+        Self(id.into())
+    }
+}
+
+impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

@@ -173,6 +173,23 @@ impl Outbox {
         self.ready.notify_one();
     }
 
+    /// Forgets the lane of a shard, with all that waits in it. When this returns, nothing of it goes out any more.
+    pub(crate) fn forget(&self, names: &Arc<ShardNames>) {
+        let id = LaneId::of(names);
+        let forgotten = {
+            let mut core = lock(&self.core);
+            let lane = core.lanes.remove(&id);
+            if let Some(lane) = &lane {
+                core.buffered -= lane.fresh.len();
+                core.turns.retain(|other| *other != id);
+                core.accept();
+            }
+            lane
+        };
+        drop(forgotten);
+        self.ready.notify_one();
+    }
+
     /// One delivery came back from the host, settled or not.
     pub(crate) fn returned(&self) {
         lock(&self.core).outstanding -= 1;
@@ -234,6 +251,7 @@ impl Core {
                 self.accept();
             }
             if let Some(delivery) = taken {
+                delivery.goes_out();
                 self.outstanding += 1;
                 return Look::Ready(delivery);
             }
@@ -251,6 +269,7 @@ impl Core {
                 self.put_back(waiting.lane, delivery);
                 delivery = first;
             }
+            delivery.goes_out();
             self.outstanding += 1;
             return Look::Ready(delivery);
         }
@@ -347,19 +366,7 @@ impl OpenLane {
 
 impl Drop for OpenLane {
     fn drop(&mut self) {
-        let id = LaneId::of(&self.names);
-        let forgotten = {
-            let mut core = lock(&self.outbox.core);
-            let lane = core.lanes.remove(&id);
-            if let Some(lane) = &lane {
-                core.buffered -= lane.fresh.len();
-                core.turns.retain(|other| *other != id);
-                core.accept();
-            }
-            lane
-        };
-        drop(forgotten);
-        self.outbox.ready.notify_one();
+        self.outbox.forget(&self.names);
     }
 }
 

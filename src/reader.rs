@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use crate::efo::wire::{ChildShard, Rows};
 use crate::names::SequenceNumber;
 use crate::pool::Permit;
+use crate::topology::Start;
 
 /// Reads one shard from a place on, for as long as it takes.
 #[async_trait]
@@ -16,6 +17,9 @@ pub(crate) trait ShardReader: Debug + Send {
     /// Waits for what comes next. Whatever goes wrong with a connection stays inside; what comes out is the next
     /// thing in the shard, or an error that no retry would mend.
     async fn next(&mut self) -> Result<Step, ReadError>;
+
+    /// Begins here instead. Only before the first call of `next`.
+    fn start_at(&mut self, start: Start);
 
     /// Nothing will be taken for a while: lets go of what is open. The next call of `next` opens it again, behind
     /// what was last returned.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use pipeline_plugin_api::{Batch, Demand, InputError, State, Status};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::DropGuard;
@@ -12,8 +13,11 @@ use crate::checkpoint::Checkpointer;
 use crate::efo::consumer::Consumer;
 use crate::ending::{End, Ending};
 use crate::health::Health;
+use crate::lease::keeper::Keeper;
+use crate::lease::{LeaseStore, SharedStore};
 use crate::outbox::{Closed, Outbox};
 use crate::pool::Pool;
+use crate::sync::{Mutex, lock};
 use crate::telemetry;
 use crate::threads::Threads;
 
@@ -21,6 +25,11 @@ use crate::threads::Threads;
 const POOL_PERIOD: Duration = Duration::from_secs(1);
 /// How long nothing may be given back before an operator is told, and then again.
 const BLOCKED_PERIOD: Duration = Duration::from_mins(1);
+
+/// How long a close waits for the others to be told.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// How many of them are told; the others look by themselves.
+const NUDGED_AT_CLOSE: usize = 100;
 
 /// A connected input. Dropping it stops its tasks; closing it also waits for them and stores what was acked.
 #[derive(Debug)]
@@ -37,8 +46,13 @@ pub(crate) struct Session {
     pub(crate) tasks: TaskTracker,
     /// The threads on which shards are read.
     pub(crate) threads: Arc<Threads>,
-    /// Tells every task to stop, at the latest when the session is dropped.
+    /// Tells every task that reads to stop, at the latest when the session is dropped.
     pub(crate) stop: DropGuard,
+    /// Shows that we are alive, where others would take our shards if we didn't.
+    pub(crate) keeper: Mutex<Option<Keeper>>,
+    pub(crate) store: Arc<dyn LeaseStore>,
+    /// Tells those to stop who keep leases and places. After the others: what is out is still acked.
+    pub(crate) keep: DropGuard,
 }
 
 /// The session is over; why, the ending knows.
@@ -53,10 +67,12 @@ struct Failure(String);
 impl Session {
     /// Starts the tasks that belong to no stream.
     pub(crate) fn start(&self, commit_period: Duration) {
-        let stop = self.stop.token().clone();
-        let checkpointer = Arc::clone(&self.checkpointer);
-        let commits = stop.clone();
+        let (stop, keep) = (self.stop.token().clone(), self.keep.token().clone());
+        let (checkpointer, commits) = (Arc::clone(&self.checkpointer), keep.clone());
         self.tasks.spawn(async move { commits.run_until_cancelled(checkpointer.run(commit_period)).await });
+        if let Some(keeper) = lock(&self.keeper).take() {
+            self.tasks.spawn(async move { keep.run_until_cancelled(keeper.run()).await });
+        }
         let (pool, health) = (self.pool.clone(), Arc::clone(&self.health));
         self.tasks.spawn(async move { stop.run_until_cancelled(watch(pool, health)).await });
     }
@@ -93,10 +109,14 @@ impl Session {
         self.stop.token().cancel();
         self.tasks.close();
         let all_returned = timeout(within, self.outbox.all_returned()).await.is_ok();
+        self.keep.token().cancel();
         // They stop at once, but for a write to the store that one of them may be in.
         self.tasks.wait().await;
         self.threads.end().await;
         let stored = self.checkpointer.finish().await;
+        if let Some(shared) = self.store.shared() {
+            say_goodbye(shared).await;
+        }
         for consumer in &self.consumers {
             consumer.deregister().await;
         }
@@ -104,6 +124,22 @@ impl Session {
         telemetry::reading_shards(0);
         telemetry::closed(!all_returned);
         stored.map_err(|error| InputError::Fatal(error.into()))
+    }
+}
+
+/// Leaves, and has the others look at once who takes what we gave back.
+async fn say_goodbye(store: &dyn SharedStore) {
+    let goodbye = async {
+        store.leave().await?;
+        let others = store.workers().await?;
+        let nudges = others.iter().take(NUDGED_AT_CLOSE).map(|worker| store.nudge(&worker.id));
+        join_all(nudges).await.into_iter().collect::<Result<(), _>>()
+    };
+    match timeout(GOODBYE, goodbye).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => telemetry::look_failed(&error),
+        // They find out with their next round.
+        Err(_) => {}
     }
 }
 

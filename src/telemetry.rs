@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
 
-use crate::names::{ShardId, Stream};
+use crate::checkpoint::Leave;
+use crate::lease::Hold;
+use crate::names::{ShardId, Stream, WorkerId};
 use crate::pool::Pool;
 use crate::record::ShardNames;
 use crate::retry::Fault;
@@ -95,6 +97,20 @@ metrics! {
         "Checkpoints that were stored.";
     STORE_FAILED = "kinesis_input_store_failures_total", Counter, Count, by_shard: false,
         "Attempts to store checkpoints that failed; they are made again.";
+    CLAIMED = "kinesis_input_claimed_shards_total", Counter, Count, by_shard: false,
+        "Shards that this worker claimed, by `how`: free, passed_on, left_behind, forced, stolen.";
+    LOST = "kinesis_input_lost_leases_total", Counter, Count, by_shard: false,
+        "Leases that were lost to others without having been asked for.";
+    GIVEN_BACK = "kinesis_input_given_back_shards_total", Counter, Count, by_shard: false,
+        "Shards that were given back before their end: handed over to others, or since their lease could not be renewed.";
+    WORKERS = "kinesis_input_workers", Gauge, Count, by_shard: false,
+        "Workers that share the table and are alive, as far as this one sees; itself included.";
+    LEASES_GOOD = "kinesis_input_leases_good", Gauge, Count, by_shard: false,
+        "1 while the leases of this worker are renewed in time, 0 while they are over and nothing is read.";
+    BEAT_FAILED = "kinesis_input_beat_failures_total", Counter, Count, by_shard: false,
+        "Attempts to show that this worker is alive that failed. Leases are over when none works for `lease_period`.";
+    LOOK_FAILED = "kinesis_input_look_failures_total", Counter, Count, by_shard: false,
+        "Attempts to look at the table, or to claim or ask for a shard, that failed.";
 }
 
 /// Tells an installed recorder what the metrics mean.
@@ -292,7 +308,98 @@ pub(crate) fn store_failed(error: &dyn Display) {
     tracing::warn!(%error, "could not store checkpoints; trying again");
 }
 
+/// A lease could not be given back yet.
+pub(crate) fn release_failed(stream: &Stream, shard: &ShardId, error: &dyn Display) {
+    counter!(STORE_FAILED).increment(1);
+    tracing::debug!(%stream, %shard, %error, "could not give the lease back; trying again");
+}
+
+/// How a shard was got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claimed {
+    /// Nobody had it.
+    Free,
+    /// It was handed over to us, or was ours in a life before.
+    PassedOn,
+    /// Its holder had not renewed it.
+    LeftBehind,
+    /// It was asked for, and not handed over in time.
+    Forced,
+    /// Another program had too many.
+    Stolen,
+}
+
+pub(crate) fn claimed(stream: &Stream, shard: &ShardId, how: Claimed, from: Option<&Hold>) {
+    let label = match how {
+        Claimed::Free => "free",
+        Claimed::PassedOn => "passed_on",
+        Claimed::LeftBehind => "left_behind",
+        Claimed::Forced => "forced",
+        Claimed::Stolen => "stolen",
+    };
+    counter!(CLAIMED, "how" => label).increment(1);
+    let from = from.map_or("nobody", |hold| hold.worker.as_str());
+    match how {
+        Claimed::Free | Claimed::PassedOn => tracing::debug!(%stream, %shard, how = label, from, "claimed the shard"),
+        _ => tracing::info!(%stream, %shard, how = label, from, "took the shard over"),
+    }
+}
+
+pub(crate) fn asked(stream: &Stream, shard: &ShardId, holder: &WorkerId) {
+    tracing::debug!(%stream, %shard, %holder, "asked for the shard");
+}
+
+pub(crate) fn leaving(stream: &Stream, shard: &ShardId, why: &Leave) {
+    match why {
+        Leave::HandOver(taker) => tracing::debug!(%stream, %shard, %taker, "handing the shard over"),
+        Leave::Over => tracing::debug!(%stream, %shard, "stopped reading the shard: its lease is over"),
+    }
+}
+
+pub(crate) fn given_back(stream: &Stream, shard: &ShardId, to: Option<&WorkerId>) {
+    counter!(GIVEN_BACK).increment(1);
+    let to = to.map_or("nobody", WorkerId::as_str);
+    tracing::debug!(%stream, %shard, to, "gave the shard back");
+}
+
+pub(crate) fn workers(alive: usize) {
+    gauge!(WORKERS).set(alive as f64);
+}
+
+pub(crate) fn leases_good() {
+    gauge!(LEASES_GOOD).set(1.0);
+}
+
+pub(crate) fn leases_over(lease_period: Duration) {
+    gauge!(LEASES_GOOD).set(0.0);
+    tracing::warn!(?lease_period, "leases could not be renewed in time; stopped reading, for others may read by now");
+}
+
+pub(crate) fn leases_again() {
+    leases_good();
+    tracing::warn!("leases can be renewed again; reading on with what is free");
+}
+
+pub(crate) fn beat_failed(error: &dyn Display) {
+    counter!(BEAT_FAILED).increment(1);
+    tracing::warn!(%error, "could not renew the leases; trying again");
+}
+
+pub(crate) fn look_failed(error: &dyn Display) {
+    counter!(LOOK_FAILED).increment(1);
+    tracing::warn!(%error, "could not share shards with other workers; trying again");
+}
+
+pub(crate) fn table_made(table: &str) {
+    tracing::info!(table, "made the lease table");
+}
+
+pub(crate) fn rows_moved(stream: &Stream, rows: usize, from: &str, to: &str) {
+    tracing::info!(%stream, rows, from, to, "moved leases to the name that those of the stream are kept under");
+}
+
 pub(crate) fn lease_lost(stream: &Stream, shard: &ShardId, holder: &str) {
+    counter!(LOST).increment(1);
     tracing::warn!(%stream, %shard, holder, "lost the lease; stopped reading the shard");
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Topology {
     fresh: Fresh,
     /// A shard's parents were named that no listing has shown yet.
     wants_listing: bool,
+    /// Shards that were told to be gone; once is enough.
+    told_gone: BTreeSet<ShardId>,
 }
 
 #[derive(Debug)]
@@ -59,52 +61,111 @@ struct Node {
     seen_open: bool,
     closed: bool,
     place: Place,
+    stored: Stored,
+}
+
+/// What the store knows of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    /// Nothing.
+    No,
+    Ours,
+    /// Another program wrote it, which removes what it stored when a shard is ended.
+    Theirs,
 }
 
 impl Topology {
     pub(crate) fn new(explicit: Option<BTreeSet<ShardId>>, fresh: Fresh) -> Self {
-        Self { nodes: BTreeMap::new(), explicit, fresh, wants_listing: false }
+        Self {
+            nodes: BTreeMap::new(),
+            explicit,
+            fresh,
+            wants_listing: false,
+            told_gone: BTreeSet::new(),
+        }
     }
 
-    /// Learns what is stored. Called before the first listing.
-    pub(crate) fn restore(&mut self, rows: Vec<Row>) {
-        for row in rows {
-            let life = if matches!(row.place, Place::End(_)) { Life::Ended } else { Life::WaitingForParents };
-            let node =
-                Node { parents: Vec::new(), life, listed: false, seen_open: false, closed: false, place: row.place };
-            self.nodes.insert(row.shard, node);
+    /// Learns everything that is stored. What we read ourselves, we know better.
+    pub(crate) fn learn(&mut self, rows: &[Row]) {
+        let known: BTreeSet<&ShardId> = rows.iter().map(|row| &row.shard).collect();
+        for (id, node) in &mut self.nodes {
+            if !known.contains(id) {
+                // The mark of an end that removes marks.
+                if node.stored == Stored::Theirs && node.closed && node.life != Life::Reading {
+                    node.life = Life::Ended;
+                    node.place = Place::End(None);
+                }
+                node.stored = Stored::No;
+            }
         }
+        for row in rows {
+            let node = self.nodes.entry(row.shard.clone()).or_insert_with(|| Node::new(Vec::new(), false));
+            node.stored = if row.foreign { Stored::Theirs } else { Stored::Ours };
+            if node.life == Life::Reading {
+                continue;
+            }
+            node.place = row.place.clone();
+            if matches!(row.place, Place::End(_)) {
+                node.life = Life::Ended;
+            }
+        }
+    }
+
+    /// Closed shards that another program is done with. It leaves no mark of that but this: it reads a child of theirs,
+    /// and stores nothing of them. Returned once, to be stored as ended.
+    pub(crate) fn ended_elsewhere(&mut self) -> Vec<ShardId> {
+        let mut ended = Vec::new();
+        let mut behind: Vec<ShardId> = self
+            .nodes
+            .values()
+            .filter(|node| node.listed && node.stored == Stored::Theirs)
+            .flat_map(|node| node.parents.clone())
+            .collect();
+        while let Some(id) = behind.pop() {
+            let Some(node) = self.nodes.get_mut(&id) else { continue };
+            let open = !matches!(node.life, Life::Reading | Life::Ended);
+            if open && node.closed && node.stored == Stored::No {
+                node.life = Life::Ended;
+                node.place = Place::End(None);
+                behind.extend(node.parents.clone());
+                ended.push(id);
+            }
+        }
+        ended
+    }
+
+    /// What is stored of shards that are not in the stream any more, and that nothing depends on.
+    pub(crate) fn forgettable<'r>(&self, rows: &'r [Row]) -> Vec<&'r Row> {
+        let is_listed = |id: &ShardId| self.nodes.get(id).is_some_and(|node| node.listed);
+        // Where a child starts that nobody has begun, its parent's row may say.
+        let is_needed = |id: &ShardId| {
+            self.nodes.values().any(|node| node.listed && node.stored == Stored::No && node.parents.contains(id))
+        };
+        rows.iter().filter(|row| !is_listed(&row.shard) && !is_needed(&row.shard)).collect()
     }
 
     /// Learns a whole listing. Returns the shards that are gone from the stream before they were read to the end.
     pub(crate) fn listed(&mut self, shards: Vec<Listed>) -> Vec<ShardId> {
         let present: BTreeSet<ShardId> = shards.iter().map(|shard| shard.id.clone()).collect();
         for shard in shards {
-            if let Some(node) = self.nodes.get_mut(&shard.id) {
-                if !node.listed && !shard.closed {
-                    node.seen_open = true;
-                }
-                node.parents = shard.parents;
-                node.listed = true;
-                node.closed = shard.closed;
-            } else {
-                let node = Node {
-                    parents: shard.parents,
-                    life: Life::WaitingForParents,
-                    listed: true,
-                    seen_open: !shard.closed,
-                    closed: shard.closed,
-                    place: Place::Nowhere,
-                };
-                self.nodes.insert(shard.id, node);
+            let node = self.nodes.entry(shard.id).or_insert_with(|| Node::new(Vec::new(), false));
+            if !node.listed && !shard.closed {
+                node.seen_open = true;
             }
+            node.parents = shard.parents;
+            node.listed = true;
+            node.closed = shard.closed;
         }
         self.wants_listing = false;
         let mut gone = Vec::new();
+        let told = &mut self.told_gone;
         self.nodes.retain(|id, node| {
+            if !present.contains(id) {
+                node.listed = false;
+            }
             // Who is being read finds out alone; what is ended is kept, for its children's start.
-            let keep = present.contains(id) || node.life != Life::WaitingForParents;
-            if !keep && !matches!(node.place, Place::Nowhere) {
+            let keep = node.listed || matches!(node.life, Life::Reading | Life::Ended);
+            if !keep && !matches!(node.place, Place::Nowhere) && told.insert(id.clone()) {
                 gone.push(id.clone());
             }
             keep
@@ -118,15 +179,8 @@ impl Topology {
             if child.parents.iter().any(|parent| !self.nodes.contains_key(parent)) {
                 self.wants_listing = true;
             }
-            self.nodes.entry(child.id.clone()).or_insert_with(|| Node {
-                parents: child.parents.clone(),
-                life: Life::WaitingForParents,
-                listed: false,
-                // Born before our eyes.
-                seen_open: true,
-                closed: false,
-                place: Place::Nowhere,
-            });
+            // Born before our eyes.
+            self.nodes.entry(child.id.clone()).or_insert_with(|| Node::new(child.parents.clone(), true));
         }
     }
 
@@ -212,6 +266,11 @@ impl Topology {
         }
     }
 
+    /// Shards that are ours by what this knows.
+    pub(crate) fn reading(&self) -> Vec<ShardId> {
+        self.nodes.iter().filter(|(_, node)| node.life == Life::Reading).map(|(id, _)| id.clone()).collect()
+    }
+
     fn step(&mut self, id: &ShardId, step: impl Fn(Life) -> Life) {
         if let Some(node) = self.nodes.get_mut(id) {
             node.life = step(node.life);
@@ -232,6 +291,20 @@ impl Topology {
     }
 }
 
+impl Node {
+    fn new(parents: Vec<ShardId>, seen_open: bool) -> Self {
+        Self {
+            parents,
+            life: Life::WaitingForParents,
+            listed: false,
+            seen_open,
+            closed: false,
+            place: Place::Nowhere,
+            stored: Stored::No,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +312,14 @@ mod tests {
 
     fn shard(id: &str, parents: &[&str], closed: bool) -> Listed {
         Listed { id: id.into(), parents: ids(parents), closed }
+    }
+
+    fn row(id: &str, place: Place) -> Row {
+        Row { shard: id.into(), place, hold: None, wanted_by: None, foreign: false }
+    }
+
+    fn theirs(id: &str, place: Place) -> Row {
+        Row { foreign: true, ..row(id, place) }
     }
 
     fn ids(ids: &[&str]) -> Vec<ShardId> {
@@ -306,7 +387,7 @@ mod tests {
     #[test]
     fn double_reshard_while_down() {
         let mut topology = Topology::new(None, Fresh::At(100));
-        topology.restore(vec![Row { shard: "a".into(), place: Place::After(number("5")) }]);
+        topology.learn(&[row("a", Place::After(number("5")))]);
         topology.listed(vec![shard("a", &[], true), shard("b", &["a"], true), shard("c", &["b"], false)]);
         assert_eq!(topology.readable(), ids(&["a"]));
         assert_eq!(topology.start(&"a".into(), &Place::After(number("5"))), Start::After(number("5")));
@@ -375,11 +456,77 @@ mod tests {
     #[test]
     fn what_is_gone_before_it_was_read_is_told() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.restore(vec![
-            Row { shard: "a".into(), place: Place::After(number("5")) },
-            Row { shard: "b".into(), place: Place::End(None) },
+        topology.learn(&[
+            row("a", Place::After(number("5"))),
+            row("b", Place::End(None)),
         ]);
         assert_eq!(topology.listed(vec![shard("c", &["a"], false)]), ids(&["a"]));
         assert_eq!(topology.readable(), ids(&["c"]));
+    }
+
+    #[test]
+    fn merge_with_parents_on_two_workers() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        topology.listed(vec![shard("a", &[], true), shard("b", &[], true), shard("c", &["a", "b"], false)]);
+        topology.readable();
+        read(&mut topology, "a", Some("5"));
+        // The other one reads b, and is at its end, but not everything is acked.
+        topology.learn(&[row("a", Place::End(None)), row("b", Place::After(number("7")))]);
+        assert_eq!(topology.readable(), ids(&["b"]));
+        topology.learn(&[row("a", Place::End(None)), row("b", Place::End(Some(number("8"))))]);
+        assert_eq!(topology.readable(), ids(&["c"]));
+    }
+
+    #[test]
+    fn what_connect_is_done_with_is_not_read_again() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        let shards = vec![
+            shard("a", &[], true),
+            shard("b", &["a"], true),
+            shard("c", &["b"], false),
+            shard("d", &[], true),
+            shard("e", &["d"], false),
+        ];
+        // It reads c and has removed the rows of those before; of d's it has never read anything.
+        topology.learn(&[theirs("c", Place::After(number("5")))]);
+        topology.listed(shards);
+        assert_eq!(topology.ended_elsewhere(), ids(&["b", "a"]));
+        assert_eq!(topology.ended_elsewhere(), []);
+        assert_eq!(topology.readable(), ids(&["c", "d"]));
+    }
+
+    #[test]
+    fn a_row_that_connect_removes_is_the_end_of_the_shard() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        topology.learn(&[theirs("a", Place::After(number("5")))]);
+        topology.listed(split());
+        assert_eq!(topology.ended_elsewhere(), []);
+        assert_eq!(topology.readable(), ids(&["a"]));
+        topology.learn(&[]);
+        assert_eq!(topology.readable(), ids(&["b", "c"]));
+    }
+
+    #[test]
+    fn a_row_of_ours_that_somebody_removed_is_no_end() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        topology.learn(&[row("a", Place::After(number("5")))]);
+        topology.listed(split());
+        topology.learn(&[]);
+        assert_eq!(topology.readable(), ids(&["a"]));
+    }
+
+    #[test]
+    fn rows_are_forgotten_when_nothing_depends_on_them() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        let rows = [row("gone", Place::End(None)), row("parent", Place::End(None)), row("b", Place::Nowhere)];
+        topology.learn(&rows);
+        topology.listed(vec![shard("b", &["gone"], false), shard("c", &["parent"], false)]);
+        let forgettable = |rows: &[Row], topology: &Topology| -> Vec<ShardId> {
+            topology.forgettable(rows).into_iter().map(|row| row.shard.clone()).collect()
+        };
+        assert_eq!(forgettable(&rows, &topology), ids(&["gone"]));
+        let begun = [&rows[..], &[row("c", Place::Nowhere)]].concat();
+        topology.learn(&begun);
+        assert_eq!(forgettable(&begun, &topology), ids(&["gone", "parent"]));
     }
 }

@@ -15,9 +15,6 @@ pub(crate) fn refuse(config: &Config) -> Result<(), ConnectError> {
 }
 
 fn first(config: &Config) -> Option<(&'static str, &'static str)> {
-    if !config.dynamodb.table.is_empty() {
-        return Some(("dynamodb.table", "leases in DynamoDB are not built yet; use checkpoint_file, with one process"));
-    }
     if !config.enhanced_fan_out.enabled {
         let what = "polling is not built yet; set enhanced_fan_out.enabled to true";
         return Some(("enhanced_fan_out.enabled", what));

@@ -29,6 +29,9 @@ fn checkpoints(config: &Config, findings: &mut Findings) {
             "`dynamodb.table` and `checkpoint_file` exclude each other",
             "keep `dynamodb.table` to share the streams among processes, or `checkpoint_file` for one process alone",
         ),
+        (true, false) if config.client_id.is_some() => {
+            findings.no_effect("client_id", "a `checkpoint_file` serves one process alone", "");
+        }
         _ => {}
     }
 }

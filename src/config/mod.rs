@@ -77,6 +77,13 @@ pub struct Config {
     #[garde(skip)]
     pub checkpoint_file: Optional<PathBuf>,
 
+    /// The name under which this process holds leases; each process needs its own. One that stays the same over restarts
+    /// (such as the name of a pod of a StatefulSet) gets its shards back at once after a crash. Empty: a random one.
+    #[serde(default)]
+    #[schemars(extend("x-advanced" = true, "examples" = ["pipeline-0"]))]
+    #[garde(custom(worker_name))]
+    pub client_id: Optional<String>,
+
     /// How many messages of one shard may be on their way at once: from the oldest that isn't acknowledged to the newest
     /// that was delivered. `1` makes delivery strictly one after the other.
     #[serde(default = "default_checkpoint_limit")]
@@ -202,6 +209,7 @@ impl Config {
             streams,
             dynamodb: DynamoDb::default(),
             checkpoint_file: Optional::NONE,
+            client_id: Optional::NONE,
             checkpoint_limit: default_checkpoint_limit(),
             auto_replay_nacks: yes(),
             commit_period: default_commit_period(),
@@ -254,6 +262,17 @@ fn default_lease_period() -> Duration {
 
 fn default_message_buffer_cap() -> usize {
     64
+}
+
+/// A name that can be a key of the table, and be read in a log.
+fn worker_name(id: &Optional<String>, (): &()) -> garde::Result {
+    let Some(id) = id.as_deref() else { return Ok(()) };
+    let is_plain = id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+    if is_plain && id.len() <= 255 {
+        Ok(())
+    } else {
+        Err(garde::Error::new("expected at most 255 letters, digits and signs other than `/`, without spaces"))
+    }
 }
 
 /// For periods that make no sense as zero.

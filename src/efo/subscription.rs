@@ -374,6 +374,10 @@ impl ShardReader for Subscription {
         }
     }
 
+    fn start_at(&mut self, start: Start) {
+        self.start = start;
+    }
+
     fn pause(&mut self) {
         if self.open.take().is_some() {
             self.progress.meter.yielded();

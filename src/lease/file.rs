@@ -16,7 +16,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinitio
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{Claim, Lease, LeaseStore, Place, Row, StoreError, Write, Written, forward};
+use super::{Claim, From, Lease, LeaseStore, Place, Release, Row, StoreError, Write, Written, forward};
 use crate::names::{SequenceNumber, ShardId, Stream};
 use crate::sync::{Mutex, lock};
 
@@ -150,7 +150,8 @@ impl LeaseStore for FileStore {
                 if arn != stream.arn() {
                     break;
                 }
-                rows.push(Row { shard: shard.into(), place: inner.place(value.value())? });
+                let place = inner.place(value.value())?;
+                rows.push(Row { shard: shard.into(), place, hold: None, wanted_by: None, foreign: false });
             }
             Ok(rows)
         })
@@ -178,7 +179,7 @@ impl LeaseStore for FileStore {
         .await
     }
 
-    async fn claim(&self, stream: &Stream, shard: &ShardId) -> Result<Claim, StoreError> {
+    async fn claim(&self, stream: &Stream, shard: &ShardId, _: From<'_>) -> Result<Claim, StoreError> {
         let (inner, stream, shard) = (Arc::clone(&self.inner), stream.clone(), shard.clone());
         blocking("claim a shard", move || {
             let what = "claim a shard";
@@ -202,52 +203,90 @@ impl LeaseStore for FileStore {
         .await
     }
 
-    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Written>, StoreError> {
-        let inner = Arc::clone(&self.inner);
-        blocking("store checkpoints", move || {
-            let what = "store checkpoints";
-            let write = inner.begin_write(what)?;
-            let mut written = Vec::with_capacity(writes.len());
-            {
-                let mut table = write.open_table(PLACES).map_err(failed(what))?;
-                for one in writes {
-                    let owned = {
-                        let claims = lock(&inner.claims);
-                        claims.owned.get(&(one.stream.clone(), one.shard.clone())) == Some(&one.epoch)
-                    };
-                    if !owned {
-                        written.push(Written::Lost { holder: "this process".into() });
-                        continue;
-                    }
-                    let key = (one.stream.arn(), one.shard.as_str());
-                    let before = match table.get(key).map_err(failed(what))? {
-                        Some(value) => inner.place(value.value())?,
-                        None => Place::Nowhere,
-                    };
-                    let text = stored_text(&forward(&before, one.place)).map_err(failed(what))?;
-                    table.insert(key, text.as_str()).map_err(failed(what))?;
-                    written.push(Written::Stored);
-                }
-            }
-            write.commit().map_err(failed(what))?;
-            Ok(written)
-        })
-        .await
+    /// All of them on the disk, or none.
+    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+        self.store(writes).await
     }
 
-    async fn release(&self, leases: Vec<Lease>) -> Result<(), StoreError> {
+    async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>> {
+        let keys: Vec<_> =
+            releases.iter().map(|one| ((one.stream.clone(), one.shard.clone()), one.epoch)).collect();
+        let writes = releases.into_iter().map(|one| {
+            let Release { stream, shard, epoch, place, to: _ } = one;
+            Write { stream, shard, epoch, place }
+        });
+        let written = self.store(writes.collect()).await;
         let mut claims = lock(&self.inner.claims);
-        for lease in leases {
-            let key = (lease.stream, lease.shard);
-            if claims.owned.get(&key) == Some(&lease.epoch) {
+        for ((key, epoch), written) in keys.into_iter().zip(&written) {
+            if written.is_ok() && claims.owned.get(&key) == Some(&epoch) {
                 claims.owned.remove(&key);
             }
         }
-        Ok(())
+        written
+    }
+
+    async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError> {
+        let (inner, stream, row) = (Arc::clone(&self.inner), stream.clone(), row.clone());
+        let what = "forget a shard that is gone";
+        blocking(what, move || {
+            let write = inner.begin_write(what)?;
+            {
+                let mut table = write.open_table(PLACES).map_err(failed(what))?;
+                let key = (stream.arn(), row.shard.as_str());
+                let now = table.get(key).map_err(failed(what))?.map(|value| inner.place(value.value())).transpose()?;
+                if now.is_some_and(|now| now == row.place) {
+                    table.remove(key).map_err(failed(what))?;
+                }
+            }
+            write.commit().map_err(failed(what))
+        })
+        .await
+    }
+}
+
+impl FileStore {
+    async fn store(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+        let inner = Arc::clone(&self.inner);
+        let count = writes.len();
+        let stored = blocking("store checkpoints", move || inner.store(writes)).await;
+        match stored {
+            Ok(written) => written.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); count],
+        }
     }
 }
 
 impl Inner {
+    fn store(&self, writes: Vec<Write>) -> Result<Vec<Written>, StoreError> {
+        let what = "store checkpoints";
+        let write = self.begin_write(what)?;
+        let mut written = Vec::with_capacity(writes.len());
+        {
+            let mut table = write.open_table(PLACES).map_err(failed(what))?;
+            for one in writes {
+                let owned = {
+                    let claims = lock(&self.claims);
+                    claims.owned.get(&(one.stream.clone(), one.shard.clone())) == Some(&one.epoch)
+                };
+                if !owned {
+                    written.push(Written::Lost { holder: "this process".into() });
+                    continue;
+                }
+                let key = (one.stream.arn(), one.shard.as_str());
+                let before = match table.get(key).map_err(failed(what))? {
+                    Some(value) => self.place(value.value())?,
+                    None => Place::Nowhere,
+                };
+                let place = forward(&before, one.place);
+                let text = stored_text(&place).map_err(failed(what))?;
+                table.insert(key, text.as_str()).map_err(failed(what))?;
+                written.push(Written::Stored { place, wanted_by: None });
+            }
+        }
+        write.commit().map_err(failed(what))?;
+        Ok(written)
+    }
+
     fn begin_write(&self, what: &'static str) -> Result<redb::WriteTransaction, StoreError> {
         let mut write = self.database.begin_write().map_err(failed(what))?;
         // On the disk before it returns: what was stored survives a power cut too.
@@ -360,14 +399,14 @@ mod tests {
         let place = Place::After(SequenceNumber::new("42").unwrap());
         let identity = {
             let store = FileStore::open(&path).await.unwrap();
-            let Claim::Owned(lease, _) = store.claim(&stream, &shard).await.unwrap() else { panic!("held") };
-            store.commit(vec![Write::new(&lease, place.clone())]).await.unwrap();
+            let Claim::Owned(lease, _) = store.claim(&stream, &shard, From::Nobody).await.unwrap() else { panic!("held") };
+            store.commit(vec![Write::new(&lease, place.clone())]).await.remove(0).unwrap();
             store.pin_latest(&stream, 7).await.unwrap();
             store.identity().await.unwrap()
         };
         let store = FileStore::open(&path).await.unwrap();
         // The lease of the process before has gone with it.
-        let Claim::Owned(_, found) = store.claim(&stream, &shard).await.unwrap() else { panic!("held") };
+        let Claim::Owned(_, found) = store.claim(&stream, &shard, From::Nobody).await.unwrap() else { panic!("held") };
         assert_eq!(found, place);
         assert_eq!(store.identity().await.unwrap(), identity);
         assert_eq!(store.pin_latest(&stream, 9).await.unwrap(), 7);

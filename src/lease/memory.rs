@@ -1,30 +1,102 @@
-//! Leases in memory: for tests and for trying out.
+//! Leases in memory, shared by the workers of one process: for tests.
+//!
+//! [`MemoryTable`] is the table, [`MemoryStore`] a worker's view of it. It keeps the rules of the table in DynamoDB.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Claim, Lease, LeaseStore, Place, Row, StoreError, Write, Written, forward};
-use crate::names::{ShardId, Stream};
+use super::{
+    Beat, Claim, From, Hold, Lease, LeaseStore, Presence, Release, Row, SharedStore, StoreError, Worker, Write,
+    Written, forward,
+};
+use crate::names::{ShardId, Stream, WorkerId};
 use crate::sync::{Mutex, lock};
 
-/// A store that forgets everything when it is dropped.
+/// A table that forgets everything when it is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct MemoryStore {
-    core: Mutex<Core>,
+pub(crate) struct MemoryTable {
+    pub(crate) core: Mutex<Core>,
 }
 
 #[derive(Debug, Default)]
-struct Core {
-    leases: BTreeMap<(Stream, ShardId), Held>,
+pub(crate) struct Core {
+    pub(crate) rows: BTreeMap<(Stream, ShardId), Row>,
+    pub(crate) workers: BTreeMap<WorkerId, Member>,
     pins: BTreeMap<Stream, i64>,
+    /// Counts whatever has to differ from what was before.
+    count: u64,
+    /// Nothing can be read or written.
+    pub(crate) closed: bool,
+    /// Calls so far.
+    pub(crate) calls: u64,
 }
 
-#[derive(Debug, Default)]
-struct Held {
-    place: Place,
-    epoch: u64,
-    owned: bool,
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) shown: Worker,
+    life: u64,
+    pub(crate) nudges: u64,
+}
+
+/// What one worker sees of the table.
+#[derive(Debug)]
+pub(crate) struct MemoryStore {
+    pub(crate) table: Arc<MemoryTable>,
+    me: WorkerId,
+    /// Tells two processes of the same name apart.
+    life: u64,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new(&Arc::default(), "worker")
+    }
+}
+
+impl MemoryStore {
+    pub(crate) fn new(table: &Arc<MemoryTable>, me: &str) -> Self {
+        let life = lock(&table.core).next();
+        Self { table: Arc::clone(table), me: me.into(), life }
+    }
+
+    fn core(&self) -> Result<crate::sync::MutexGuard<'_, Core>, StoreError> {
+        let mut core = lock(&self.table.core);
+        core.calls += 1;
+        if core.closed {
+            return Err(StoreError::Failed { what: "reach the table", cause: "it is closed".into() });
+        }
+        Ok(core)
+    }
+
+    fn write(&self, stream: Stream, shard: ShardId, epoch: u64, change: impl FnOnce(&mut Core, &mut Row)) -> Result<Written, StoreError> {
+        let mut core = self.core()?;
+        let key = (stream, shard);
+        let Some(mut row) = core.rows.get(&key).cloned() else {
+            return Ok(Written::Lost { holder: "nobody".into() });
+        };
+        match &row.hold {
+            Some(hold) if hold.worker == self.me && hold.epoch == Some(epoch) => {
+                change(&mut core, &mut row);
+                let written = Written::Stored { place: row.place.clone(), wanted_by: row.wanted_by.clone() };
+                core.rows.insert(key, row);
+                Ok(written)
+            }
+            hold => Ok(Written::Lost { holder: holder(hold.as_ref()) }),
+        }
+    }
+}
+
+fn holder(hold: Option<&Hold>) -> String {
+    hold.map_or_else(|| "nobody".into(), |hold| hold.worker.to_string())
+}
+
+impl Core {
+    fn next(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
 }
 
 #[async_trait]
@@ -34,50 +106,133 @@ impl LeaseStore for MemoryStore {
     }
 
     async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError> {
-        let core = lock(&self.core);
-        let of_stream = core.leases.iter().filter(|((other, _), _)| other == stream);
-        Ok(of_stream.map(|((_, shard), held)| Row { shard: shard.clone(), place: held.place.clone() }).collect())
+        let core = self.core()?;
+        Ok(core.rows.iter().filter(|((other, _), _)| other == stream).map(|(_, row)| row.clone()).collect())
     }
 
     async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError> {
-        Ok(*lock(&self.core).pins.entry(stream.clone()).or_insert(now))
+        Ok(*self.core()?.pins.entry(stream.clone()).or_insert(now))
     }
 
-    async fn claim(&self, stream: &Stream, shard: &ShardId) -> Result<Claim, StoreError> {
-        let mut core = lock(&self.core);
-        let held = core.leases.entry((stream.clone(), shard.clone())).or_default();
-        if held.owned {
-            return Ok(Claim::HeldBy("this process".into()));
+    async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError> {
+        let mut core = self.core()?;
+        let key = (stream.clone(), shard.clone());
+        let before = core.rows.get(&key).cloned();
+        let hold = before.as_ref().and_then(|row| row.hold.as_ref());
+        let as_expected = match (from, hold) {
+            (From::Nobody, None) => true,
+            (From::Unchanged(expected), Some(hold)) => expected == hold,
+            (From::Holder(expected), Some(hold)) => (&expected.worker, expected.epoch) == (&hold.worker, hold.epoch),
+            _ => false,
+        };
+        if !as_expected {
+            return Ok(Claim::HeldBy(holder(hold)));
         }
-        held.owned = true;
-        held.epoch += 1;
-        let lease = Lease { stream: stream.clone(), shard: shard.clone(), epoch: held.epoch };
-        Ok(Claim::Owned(lease, held.place.clone()))
+        let place = before.map(|row| row.place).unwrap_or_default();
+        let epoch = core.next();
+        let hold = Hold { worker: self.me.clone(), epoch: Some(epoch), stamp: epoch.to_string() };
+        let row =
+            Row { shard: shard.clone(), place: place.clone(), hold: Some(hold), wanted_by: None, foreign: false };
+        core.rows.insert(key, row);
+        Ok(Claim::Owned(Lease { stream: stream.clone(), shard: shard.clone(), epoch }, place))
     }
 
-    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Written>, StoreError> {
-        let mut core = lock(&self.core);
-        let mut written = Vec::with_capacity(writes.len());
-        for write in writes {
-            written.push(match core.leases.get_mut(&(write.stream, write.shard)) {
-                Some(held) if held.owned && held.epoch == write.epoch => {
-                    held.place = forward(&held.place, write.place);
-                    Written::Stored
+    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+        let writes = writes.into_iter();
+        let commit = |write: Write| {
+            self.write(write.stream, write.shard, write.epoch, |core, row| {
+                row.place = forward(&row.place, write.place);
+                if let Some(hold) = &mut row.hold {
+                    hold.stamp = core.next().to_string();
                 }
-                _ => Written::Lost { holder: "this process".into() },
-            });
-        }
-        Ok(written)
+            })
+        };
+        writes.map(commit).collect()
     }
 
-    async fn release(&self, leases: Vec<Lease>) -> Result<(), StoreError> {
-        let mut core = lock(&self.core);
-        for lease in leases {
-            if let Some(held) = core.leases.get_mut(&(lease.stream, lease.shard))
-                && held.epoch == lease.epoch
-            {
-                held.owned = false;
-            }
+    async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>> {
+        let releases = releases.into_iter();
+        let release = |release: Release| {
+            self.write(release.stream, release.shard, release.epoch, |core, row| {
+                row.place = forward(&row.place, release.place);
+                row.wanted_by = None;
+                row.hold = release.to.map(|worker| {
+                    let epoch = core.next();
+                    Hold { worker, epoch: Some(epoch), stamp: epoch.to_string() }
+                });
+            })
+        };
+        releases.map(release).collect()
+    }
+
+    async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError> {
+        let mut core = self.core()?;
+        let key = (stream.clone(), row.shard.clone());
+        if core.rows.get(&key) == Some(row) {
+            core.rows.remove(&key);
+        }
+        Ok(())
+    }
+
+    fn shared(&self) -> Option<&dyn SharedStore> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl SharedStore for MemoryStore {
+    fn me(&self) -> &WorkerId {
+        &self.me
+    }
+
+    async fn beat(&self, presence: &Presence) -> Result<Beat, StoreError> {
+        let mut core = self.core()?;
+        let beat = core.next().to_string();
+        let nudges = match core.workers.get(&self.me) {
+            // Who began later goes by the name.
+            Some(other) if other.life > self.life => return Ok(Beat::Replaced),
+            Some(other) => other.nudges,
+            None => 0,
+        };
+        let shown = Worker { id: self.me.clone(), beat, presence: presence.clone() };
+        core.workers.insert(self.me.clone(), Member { shown, life: self.life, nudges });
+        Ok(Beat::Alive { nudges })
+    }
+
+    async fn workers(&self) -> Result<Vec<Worker>, StoreError> {
+        Ok(self.core()?.workers.values().map(|member| member.shown.clone()).collect())
+    }
+
+    async fn ask(&self, stream: &Stream, shard: &ShardId, holder: &Hold) -> Result<bool, StoreError> {
+        let mut core = self.core()?;
+        let Some(row) = core.rows.get_mut(&(stream.clone(), shard.clone())) else { return Ok(false) };
+        let same = row.hold.as_ref().is_some_and(|hold| (&hold.worker, hold.epoch) == (&holder.worker, holder.epoch));
+        if !same || row.wanted_by.as_ref().is_some_and(|other| *other != self.me) {
+            return Ok(false);
+        }
+        row.wanted_by = Some(self.me.clone());
+        Ok(true)
+    }
+
+    async fn nudge(&self, worker: &WorkerId) -> Result<(), StoreError> {
+        if let Some(member) = self.core()?.workers.get_mut(worker) {
+            member.nudges += 1;
+        }
+        Ok(())
+    }
+
+    async fn leave(&self) -> Result<(), StoreError> {
+        let mut core = self.core()?;
+        if core.workers.get(&self.me).is_some_and(|member| member.life == self.life) {
+            core.workers.remove(&self.me);
+        }
+        Ok(())
+    }
+
+    async fn bury(&self, worker: &Worker) -> Result<(), StoreError> {
+        let mut core = self.core()?;
+        if core.workers.get(&worker.id).is_some_and(|member| member.shown == *worker) {
+            core.workers.remove(&worker.id);
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ use pipeline_plugin_api::{Batch, Demand, Receipt, Verdicts};
 use super::script::Script;
 use crate::Config;
 use crate::connect::{ConnectError, Connecting};
-use crate::lease::{Claim, Lease, LeaseStore, MemoryStore, Place, Row, StoreError, Write, Written};
+use crate::lease::memory::MemoryStore;
+use crate::lease::{Claim, From, LeaseStore, Place, Release, Row, StoreError, Write, Written};
 use crate::names::{ShardId, Stream};
 use crate::record::KinesisRecord;
 use crate::session::Session;
@@ -42,29 +43,48 @@ impl LeaseStore for Store {
         self.memory.pin_latest(stream, now).await
     }
 
-    async fn claim(&self, stream: &Stream, shard: &ShardId) -> Result<Claim, StoreError> {
-        self.memory.claim(stream, shard).await
+    async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError> {
+        self.memory.claim(stream, shard, from).await
     }
 
-    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Written>, StoreError> {
+    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
         self.writes.fetch_add(writes.len() as u64, Ordering::Relaxed);
-        if self.fails.load(Ordering::Relaxed) {
-            return Err(StoreError::Failed { what: "storing", cause: "so it was told".into() });
-        }
-        let lost = lock(&self.lost).clone();
         let mut written = Vec::new();
         for write in writes {
-            if Some(&write.shard) == lost.as_ref() {
-                written.push(Written::Lost { holder: "the thief".into() });
-            } else {
-                written.extend(self.memory.commit(vec![write]).await?);
+            match self.refusal(&write.shard) {
+                Some(refused) => written.push(refused),
+                None => written.extend(self.memory.commit(vec![write]).await),
             }
         }
-        Ok(written)
+        written
     }
 
-    async fn release(&self, leases: Vec<Lease>) -> Result<(), StoreError> {
-        self.memory.release(leases).await
+    async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>> {
+        let mut written = Vec::new();
+        for release in releases {
+            if release.place != Place::Nowhere {
+                self.writes.fetch_add(1, Ordering::Relaxed);
+            }
+            match self.refusal(&release.shard) {
+                Some(refused) => written.push(refused),
+                None => written.extend(self.memory.release(vec![release]).await),
+            }
+        }
+        written
+    }
+
+    async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError> {
+        self.memory.forget(stream, row).await
+    }
+}
+
+impl Store {
+    fn refusal(&self, shard: &ShardId) -> Option<Result<Written, StoreError>> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Some(Err(StoreError::Failed { what: "storing", cause: "so it was told".into() }));
+        }
+        let lost = lock(&self.lost).as_ref() == Some(shard);
+        lost.then(|| Ok(Written::Lost { holder: "the thief".into() }))
     }
 }
 

@@ -1,0 +1,232 @@
+//! Who should have which shard?
+//!
+//! Pure. Every worker computes the same plan from what it sees, and carries out its own part of it: it claims what is
+//! free or left behind, and asks for what another one has too much of. Nobody leads.
+//!
+//! Of each stream every worker gets the same number of shards, or one more; and the ones more are dealt so that over
+//! all streams, too, nobody has two more than another. Among all plans that do so, the one with the fewest moves is
+//! taken. Ties are broken by a hash of names alone, so a plan that has been carried out in part is still the plan.
+
+use std::collections::VecDeque;
+
+/// One who takes shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member<'a> {
+    pub(crate) name: &'a str,
+    /// Another program: it is left what it has, up to its share, and is given nothing.
+    pub(crate) foreign: bool,
+    /// Which streams it takes shards of, by their index.
+    pub(crate) streams: Vec<bool>,
+}
+
+/// A shard that may be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Share<'a> {
+    pub(crate) stream: usize,
+    pub(crate) name: &'a str,
+    /// Who has it, or will have it since he asked for it: an index into the members.
+    pub(crate) owner: Option<usize>,
+}
+
+/// Who should have each of the shards, as an index into the members; `None` where nobody takes the stream.
+///
+/// `members` and `shards` have to come in the same order for everyone: sorted by name.
+pub(crate) fn plan(members: &[Member<'_>], streams: &[&str], shards: &[Share<'_>]) -> Vec<Option<usize>> {
+    let mut plan: Vec<Option<usize>> = vec![None; shards.len()];
+    let mut open: Vec<usize> = Vec::new();
+    let mut quota = vec![vec![0_usize; members.len()]; streams.len()];
+    for (at, _) in streams.iter().enumerate() {
+        let takers = members.iter().filter(|member| member.streams[at]).count();
+        let all = shards.iter().filter(|shard| shard.stream == at).count();
+        // What others hold, up to their share.
+        for (who, member) in members.iter().enumerate() {
+            if member.foreign {
+                quota[at][who] = if takers == 0 { 0 } else { all.div_ceil(takers) };
+            }
+        }
+    }
+    for (at, shard) in shards.iter().enumerate() {
+        match shard.owner {
+            Some(who) if members[who].foreign && quota[shard.stream][who] > 0 => {
+                quota[shard.stream][who] -= 1;
+                plan[at] = Some(who);
+            }
+            _ => open.push(at),
+        }
+    }
+    let ours: Vec<usize> = (0..members.len()).filter(|who| !members[*who].foreign).collect();
+    let together = ours.windows(2).all(|pair| members[pair[0]].streams == members[pair[1]].streams);
+    let all_streams: Vec<usize> = (0..streams.len()).collect();
+    // Workers that read different streams are compared within each stream only.
+    let groups = if together { vec![all_streams] } else { all_streams.iter().map(|at| vec![*at]).collect() };
+    for group in groups {
+        let takers: Vec<usize> =
+            ours.iter().copied().filter(|who| group.iter().all(|at| members[*who].streams[*at])).collect();
+        let group: Vec<usize> = group.into_iter().filter(|at| open.iter().any(|one| shards[*one].stream == *at)).collect();
+        if !takers.is_empty() {
+            deal(members, streams, shards, &group, &takers, &open, &mut plan);
+        }
+    }
+    plan
+}
+
+/// Deals the open shards of these streams to these members.
+fn deal(
+    members: &[Member<'_>],
+    streams: &[&str],
+    shards: &[Share<'_>],
+    group: &[usize],
+    takers: &[usize],
+    open: &[usize],
+    plan: &mut [Option<usize>],
+) {
+    let place = |who: usize| takers.iter().position(|taker| *taker == who);
+    // How many open shards each taker has of each stream.
+    let mut has = vec![vec![0_usize; takers.len()]; group.len()];
+    let mut total = vec![0_usize; group.len()];
+    for at in open {
+        let Some(row) = group.iter().position(|stream| *stream == shards[*at].stream) else { continue };
+        total[row] += 1;
+        if let Some(taker) = shards[*at].owner.and_then(place) {
+            has[row][taker] += 1;
+        }
+    }
+    let extras: Vec<usize> = total.iter().map(|all| all % takers.len()).collect();
+    let wishes: Vec<Vec<i64>> = group
+        .iter()
+        .enumerate()
+        .map(|(row, stream)| {
+            let base = total[row] / takers.len();
+            let wish = |(at, taker): (usize, &usize)| {
+                let keeps = if has[row][at] > base { KEEPS } else { 0 };
+                keeps + i64::from(hash(&[streams[*stream], members[*taker].name]) & 0xffff)
+            };
+            takers.iter().enumerate().map(wish).collect()
+        })
+        .collect();
+    let gets_more = deal_extras(&extras, takers.len(), &wishes);
+    for (row, stream) in group.iter().enumerate() {
+        let base = total[row] / takers.len();
+        let mut left: Vec<usize> =
+            (0..takers.len()).map(|taker| base + usize::from(gets_more[row][taker])).collect();
+        let mut moving = Vec::new();
+        // Who has a shard keeps it, up to what he should have.
+        for at in open.iter().copied().filter(|at| shards[*at].stream == *stream) {
+            match shards[at].owner.and_then(place) {
+                Some(taker) if left[taker] > 0 => {
+                    left[taker] -= 1;
+                    plan[at] = Some(takers[taker]);
+                }
+                _ => moving.push(at),
+            }
+        }
+        let mut receivers = (0..takers.len()).flat_map(|taker| std::iter::repeat_n(taker, left[taker]));
+        for at in moving {
+            plan[at] = receivers.next().map(|taker| takers[taker]);
+        }
+    }
+}
+
+/// That someone need not give away a shard outweighs every tie-break.
+const KEEPS: i64 = 1 << 24;
+/// That everyone has his fair number outweighs all.
+const FAIR: i64 = 1 << 40;
+
+/// Deals `extras[s]` extra shards of each stream to different takers, so that the totals differ by one at most, and the
+/// sum of the wishes that come true is as great as can be. A flow of least cost.
+fn deal_extras(extras: &[usize], takers: usize, wishes: &[Vec<i64>]) -> Vec<Vec<bool>> {
+    let all: usize = extras.iter().sum();
+    let (least, more) = (all / takers, all % takers);
+    let (source, sink) = (extras.len() + takers, extras.len() + takers + 1);
+    let mut flow = Flow::new(sink + 1);
+    for (stream, count) in extras.iter().enumerate() {
+        flow.edge(source, stream, *count, 0);
+        for taker in 0..takers {
+            flow.edge(stream, extras.len() + taker, 1, -wishes[stream][taker]);
+        }
+    }
+    for taker in 0..takers {
+        flow.edge(extras.len() + taker, sink, least, -FAIR);
+        if more > 0 {
+            flow.edge(extras.len() + taker, sink, 1, 0);
+        }
+    }
+    while flow.push(source, sink) {}
+    let mut dealt = vec![vec![false; takers]; extras.len()];
+    for edge in &flow.edges {
+        if edge.from < extras.len() && edge.used > 0 && edge.to < source {
+            dealt[edge.from][edge.to - extras.len()] = true;
+        }
+    }
+    dealt
+}
+
+/// A network, and what flows in it.
+struct Flow {
+    /// Each followed by its reverse.
+    edges: Vec<Edge>,
+    out: Vec<Vec<usize>>,
+}
+
+struct Edge {
+    from: usize,
+    to: usize,
+    room: usize,
+    used: usize,
+    cost: i64,
+}
+
+impl Flow {
+    fn new(nodes: usize) -> Self {
+        Self { edges: Vec::new(), out: vec![Vec::new(); nodes] }
+    }
+
+    fn edge(&mut self, from: usize, to: usize, room: usize, cost: i64) {
+        for (from, to, room, cost) in [(from, to, room, cost), (to, from, 0, -cost)] {
+            self.out[from].push(self.edges.len());
+            self.edges.push(Edge { from, to, room, used: 0, cost });
+        }
+    }
+
+    /// Sends one more from source to sink, in the cheapest way; whether there was one.
+    fn push(&mut self, source: usize, sink: usize) -> bool {
+        let mut cost = vec![i64::MAX; self.out.len()];
+        let mut by: Vec<Option<usize>> = vec![None; self.out.len()];
+        let mut waiting = VecDeque::from([source]);
+        let mut waits = vec![false; self.out.len()];
+        cost[source] = 0;
+        while let Some(node) = waiting.pop_front() {
+            waits[node] = false;
+            for at in &self.out[node] {
+                let edge = &self.edges[*at];
+                if edge.room > 0 && cost[node] + edge.cost < cost[edge.to] {
+                    cost[edge.to] = cost[node] + edge.cost;
+                    by[edge.to] = Some(*at);
+                    if !waits[edge.to] {
+                        waits[edge.to] = true;
+                        waiting.push_back(edge.to);
+                    }
+                }
+            }
+        }
+        let mut node = sink;
+        if by[sink].is_none() {
+            return false;
+        }
+        while let Some(at) = by[node] {
+            self.edges[at].room -= 1;
+            self.edges[at].used += 1;
+            self.edges[at ^ 1].room += 1;
+            self.edges[at ^ 1].used = self.edges[at ^ 1].used.saturating_sub(1);
+            node = self.edges[at].from;
+        }
+        true
+    }
+}
+
+/// FNV-1a over some names: the same for everyone, whatever they were built with.
+fn hash(names: &[&str]) -> u32 {
+    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash ^ (hash >> 32)) as u32
+}

@@ -1,0 +1,523 @@
+//! Leases in a DynamoDB table, shared by any number of workers.
+//!
+//! The table is the one that Redpanda Connect and Bento use (hash key `StreamID`, range key `ShardID`), so that a fleet
+//! can go over to this input, and back, and both can run beside each other meanwhile.
+//!
+//! ```text
+//! StreamID               ShardID                what it is
+//! orders                 shardId-000000000000   a lease: SequenceNumber, ClientID, LeaseTimeout, as they write it,
+//!                                               and LeaseID, WantedBy, Ended, ClaimedAt, which are ours
+//! kinesis-input/workers  worker-1               a worker: its Beat, what it reads, how often it was nudged
+//! kinesis-input/streams  arn:aws:kinesis:…      a stream: under which StreamID its leases are, what "latest" means
+//! ```
+//!
+//! - `row`: what is in a row (pure); `table`: finding and making the table; `spelling`: rows under a stream's other name.
+
+mod row;
+mod spelling;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use futures::stream::{self, StreamExt};
+use pipeline_plugin_api::causes;
+
+use super::{
+    Beat, Claim, From, Hold, Lease, LeaseStore, Place, Presence, Release, Row, SharedStore, StoreError, Worker, Write,
+    Written, forward,
+};
+use crate::names::{ShardId, Stream, WorkerId};
+use crate::sync::{Mutex, lock};
+use row::{Item, text};
+
+pub(crate) use table::Table;
+
+/// The hash key under which workers show themselves. No stream can be called so.
+const WORKERS: &str = "kinesis-input/workers";
+/// The hash key under which it is kept what belongs to a whole stream.
+const STREAMS: &str = "kinesis-input/streams";
+/// Writes on their way at once. More would only wait for each other in the table's partitions.
+const WRITES_AT_ONCE: usize = 16;
+
+/// The store in a table.
+#[derive(Debug)]
+pub(crate) struct DynamoDbStore {
+    table: Table,
+    me: WorkerId,
+    /// Tells this process from others that go by the same name.
+    life: String,
+    /// Whether others have seen this life.
+    shown: AtomicBool,
+    beats: AtomicU64,
+    lease: Duration,
+    /// Under which `StreamID` the leases of a stream are, by its ARN.
+    spellings: Mutex<HashMap<String, String>>,
+    /// Up to where our own leases are stored, so that no write moves one back.
+    places: Mutex<HashMap<(Stream, ShardId), (u64, Place)>>,
+}
+
+impl DynamoDbStore {
+    /// A worker's view of the table. Leases last for `lease`, unless renewed.
+    pub(crate) fn new(table: Table, me: WorkerId, lease: Duration) -> Self {
+        Self {
+            table,
+            me,
+            life: format!("{:016x}", fastrand::u64(..)),
+            shown: AtomicBool::new(false),
+            beats: AtomicU64::new(0),
+            lease,
+            spellings: Mutex::default(),
+            places: Mutex::default(),
+        }
+    }
+
+    fn client(&self) -> &Client {
+        &self.table.client
+    }
+
+    /// The `StreamID` of a stream. Its name until [`adopt`](LeaseStore::adopt) has looked.
+    fn stream_id(&self, stream: &Stream) -> String {
+        lock(&self.spellings).get(stream.arn()).cloned().unwrap_or_else(|| stream.name().to_owned())
+    }
+
+    /// When a lease that is renewed now runs out, for programs that go by the clock.
+    fn timeout(&self) -> AttributeValue {
+        row::time(SystemTime::now() + self.lease)
+    }
+
+    fn update(&self, hash: &str, range: &str) -> UpdateItemFluentBuilder {
+        let update = self.client().update_item().table_name(&self.table.name);
+        update.key("StreamID", text(hash)).key("ShardID", text(range))
+    }
+
+    /// An update of a lease that we own.
+    fn update_owned(&self, stream: &Stream, shard: &ShardId, epoch: u64) -> UpdateItemFluentBuilder {
+        self.update(&self.stream_id(stream), shard.as_str())
+            .condition_expression("ClientID = :me AND LeaseID = :lease")
+            .expression_attribute_values(":me", text(self.me.as_str()))
+            .expression_attribute_values(":lease", row::lease_id(&self.me, epoch))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    }
+
+    /// The place to write, given what was stored before under the same lease.
+    fn onward(&self, stream: &Stream, shard: &ShardId, epoch: u64, place: Place) -> Place {
+        let places = lock(&self.places);
+        match places.get(&(stream.clone(), shard.clone())) {
+            Some((known, before)) if *known == epoch => forward(before, place),
+            _ => place,
+        }
+    }
+
+    async fn commit_one(&self, write: Write) -> Result<Written, StoreError> {
+        let Write { stream, shard, epoch, place } = write;
+        let place = self.onward(&stream, &shard, epoch, place);
+        let update = self.update_owned(&stream, &shard, epoch).expression_attribute_values(":timeout", self.timeout());
+        let update = with_place(update, &place, "SET LeaseTimeout = :timeout", "");
+        match update.send().await {
+            Ok(answer) => {
+                let row = self.read(&stream, &shard, answer.attributes())?;
+                lock(&self.places).insert((stream, shard), (epoch, row.place.clone()));
+                Ok(Written::Stored { place: row.place, wanted_by: row.wanted_by })
+            }
+            Err(error) => Ok(self.lost(&stream, &shard, refused("store a checkpoint", error)?)),
+        }
+    }
+
+    async fn release_one(&self, release: Release) -> Result<Written, StoreError> {
+        let Release { stream, shard, epoch, place, to } = release;
+        let place = self.onward(&stream, &shard, epoch, place);
+        let update = self.update_owned(&stream, &shard, epoch);
+        let passed = fastrand::u64(..);
+        let update = match &to {
+            // `LeaseID` stays: if the answer is lost, it says that it was us who let go.
+            None => with_place(update, &place, "", "REMOVE ClientID, LeaseTimeout, WantedBy, ClaimedAt"),
+            Some(to) => {
+                let update = update
+                    .expression_attribute_values(":to", text(to.as_str()))
+                    .expression_attribute_values(":passed", row::lease_id(to, passed))
+                    .expression_attribute_values(":timeout", self.timeout());
+                let set = "SET ClientID = :to, LeaseID = :passed, LeaseTimeout = :timeout";
+                with_place(update, &place, set, "REMOVE WantedBy")
+            }
+        };
+        let outcome = update.send().await;
+        let key = (stream, shard);
+        let written = match outcome {
+            Ok(answer) => {
+                let row = self.read(&key.0, &key.1, answer.attributes())?;
+                Written::Stored { place: row.place, wanted_by: None }
+            }
+            Err(error) => {
+                let found = refused("give a lease back", error)?;
+                let is_ours = |id: AttributeValue| found.get("LeaseID") == Some(&id);
+                let let_go = match &to {
+                    None => !found.contains_key("ClientID") && is_ours(row::lease_id(&self.me, epoch)),
+                    Some(to) => is_ours(row::lease_id(to, passed)),
+                };
+                // Written by a try whose answer was lost.
+                if let_go { Written::Stored { place, wanted_by: None } } else { self.lost(&key.0, &key.1, found) }
+            }
+        };
+        lock(&self.places).remove(&key);
+        Ok(written)
+    }
+
+    fn lost(&self, stream: &Stream, shard: &ShardId, found: Item) -> Written {
+        let holder = self.read(stream, shard, Some(&found)).ok().and_then(|row| row.hold);
+        Written::Lost { holder: holder.map_or_else(|| "nobody".into(), |hold| hold.worker.to_string()) }
+    }
+
+    fn read(&self, stream: &Stream, shard: &ShardId, item: Option<&Item>) -> Result<Row, StoreError> {
+        let read = item.ok_or_else(|| "it is missing in the answer".to_owned()).and_then(row::lease);
+        read.map_err(|what| self.bad_row(&self.stream_id(stream), shard.as_str(), what))
+    }
+
+    fn bad_row(&self, stream: &str, shard: &str, what: String) -> StoreError {
+        StoreError::BadRow { table: self.table.name.clone(), stream: stream.into(), shard: shard.into(), what }
+    }
+
+    /// All items under a hash key, as they are now.
+    async fn query(&self, what: &'static str, hash: &str) -> Result<Vec<Item>, StoreError> {
+        let mut items = Vec::new();
+        let mut next: Option<Item> = None;
+        loop {
+            let page = self
+                .client()
+                .query()
+                .table_name(&self.table.name)
+                .consistent_read(true)
+                .key_condition_expression("StreamID = :hash")
+                .expression_attribute_values(":hash", text(hash))
+                .set_exclusive_start_key(next)
+                .send()
+                .await
+                .map_err(|error| failed(what, &error))?;
+            next = page.last_evaluated_key;
+            items.extend(page.items.unwrap_or_default());
+            if next.as_ref().is_none_or(HashMap::is_empty) {
+                return Ok(items);
+            }
+        }
+    }
+}
+
+/// Adds a place to what an update sets and removes.
+fn with_place(update: UpdateItemFluentBuilder, place: &Place, set: &str, remove: &str) -> UpdateItemFluentBuilder {
+    let comma = if set.is_empty() { "SET " } else { ", " };
+    let (update, set) = match place {
+        Place::Nowhere => (update, set.to_owned()),
+        Place::After(number) => (
+            update.expression_attribute_values(":place", text(number.as_str())),
+            format!("{set}{comma}SequenceNumber = :place"),
+        ),
+        Place::End(last) => {
+            let update = update.expression_attribute_values(":ended", AttributeValue::Bool(true));
+            match last {
+                Some(last) => (
+                    update.expression_attribute_values(":place", text(last.as_str())),
+                    format!("{set}{comma}SequenceNumber = :place, Ended = :ended"),
+                ),
+                None => (update, format!("{set}{comma}Ended = :ended")),
+            }
+        }
+    };
+    update.update_expression(format!("{set} {remove}").trim())
+}
+
+/// What the row held instead, if a condition was not met.
+fn refused<R: std::fmt::Debug + Send + Sync + 'static>(
+    what: &'static str,
+    error: SdkError<UpdateItemError, R>,
+) -> Result<Item, StoreError> {
+    match error {
+        SdkError::ServiceError(context) => match context.into_err() {
+            UpdateItemError::ConditionalCheckFailedException(refused) => Ok(refused.item.unwrap_or_default()),
+            error => Err(StoreError::Failed { what, cause: told(&error) }),
+        },
+        error => Err(failed(what, &error)),
+    }
+}
+
+fn failed<E, R>(what: &'static str, error: &SdkError<E, R>) -> StoreError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug,
+{
+    let cause = match error {
+        SdkError::ServiceError(context) => told(context.err()),
+        SdkError::TimeoutError(_) => "the table did not answer in time".into(),
+        SdkError::DispatchFailure(failure) => {
+            failure.as_connector_error().map_or_else(|| "the request could not be sent".into(), |error| causes(error))
+        }
+        SdkError::ConstructionFailure(failure) => format!("the request could not be built: {failure:?}"),
+        SdkError::ResponseError(_) => "the answer could not be read".into(),
+        _ => "an error that this version does not know".into(),
+    };
+    StoreError::Failed { what, cause }
+}
+
+/// What the service says.
+fn told(error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> String {
+    match (error.code(), error.message()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code.to_owned(),
+        _ => causes(error),
+    }
+}
+
+#[async_trait]
+impl LeaseStore for DynamoDbStore {
+    async fn identity(&self) -> Result<String, StoreError> {
+        Ok(row::consumer_part(&self.table.name))
+    }
+
+    async fn adopt(&self, stream: &Stream, configured: &str) -> Result<(), StoreError> {
+        let spelling = spelling::adopt(self, stream, configured).await?;
+        lock(&self.spellings).insert(stream.arn().to_owned(), spelling);
+        Ok(())
+    }
+
+    async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError> {
+        let id = self.stream_id(stream);
+        let items = self.query("read the leases", &id).await?;
+        let read = |item: &Item| row::lease(item).map_err(|what| self.bad_row(&id, row::range(item), what));
+        items.iter().map(read).collect()
+    }
+
+    async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError> {
+        let what = "store the meaning of latest";
+        let update = self
+            .update(STREAMS, stream.arn())
+            .update_expression("SET Latest = if_not_exists(Latest, :now)")
+            .expression_attribute_values(":now", AttributeValue::N(now.to_string()))
+            .return_values(ReturnValue::AllNew);
+        let answer = update.send().await.map_err(|error| failed(what, &error))?;
+        let pinned = answer.attributes().and_then(|item| row::number(item, "Latest"));
+        pinned.ok_or_else(|| self.bad_row(STREAMS, stream.arn(), "its Latest is no number; remove the row".into()))
+    }
+
+    async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError> {
+        let epoch = fastrand::u64(..);
+        let id = row::lease_id(&self.me, epoch);
+        let update = self
+            .update(&self.stream_id(stream), shard.as_str())
+            .update_expression("SET ClientID = :me, LeaseID = :lease, LeaseTimeout = :timeout, ClaimedAt = :now REMOVE WantedBy")
+            .expression_attribute_values(":me", text(self.me.as_str()))
+            .expression_attribute_values(":lease", id.clone())
+            .expression_attribute_values(":timeout", self.timeout())
+            .expression_attribute_values(":now", row::time(SystemTime::now()))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let held_as = |update: UpdateItemFluentBuilder, hold: &Hold| {
+            let update = update.expression_attribute_values(":holder", text(hold.worker.as_str()));
+            match hold.epoch {
+                Some(epoch) => (
+                    update.expression_attribute_values(":held", row::lease_id(&hold.worker, epoch)),
+                    "ClientID = :holder AND LeaseID = :held",
+                ),
+                None => (update, "ClientID = :holder"),
+            }
+        };
+        let update = match from {
+            From::Nobody => update.condition_expression("attribute_not_exists(ClientID)"),
+            From::Holder(hold) => {
+                let (update, condition) = held_as(update, hold);
+                update.condition_expression(condition)
+            }
+            From::Unchanged(hold) if hold.stamp.is_empty() => {
+                let (update, condition) = held_as(update, hold);
+                update.condition_expression(format!("{condition} AND attribute_not_exists(LeaseTimeout)"))
+            }
+            From::Unchanged(hold) => {
+                let (update, condition) = held_as(update, hold);
+                update
+                    .expression_attribute_values(":stamp", text(&hold.stamp))
+                    .condition_expression(format!("{condition} AND LeaseTimeout = :stamp"))
+            }
+        };
+        let row = match update.send().await {
+            Ok(answer) => self.read(stream, shard, answer.attributes())?,
+            Err(error) => {
+                let found = refused("claim a shard", error)?;
+                // Written by a try whose answer was lost.
+                if found.get("LeaseID") != Some(&id) || found.get("ClientID") != Some(&text(self.me.as_str())) {
+                    let Written::Lost { holder } = self.lost(stream, shard, found) else {
+                        return Ok(Claim::HeldBy("nobody".into()));
+                    };
+                    return Ok(Claim::HeldBy(holder));
+                }
+                self.read(stream, shard, Some(&found))?
+            }
+        };
+        lock(&self.places).insert((stream.clone(), shard.clone()), (epoch, row.place.clone()));
+        Ok(Claim::Owned(Lease { stream: stream.clone(), shard: shard.clone(), epoch }, row.place))
+    }
+
+    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+        stream::iter(writes).map(|write| self.commit_one(write)).buffered(WRITES_AT_ONCE).collect().await
+    }
+
+    async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>> {
+        stream::iter(releases).map(|release| self.release_one(release)).buffered(WRITES_AT_ONCE).collect().await
+    }
+
+    async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError> {
+        let delete = self
+            .client()
+            .delete_item()
+            .table_name(&self.table.name)
+            .key("StreamID", text(&self.stream_id(stream)))
+            .key("ShardID", text(row.shard.as_str()));
+        let (delete, holder) = match &row.hold {
+            None => (delete, "attribute_not_exists(ClientID)"),
+            Some(hold) => (
+                delete
+                    .expression_attribute_values(":holder", text(hold.worker.as_str()))
+                    .expression_attribute_values(":stamp", text(&hold.stamp)),
+                "ClientID = :holder AND LeaseTimeout = :stamp",
+            ),
+        };
+        let place = match &row.place {
+            Place::After(place) | Place::End(Some(place)) => Some(place),
+            Place::Nowhere | Place::End(None) => None,
+        };
+        let delete = match place {
+            Some(place) => delete
+                .expression_attribute_values(":place", text(place.as_str()))
+                .condition_expression(format!("{holder} AND SequenceNumber = :place")),
+            None => delete.condition_expression(format!("{holder} AND attribute_not_exists(SequenceNumber)")),
+        };
+        match delete.send().await {
+            Err(error) if !is_refusal(&error) => Err(failed("forget a shard that is gone", &error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn shared(&self) -> Option<&dyn SharedStore> {
+        Some(self)
+    }
+}
+
+fn is_refusal<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
+    error.as_service_error().and_then(ProvideErrorMetadata::code) == Some("ConditionalCheckFailedException")
+}
+
+#[async_trait]
+impl SharedStore for DynamoDbStore {
+    fn me(&self) -> &WorkerId {
+        &self.me
+    }
+
+    async fn beat(&self, presence: &Presence) -> Result<Beat, StoreError> {
+        let count = self.beats.fetch_add(1, Ordering::Relaxed);
+        let streams = if presence.streams.is_empty() {
+            AttributeValue::Null(true)
+        } else {
+            AttributeValue::Ss(presence.streams.iter().cloned().collect())
+        };
+        let update = self
+            .table
+            .beats
+            .update_item()
+            .table_name(&self.table.name)
+            .key("StreamID", text(WORKERS))
+            .key("ShardID", text(self.me.as_str()))
+            .update_expression(
+                "SET Beat = :beat, Life = :life, Streams = :streams, Explicit = :explicit, SeenAt = :now, \
+                 Since = if_not_exists(Since, :now) ADD Nudges :none",
+            )
+            .expression_attribute_values(":beat", text(&format!("{}/{count}", self.life)))
+            .expression_attribute_values(":life", text(&self.life))
+            .expression_attribute_values(":streams", streams)
+            .expression_attribute_values(":explicit", AttributeValue::Bool(presence.explicit))
+            .expression_attribute_values(":now", row::time(SystemTime::now()))
+            .expression_attribute_values(":none", AttributeValue::N("0".into()))
+            .return_values(ReturnValue::AllNew);
+        // The first one takes the name over from whoever had it before.
+        let update = if self.shown.load(Ordering::Relaxed) {
+            update.condition_expression("attribute_not_exists(StreamID) OR Life = :life")
+        } else {
+            update
+        };
+        match update.send().await {
+            Ok(answer) => {
+                self.shown.store(true, Ordering::Relaxed);
+                let nudges = answer.attributes().and_then(|item| row::number(item, "Nudges")).unwrap_or_default();
+                Ok(Beat::Alive { nudges: nudges.unsigned_abs() })
+            }
+            Err(error) if is_refusal(&error) => Ok(Beat::Replaced),
+            Err(error) => Err(failed("show that this worker is alive", &error)),
+        }
+    }
+
+    async fn workers(&self) -> Result<Vec<Worker>, StoreError> {
+        let items = self.query("read who is alive", WORKERS).await?;
+        Ok(items.iter().filter_map(row::worker).collect())
+    }
+
+    async fn ask(&self, stream: &Stream, shard: &ShardId, holder: &Hold) -> Result<bool, StoreError> {
+        let Some(epoch) = holder.epoch else { return Ok(false) };
+        let update = self
+            .update(&self.stream_id(stream), shard.as_str())
+            .update_expression("SET WantedBy = :me")
+            .condition_expression(
+                "ClientID = :holder AND LeaseID = :held AND (attribute_not_exists(WantedBy) OR WantedBy = :me)",
+            )
+            .expression_attribute_values(":me", text(self.me.as_str()))
+            .expression_attribute_values(":holder", text(holder.worker.as_str()))
+            .expression_attribute_values(":held", row::lease_id(&holder.worker, epoch));
+        match update.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if is_refusal(&error) => Ok(false),
+            Err(error) => Err(failed("ask for a shard", &error)),
+        }
+    }
+
+    async fn nudge(&self, worker: &WorkerId) -> Result<(), StoreError> {
+        let update = self
+            .update(WORKERS, worker.as_str())
+            .update_expression("ADD Nudges :one")
+            .condition_expression("attribute_exists(StreamID)")
+            .expression_attribute_values(":one", AttributeValue::N("1".into()));
+        match update.send().await {
+            Err(error) if !is_refusal(&error) => Err(failed("tell a worker to look", &error)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn leave(&self) -> Result<(), StoreError> {
+        self.remove_worker(&self.me, "Life = :seen", &self.life).await
+    }
+
+    async fn bury(&self, worker: &Worker) -> Result<(), StoreError> {
+        self.remove_worker(&worker.id, "Beat = :seen", &worker.beat).await
+    }
+}
+
+impl DynamoDbStore {
+    async fn remove_worker(&self, worker: &WorkerId, condition: &str, seen: &str) -> Result<(), StoreError> {
+        let delete = self
+            .client()
+            .delete_item()
+            .table_name(&self.table.name)
+            .key("StreamID", text(WORKERS))
+            .key("ShardID", text(worker.as_str()))
+            .condition_expression(condition)
+            .expression_attribute_values(":seen", text(seen));
+        match delete.send().await {
+            Err(error) if !is_refusal(&error) => Err(failed("remove a worker", &error)),
+            _ => Ok(()),
+        }
+    }
+}

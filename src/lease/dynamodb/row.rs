@@ -1,0 +1,166 @@
+//! What is in a row of the table?
+//!
+//! Pure. Attributes that Connect doesn't know may be missing in any row: it writes whole items.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::SystemTime;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use jiff::Timestamp;
+
+use crate::lease::{Hold, Place, Presence, Row, Worker};
+use crate::names::{SequenceNumber, WorkerId};
+
+pub(super) type Item = HashMap<String, AttributeValue>;
+
+pub(super) fn text(text: &str) -> AttributeValue {
+    AttributeValue::S(text.to_owned())
+}
+
+/// A point in time, as Connect writes it: RFC 3339 with nanoseconds.
+pub(super) fn time(at: SystemTime) -> AttributeValue {
+    // A clock so far off that it has no date is still good enough for what others do with it.
+    let at = Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH);
+    AttributeValue::S(format!("{at:.9}"))
+}
+
+/// A lease, as it is told from those before it. With the holder's name in it: another program that takes the shard
+/// changes the holder alone.
+pub(super) fn lease_id(holder: &WorkerId, epoch: u64) -> AttributeValue {
+    AttributeValue::S(format!("{holder}/{epoch:016x}"))
+}
+
+fn epoch(holder: &str, lease_id: &str) -> Option<u64> {
+    let epoch = lease_id.strip_prefix(holder)?.strip_prefix('/')?;
+    u64::from_str_radix(epoch, 16).ok()
+}
+
+/// A text attribute; one that is empty counts as missing.
+pub(super) fn string<'i>(item: &'i Item, name: &str) -> Option<&'i str> {
+    item.get(name)?.as_s().ok().map(String::as_str).filter(|text| !text.is_empty())
+}
+
+pub(super) fn number(item: &Item, name: &str) -> Option<i64> {
+    item.get(name)?.as_n().ok()?.parse().ok()
+}
+
+fn flag(item: &Item, name: &str) -> bool {
+    item.get(name).is_some_and(|value| value.as_bool() == Ok(&true))
+}
+
+/// The range key, for messages.
+pub(super) fn range(item: &Item) -> &str {
+    string(item, "ShardID").unwrap_or("?")
+}
+
+/// The lease in a row, or what is wrong with it and what to do.
+pub(super) fn lease(item: &Item) -> Result<Row, String> {
+    let shard = string(item, "ShardID").ok_or("it has no ShardID; remove it")?;
+    let after = match item.get("SequenceNumber") {
+        None => None,
+        Some(AttributeValue::S(number)) if number.is_empty() => None,
+        Some(AttributeValue::S(number)) => Some(SequenceNumber::new(number).map_err(|error| {
+            format!("its SequenceNumber is {error}; correct it, or remove the row to begin anew")
+        })?),
+        Some(_) => return Err("its SequenceNumber is no text; correct it, or remove the row to begin anew".into()),
+    };
+    let place = match (flag(item, "Ended"), after) {
+        (true, last) => Place::End(last),
+        (false, Some(after)) => Place::After(after),
+        (false, None) => Place::Nowhere,
+    };
+    let id = string(item, "LeaseID");
+    let hold = string(item, "ClientID").map(|holder| Hold {
+        worker: holder.into(),
+        epoch: id.and_then(|id| epoch(holder, id)),
+        stamp: string(item, "LeaseTimeout").unwrap_or_default().to_owned(),
+    });
+    let wanted_by = string(item, "WantedBy").map(WorkerId::from);
+    Ok(Row { shard: shard.into(), place, hold, wanted_by, foreign: id.is_none() })
+}
+
+/// The worker in a row.
+pub(super) fn worker(item: &Item) -> Option<Worker> {
+    let streams: BTreeSet<String> =
+        item.get("Streams").and_then(|streams| streams.as_ss().ok()).into_iter().flatten().cloned().collect();
+    Some(Worker {
+        id: string(item, "ShardID")?.into(),
+        beat: string(item, "Beat")?.to_owned(),
+        presence: Presence { streams, explicit: flag(item, "Explicit") },
+    })
+}
+
+/// What the names of consumers are made of: the table's name, as long as the service lets the name of a consumer be.
+pub(super) fn consumer_part(table: &str) -> String {
+    const LONGEST: usize = 128 - "kinesis-input-".len();
+    if table.len() <= LONGEST {
+        return table.to_owned();
+    }
+    // Long names often differ at their end only.
+    let hash = table.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // Names of tables are ASCII.
+    let start: String = table.chars().take(LONGEST - 17).collect();
+    format!("{start}-{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(attributes: &[(&str, &str)]) -> Item {
+        attributes.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect()
+    }
+
+    #[test]
+    fn a_row_as_connect_writes_it() {
+        let row = lease(&item(&[
+            ("StreamID", "orders"),
+            ("ShardID", "shardId-000000000001"),
+            ("SequenceNumber", "49590338271490256608559692538361571095921575989136588898"),
+            ("ClientID", "2f0bb2b2-7c3b-4f0e-9f0b-3a3a9b9a1f11"),
+            ("LeaseTimeout", "2026-11-24T10:11:12.123456789+01:00"),
+        ]));
+        let row = row.unwrap();
+        assert!(matches!(row.place, Place::After(_)) && row.foreign);
+        let hold = row.hold.unwrap();
+        assert_eq!((hold.worker.as_str(), hold.epoch), ("2f0bb2b2-7c3b-4f0e-9f0b-3a3a9b9a1f11", None));
+        assert_eq!(hold.stamp, "2026-11-24T10:11:12.123456789+01:00");
+    }
+
+    #[test]
+    fn a_shard_that_connect_took_from_us_is_theirs() {
+        // It changes the holder, and leaves our attributes.
+        let row = lease(&item(&[("ShardID", "s"), ("ClientID", "theirs"), ("LeaseID", "ours/00000000000000ff")]));
+        let row = row.unwrap();
+        assert_eq!(row.hold.unwrap().epoch, None);
+        let ours = lease(&item(&[("ShardID", "s"), ("ClientID", "ours"), ("LeaseID", "ours/00000000000000ff")]));
+        assert_eq!(ours.unwrap().hold.unwrap().epoch, Some(255));
+    }
+
+    #[test]
+    fn what_is_no_sequence_number_is_told() {
+        let bad = lease(&item(&[("ShardID", "s"), ("SequenceNumber", "no number\n")])).unwrap_err();
+        assert!(bad.contains("remove the row"), "{bad}");
+        let mut wrong = item(&[("ShardID", "s")]);
+        wrong.insert("SequenceNumber".into(), AttributeValue::N("5".into()));
+        assert!(lease(&wrong).is_err());
+        assert!(lease(&Item::new()).is_err());
+        assert_eq!(lease(&item(&[("ShardID", "s"), ("SequenceNumber", "")])).unwrap().place, Place::Nowhere);
+    }
+
+    #[test]
+    fn times_are_written_with_nanoseconds() {
+        let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(1_700_000_000_123_456_000);
+        assert_eq!(time(at), text("2023-11-14T22:13:20.123456000Z"));
+    }
+
+    #[test]
+    fn consumers_of_long_tables_have_names_of_their_own() {
+        let (a, b) = (format!("{}a", "t".repeat(250)), format!("{}b", "t".repeat(250)));
+        assert_ne!(consumer_part(&a), consumer_part(&b));
+        assert_eq!(consumer_part(&a).len() + "kinesis-input-".len(), 128);
+        assert_eq!(consumer_part("leases"), "leases");
+    }
+}

@@ -1,0 +1,249 @@
+//! Does the table keep what stores promise, and what Connect expects of it?
+
+use std::sync::Arc;
+
+use aws_credential_types::Credentials;
+use aws_sdk_dynamodb::config::Region;
+use aws_types::SdkConfig;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::config::DynamoDb;
+use crate::lease::store_tests::{
+    a_race_has_one_winner, every_shared_store_keeps_what_it_promises, every_store_keeps_what_it_promises,
+};
+
+const LEASE: Duration = Duration::from_secs(30);
+const ARN: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/orders";
+
+/// A DynamoDB that others wrote, on a socket. Gone when it is dropped.
+struct Local {
+    endpoint: String,
+    _server: JoinSet<()>,
+}
+
+impl Local {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            dynoxide::server::serve_on(listener, dynoxide::Database::memory().unwrap()).await;
+        });
+        Self { endpoint, _server: server }
+    }
+
+    fn session(&self) -> SdkConfig {
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(aws_smithy_http_client::tls::Provider::Rustls(
+                aws_smithy_http_client::tls::rustls_provider::CryptoMode::AwsLc,
+            ))
+            .build_https();
+        SdkConfig::builder()
+            .behavior_version(aws_config::BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(Credentials::new(
+                "id", "secret", None, None, "test",
+            )))
+            .http_client(http)
+            .sleep_impl(aws_smithy_async::rt::sleep::SharedAsyncSleep::new(
+                aws_smithy_async::rt::sleep::TokioSleep::new(),
+            ))
+            .time_source(aws_smithy_async::time::SystemTimeSource::new())
+            .build()
+    }
+
+    fn config(&self) -> DynamoDb {
+        let mut config = DynamoDb::default();
+        config.table = "leases".into();
+        config.create = true;
+        config.endpoint = pipeline_plugin_api::config::Optional::some(self.endpoint.clone());
+        config
+    }
+
+    async fn table(&self) -> Table {
+        Table::open(&self.session(), &self.config(), LEASE / 3).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    async fn store(&self, me: &str) -> DynamoDbStore {
+        DynamoDbStore::new(self.table().await, me.into(), LEASE)
+    }
+}
+
+fn stream() -> Stream {
+    Stream::new("orders", ARN)
+}
+
+/// Writes a row as Connect does: the whole item.
+async fn put(store: &DynamoDbStore, attributes: &[(&str, &str)]) {
+    let put = store.client().put_item().table_name("leases");
+    let item = attributes.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect();
+    put.set_item(Some(item)).send().await.unwrap();
+}
+
+async fn get(store: &DynamoDbStore, id: &str, shard: &str) -> Option<Item> {
+    let get = store.client().get_item().table_name("leases").consistent_read(true);
+    get.key("StreamID", text(id)).key("ShardID", text(shard)).send().await.unwrap().item
+}
+
+#[tokio::test]
+async fn it_keeps_what_stores_promise() {
+    let local = Local::start().await;
+    every_store_keeps_what_it_promises(&local.store("a").await).await;
+    let (a, b) = (local.store("b").await, local.store("c").await);
+    every_shared_store_keeps_what_it_promises(&a, &b).await;
+}
+
+#[tokio::test]
+async fn claims_raced_by_fifty_have_one_winner() {
+    let local = Local::start().await;
+    let table = local.table().await;
+    let store = |at: usize| Arc::new(DynamoDbStore::new(table.clone(), format!("w{at}").as_str().into(), LEASE));
+    a_race_has_one_winner((0..50).map(|at| store(at) as Arc<dyn SharedStore>).collect()).await;
+}
+
+#[tokio::test]
+async fn a_row_is_what_connect_expects() {
+    let local = Local::start().await;
+    let store = local.store("ours").await;
+    store.adopt(&stream(), "orders").await.unwrap();
+    let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
+    let place = Place::After(crate::names::SequenceNumber::new("42").unwrap());
+    store.commit(vec![Write::new(&lease, place.clone())]).await.remove(0).unwrap();
+    let item = get(&store, "orders", "s").await.unwrap();
+    for (name, value) in [("StreamID", "orders"), ("ShardID", "s"), ("SequenceNumber", "42"), ("ClientID", "ours")] {
+        assert_eq!(item[name], text(value));
+    }
+    let timeout: jiff::Timestamp = item["LeaseTimeout"].as_s().unwrap().parse().unwrap();
+    let left = timeout.duration_since(jiff::Timestamp::now());
+    assert!(left.as_secs() > 20 && left.as_secs() <= 30, "{left:?}");
+    // Given back, it has no owner, which is how Connect knows that it may have it.
+    store.release(vec![lease.back(place, None)]).await.remove(0).unwrap();
+    let item = get(&store, "orders", "s").await.unwrap();
+    assert!(!item.contains_key("ClientID") && !item.contains_key("LeaseTimeout"), "{item:?}");
+    assert_eq!(item["SequenceNumber"], text("42"));
+}
+
+#[tokio::test]
+async fn a_row_that_connect_wrote_is_continued_and_fenced() {
+    let local = Local::start().await;
+    let store = local.store("ours").await;
+    let row = [("StreamID", "orders"), ("ShardID", "s"), ("SequenceNumber", "42")];
+    put(&store, &[&row[..], &[("ClientID", "theirs"), ("LeaseTimeout", "2026-11-24T00:00:00Z")]].concat()).await;
+    store.adopt(&stream(), "orders").await.unwrap();
+    let rows = store.rows(&stream()).await.unwrap();
+    let hold = rows[0].hold.clone().unwrap();
+    assert!(matches!(store.claim(&stream(), &"s".into(), From::Nobody).await.unwrap(), Claim::HeldBy(_)));
+    let Claim::Owned(lease, place) = store.claim(&stream(), &"s".into(), From::Unchanged(&hold)).await.unwrap() else {
+        panic!("not ours")
+    };
+    assert_eq!(place, Place::After(crate::names::SequenceNumber::new("42").unwrap()));
+    // Connect takes it back, as it does: it changes the owner, and our attributes stay.
+    store
+        .update("orders", "s")
+        .update_expression("SET ClientID = :new, LeaseTimeout = :t")
+        .condition_expression("ClientID = :old")
+        .expression_attribute_values(":new", text("theirs"))
+        .expression_attribute_values(":old", text("ours"))
+        .expression_attribute_values(":t", text("2026-11-24T00:01:00Z"))
+        .send()
+        .await
+        .unwrap();
+    let write = Write::new(&lease, Place::After(crate::names::SequenceNumber::new("43").unwrap()));
+    assert_eq!(store.commit(vec![write]).await, [Ok(Written::Lost { holder: "theirs".into() })]);
+    assert_eq!(get(&store, "orders", "s").await.unwrap()["SequenceNumber"], text("42"));
+    let hold = store.rows(&stream()).await.unwrap()[0].hold.clone().unwrap();
+    assert_eq!((hold.worker.as_str(), hold.epoch), ("theirs", None));
+}
+
+#[tokio::test]
+async fn renamed_stream_entry() {
+    let local = Local::start().await;
+    let before = local.store("a").await;
+    before.adopt(&stream(), "orders").await.unwrap();
+    let Claim::Owned(lease, _) = before.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
+    let place = Place::After(crate::names::SequenceNumber::new("42").unwrap());
+    before.release(vec![lease.back(place.clone(), None)]).await.remove(0).unwrap();
+    let after = local.store("b").await;
+    after.adopt(&stream(), ARN).await.unwrap();
+    assert_eq!(after.rows(&stream()).await.unwrap()[0].place, place);
+    // Both see the same leases meanwhile.
+    let Claim::Owned(..) = after.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
+    assert!(matches!(before.claim(&stream(), &"s".into(), From::Nobody).await.unwrap(), Claim::HeldBy(_)));
+}
+
+#[tokio::test]
+async fn rows_that_connect_kept_under_the_arn_are_continued_under_the_arn() {
+    let local = Local::start().await;
+    let store = local.store("ours").await;
+    put(&store, &[("StreamID", ARN), ("ShardID", "s"), ("SequenceNumber", "42")]).await;
+    store.adopt(&stream(), "orders").await.unwrap();
+    assert!(matches!(store.rows(&stream()).await.unwrap()[0].place, Place::After(_)));
+    let Claim::Owned(..) = store.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
+    assert_eq!(get(&store, ARN, "s").await.unwrap()["ClientID"], text("ours"));
+}
+
+#[tokio::test]
+async fn rows_under_the_other_name_are_moved() {
+    let local = Local::start().await;
+    let store = local.store("ours").await;
+    put(&store, &[("StreamID", "orders"), ("ShardID", "both"), ("SequenceNumber", "5")]).await;
+    put(&store, &[("StreamID", "orders"), ("ShardID", "behind"), ("SequenceNumber", "9")]).await;
+    put(&store, &[("StreamID", ARN), ("ShardID", "both"), ("SequenceNumber", "10")]).await;
+    put(&store, &[("StreamID", ARN), ("ShardID", "behind"), ("SequenceNumber", "8")]).await;
+    put(&store, &[("StreamID", ARN), ("ShardID", "alone"), ("SequenceNumber", "7"), ("ClientID", "x")]).await;
+    store.adopt(&stream(), "orders").await.unwrap();
+    let rows = store.rows(&stream()).await.unwrap();
+    let places: Vec<_> = rows.iter().map(|row| (row.shard.as_str(), row.place.clone())).collect();
+    let at = |number| Place::After(crate::names::SequenceNumber::new(number).unwrap());
+    assert_eq!(places, [("alone", at("7")), ("behind", at("9")), ("both", at("10"))]);
+    assert_eq!(rows[0].hold.as_ref().unwrap().worker.as_str(), "x", "its holder is known still");
+    assert!(store.query("look", ARN).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_table_that_is_missing_or_another_is_told() {
+    let local = Local::start().await;
+    let mut config = local.config();
+    config.create = false;
+    let missing = Table::open(&local.session(), &config, LEASE).await.unwrap_err().to_string();
+    assert!(missing.contains("doesn't exist") && missing.contains("dynamodb.create: true"), "{missing}");
+    local.table().await;
+    Table::open(&local.session(), &config, LEASE).await.unwrap();
+
+    let client = local.table().await.client;
+    let attribute = aws_sdk_dynamodb::types::AttributeDefinition::builder()
+        .attribute_name("leaseKey")
+        .attribute_type(aws_sdk_dynamodb::types::ScalarAttributeType::S);
+    let key = aws_sdk_dynamodb::types::KeySchemaElement::builder()
+        .attribute_name("leaseKey")
+        .key_type(aws_sdk_dynamodb::types::KeyType::Hash);
+    let create = client.create_table().table_name("kcl").attribute_definitions(attribute.build().unwrap());
+    let create = create.key_schema(key.build().unwrap());
+    create.billing_mode(aws_sdk_dynamodb::types::BillingMode::PayPerRequest).send().await.unwrap();
+    config.table = "kcl".into();
+    let other = Table::open(&local.session(), &config, LEASE).await.unwrap_err().to_string();
+    assert!(other.contains("HASH leaseKey (S)") && other.contains("RANGE ShardID (S)"), "{other}");
+}
+
+#[tokio::test]
+async fn a_row_that_makes_no_sense_is_an_error_that_names_it() {
+    let local = Local::start().await;
+    let store = local.store("ours").await;
+    put(&store, &[("StreamID", "orders"), ("ShardID", "s"), ("SequenceNumber", "not one")]).await;
+    let error = store.rows(&stream()).await.unwrap_err().to_string();
+    assert!(error.contains("orders s") && error.contains("remove the row"), "{error}");
+}
+
+#[tokio::test]
+async fn who_begins_later_goes_by_the_name() {
+    let local = Local::start().await;
+    let (before, after) = (local.store("a").await, local.store("a").await);
+    let presence = Presence::default();
+    assert!(matches!(before.beat(&presence).await.unwrap(), Beat::Alive { .. }));
+    assert!(matches!(after.beat(&presence).await.unwrap(), Beat::Alive { .. }));
+    assert_eq!(before.beat(&presence).await.unwrap(), Beat::Replaced);
+    before.leave().await.unwrap();
+    assert_eq!(after.workers().await.unwrap().len(), 1);
+}

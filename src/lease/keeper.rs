@@ -1,0 +1,187 @@
+//! Are our leases good?
+//!
+//! The keeper shows every few seconds that this worker is alive, which renews all its leases at once. It waits for
+//! nothing but the store: not for reading, not for delivery. If it could not show itself for a lease period, others may
+//! have taken our shards: then it stops reading them all before anything else is done.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::{Beat, LeaseStore, Presence, SharedStore, StoreError};
+use crate::backoff::Backoff;
+use crate::checkpoint::Checkpointer;
+use crate::ending::Ending;
+use crate::telemetry;
+
+/// How long to wait after a beat that failed, at first.
+const FIRST_RETRY: Duration = Duration::from_millis(300);
+
+/// Until when our leases are good. Shared with those who read, who ask before they hand anything on.
+#[derive(Debug)]
+pub(crate) struct Tenure {
+    start: Instant,
+    /// Milliseconds after `start`.
+    until: AtomicU64,
+}
+
+impl Tenure {
+    /// One that ends at a point in time, unless it is prolonged.
+    pub(crate) fn until(end: Instant) -> Self {
+        let start = Instant::now();
+        let tenure = Self { start, until: AtomicU64::new(0) };
+        tenure.prolong(end);
+        tenure
+    }
+
+    /// One that nobody can end.
+    pub(crate) fn forever() -> Self {
+        Self { start: Instant::now(), until: AtomicU64::new(u64::MAX) }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        elapsed >= self.until.load(Ordering::Acquire)
+    }
+
+    fn prolong(&self, end: Instant) {
+        let until = u64::try_from(end.duration_since(self.start).as_millis()).unwrap_or(u64::MAX);
+        self.until.store(until, Ordering::Release);
+    }
+
+    fn end(&self) -> Instant {
+        self.start + Duration::from_millis(self.until.load(Ordering::Acquire))
+    }
+}
+
+/// Shows that this worker is alive.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(crate) store: Arc<dyn LeaseStore>,
+    pub(crate) presence: Presence,
+    pub(crate) lease: Duration,
+    pub(crate) every: Duration,
+    pub(crate) tenure: Arc<Tenure>,
+    pub(crate) checkpointer: Arc<Checkpointer>,
+    pub(crate) ending: Arc<Ending>,
+    /// Makes somebody look at the table.
+    pub(crate) look: Arc<Notify>,
+    pub(crate) nudges: u64,
+}
+
+/// How often to beat: three in a lease, so that one or two may fail, and often enough to hear of requests in time.
+pub(crate) fn beat_period(lease: Duration, commit: Duration) -> Duration {
+    (lease / 3).min(commit)
+}
+
+/// The first beat. From when the tenure runs, and how often we were nudged.
+pub(crate) async fn begin(
+    store: &dyn SharedStore,
+    presence: &Presence,
+    lease: Duration,
+) -> Result<(Tenure, u64), StoreError> {
+    let start = Instant::now();
+    match store.beat(presence).await? {
+        Beat::Alive { nudges } => Ok((Tenure::until(start + lease), nudges)),
+        Beat::Replaced => Err(replaced(store)),
+    }
+}
+
+fn replaced(store: &dyn SharedStore) -> StoreError {
+    StoreError::Replaced { worker: store.me().to_string() }
+}
+
+impl Keeper {
+    /// Beats for ever, or until another process goes by our name.
+    pub(crate) async fn run(mut self) {
+        let Some(store) = self.store.shared() else { return };
+        let mut ticks = interval(self.every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await;
+        telemetry::leases_good();
+        let mut backoff = Backoff::new(FIRST_RETRY.min(self.every), self.every);
+        let mut over = false;
+        loop {
+            ticks.tick().await;
+            // Who slept for long finds out here, before others are told that we are alive.
+            over = self.check(over);
+            let start = Instant::now();
+            let beat = store.beat(&self.presence);
+            let mut beat = std::pin::pin!(beat);
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    () = sleep_until(self.tenure.end()), if !over => over = self.check(over),
+                    outcome = &mut beat => break outcome,
+                }
+            };
+            match outcome {
+                Ok(Beat::Alive { nudges }) => {
+                    self.tenure.prolong(start + self.lease);
+                    backoff.reset();
+                    if over {
+                        telemetry::leases_again();
+                        over = false;
+                        self.look.notify_one();
+                    }
+                    if nudges != self.nudges {
+                        self.nudges = nudges;
+                        self.look.notify_one();
+                    }
+                }
+                Ok(Beat::Replaced) => {
+                    self.checkpointer.all_over();
+                    self.ending.fail(replaced(store).to_string());
+                    return;
+                }
+                Err(error) => {
+                    telemetry::beat_failed(&error);
+                    let again = Instant::now() + backoff.next_delay(fastrand::f64());
+                    // That our leases are over is not found out later for it.
+                    sleep_until(if over { again } else { again.min(self.tenure.end()) }).await;
+                    ticks.reset_immediately();
+                }
+            }
+        }
+    }
+
+    /// Whether our leases are over; if that is new, everything is stopped.
+    fn check(&self, before: bool) -> bool {
+        let over = self.tenure.is_over();
+        if over && !before {
+            telemetry::leases_over(self.lease);
+            self.checkpointer.all_over();
+        }
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenure_ends_unless_it_is_prolonged() {
+        let tenure = Tenure::until(Instant::now() + Duration::from_secs(30));
+        sleep(Duration::from_secs(29)).await;
+        assert!(!tenure.is_over());
+        tenure.prolong(Instant::now() + Duration::from_secs(30));
+        sleep(Duration::from_secs(29)).await;
+        assert!(!tenure.is_over());
+        sleep(Duration::from_secs(1)).await;
+        assert!(tenure.is_over());
+        assert!(!Tenure::forever().is_over());
+    }
+
+    #[test]
+    fn three_beats_to_a_lease() {
+        let seconds = Duration::from_secs;
+        assert_eq!(beat_period(seconds(30), seconds(5)), seconds(5));
+        assert_eq!(beat_period(seconds(6), seconds(5)), seconds(2));
+    }
+}
