@@ -168,7 +168,6 @@ impl Checkpointer {
     }
 
     /// Notes what became of writes. Returns who asked for which shard, and the first error.
-    #[expect(clippy::type_complexity, reason = "two results of one step")]
     fn note(
         &self,
         due: Vec<Due>,

@@ -34,12 +34,7 @@ struct Core {
 }
 
 impl Ending {
-    pub(crate) fn new(
-        streams: usize,
-        outbox: Arc<Outbox>,
-        stop: CancellationToken,
-        keep: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(streams: usize, outbox: Arc<Outbox>, stop: CancellationToken, keep: CancellationToken) -> Self {
         Self { core: Mutex::new(Core { streams_left: streams, end: None }), outbox, stop, keep }
     }
 

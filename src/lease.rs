@@ -193,9 +193,7 @@ pub(crate) enum Written {
         wanted_by: Option<WorkerId>,
     },
     /// The lease is someone else's now.
-    Lost {
-        holder: String,
-    },
+    Lost { holder: String },
 }
 
 /// What a worker shows of itself.

@@ -170,7 +170,13 @@ impl Readers {
             Ok((workers, rows)) => {
                 let more = self.act(store, &workers, &rows).await;
                 self.tidy(store, &workers, &rows).await;
-                if more { SOON.min(period) } else { period.mul_f64(0.9 + 0.1 * fastrand::f64()) }
+                if more {
+                    return SOON.min(period);
+                }
+                let regular = period.mul_f64(0.9 + 0.1 * fastrand::f64());
+                // When one that is silent will be seen to be gone.
+                let now = Instant::now();
+                self.watch.next_over(now).map_or(regular, |over| regular.min(over - now))
             }
             Err(error) => {
                 telemetry::look_failed(&error);
@@ -226,8 +232,7 @@ impl Readers {
     /// Carries out our part of the plan. Whether something is left to do soon.
     async fn act(&mut self, store: &dyn SharedStore, workers: &[Worker], rows: &[Vec<Row>]) -> bool {
         let now = Instant::now();
-        let in_hand: Vec<_> =
-            self.streams.iter().map(|state| self.tools.checkpointer.in_hand(&state.stream)).collect();
+        let in_hand: Vec<_> = self.streams.iter().map(|state| self.tools.checkpointer.in_hand(&state.stream)).collect();
         let readable: Vec<_> = self.streams.iter_mut().map(|state| state.topology.readable()).collect();
         let streams: Vec<StreamSight<'_>> = (self.streams.iter().enumerate())
             .map(|(at, state)| StreamSight {
@@ -237,8 +242,9 @@ impl Readers {
                 in_hand: &in_hand[at],
             })
             .collect();
-        let sight =
-            Sight { now, me: store.me(), workers, streams: &streams, watch: &self.watch, asked: &self.asked };
+        let settle = round::settle(self.tools.settings.rebalance_period);
+        let (me, watch, asked) = (store.me(), &self.watch, &self.asked);
+        let sight = Sight { now, me, workers, streams: &streams, watch, settle, asked };
         telemetry::workers(workers.iter().filter(|worker| self.watch.is_alive(&worker.id, now)).count());
         let steps = if self.tools.settings.explicit {
             match round::told(&sight) {
@@ -322,8 +328,7 @@ impl Readers {
                 }
             }
         });
-        let got: Vec<Got> =
-            claiming.buffer_unordered(CALLS_AT_ONCE).filter_map(std::future::ready).collect().await;
+        let got: Vec<Got> = claiming.buffer_unordered(CALLS_AT_ONCE).filter_map(std::future::ready).collect().await;
         for got in &got {
             self.asked.remove(&(got.lease.stream.clone(), got.lease.shard.clone()));
         }

@@ -135,11 +135,9 @@ async fn say_goodbye(store: &dyn SharedStore) {
         let nudges = others.iter().take(NUDGED_AT_CLOSE).map(|worker| store.nudge(&worker.id));
         join_all(nudges).await.into_iter().collect::<Result<(), _>>()
     };
-    match timeout(GOODBYE, goodbye).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => telemetry::look_failed(&error),
-        // They find out with their next round.
-        Err(_) => {}
+    // Whoever was not told finds out with his next round.
+    if let Ok(Err(error)) = timeout(GOODBYE, goodbye).await {
+        telemetry::look_failed(&error);
     }
 }
 

@@ -76,13 +76,7 @@ enum Stored {
 
 impl Topology {
     pub(crate) fn new(explicit: Option<BTreeSet<ShardId>>, fresh: Fresh) -> Self {
-        Self {
-            nodes: BTreeMap::new(),
-            explicit,
-            fresh,
-            wants_listing: false,
-            told_gone: BTreeSet::new(),
-        }
+        Self { nodes: BTreeMap::new(), explicit, fresh, wants_listing: false, told_gone: BTreeSet::new() }
     }
 
     /// Learns everything that is stored. What we read ourselves, we know better.
@@ -456,10 +450,7 @@ mod tests {
     #[test]
     fn what_is_gone_before_it_was_read_is_told() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[
-            row("a", Place::After(number("5"))),
-            row("b", Place::End(None)),
-        ]);
+        topology.learn(&[row("a", Place::After(number("5"))), row("b", Place::End(None))]);
         assert_eq!(topology.listed(vec![shard("c", &["a"], false)]), ids(&["a"]));
         assert_eq!(topology.readable(), ids(&["c"]));
     }

@@ -78,7 +78,7 @@ pub struct Config {
     pub checkpoint_file: Optional<PathBuf>,
 
     /// The name under which this process holds leases; each process needs its own. One that stays the same over restarts
-    /// (such as the name of a pod of a StatefulSet) gets its shards back at once after a crash. Empty: a random one.
+    /// (such as the name of a pod in a `StatefulSet`) gets its shards back at once after a crash. Empty: a random one.
     #[serde(default)]
     #[schemars(extend("x-advanced" = true, "examples" = ["pipeline-0"]))]
     #[garde(custom(worker_name))]

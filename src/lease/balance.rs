@@ -62,7 +62,8 @@ pub(crate) fn plan(members: &[Member<'_>], streams: &[&str], shards: &[Share<'_>
     for group in groups {
         let takers: Vec<usize> =
             ours.iter().copied().filter(|who| group.iter().all(|at| members[*who].streams[*at])).collect();
-        let group: Vec<usize> = group.into_iter().filter(|at| open.iter().any(|one| shards[*one].stream == *at)).collect();
+        let group: Vec<usize> =
+            group.into_iter().filter(|at| open.iter().any(|one| shards[*one].stream == *at)).collect();
         if !takers.is_empty() {
             deal(members, streams, shards, &group, &takers, &open, &mut plan);
         }
@@ -107,8 +108,7 @@ fn deal(
     let gets_more = deal_extras(&extras, takers.len(), &wishes);
     for (row, stream) in group.iter().enumerate() {
         let base = total[row] / takers.len();
-        let mut left: Vec<usize> =
-            (0..takers.len()).map(|taker| base + usize::from(gets_more[row][taker])).collect();
+        let mut left: Vec<usize> = (0..takers.len()).map(|taker| base + usize::from(gets_more[row][taker])).collect();
         let mut moving = Vec::new();
         // Who has a shard keeps it, up to what he should have.
         for at in open.iter().copied().filter(|at| shards[*at].stream == *stream) {
@@ -141,8 +141,8 @@ fn deal_extras(extras: &[usize], takers: usize, wishes: &[Vec<i64>]) -> Vec<Vec<
     let mut flow = Flow::new(sink + 1);
     for (stream, count) in extras.iter().enumerate() {
         flow.edge(source, stream, *count, 0);
-        for taker in 0..takers {
-            flow.edge(stream, extras.len() + taker, 1, -wishes[stream][taker]);
+        for (taker, wish) in wishes[stream].iter().enumerate() {
+            flow.edge(stream, extras.len() + taker, 1, -wish);
         }
     }
     for taker in 0..takers {
@@ -227,6 +227,7 @@ impl Flow {
 /// FNV-1a over some names: the same for everyone, whatever they were built with.
 fn hash(names: &[&str]) -> u32 {
     let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     (hash ^ (hash >> 32)) as u32
 }

@@ -127,9 +127,8 @@ fn workers_that_read_different_streams_are_compared_within_each() {
     let member = |name, streams: &[bool]| Member { name, foreign: false, streams: streams.to_vec() };
     let members = [member("a", &[true, false]), member("b", &[true, true])];
     let names: Vec<String> = (0..6).map(|at| format!("shard-{at}")).collect();
-    let shards: Vec<Share<'_>> = (0..2)
-        .flat_map(|stream| names.iter().map(move |name| Share { stream, name, owner: None }))
-        .collect();
+    let shards: Vec<Share<'_>> =
+        (0..2).flat_map(|stream| names.iter().map(move |name| Share { stream, name, owner: None })).collect();
     let dealt = plan(&members, &["s", "t"], &shards);
     assert_eq!(counts(&dealt, &shards, 0, 2), [3, 3]);
     assert_eq!(counts(&dealt, &shards, 1, 2), [0, 6]);
@@ -198,8 +197,10 @@ impl Sim {
     fn add(&mut self) {
         self.named += 1;
         let name = format!("worker-{:08x}-{}", self.random.u32(..), self.named);
-        let presence =
-            Presence { streams: self.streams.iter().map(|(stream, _)| stream.arn().to_owned()).collect(), explicit: false };
+        let presence = Presence {
+            streams: self.streams.iter().map(|(stream, _)| stream.arn().to_owned()).collect(),
+            explicit: false,
+        };
         let store = MemoryStore::new(&self.table, &name);
         now(store.beat(&presence)).unwrap();
         self.workers.push(SimWorker {
@@ -289,6 +290,7 @@ impl Sim {
             workers: &workers,
             streams: &streams,
             watch: &worker.watch,
+            settle: round::settle(Duration::from_secs(PERIOD.into())),
             asked: &worker.asked,
         };
         let steps = round::share(&sight);
@@ -322,7 +324,9 @@ impl Sim {
             self.second + 1
         } else {
             worker.calls = 0;
-            self.second + PERIOD - self.random.u32(0..PERIOD / 10)
+            let regular = self.second + PERIOD - self.random.u32(0..PERIOD / 10);
+            let over = worker.watch.next_over(clock).map(|over| (over - self.start).as_secs_f64().ceil() as u32);
+            over.map_or(regular, |over| regular.min(over))
         };
     }
 
@@ -357,10 +361,10 @@ impl Sim {
         let took = self.second - begin;
         // And stays so.
         let moves = self.total_moves();
-        for _ in 0..4 * PERIOD {
+        for _ in 0..2 * PERIOD {
             self.step();
-            assert!(self.is_balanced(), "out of balance again");
         }
+        assert!(self.is_balanced(), "out of balance again");
         assert_eq!(moves, self.total_moves(), "it moves on though all is balanced");
         took
     }
@@ -395,7 +399,7 @@ impl Sim {
 #[test]
 fn fleets_come_to_rest() {
     println!("workers  shards      event            settled_s  moves  most_of_one  calls_a_worker");
-    let fleets: [(usize, &[usize]); 8] = [
+    let fleets: [(usize, &[usize]); 9] = [
         (1, &[1]),
         (1, &[40]),
         (6, &[24]),
@@ -403,7 +407,8 @@ fn fleets_come_to_rest() {
         (10, &[5]),
         (30, &[100, 33]),
         (50, &[1000]),
-        (100, &[10_000]),
+        (100, &[500]),
+        (20, &[10_000]),
     ];
     for (workers, shards) in fleets {
         let mut sim = Sim::new(workers as u64, shards);
@@ -436,6 +441,10 @@ fn fleets_come_to_rest() {
         assert!(sim.most_moves() <= 1);
         assert!(sim.total_moves() as usize <= all.div_ceil(workers + 1) + shards.len());
 
+        if all > 1000 {
+            // It takes long, and would show nothing new.
+            continue;
+        }
         sim.forget_moves();
         let owned = sim.workers[0].leases.len();
         sim.stop(0);
@@ -446,7 +455,7 @@ fn fleets_come_to_rest() {
         if workers > 1 {
             sim.forget_moves();
             let owned = sim.workers.remove(0).leases.len();
-            let took = sim.settle(LEASE + 2 * PERIOD);
+            let took = sim.settle(LEASE + PERIOD + BEAT);
             tell(&sim, "one dies", took);
             assert_eq!(sim.total_moves() as usize, owned, "just what it had");
         }

@@ -209,8 +209,7 @@ impl LeaseStore for FileStore {
     }
 
     async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>> {
-        let keys: Vec<_> =
-            releases.iter().map(|one| ((one.stream.clone(), one.shard.clone()), one.epoch)).collect();
+        let keys: Vec<_> = releases.iter().map(|one| ((one.stream.clone(), one.shard.clone()), one.epoch)).collect();
         let writes = releases.into_iter().map(|one| {
             let Release { stream, shard, epoch, place, to: _ } = one;
             Write { stream, shard, epoch, place }
@@ -399,7 +398,9 @@ mod tests {
         let place = Place::After(SequenceNumber::new("42").unwrap());
         let identity = {
             let store = FileStore::open(&path).await.unwrap();
-            let Claim::Owned(lease, _) = store.claim(&stream, &shard, From::Nobody).await.unwrap() else { panic!("held") };
+            let Claim::Owned(lease, _) = store.claim(&stream, &shard, From::Nobody).await.unwrap() else {
+                panic!("held")
+            };
             store.commit(vec![Write::new(&lease, place.clone())]).await.remove(0).unwrap();
             store.pin_latest(&stream, 7).await.unwrap();
             store.identity().await.unwrap()

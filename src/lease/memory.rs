@@ -70,7 +70,13 @@ impl MemoryStore {
         Ok(core)
     }
 
-    fn write(&self, stream: Stream, shard: ShardId, epoch: u64, change: impl FnOnce(&mut Core, &mut Row)) -> Result<Written, StoreError> {
+    fn write(
+        &self,
+        stream: Stream,
+        shard: ShardId,
+        epoch: u64,
+        change: impl FnOnce(&mut Core, &mut Row),
+    ) -> Result<Written, StoreError> {
         let mut core = self.core()?;
         let key = (stream, shard);
         let Some(mut row) = core.rows.get(&key).cloned() else {
@@ -131,8 +137,7 @@ impl LeaseStore for MemoryStore {
         let place = before.map(|row| row.place).unwrap_or_default();
         let epoch = core.next();
         let hold = Hold { worker: self.me.clone(), epoch: Some(epoch), stamp: epoch.to_string() };
-        let row =
-            Row { shard: shard.clone(), place: place.clone(), hold: Some(hold), wanted_by: None, foreign: false };
+        let row = Row { shard: shard.clone(), place: place.clone(), hold: Some(hold), wanted_by: None, foreign: false };
         core.rows.insert(key, row);
         Ok(Claim::Owned(Lease { stream: stream.clone(), shard: shard.clone(), epoch }, place))
     }

@@ -15,8 +15,15 @@ use crate::names::{ShardId, Stream, WorkerId};
 
 /// While something is left to do, the next round comes after so long, whatever the rebalance period.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
+/// How long after a worker came shards are asked for, where rounds are further apart.
+const SETTLE: Duration = Duration::from_secs(10);
 /// At least so many shards may be asked for in a round.
 const LEAST_ASKS: usize = 4;
+
+/// How long after a worker came shards are asked for.
+pub(crate) fn settle(rebalance_period: Duration) -> Duration {
+    SETTLE.min(rebalance_period / 3)
+}
 
 /// What a worker sees.
 #[derive(Debug)]
@@ -26,6 +33,9 @@ pub(crate) struct Sight<'a> {
     pub(crate) workers: &'a [Worker],
     pub(crate) streams: &'a [StreamSight<'a>],
     pub(crate) watch: &'a Watch,
+    /// Nothing is asked for before it is so long ago that a worker came. Workers often come one after the other, and what
+    /// went to the second would have to go on to the fifth.
+    pub(crate) settle: Duration,
     /// What we asked for, and until when it is to be handed over.
     pub(crate) asked: &'a HashMap<(Stream, ShardId), Instant>,
 }
@@ -83,6 +93,7 @@ pub(crate) fn share(sight: &Sight<'_>) -> Steps {
     let mine = plan.iter().filter(|who| **who == Some(all.me)).count();
     let mut steps = Steps::default();
     let (mut free, mut asks, mut thefts) = (Vec::new(), 0, 0);
+    let unsettled = sight.watch.someone_came(sight.settle, sight.now);
     for (known, who) in all.shards.iter().zip(&plan) {
         if known.in_hand {
             continue;
@@ -94,6 +105,7 @@ pub(crate) fn share(sight: &Sight<'_>) -> Steps {
             _ if *who != Some(all.me) => {}
             None => free.push(step(What::Claim)),
             Some(hold) if known.over => steps.steps.push(step(What::TakeOver(hold.clone()))),
+            Some(hold) if hold.epoch.is_none() && unsettled => steps.more = true,
             Some(hold) if hold.epoch.is_none() => {
                 // As they take from each other: one at a time.
                 if thefts == 0 {
@@ -106,6 +118,7 @@ pub(crate) fn share(sight: &Sight<'_>) -> Steps {
                 match sight.asked.get(&(stream.clone(), known.id.clone())) {
                     Some(deadline) if *deadline <= sight.now => steps.steps.push(step(What::Force(hold.clone()))),
                     Some(_) => steps.more = true,
+                    None if unsettled => steps.more = true,
                     None => {
                         if asks < mine.div_ceil(2).max(LEAST_ASKS) {
                             steps.steps.push(step(What::Ask(hold.clone())));

@@ -6,7 +6,7 @@
 //! The owner counts its lease from before its last beat was written, and we count from after we saw it. So it knows
 //! that its lease is over before we do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,8 +23,10 @@ pub(crate) struct Watch {
     /// A lease that was not renewed for so long is over.
     lease: Duration,
     workers: HashMap<WorkerId, Life>,
-    holds: HashMap<(Stream, ShardId), Seen>,
+    holds: HashMap<Stream, HashMap<ShardId, Seen>>,
     looked_before: bool,
+    /// When a worker was seen for the first time, the last time; we ourselves are new at our first look.
+    arrival: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -53,7 +55,7 @@ struct Sign {
 impl Watch {
     /// Watches leases of this length.
     pub(crate) fn new(lease: Duration) -> Self {
-        Self { lease, workers: HashMap::new(), holds: HashMap::new(), looked_before: false }
+        Self { lease, workers: HashMap::new(), holds: HashMap::new(), looked_before: false, arrival: None }
     }
 
     /// Learns what is there now.
@@ -65,6 +67,9 @@ impl Watch {
     ) {
         let there = Sign { at: now, proven: self.looked_before };
         let happened = Sign { at: now, proven: true };
+        if !self.looked_before || workers.iter().any(|worker| !self.workers.contains_key(&worker.id)) {
+            self.arrival = Some(now);
+        }
         for worker in workers {
             let life = self.workers.entry(worker.id.clone()).or_insert(Life { beat: None, sign: there });
             if life.beat.as_ref() != Some(&worker.beat) {
@@ -74,35 +79,47 @@ impl Watch {
         }
         let mut holds = HashMap::new();
         for (stream, rows) in rows {
+            let mut before = self.holds.remove(stream).unwrap_or_default();
+            let mut seen_now = HashMap::with_capacity(rows.len());
             for row in rows {
                 let Some(hold) = &row.hold else { continue };
-                let key = (stream.clone(), row.shard.clone());
-                let seen = match self.holds.remove(&key) {
+                let seen = match before.remove(&row.shard) {
                     Some(seen) if seen.hold == *hold => seen,
                     // Renewed, or claimed anew. A lease that was passed on says nothing of the one who got it.
                     Some(before) if before.hold.worker == hold.worker => Seen { hold: hold.clone(), sign: happened },
                     _ => Seen { hold: hold.clone(), sign: there },
                 };
                 if hold.epoch.is_some() {
-                    let life =
-                        self.workers.entry(hold.worker.clone()).or_insert(Life { beat: None, sign: there });
-                    if seen.sign.at == now && seen.sign.proven && life.beat.is_none() {
+                    if !self.workers.contains_key(&hold.worker) {
+                        self.workers.insert(hold.worker.clone(), Life { beat: None, sign: there });
+                    }
+                    if seen.sign.at == now
+                        && seen.sign.proven
+                        && let Some(life) = self.workers.get_mut(&hold.worker).filter(|life| life.beat.is_none())
+                    {
                         life.sign = seen.sign;
                     }
                 }
-                holds.insert(key, seen);
+                seen_now.insert(row.shard.clone(), seen);
             }
+            holds.insert(stream.clone(), seen_now);
         }
         self.holds = holds;
-        let shown = |id: &WorkerId| workers.iter().any(|worker| worker.id == *id);
-        let holds = |id: &WorkerId| self.holds.values().any(|seen| seen.hold.worker == *id);
+        let shown: HashSet<&WorkerId> = workers.iter().map(|worker| &worker.id).collect();
+        let held = self.holds.values().flat_map(HashMap::values);
+        let holders: HashSet<&WorkerId> = held.map(|seen| &seen.hold.worker).collect();
         self.workers.retain(|id, life| {
-            if !shown(id) {
+            if !shown.contains(id) {
                 life.beat = None;
             }
-            shown(id) || holds(id)
+            shown.contains(id) || holders.contains(id)
         });
         self.looked_before = true;
+    }
+
+    /// Whether a worker came within the last `time`. Others may be about to.
+    pub(crate) fn someone_came(&self, time: Duration, now: Instant) -> bool {
+        self.arrival.is_some_and(|arrival| now.duration_since(arrival) < time)
     }
 
     /// Whether the worker gave a sign of life within a lease period.
@@ -121,6 +138,16 @@ impl Watch {
         sign.proven && self.is_fresh(sign, now)
     }
 
+    /// When a lease will be over whose holder gave no sign of life when we looked now; the first of them. It is worth
+    /// looking then.
+    pub(crate) fn next_over(&self, now: Instant) -> Option<Instant> {
+        let signs = self.holds.values().flat_map(HashMap::values).map(|seen| match seen.hold.epoch {
+            Some(_) => self.workers.get(&seen.hold.worker).map_or(seen.sign, |life| life.sign),
+            None => seen.sign,
+        });
+        signs.filter(|sign| sign.at < now && self.is_fresh(*sign, now)).map(|sign| sign.at + self.lease).min()
+    }
+
     fn is_fresh(&self, sign: Sign, now: Instant) -> bool {
         now.duration_since(sign.at) < self.lease
     }
@@ -130,7 +157,7 @@ impl Watch {
         let sign = if hold.epoch.is_some() {
             self.workers.get(&hold.worker).map(|life| life.sign)
         } else {
-            let seen = self.holds.get(&(stream.clone(), shard.clone()));
+            let seen = self.holds.get(stream).and_then(|of_stream| of_stream.get(shard));
             seen.filter(|seen| seen.hold == *hold).map(|seen| seen.sign)
         };
         sign.unwrap_or(Sign { at: now, proven: false })
@@ -231,6 +258,18 @@ mod tests {
         // It shows itself again.
         look(&mut watch, start + 51 * SECOND, &[worker("a", 2)], &[row(&held)]);
         assert!(!watch.is_over(&stream(), &"s".into(), &held, start + 51 * SECOND));
+    }
+
+    #[test]
+    fn it_tells_when_the_lease_of_a_silent_one_will_be_over() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let rows = [row(&hold("a", Some(1), "x"))];
+        look(&mut watch, start, &[worker("a", 1)], &rows);
+        assert_eq!(watch.next_over(start), None);
+        look(&mut watch, start + 27 * SECOND, &[worker("a", 1)], &rows);
+        assert_eq!(watch.next_over(start + 27 * SECOND), Some(start + LEASE));
+        look(&mut watch, start + 30 * SECOND, &[worker("a", 1)], &rows);
+        assert_eq!(watch.next_over(start + LEASE), None);
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl DynamoDbStore {
                 lock(&self.places).insert((stream, shard), (epoch, row.place.clone()));
                 Ok(Written::Stored { place: row.place, wanted_by: row.wanted_by })
             }
-            Err(error) => Ok(self.lost(&stream, &shard, refused("store a checkpoint", error)?)),
+            Err(error) => Ok(self.lost(&stream, &shard, &refused("store a checkpoint", error)?)),
         }
     }
 
@@ -166,15 +166,15 @@ impl DynamoDbStore {
                     Some(to) => is_ours(row::lease_id(to, passed)),
                 };
                 // Written by a try whose answer was lost.
-                if let_go { Written::Stored { place, wanted_by: None } } else { self.lost(&key.0, &key.1, found) }
+                if let_go { Written::Stored { place, wanted_by: None } } else { self.lost(&key.0, &key.1, &found) }
             }
         };
         lock(&self.places).remove(&key);
         Ok(written)
     }
 
-    fn lost(&self, stream: &Stream, shard: &ShardId, found: Item) -> Written {
-        let holder = self.read(stream, shard, Some(&found)).ok().and_then(|row| row.hold);
+    fn lost(&self, stream: &Stream, shard: &ShardId, found: &Item) -> Written {
+        let holder = self.read(stream, shard, Some(found)).ok().and_then(|row| row.hold);
         Written::Lost { holder: holder.map_or_else(|| "nobody".into(), |hold| hold.worker.to_string()) }
     }
 
@@ -312,7 +312,9 @@ impl LeaseStore for DynamoDbStore {
         let id = row::lease_id(&self.me, epoch);
         let update = self
             .update(&self.stream_id(stream), shard.as_str())
-            .update_expression("SET ClientID = :me, LeaseID = :lease, LeaseTimeout = :timeout, ClaimedAt = :now REMOVE WantedBy")
+            .update_expression(
+                "SET ClientID = :me, LeaseID = :lease, LeaseTimeout = :timeout, ClaimedAt = :now REMOVE WantedBy",
+            )
             .expression_attribute_values(":me", text(self.me.as_str()))
             .expression_attribute_values(":lease", id.clone())
             .expression_attribute_values(":timeout", self.timeout())
@@ -352,7 +354,7 @@ impl LeaseStore for DynamoDbStore {
                 let found = refused("claim a shard", error)?;
                 // Written by a try whose answer was lost.
                 if found.get("LeaseID") != Some(&id) || found.get("ClientID") != Some(&text(self.me.as_str())) {
-                    let Written::Lost { holder } = self.lost(stream, shard, found) else {
+                    let Written::Lost { holder } = self.lost(stream, shard, &found) else {
                         return Ok(Claim::HeldBy("nobody".into()));
                     };
                     return Ok(Claim::HeldBy(holder));

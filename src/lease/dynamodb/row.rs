@@ -56,14 +56,15 @@ pub(super) fn range(item: &Item) -> &str {
 /// The lease in a row, or what is wrong with it and what to do.
 pub(super) fn lease(item: &Item) -> Result<Row, String> {
     let shard = string(item, "ShardID").ok_or("it has no ShardID; remove it")?;
-    let after = match item.get("SequenceNumber") {
-        None => None,
-        Some(AttributeValue::S(number)) if number.is_empty() => None,
-        Some(AttributeValue::S(number)) => Some(SequenceNumber::new(number).map_err(|error| {
-            format!("its SequenceNumber is {error}; correct it, or remove the row to begin anew")
-        })?),
-        Some(_) => return Err("its SequenceNumber is no text; correct it, or remove the row to begin anew".into()),
-    };
+    let after =
+        match item.get("SequenceNumber") {
+            None => None,
+            Some(AttributeValue::S(number)) if number.is_empty() => None,
+            Some(AttributeValue::S(number)) => Some(SequenceNumber::new(number).map_err(|error| {
+                format!("its SequenceNumber is {error}; correct it, or remove the row to begin anew")
+            })?),
+            Some(_) => return Err("its SequenceNumber is no text; correct it, or remove the row to begin anew".into()),
+        };
     let place = match (flag(item, "Ended"), after) {
         (true, last) => Place::End(last),
         (false, Some(after)) => Place::After(after),
@@ -97,9 +98,9 @@ pub(super) fn consumer_part(table: &str) -> String {
         return table.to_owned();
     }
     // Long names often differ at their end only.
-    let hash = table.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = table
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     // Names of tables are ASCII.
     let start: String = table.chars().take(LONGEST - 17).collect();
     format!("{start}-{hash:016x}")
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn times_are_written_with_nanoseconds() {
-        let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(1_700_000_000_123_456_000);
+        let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_micros(1_700_000_000_123_456);
         assert_eq!(time(at), text("2023-11-14T22:13:20.123456000Z"));
     }
 

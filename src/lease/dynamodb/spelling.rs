@@ -4,6 +4,7 @@
 //! one of them, whatever theirs calls it; so the first one decides, where Connect's rows are if there are any, and writes
 //! that down. Rows that turn up under the other name are moved.
 
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{Delete, Put, ReturnValue, TransactWriteItem};
 
 use super::row::{self, Item, string, text};
@@ -19,14 +20,13 @@ pub(super) async fn adopt(store: &DynamoDbStore, stream: &Stream, configured: &s
         let id = id.to_owned();
         async move { store.query("read the leases", &id).await }
     };
-    let decided = match decided(store, stream).await? {
-        Some(decided) => decided,
-        None => {
-            let theirs = items(other(configured)).await?;
-            let ours = if theirs.is_empty() { Vec::new() } else { items(configured).await? };
-            let best = if ours.is_empty() && !theirs.is_empty() { other(configured) } else { configured };
-            decide(store, stream, best).await?
-        }
+    let decided = if let Some(decided) = decided(store, stream).await? {
+        decided
+    } else {
+        let theirs = items(other(configured)).await?;
+        let ours = if theirs.is_empty() { Vec::new() } else { items(configured).await? };
+        let best = if ours.is_empty() && !theirs.is_empty() { other(configured) } else { configured };
+        decide(store, stream, best).await?
     };
     let strays = items(other(&decided)).await?;
     if !strays.is_empty() {
@@ -64,12 +64,7 @@ async fn decide(store: &DynamoDbStore, stream: &Stream, best: &str) -> Result<St
 }
 
 /// Moves a row, unless somebody changes it meanwhile. Where both names have one, the one that is further stays.
-async fn move_over(
-    store: &DynamoDbStore,
-    to: &str,
-    stray: &Item,
-    rival: Option<&Item>,
-) -> Result<(), StoreError> {
+async fn move_over(store: &DynamoDbStore, to: &str, stray: &Item, rival: Option<&Item>) -> Result<(), StoreError> {
     let what = "move leases to the name that their stream is kept under";
     let broken = |error: aws_sdk_dynamodb::error::BuildError| StoreError::Failed { what, cause: error.to_string() };
     let mut delete = Delete::builder().table_name(&store.table.name);
@@ -87,7 +82,8 @@ async fn move_over(
         }
     }
     let delete = delete.condition_expression(same.join(" AND ")).build().map_err(broken)?;
-    let mut call = store.client().transact_write_items().transact_items(TransactWriteItem::builder().delete(delete).build());
+    let mut call =
+        store.client().transact_write_items().transact_items(TransactWriteItem::builder().delete(delete).build());
     let place = |item: &Item| string(item, "SequenceNumber").and_then(|number| SequenceNumber::new(number).ok());
     let put = match rival {
         None => Some("attribute_not_exists(StreamID)".to_owned()),
@@ -102,7 +98,9 @@ async fn move_over(
         call = call.transact_items(TransactWriteItem::builder().put(put.build().map_err(broken)?).build());
     }
     match call.send().await {
-        Err(error) if !error.as_service_error().is_some_and(|error| error.is_transaction_canceled_exception()) => {
+        Err(error)
+            if !error.as_service_error().is_some_and(TransactWriteItemsError::is_transaction_canceled_exception) =>
+        {
             Err(failed(what, &error))
         }
         _ => Ok(()),

@@ -25,6 +25,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 const ACTIVE_WITHIN: Duration = Duration::from_mins(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// The key of a lease table.
+const OURS: &str = "HASH StreamID (S), RANGE ShardID (S)";
+
 /// A table that is there.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
@@ -110,7 +113,8 @@ impl Table {
         for (name, kind) in [("StreamID", KeyType::Hash), ("ShardID", KeyType::Range)] {
             let attribute = AttributeDefinition::builder().attribute_name(name).attribute_type(ScalarAttributeType::S);
             let key = KeySchemaElement::builder().attribute_name(name).key_type(kind);
-            call = call.attribute_definitions(attribute.build().map_err(built)?).key_schema(key.build().map_err(built)?);
+            call =
+                call.attribute_definitions(attribute.build().map_err(built)?).key_schema(key.build().map_err(built)?);
         }
         let call = match config.billing_mode {
             Billing::PayPerRequest => call.billing_mode(BillingMode::PayPerRequest),
@@ -146,7 +150,6 @@ impl Table {
             // Writing to a string does not fail.
             let _ = write!(schema, "{comma}{} {} ({kind})", key.key_type().as_str(), key.attribute_name());
         }
-        const OURS: &str = "HASH StreamID (S), RANGE ShardID (S)";
         if schema == OURS {
             return Ok(());
         }
