@@ -4,15 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use super::{
     Beat, Claim, From, Hold, Lease, LeaseStore, Presence, Release, Row, SharedStore, StoreError, Worker, Write,
     Written, forward,
 };
 use crate::names::{ShardId, Stream, WorkerId};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// A table that forgets everything when it is dropped.
 #[derive(Debug, Default)]
@@ -47,6 +49,9 @@ pub(crate) struct MemoryStore {
     me: WorkerId,
     /// Tells two processes of the same name apart.
     life: u64,
+    /// The table doesn't answer this worker.
+    frozen: AtomicBool,
+    thawed: Notify,
 }
 
 impl Default for MemoryStore {
@@ -58,10 +63,25 @@ impl Default for MemoryStore {
 impl MemoryStore {
     pub(crate) fn new(table: &Arc<MemoryTable>, me: &str) -> Self {
         let life = lock(&table.core).next();
-        Self { table: Arc::clone(table), me: me.into(), life }
+        let (frozen, thawed) = (AtomicBool::new(false), Notify::new());
+        Self { table: Arc::clone(table), me: me.into(), life, frozen, thawed }
     }
 
-    fn core(&self) -> Result<crate::sync::MutexGuard<'_, Core>, StoreError> {
+    /// From now on the table doesn't answer this worker, or does again.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::Release);
+        self.thawed.notify_waiters();
+    }
+
+    /// Reaches the table; never, while it is frozen.
+    async fn core(&self) -> Result<MutexGuard<'_, Core>, StoreError> {
+        loop {
+            let thawed = self.thawed.notified();
+            if !self.frozen.load(Ordering::Acquire) {
+                break;
+            }
+            thawed.await;
+        }
         let mut core = lock(&self.table.core);
         core.calls += 1;
         if core.closed {
@@ -70,14 +90,14 @@ impl MemoryStore {
         Ok(core)
     }
 
-    fn write(
+    async fn write(
         &self,
         stream: Stream,
         shard: ShardId,
         epoch: u64,
-        change: impl FnOnce(&mut Core, &mut Row),
+        change: impl FnOnce(&mut Core, &mut Row) + Send,
     ) -> Result<Written, StoreError> {
-        let mut core = self.core()?;
+        let mut core = self.core().await?;
         let key = (stream, shard);
         let Some(mut row) = core.rows.get(&key).cloned() else {
             return Ok(Written::Lost { holder: "nobody".into() });
@@ -112,16 +132,16 @@ impl LeaseStore for MemoryStore {
     }
 
     async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError> {
-        let core = self.core()?;
+        let core = self.core().await?;
         Ok(core.rows.iter().filter(|((other, _), _)| other == stream).map(|(_, row)| row.clone()).collect())
     }
 
     async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError> {
-        Ok(*self.core()?.pins.entry(stream.clone()).or_insert(now))
+        Ok(*self.core().await?.pins.entry(stream.clone()).or_insert(now))
     }
 
     async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError> {
-        let mut core = self.core()?;
+        let mut core = self.core().await?;
         let key = (stream.clone(), shard.clone());
         let before = core.rows.get(&key).cloned();
         let hold = before.as_ref().and_then(|row| row.hold.as_ref());
@@ -143,35 +163,37 @@ impl LeaseStore for MemoryStore {
     }
 
     async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
-        let writes = writes.into_iter();
-        let commit = |write: Write| {
-            self.write(write.stream, write.shard, write.epoch, |core, row| {
-                row.place = forward(&row.place, write.place);
+        let mut written = Vec::new();
+        for Write { stream, shard, epoch, place } in writes {
+            let commit = |core: &mut Core, row: &mut Row| {
+                row.place = forward(&row.place, place);
                 if let Some(hold) = &mut row.hold {
                     hold.stamp = core.next().to_string();
                 }
-            })
-        };
-        writes.map(commit).collect()
+            };
+            written.push(self.write(stream, shard, epoch, commit).await);
+        }
+        written
     }
 
     async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>> {
-        let releases = releases.into_iter();
-        let release = |release: Release| {
-            self.write(release.stream, release.shard, release.epoch, |core, row| {
-                row.place = forward(&row.place, release.place);
+        let mut written = Vec::new();
+        for Release { stream, shard, epoch, place, to } in releases {
+            let release = |core: &mut Core, row: &mut Row| {
+                row.place = forward(&row.place, place);
                 row.wanted_by = None;
-                row.hold = release.to.map(|worker| {
+                row.hold = to.map(|worker| {
                     let epoch = core.next();
                     Hold { worker, epoch: Some(epoch), stamp: epoch.to_string() }
                 });
-            })
-        };
-        releases.map(release).collect()
+            };
+            written.push(self.write(stream, shard, epoch, release).await);
+        }
+        written
     }
 
     async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError> {
-        let mut core = self.core()?;
+        let mut core = self.core().await?;
         let key = (stream.clone(), row.shard.clone());
         if core.rows.get(&key) == Some(row) {
             core.rows.remove(&key);
@@ -191,7 +213,7 @@ impl SharedStore for MemoryStore {
     }
 
     async fn beat(&self, presence: &Presence) -> Result<Beat, StoreError> {
-        let mut core = self.core()?;
+        let mut core = self.core().await?;
         let beat = core.next().to_string();
         let nudges = match core.workers.get(&self.me) {
             // Who began later goes by the name.
@@ -205,11 +227,11 @@ impl SharedStore for MemoryStore {
     }
 
     async fn workers(&self) -> Result<Vec<Worker>, StoreError> {
-        Ok(self.core()?.workers.values().map(|member| member.shown.clone()).collect())
+        Ok(self.core().await?.workers.values().map(|member| member.shown.clone()).collect())
     }
 
     async fn ask(&self, stream: &Stream, shard: &ShardId, holder: &Hold) -> Result<bool, StoreError> {
-        let mut core = self.core()?;
+        let mut core = self.core().await?;
         let Some(row) = core.rows.get_mut(&(stream.clone(), shard.clone())) else { return Ok(false) };
         let same = row.hold.as_ref().is_some_and(|hold| (&hold.worker, hold.epoch) == (&holder.worker, holder.epoch));
         if !same || row.wanted_by.as_ref().is_some_and(|other| *other != self.me) {
@@ -220,14 +242,14 @@ impl SharedStore for MemoryStore {
     }
 
     async fn nudge(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        if let Some(member) = self.core()?.workers.get_mut(worker) {
+        if let Some(member) = self.core().await?.workers.get_mut(worker) {
             member.nudges += 1;
         }
         Ok(())
     }
 
     async fn leave(&self) -> Result<(), StoreError> {
-        let mut core = self.core()?;
+        let mut core = self.core().await?;
         if core.workers.get(&self.me).is_some_and(|member| member.life == self.life) {
             core.workers.remove(&self.me);
         }
@@ -235,7 +257,7 @@ impl SharedStore for MemoryStore {
     }
 
     async fn bury(&self, worker: &Worker) -> Result<(), StoreError> {
-        let mut core = self.core()?;
+        let mut core = self.core().await?;
         if core.workers.get(&worker.id).is_some_and(|member| member.shown == *worker) {
             core.workers.remove(&worker.id);
         }

@@ -112,13 +112,23 @@ impl Bench {
     }
 
     pub(super) async fn open_in(&self, region: &str) -> Result<Session, ConnectError> {
+        self.connect(Arc::clone(&self.store) as _, region).await
+    }
+
+    async fn connect(&self, store: Arc<dyn LeaseStore>, region: &str) -> Result<Session, ConnectError> {
         let connecting = Connecting {
             config: &self.config,
             threads: Arc::new(Threads::here(Arc::clone(&self.script) as _)),
-            store: Arc::clone(&self.store) as _,
+            store,
             region: region.into(),
         };
         connecting.open().await
+    }
+
+    /// A worker that shares a table with others.
+    pub(super) async fn join(&self, store: &Arc<MemoryStore>) -> Session {
+        let session = self.connect(Arc::clone(store) as _, "eu-west-1").await;
+        session.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// How far a shard is stored.

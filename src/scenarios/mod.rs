@@ -2,7 +2,8 @@
 //!
 //! - [`script`]: the service; [`bench`](mod@bench): a session that reads it.
 //! - `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks;
-//!   `stalls`: what may hold up nobody else; `told`: what an operator is told, by metrics and in the log.
+//!   `stalls`: what may hold up nobody else; `told`: what an operator is told, by metrics and in the log; `workers`:
+//!   several workers that share shards.
 
 mod bench;
 mod bounds;
@@ -11,6 +12,7 @@ mod script;
 mod shards;
 mod stalls;
 mod told;
+mod workers;
 
 /// A service with one shard that says nothing.
 pub(crate) fn a_service() -> std::sync::Arc<dyn crate::service::Service> {
