@@ -1,0 +1,201 @@
+//! The local services as processes of their own, and the road to the table, which can be closed.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_dynamodb::types::AttributeValue;
+use ferrokinesis::store::StoreOptions;
+use tokio::io::{AsyncBufReadExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::AnyError;
+use crate::local::LocalKinesis;
+use crate::writer::{REGION, STREAM};
+
+/// The lease table of the fleet.
+pub const TABLE: &str = "fleet-leases";
+
+/// The life of the process that is Kinesis.
+pub async fn be_kinesis() -> Result<bool, AnyError> {
+    let options = StoreOptions {
+        create_stream_ms: 0,
+        update_stream_ms: 0,
+        shard_limit: 500,
+        aws_region: REGION.to_owned(),
+        ..StoreOptions::default()
+    };
+    let server = LocalKinesis::start(options).await?;
+    println!("{}", server.endpoint().trim_start_matches("http://"));
+    std::future::pending().await
+}
+
+/// The life of the process that is DynamoDB.
+pub async fn be_dynamodb() -> Result<bool, AnyError> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
+    dynoxide::server::serve_on(listener, dynoxide::Database::memory()?).await;
+    Ok(false)
+}
+
+/// A service in a process of its own. It ends when this is dropped.
+pub struct Server {
+    pub address: SocketAddr,
+    _process: Child,
+}
+
+impl Server {
+    /// Starts this program again in another role, and waits for its address.
+    pub async fn start(role: &str) -> Result<Self, AnyError> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .args(["--role", role])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let out = process.stdout.take().ok_or("no output")?;
+        let line = BufReader::new(out).lines().next_line().await?.ok_or("the server ended")?;
+        Ok(Self { address: line.trim_end_matches('/').parse()?, _process: process })
+    }
+}
+
+/// A port that leads to the table, as long as it is open.
+pub struct Proxy {
+    pub address: SocketAddr,
+    open: watch::Sender<bool>,
+    _listening: JoinSet<()>,
+}
+
+impl Proxy {
+    pub async fn start(to: SocketAddr) -> Result<Self, AnyError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (open, mut is_open) = watch::channel(true);
+        let mut listening = JoinSet::new();
+        listening.spawn(async move {
+            let mut listener = Some(listener);
+            loop {
+                let port = match listener.take() {
+                    Some(listener) => listener,
+                    None => match listen_again(address) {
+                        Ok(listener) => listener,
+                        Err(_) => {
+                            sleep(Duration::from_millis(50)).await;
+                            continue;
+                        }
+                    },
+                };
+                let mut connections = JoinSet::new();
+                loop {
+                    tokio::select! {
+                        accepted = port.accept() => if let Ok((from, _)) = accepted {
+                            connections.spawn(forward(from, to));
+                        },
+                        _ = is_open.wait_for(|open| !open) => break,
+                    }
+                    while connections.try_join_next().is_some() {}
+                }
+                // Refused from here on, and whatever was open is cut.
+                drop(port);
+                connections.shutdown().await;
+                if is_open.wait_for(|open| *open).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { address, open, _listening: listening })
+    }
+
+    pub fn set_open(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+}
+
+fn listen_again(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1024)
+}
+
+async fn forward(mut from: TcpStream, to: SocketAddr) {
+    if let Ok(mut to) = TcpStream::connect(to).await {
+        // However it ends, both sides see it.
+        let _ = copy_bidirectional(&mut from, &mut to).await;
+    }
+}
+
+/// Looks at the lease table beside the workers.
+#[derive(Clone)]
+pub struct Table {
+    client: Client,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    holders: HashMap<String, String>,
+    moves: u64,
+}
+
+impl Table {
+    pub fn new(address: &str) -> Self {
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .credentials_provider(Credentials::new("fleet", "fleet", None, None, "fleet"))
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .endpoint_url(format!("http://{address}"))
+            .build();
+        Self { client: Client::from_conf(config), seen: Arc::default() }
+    }
+
+    /// Looks again and again who holds what. A shard that went from one worker to another has moved.
+    pub async fn count_moves(&self) {
+        loop {
+            // Not there yet, at first.
+            if let Ok(holders) = self.holders().await {
+                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                for (shard, holder) in holders {
+                    let Some(holder) = holder else { continue };
+                    let before = seen.holders.insert(shard, holder.clone());
+                    seen.moves += u64::from(before.is_some_and(|before| before != holder));
+                }
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    pub fn moves(&self) -> u64 {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).moves
+    }
+
+    pub fn shards(&self) -> usize {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).holders.len()
+    }
+
+    /// How many shards are held still.
+    pub async fn held(&self) -> Result<usize, AnyError> {
+        Ok(self.holders().await?.into_iter().filter(|(_, holder)| holder.is_some()).count())
+    }
+
+    async fn holders(&self) -> Result<Vec<(String, Option<String>)>, AnyError> {
+        let query = self.client.query().table_name(TABLE).consistent_read(true);
+        let query = query.key_condition_expression("StreamID = :stream");
+        let query = query.expression_attribute_values(":stream", AttributeValue::S(STREAM.into()));
+        let answer = query.send().await?;
+        let text = |item: &HashMap<String, AttributeValue>, name: &str| {
+            item.get(name).and_then(|value| value.as_s().ok()).cloned()
+        };
+        let items = answer.items.unwrap_or_default();
+        Ok(items.iter().map(|item| (text(item, "ShardID").unwrap_or_default(), text(item, "ClientID"))).collect())
+    }
+}
