@@ -380,9 +380,14 @@ pub(crate) fn leases_again() {
     tracing::warn!("leases can be renewed again; reading on with what is free");
 }
 
-pub(crate) fn beat_failed(error: &dyn Display) {
+pub(crate) fn beat_failed(error: &dyn Display, tries: u32) {
     counter!(BEAT_FAILED).increment(1);
-    tracing::warn!(%error, "could not renew the leases; trying again");
+    // One is life; that it goes on is news, and not at every try.
+    if tries == 3 || tries.is_multiple_of(20) {
+        tracing::warn!(%error, tries, "could not renew the leases; trying on");
+    } else {
+        tracing::debug!(%error, tries, "could not renew the leases; trying again");
+    }
 }
 
 pub(crate) fn look_failed(error: &dyn Display) {

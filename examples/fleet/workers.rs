@@ -70,7 +70,7 @@ impl Fleet {
         let out = process.stdout.take().ok_or("no output")?;
         let (blocked, is_blocked) = watch::channel(None);
         let mut reading = JoinSet::new();
-        reading.spawn(read(out, Arc::clone(&self.check), is_blocked));
+        reading.spawn(read(out, name.clone(), Arc::clone(&self.check), is_blocked));
         self.workers.push(Worker { name, process, blocked, reading });
         Ok(())
     }
@@ -150,7 +150,7 @@ impl Worker {
 }
 
 /// Reads an output line by line. A line that is cut by a kill is none: it was not acked.
-async fn read(out: ChildStdout, check: Arc<Mutex<Check>>, mut blocked: watch::Receiver<Option<Instant>>) {
+async fn read(out: ChildStdout, name: String, check: Arc<Mutex<Check>>, mut blocked: watch::Receiver<Option<Instant>>) {
     let mut out = BufReader::new(out);
     let (mut line, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
     // Bytes that lay in the pipe all the time while it was not read, and since when.
@@ -169,9 +169,10 @@ async fn read(out: ChildStdout, check: Arc<Mutex<Check>>, mut blocked: watch::Re
         if read == 0 {
             return;
         }
-        let mut at = Instant::now();
+        let now = Instant::now();
+        let mut written = (now, now);
         if let Some((since, left)) = &mut lay {
-            at = *since;
+            written.0 = *since;
             *left = left.saturating_sub(read);
             if *left == 0 {
                 lay = None;
@@ -180,7 +181,7 @@ async fn read(out: ChildStdout, check: Arc<Mutex<Check>>, mut blocked: watch::Re
         let mut check = check.lock().unwrap_or_else(PoisonError::into_inner);
         for byte in &buffer[..read] {
             if *byte == b'\n' {
-                check.take(&String::from_utf8_lossy(&line), at);
+                check.take(&String::from_utf8_lossy(&line), written, &name);
                 line.clear();
             } else {
                 line.push(*byte);

@@ -138,8 +138,8 @@ impl Keeper {
                     return;
                 }
                 Err(error) => {
-                    telemetry::beat_failed(&error);
                     let again = Instant::now() + backoff.next_delay(fastrand::f64());
+                    telemetry::beat_failed(&error, backoff.tries());
                     // That our leases are over is not found out later for it.
                     sleep_until(if over { again } else { again.min(self.tenure.end()) }).await;
                     ticks.reset_immediately();
