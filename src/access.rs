@@ -55,7 +55,8 @@ pub(crate) async fn dynamodb(
     session(region, &table.credentials, http).await
 }
 
-async fn session(
+/// A session in this region, or in the environment's.
+pub(crate) async fn session(
     region: Option<String>,
     credentials: &Credentials,
     http: &SharedHttpClient,

@@ -69,6 +69,29 @@ impl Aws {
     }
 }
 
+impl Aws {
+    /// How many milliseconds the first record from here on lies behind the newest of the shard.
+    pub(crate) async fn behind(&self, stream: &Stream, shard: &ShardId, start: &Start) -> Result<u64, Fault> {
+        let iterator = self.control.get_shard_iterator();
+        let iterator = iterator.stream_arn(stream.arn()).stream_name(stream.name()).shard_id(shard.as_str());
+        let iterator = match start {
+            Start::Oldest => iterator.shard_iterator_type(ShardIteratorType::TrimHorizon),
+            Start::At(millis) => {
+                iterator.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(*millis))
+            }
+            Start::After(number) => iterator
+                .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
+                .starting_sequence_number(number.as_str()),
+        };
+        let iterator = iterator.send().await.map_err(|error| fault(&error))?;
+        let iterator = iterator.shard_iterator().ok_or_else(|| incomplete("ShardIterator"))?;
+        let records = self.control.get_records().stream_arn(stream.arn()).shard_iterator(iterator).limit(1);
+        let records = records.send().await.map_err(|error| fault(&error))?;
+        let behind = records.millis_behind_latest().ok_or_else(|| incomplete("MillisBehindLatest"))?;
+        Ok(behind.unsigned_abs())
+    }
+}
+
 #[async_trait]
 impl Service for Aws {
     async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault> {

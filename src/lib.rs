@@ -13,7 +13,7 @@
 //!   (`watch`, pure), that we are (`keeper`), and the stores. `checkpoint`: when a place is stored and a lease given back.
 //! - `service`, `aws`, `access`, `transport`: what we ask of Kinesis, and how it is asked.
 //! - [`retry`], `backoff`: what each error means (pure).
-//! - [`telemetry`]: every metric and log event.
+//! - [`telemetry`]: every metric and log event. [`inspect`]: what an operator sees of the leases.
 
 mod access;
 mod ack;
@@ -27,6 +27,7 @@ pub mod efo;
 mod ending;
 mod health;
 mod input;
+pub mod inspect;
 mod kpl;
 mod lease;
 pub mod names;

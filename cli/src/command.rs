@@ -11,6 +11,7 @@ use pipeline_plugin_api::config::Detail;
 use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 
 use crate::configure::{self, Printed};
+use crate::leases::{self, Leases};
 use crate::terminal::{LogFormat, Terminal};
 use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, registry, run, signals};
 
@@ -35,6 +36,8 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Show who owns which shard of a lease table, since when, and how far behind it is.
+    Leases(Leases),
     /// Print the JSON Schema of pipeline files, or of one input's block.
     Schema {
         /// Only the block of this input.
@@ -103,6 +106,7 @@ pub fn main_with<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = 
     };
     match cli.command {
         Command::Run(arguments) => run_command(&arguments, &registry),
+        Command::Leases(arguments) => leases_command(&arguments),
         Command::Lint { files } => print(&configure::lint(&registry, &files)),
         Command::Schema { input } => match input.map(|name| find(&registry, &name)).transpose() {
             Ok(input) => print_text(&format!("{:#}\n", configure::schema(&registry, input))),
@@ -142,6 +146,17 @@ fn run_command(arguments: &Run, registry: &Registry) -> Exit {
     // A hard stop leaves tasks behind, and a blocked write must not keep the program alive.
     runtime.shutdown_timeout(LINGER);
     exit
+}
+
+fn leases_command(arguments: &Leases) -> Exit {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
+    };
+    match runtime.block_on(leases::leases(arguments)) {
+        Ok(text) => print_text(&text),
+        Err((exit, error)) => fail(exit, &error),
+    }
 }
 
 async fn run_pipeline(arguments: &Run, registry: &Registry, terminal: &Terminal) -> Exit {

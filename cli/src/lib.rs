@@ -13,6 +13,7 @@
 pub mod command;
 mod configure;
 mod exit;
+mod leases;
 pub mod pipeline;
 pub mod run;
 mod signals;

@@ -23,7 +23,7 @@ use crate::local::LocalKinesis;
 /// What takes longer than this stands still. Nothing waits for it to pass.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A stream of one shard, and somewhere to write.
+/// A stream, and somewhere to write.
 pub(crate) struct Bench {
     pub(crate) server: LocalKinesis,
     pub(crate) client: Client,
@@ -32,6 +32,10 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn start() -> Self {
+        Self::with_shards(1).await
+    }
+
+    pub(crate) async fn with_shards(shards: i32) -> Self {
         let options =
             StoreOptions { create_stream_ms: 0, update_stream_ms: 0, shard_limit: 10, ..StoreOptions::default() };
         let server = LocalKinesis::start(options).await.unwrap();
@@ -43,7 +47,7 @@ impl Bench {
             .endpoint_url(server.endpoint())
             .build();
         let client = Client::from_conf(config);
-        client.create_stream().stream_name("orders").shard_count(1).send().await.unwrap();
+        client.create_stream().stream_name("orders").shard_count(shards).send().await.unwrap();
         let bench = Self { server, client, folder: tempfile::tempdir().unwrap() };
         bench.until_active().await;
         bench
@@ -94,7 +98,11 @@ output:
     }
 
     fn written(&self) -> Vec<u64> {
-        let text = std::fs::read_to_string(self.path("out")).unwrap_or_default();
+        self.written_to("out")
+    }
+
+    pub(crate) fn written_to(&self, name: &str) -> Vec<u64> {
+        let text = std::fs::read_to_string(self.path(name)).unwrap_or_default();
         // The last line may be half written.
         text.split_inclusive('\n')
             .filter_map(|line| line.strip_suffix('\n'))
@@ -103,7 +111,7 @@ output:
     }
 
     /// The program, in an environment that knows nothing of AWS.
-    fn program(&self, pipeline: &str) -> Child {
+    pub(crate) fn program(&self, pipeline: &str) -> Child {
         self.program_with(pipeline, &[])
     }
 
@@ -133,7 +141,10 @@ output:
 }
 
 async fn put(client: &Client, data: impl Into<Vec<u8>>) {
-    client.put_record().stream_name("orders").partition_key("key").data(Blob::new(data)).send().await.unwrap();
+    let data = data.into();
+    // So that all shards get some.
+    let key = format!("{:x}", crc32fast::hash(&data));
+    client.put_record().stream_name("orders").partition_key(key).data(Blob::new(data)).send().await.unwrap();
 }
 
 /// Waits until the program has written a record.
@@ -153,7 +164,7 @@ async fn until_written(bench: &Bench, program: &mut Child, record: u64) {
     assert!(written.is_ok(), "record {record} was not written; only {:?}", bench.written());
 }
 
-async fn stop_softly(mut program: Child) -> ExitStatus {
+pub(crate) async fn stop_softly(mut program: Child) -> ExitStatus {
     let id = program.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
     tokio::time::timeout(PATIENCE, program.wait()).await.unwrap().unwrap()

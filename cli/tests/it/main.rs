@@ -16,6 +16,7 @@ mod kinesis;
 #[path = "../../../examples/quickstart/local.rs"]
 #[allow(dead_code, reason = "the quickstart uses the rest")]
 mod local;
+mod many;
 mod outputs;
 mod running;
 #[path = "../../../benches/consume/server.rs"]

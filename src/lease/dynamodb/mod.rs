@@ -11,9 +11,12 @@
 //! kinesis-input/streams  arn:aws:kinesis:…      a stream: under which StreamID its leases are, what "latest" means
 //! ```
 //!
-//! - `row`: what is in a row (pure); `table`: finding and making the table; `spelling`: rows under a stream's other name.
+//! - `row`: what is in a row (pure); `table`: finding and making the table; `calls`: what everyone asks of it;
+//!   `spelling`: rows under a stream's other name; `seen`: what an operator sees and changes.
 
+mod calls;
 mod row;
+mod seen;
 mod spelling;
 mod table;
 #[cfg(test)]
@@ -95,14 +98,10 @@ impl DynamoDbStore {
         row::time(SystemTime::now() + self.lease)
     }
 
-    fn update(&self, hash: &str, range: &str) -> UpdateItemFluentBuilder {
-        let update = self.client().update_item().table_name(&self.table.name);
-        update.key("StreamID", text(hash)).key("ShardID", text(range))
-    }
-
     /// An update of a lease that we own.
     fn update_owned(&self, stream: &Stream, shard: &ShardId, epoch: u64) -> UpdateItemFluentBuilder {
-        self.update(&self.stream_id(stream), shard.as_str())
+        self.table
+            .update(&self.stream_id(stream), shard.as_str())
             .condition_expression("ClientID = :me AND LeaseID = :lease")
             .expression_attribute_values(":me", text(self.me.as_str()))
             .expression_attribute_values(":lease", row::lease_id(&self.me, epoch))
@@ -180,35 +179,7 @@ impl DynamoDbStore {
 
     fn read(&self, stream: &Stream, shard: &ShardId, item: Option<&Item>) -> Result<Row, StoreError> {
         let read = item.ok_or_else(|| "it is missing in the answer".to_owned()).and_then(row::lease);
-        read.map_err(|what| self.bad_row(&self.stream_id(stream), shard.as_str(), what))
-    }
-
-    fn bad_row(&self, stream: &str, shard: &str, what: String) -> StoreError {
-        StoreError::BadRow { table: self.table.name.clone(), stream: stream.into(), shard: shard.into(), what }
-    }
-
-    /// All items under a hash key, as they are now.
-    async fn query(&self, what: &'static str, hash: &str) -> Result<Vec<Item>, StoreError> {
-        let mut items = Vec::new();
-        let mut next: Option<Item> = None;
-        loop {
-            let page = self
-                .client()
-                .query()
-                .table_name(&self.table.name)
-                .consistent_read(true)
-                .key_condition_expression("StreamID = :hash")
-                .expression_attribute_values(":hash", text(hash))
-                .set_exclusive_start_key(next)
-                .send()
-                .await
-                .map_err(|error| failed(what, &error))?;
-            next = page.last_evaluated_key;
-            items.extend(page.items.unwrap_or_default());
-            if next.as_ref().is_none_or(HashMap::is_empty) {
-                return Ok(items);
-            }
-        }
+        read.map_err(|what| self.table.bad_row(&self.stream_id(stream), shard.as_str(), what))
     }
 }
 
@@ -290,27 +261,30 @@ impl LeaseStore for DynamoDbStore {
 
     async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError> {
         let id = self.stream_id(stream);
-        let items = self.query("read the leases", &id).await?;
-        let read = |item: &Item| row::lease(item).map_err(|what| self.bad_row(&id, row::range(item), what));
+        let items = self.table.query("read the leases", &id).await?;
+        let read = |item: &Item| row::lease(item).map_err(|what| self.table.bad_row(&id, row::range(item), what));
         items.iter().map(read).collect()
     }
 
     async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError> {
         let what = "store the meaning of latest";
         let update = self
+            .table
             .update(STREAMS, stream.arn())
             .update_expression("SET Latest = if_not_exists(Latest, :now)")
             .expression_attribute_values(":now", AttributeValue::N(now.to_string()))
             .return_values(ReturnValue::AllNew);
         let answer = update.send().await.map_err(|error| failed(what, &error))?;
         let pinned = answer.attributes().and_then(|item| row::number(item, "Latest"));
-        pinned.ok_or_else(|| self.bad_row(STREAMS, stream.arn(), "its Latest is no number; remove the row".into()))
+        pinned
+            .ok_or_else(|| self.table.bad_row(STREAMS, stream.arn(), "its Latest is no number; remove the row".into()))
     }
 
     async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError> {
         let epoch = fastrand::u64(..);
         let id = row::lease_id(&self.me, epoch);
         let update = self
+            .table
             .update(&self.stream_id(stream), shard.as_str())
             .update_expression(
                 "SET ClientID = :me, LeaseID = :lease, LeaseTimeout = :timeout, ClaimedAt = :now REMOVE WantedBy",
@@ -435,10 +409,6 @@ impl SharedStore for DynamoDbStore {
             .table_name(&self.table.name)
             .key("StreamID", text(WORKERS))
             .key("ShardID", text(self.me.as_str()))
-            .update_expression(
-                "SET Beat = :beat, Life = :life, Streams = :streams, Explicit = :explicit, SeenAt = :now, \
-                 Since = if_not_exists(Since, :now) ADD Nudges :none",
-            )
             .expression_attribute_values(":beat", text(&format!("{}/{count}", self.life)))
             .expression_attribute_values(":life", text(&self.life))
             .expression_attribute_values(":streams", streams)
@@ -446,11 +416,14 @@ impl SharedStore for DynamoDbStore {
             .expression_attribute_values(":now", row::time(SystemTime::now()))
             .expression_attribute_values(":none", AttributeValue::N("0".into()))
             .return_values(ReturnValue::AllNew);
-        // The first one takes the name over from whoever had it before.
+        let set = "SET Beat = :beat, Life = :life, Streams = :streams, Explicit = :explicit, SeenAt = :now";
         let update = if self.shown.load(Ordering::Relaxed) {
-            update.condition_expression("attribute_not_exists(StreamID) OR Life = :life")
-        } else {
             update
+                .update_expression(format!("{set}, Since = if_not_exists(Since, :now) ADD Nudges :none"))
+                .condition_expression("attribute_not_exists(StreamID) OR Life = :life")
+        } else {
+            // The first one takes the name over from whoever had it before.
+            update.update_expression(format!("{set}, Since = :now ADD Nudges :none"))
         };
         match update.send().await {
             Ok(answer) => {
@@ -464,13 +437,14 @@ impl SharedStore for DynamoDbStore {
     }
 
     async fn workers(&self) -> Result<Vec<Worker>, StoreError> {
-        let items = self.query("read who is alive", WORKERS).await?;
+        let items = self.table.query("read who is alive", WORKERS).await?;
         Ok(items.iter().filter_map(row::worker).collect())
     }
 
     async fn ask(&self, stream: &Stream, shard: &ShardId, holder: &Hold) -> Result<bool, StoreError> {
         let Some(epoch) = holder.epoch else { return Ok(false) };
         let update = self
+            .table
             .update(&self.stream_id(stream), shard.as_str())
             .update_expression("SET WantedBy = :me")
             .condition_expression(
@@ -487,39 +461,14 @@ impl SharedStore for DynamoDbStore {
     }
 
     async fn nudge(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        let update = self
-            .update(WORKERS, worker.as_str())
-            .update_expression("ADD Nudges :one")
-            .condition_expression("attribute_exists(StreamID)")
-            .expression_attribute_values(":one", AttributeValue::N("1".into()));
-        match update.send().await {
-            Err(error) if !is_refusal(&error) => Err(failed("tell a worker to look", &error)),
-            _ => Ok(()),
-        }
+        self.table.nudge(worker.as_str()).await
     }
 
     async fn leave(&self) -> Result<(), StoreError> {
-        self.remove_worker(&self.me, "Life = :seen", &self.life).await
+        self.table.remove_worker(self.me.as_str(), "Life = :seen", &self.life).await
     }
 
     async fn bury(&self, worker: &Worker) -> Result<(), StoreError> {
-        self.remove_worker(&worker.id, "Beat = :seen", &worker.beat).await
-    }
-}
-
-impl DynamoDbStore {
-    async fn remove_worker(&self, worker: &WorkerId, condition: &str, seen: &str) -> Result<(), StoreError> {
-        let delete = self
-            .client()
-            .delete_item()
-            .table_name(&self.table.name)
-            .key("StreamID", text(WORKERS))
-            .key("ShardID", text(worker.as_str()))
-            .condition_expression(condition)
-            .expression_attribute_values(":seen", text(seen));
-        match delete.send().await {
-            Err(error) if !is_refusal(&error) => Err(failed("remove a worker", &error)),
-            _ => Ok(()),
-        }
+        self.table.remove_worker(worker.id.as_str(), "Beat = :seen", &worker.beat).await
     }
 }

@@ -18,7 +18,7 @@ pub(super) async fn adopt(store: &DynamoDbStore, stream: &Stream, configured: &s
     let other = |one: &str| if one == stream.arn() { stream.name() } else { stream.arn() };
     let items = |id: &str| {
         let id = id.to_owned();
-        async move { store.query("read the leases", &id).await }
+        async move { store.table.query("read the leases", &id).await }
     };
     let decided = if let Some(decided) = decided(store, stream).await? {
         decided
@@ -55,6 +55,7 @@ fn known(item: &Item, stream: &Stream) -> Option<String> {
 
 async fn decide(store: &DynamoDbStore, stream: &Stream, best: &str) -> Result<String, StoreError> {
     let update = store
+        .table
         .update(STREAMS, stream.arn())
         .update_expression("SET LeasesUnder = if_not_exists(LeasesUnder, :best)")
         .expression_attribute_values(":best", text(best))

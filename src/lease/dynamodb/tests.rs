@@ -199,7 +199,7 @@ async fn rows_under_the_other_name_are_moved() {
     let at = |number| Place::After(crate::names::SequenceNumber::new(number).unwrap());
     assert_eq!(places, [("alone", at("7")), ("behind", at("9")), ("both", at("10"))]);
     assert_eq!(rows[0].hold.as_ref().unwrap().worker.as_str(), "x", "its holder is known still");
-    assert!(store.query("look", ARN).await.unwrap().is_empty());
+    assert!(store.table.query("look", ARN).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -1,0 +1,257 @@
+//! Who owns which shard of a lease table?
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, IsTerminal, Write as _};
+use std::time::Duration;
+
+use clap::Args;
+use kinesis_input::inspect::{InspectError, LeaseTable, Overview, Released, SeenShard, State, TableAt};
+
+use crate::Exit;
+
+/// The arguments of `kinesis-input leases`.
+#[derive(Debug, Args)]
+pub(crate) struct Leases {
+    /// The lease table: `dynamodb.table` of the pipelines.
+    #[arg(long, value_name = "NAME")]
+    table: String,
+    /// The region of the table and of the streams [default: the environment's]
+    #[arg(long)]
+    region: Option<String>,
+    /// A profile of `~/.aws/credentials` [default: the environment's credentials]
+    #[arg(long)]
+    profile: Option<String>,
+    /// Another endpoint for the table than AWS's own.
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// Another endpoint for the streams than AWS's own.
+    #[arg(long, value_name = "URL")]
+    kinesis_endpoint: Option<String>,
+    /// Only this stream, as the table calls it: by name or ARN.
+    #[arg(long)]
+    stream: Option<String>,
+    /// Don't ask the streams how far behind each shard is.
+    #[arg(long)]
+    table_only: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Give back what this worker holds, which is gone for good and did not stop softly. Asks before it does.
+    #[arg(long, value_name = "WORKER", conflicts_with_all = ["stream", "table_only"])]
+    release: Option<String>,
+    /// Don't ask before releasing.
+    #[arg(long, requires = "release")]
+    yes: bool,
+    /// For how many seconds a worker is watched before it is taken for gone.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, requires = "release")]
+    watch: u64,
+}
+
+/// Why nothing is shown or released.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("nothing was released")]
+    NotConfirmed,
+}
+
+impl Refusal {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) | Self::Inspect(InspectError::NoSuchWorker(_)) => Exit::Usage,
+            Self::Inspect(InspectError::Access(_) | InspectError::Store(_)) => Exit::Input,
+            Self::Inspect(_) | Self::NotConfirmed => Exit::Failed,
+        }
+    }
+}
+
+/// What is to be printed, or what to say instead and how to exit.
+pub(crate) async fn leases(arguments: &Leases) -> Result<String, (Exit, String)> {
+    let done = async {
+        let mut at = TableAt::default();
+        at.table.clone_from(&arguments.table);
+        at.region.clone_from(&arguments.region);
+        at.endpoint.clone_from(&arguments.endpoint);
+        at.kinesis_endpoint.clone_from(&arguments.kinesis_endpoint);
+        at.credentials.profile = arguments.profile.clone().into();
+        let table = LeaseTable::open(&at).await?;
+        match &arguments.release {
+            None => show(&table, arguments).await,
+            Some(worker) => release(&table, worker, arguments).await,
+        }
+    };
+    done.await.map_err(|refusal: Refusal| (refusal.exit(), refusal.to_string()))
+}
+
+async fn show(table: &LeaseTable, arguments: &Leases) -> Result<String, Refusal> {
+    let mut seen = table.look(arguments.stream.as_deref()).await?;
+    if !arguments.table_only {
+        table.ask_how_far_behind(&mut seen).await;
+    }
+    Ok(if arguments.json { json(&seen) } else { text(&seen) })
+}
+
+async fn release(table: &LeaseTable, worker: &str, arguments: &Leases) -> Result<String, Refusal> {
+    if !arguments.yes {
+        let seen = table.look(None).await?;
+        let held = seen.shards.iter().filter(|shard| shard.owner.as_deref() == Some(worker)).count();
+        let shown = seen.workers.iter().find(|shown| shown.worker == worker);
+        if held == 0 && shown.is_none() {
+            return Err(InspectError::NoSuchWorker(worker.to_owned()).into());
+        }
+        let ago = shown
+            .and_then(|shown| shown.seen_seconds_ago)
+            .map_or("not known when".to_owned(), |ago| format!("{} ago", duration(ago.unsigned_abs())));
+        confirm(
+            &format!(
+                "{worker} holds {held} shards and showed itself last {ago}.\n\
+             Others take them at once, and read again what it had not stored. Its name, to release them: "
+            ),
+            worker,
+        )?;
+    }
+    let released = table.release(worker, Duration::from_secs(arguments.watch)).await?;
+    Ok(if arguments.json { json(&released) } else { told(worker, released) })
+}
+
+fn confirm(question: &str, expected: &str) -> Result<(), Refusal> {
+    if !io::stdin().is_terminal() {
+        return Err(Refusal::Usage("there is nobody to ask; `--yes` releases without asking".into()));
+    }
+    let mut answer = String::new();
+    // If it can't be asked, it is not confirmed.
+    let _ = io::stderr().write_all(question.as_bytes());
+    let _ = io::stdin().lock().read_line(&mut answer);
+    if answer.trim() == expected { Ok(()) } else { Err(Refusal::NotConfirmed) }
+}
+
+fn told(worker: &str, Released { shards, changed, .. }: Released) -> String {
+    let mut told = format!("{worker}: released {shards} shards");
+    if changed > 0 {
+        // Writing to a string can't fail.
+        let _ = write!(told, "; {changed} had changed hands and were left alone");
+    }
+    told + "\n"
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    // Maps have text for keys, and nothing else can fail.
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
+
+/// Two tables and a line that sums up.
+fn text(seen: &Overview) -> String {
+    let mut shards = vec![["STREAM", "SHARD", "STATE", "OWNER", "HELD FOR", "BEHIND", "REMARKS"].map(str::to_owned)];
+    shards.extend(seen.shards.iter().map(|shard| {
+        [
+            shard.stream.clone(),
+            shard.shard.clone(),
+            state(shard.state).to_owned(),
+            shard.owner.clone().unwrap_or_else(|| "-".into()),
+            shard.held_seconds.map_or("-".into(), |held| duration(held.unsigned_abs())),
+            shard.behind_ms.map_or("-".into(), |behind| duration(behind.div_ceil(1000))),
+            remarks(shard),
+        ]
+    }));
+    let mut workers = vec![["WORKER", "SHARDS", "RUNS FOR", "SEEN", "READS"].map(str::to_owned)];
+    workers.extend(seen.workers.iter().map(|worker| {
+        let ago = |seconds: Option<i64>| seconds.map_or("?".into(), |seconds| duration(seconds.unsigned_abs()));
+        [
+            worker.worker.clone(),
+            worker.shards.to_string(),
+            ago(worker.runs_seconds),
+            ago(worker.seen_seconds_ago) + " ago",
+            if worker.explicit { "shards by name" } else { "what is its share" }.to_owned(),
+        ]
+    }));
+    let count = |state| seen.shards.iter().filter(|shard| shard.state == state).count();
+    let furthest = seen.shards.iter().filter_map(|shard| Some((shard.behind_ms?, shard))).max_by_key(|(ms, _)| *ms);
+    let furthest = furthest.map_or(String::new(), |(ms, shard)| {
+        format!("; furthest behind: {} {}, {}", shard.stream, shard.shard, duration(ms.div_ceil(1000)))
+    });
+    format!(
+        "{}\n{}\n{} shards: {} held, {} free, {} ended{furthest}\n",
+        columns(&workers),
+        columns(&shards),
+        seen.shards.len(),
+        count(State::Held),
+        count(State::Free),
+        count(State::Ended),
+    )
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Held => "held",
+        State::Free => "free",
+        State::Ended => "ended",
+        State::Unreadable => "unreadable",
+        _ => "?",
+    }
+}
+
+fn remarks(shard: &SeenShard) -> String {
+    let mut remarks = Vec::new();
+    if let Some(remark) = &shard.remark {
+        remarks.push(remark.clone());
+    }
+    if let Some(worker) = &shard.wanted_by {
+        remarks.push(format!("wanted by {worker}"));
+    }
+    if shard.other_program {
+        remarks.push("held by another program".into());
+    } else if shard.owner.is_some() && shard.owner_seen_seconds_ago.is_none() {
+        remarks.push("its owner shows itself no more".into());
+    }
+    if shard.sequence_number.is_none() && shard.state != State::Ended {
+        remarks.push("nothing stored yet".into());
+    }
+    remarks.join("; ")
+}
+
+/// Rows under each other, each column as wide as it has to be.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut out = String::new();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; N] = std::array::from_fn(width);
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            // Writing to a string can't fail.
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        out += line.trim_end();
+        out.push('\n');
+    }
+    out
+}
+
+/// In the two largest units, as people say it.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units() {
+        let shown = [0, 59, 60, 3599, 3600, 86_399, 90_000].map(duration);
+        assert_eq!(shown, ["0s", "59s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 1h"]);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_they_have_to_be() {
+        let rows = [["A", "LONG", ""], ["wider", "b", "c"]].map(|row| row.map(str::to_owned));
+        assert_eq!(columns(&rows), "A      LONG\nwider  b     c\n");
+    }
+}

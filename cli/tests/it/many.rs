@@ -1,0 +1,214 @@
+//! Several processes, one stream and one lease table.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+
+use crate::kinesis::{Bench, PATIENCE, stop_softly};
+
+/// A stream, a table, and a pipeline for each worker.
+struct Fleet {
+    bench: Bench,
+    table: String,
+    _table: JoinSet<()>,
+}
+
+impl Fleet {
+    async fn start(shards: i32) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let table = format!("http://{}", listener.local_addr().unwrap());
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            dynoxide::server::serve_on(listener, dynoxide::Database::memory().unwrap()).await;
+        });
+        Self { bench: Bench::with_shards(shards).await, table, _table: serving }
+    }
+
+    fn worker(&self, name: &str) -> Child {
+        let yaml = format!(
+            "input:
+  aws_kinesis:
+    streams: [orders]
+    region: us-east-1
+    endpoint: {}
+    credentials: {{ id: test, secret: test }}
+    dynamodb: {{ table: leases, create: true, region: us-east-1, endpoint: \"{}\", credentials: {{ id: test, secret: test }} }}
+    client_id: {name}
+    commit_period: 200ms
+    lease_period: 2s
+    rebalance_period: 1s
+    enhanced_fan_out: {{ enabled: true, consumer_name: many }}
+output:
+  file: {{ path: \"{}\", format: raw }}
+",
+            self.bench.server.endpoint(),
+            self.table,
+            self.bench.path(name),
+        );
+        let path = self.bench.path(&format!("{name}.yaml"));
+        std::fs::write(&path, yaml).unwrap();
+        self.bench.program(&path)
+    }
+
+    /// `kinesis-input leases`: its exit code, and what it said on both outputs.
+    async fn leases(&self, arguments: &[&str]) -> (i32, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_kinesis-input"))
+            .args(["leases", "--table", "leases", "--region", "us-east-1"])
+            .args(["--endpoint", &self.table, "--kinesis-endpoint", &self.bench.server.endpoint()])
+            .args(arguments)
+            .env_clear()
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .stdin(std::process::Stdio::null())
+            .output();
+        let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
+        let mut said = String::from_utf8(output.stdout).unwrap();
+        said += &String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), said)
+    }
+
+    async fn json(&self) -> Value {
+        let (code, said) = self.leases(&["--json"]).await;
+        assert_eq!(code, 0, "{said}");
+        serde_json::from_str(&said).unwrap()
+    }
+
+    /// Looks into the table until it is so.
+    async fn until(&self, what: &str, so: impl Fn(&Value) -> bool) -> Value {
+        let mut last = String::new();
+        let looking = async {
+            loop {
+                let seen = self.json().await;
+                if so(&seen) {
+                    return seen;
+                }
+                last.clear();
+                write!(last, "{seen}").unwrap();
+            }
+        };
+        let seen = tokio::time::timeout(PATIENCE, looking).await;
+        seen.unwrap_or_else(|_| panic!("{what}: {last}"))
+    }
+
+    /// What all of them wrote, without duplicates.
+    fn written(&self, workers: &[&str]) -> BTreeSet<u64> {
+        workers.iter().flat_map(|worker| self.bench.written_to(worker)).collect()
+    }
+
+    async fn until_written(&self, workers: &[&str], numbers: std::ops::Range<u64>) {
+        let writing = async {
+            while !self.written(workers).is_superset(&numbers.clone().collect()) {
+                // A file tells nobody that it grew.
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        let written = tokio::time::timeout(PATIENCE, writing).await;
+        assert!(written.is_ok(), "{} of {numbers:?} were written", self.written(workers).len());
+    }
+}
+
+fn owners(seen: &Value) -> Vec<&str> {
+    seen["shards"].as_array().unwrap().iter().filter_map(|shard| shard["owner"].as_str()).collect()
+}
+
+fn number_of(seen: &Value, worker: &str) -> usize {
+    owners(seen).into_iter().filter(|owner| *owner == worker).count()
+}
+
+#[tokio::test]
+async fn leases_are_shown_and_those_of_a_worker_that_is_gone_released() {
+    let fleet = Fleet::start(2).await;
+    let mut worker = fleet.worker("worker-1");
+    fleet.bench.put(0..20).await;
+    fleet.until_written(&["worker-1"], 0..20).await;
+    let caught_up = |seen: &Value| {
+        let shards = seen["shards"].as_array().unwrap();
+        shards.len() == 2 && shards.iter().all(|shard| shard["behind_ms"] == 0 && shard["sequence_number"].is_string())
+    };
+    let seen = fleet.until("all is stored", caught_up).await;
+    assert_eq!(owners(&seen), ["worker-1", "worker-1"]);
+    assert_eq!(seen["workers"][0]["shards"], 2, "{seen}");
+    let (_, table) = fleet.leases(&[]).await;
+    for part in ["worker-1", "shardId-000000000001", "held", "2 shards: 2 held, 0 free, 0 ended", "furthest behind"] {
+        assert!(table.contains(part), "`{part}` is missing in: {table}");
+    }
+
+    // A worker that lives keeps what it has, whatever is asked.
+    let (code, said) = fleet.leases(&["--release", "worker-1", "--yes"]).await;
+    assert!(code == 1 && said.contains("worker-1 is alive"), "{code}: {said}");
+    let (code, said) = fleet.leases(&["--release", "worker-2", "--yes"]).await;
+    assert!(code == 2 && said.contains("no worker worker-2"), "{code}: {said}");
+    // Nobody there to ask.
+    let (code, said) = fleet.leases(&["--release", "worker-1"]).await;
+    assert!(code == 2 && said.contains("--yes"), "{code}: {said}");
+
+    worker.kill().await.unwrap();
+    fleet.bench.put(20..30).await;
+    let behind = |shard: &Value| shard["behind_ms"].as_u64().is_some_and(|behind| behind > 0);
+    let seen = fleet.until("behind", |seen| seen["shards"].as_array().unwrap().iter().any(behind)).await;
+    assert_eq!(number_of(&seen, "worker-1"), 2);
+    let (code, said) = fleet.leases(&["--release", "worker-1", "--yes", "--watch", "0"]).await;
+    assert!(code == 0 && said.contains("released 2 shards"), "{code}: {said}");
+    let seen = fleet.json().await;
+    assert!(owners(&seen).is_empty() && seen["workers"].as_array().unwrap().is_empty(), "{seen}");
+    assert!(seen["shards"][0]["sequence_number"].is_string(), "{seen}");
+}
+
+#[tokio::test]
+async fn a_table_that_is_not_there_is_told() {
+    let fleet = Fleet::start(1).await;
+    let (code, said) = fleet.leases(&[]).await;
+    assert!(code == 4 && said.contains("dynamodb.table leases: it doesn't exist"), "{code}: {said}");
+}
+
+#[tokio::test]
+async fn the_shards_of_a_killed_worker_are_taken_over() {
+    let fleet = Fleet::start(4).await;
+    let mut first = fleet.worker("worker-1");
+    fleet.until("one has all", |seen| number_of(seen, "worker-1") == 4).await;
+    let second = fleet.worker("worker-2");
+    let shared = |seen: &Value| number_of(seen, "worker-1") == 2 && number_of(seen, "worker-2") == 2;
+    fleet.until("each has half", shared).await;
+    fleet.bench.put(0..100).await;
+    fleet.until_written(&["worker-1", "worker-2"], 0..100).await;
+    assert!(!fleet.written(&["worker-1"]).is_empty() && !fleet.written(&["worker-2"]).is_empty());
+
+    first.kill().await.unwrap();
+    fleet.bench.put(100..200).await;
+    fleet.until_written(&["worker-1", "worker-2"], 0..200).await;
+    assert!(stop_softly(second).await.success());
+    let seen = fleet.json().await;
+    assert!(owners(&seen).is_empty(), "a soft stop gives everything back: {seen}");
+}
+
+/// A new worker for each old one, one after the other: nothing is lost, and nothing comes twice.
+#[tokio::test]
+async fn rolling_restart() {
+    let fleet = Fleet::start(4).await;
+    let names: Vec<String> = (1..=6).map(|number| format!("worker-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut running: Vec<Child> = names[..3].iter().map(|name| fleet.worker(name)).collect();
+    let all_read = |now: Vec<String>| {
+        move |seen: &Value| owners(seen).len() == 4 && now.iter().all(|worker| number_of(seen, worker) > 0)
+    };
+    let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    fleet.until("three share four", all_read(owned(&names[..3]))).await;
+    for (turn, new) in names[3..].iter().enumerate() {
+        let from = turn as u64 * 100;
+        fleet.bench.put(from..from + 50).await;
+        assert!(stop_softly(running.remove(0)).await.success());
+        running.push(fleet.worker(new));
+        fleet.bench.put(from + 50..from + 100).await;
+        fleet.until("each has some", all_read(owned(&names[turn + 1..turn + 4]))).await;
+    }
+    fleet.until_written(&names, 0..300).await;
+    for worker in running {
+        assert!(stop_softly(worker).await.success());
+    }
+    let lines: usize = names.iter().map(|name| fleet.bench.written_to(name).len()).sum();
+    assert_eq!(lines, 300, "{} came twice", lines - 300);
+}

@@ -1,0 +1,89 @@
+//! What is asked of the table by workers and operators alike?
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::row::{Item, text};
+use super::table::Table;
+use super::{StoreError, WORKERS, failed, is_refusal};
+
+impl Table {
+    pub(super) fn update(&self, hash: &str, range: &str) -> UpdateItemFluentBuilder {
+        let update = self.client.update_item().table_name(&self.name);
+        update.key("StreamID", text(hash)).key("ShardID", text(range))
+    }
+
+    /// All items under a hash key, as they are now.
+    pub(super) async fn query(&self, what: &'static str, hash: &str) -> Result<Vec<Item>, StoreError> {
+        let mut items = Vec::new();
+        let mut next: Option<Item> = None;
+        loop {
+            let page = self
+                .client
+                .query()
+                .table_name(&self.name)
+                .consistent_read(true)
+                .key_condition_expression("StreamID = :hash")
+                .expression_attribute_values(":hash", text(hash))
+                .set_exclusive_start_key(next)
+                .send()
+                .await
+                .map_err(|error| failed(what, &error))?;
+            next = page.last_evaluated_key;
+            items.extend(page.items.unwrap_or_default());
+            if next.as_ref().is_none_or(HashMap::is_empty) {
+                return Ok(items);
+            }
+        }
+    }
+
+    /// All items, as they are now.
+    pub(super) async fn scan(&self, what: &'static str) -> Result<Vec<Item>, StoreError> {
+        let mut items = Vec::new();
+        let mut next: Option<Item> = None;
+        loop {
+            let scan = self.client.scan().table_name(&self.name).consistent_read(true).set_exclusive_start_key(next);
+            let page = scan.send().await.map_err(|error| failed(what, &error))?;
+            next = page.last_evaluated_key;
+            items.extend(page.items.unwrap_or_default());
+            if next.as_ref().is_none_or(HashMap::is_empty) {
+                return Ok(items);
+            }
+        }
+    }
+
+    /// Makes a worker look at once, if it is there.
+    pub(super) async fn nudge(&self, worker: &str) -> Result<(), StoreError> {
+        let update = self
+            .update(WORKERS, worker)
+            .update_expression("ADD Nudges :one")
+            .condition_expression("attribute_exists(StreamID)")
+            .expression_attribute_values(":one", AttributeValue::N("1".into()));
+        match update.send().await {
+            Err(error) if !is_refusal(&error) => Err(failed("tell a worker to look", &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a worker, if this holds still.
+    pub(super) async fn remove_worker(&self, worker: &str, condition: &str, seen: &str) -> Result<(), StoreError> {
+        let delete = self
+            .client
+            .delete_item()
+            .table_name(&self.name)
+            .key("StreamID", text(WORKERS))
+            .key("ShardID", text(worker))
+            .condition_expression(condition)
+            .expression_attribute_values(":seen", text(seen));
+        match delete.send().await {
+            Err(error) if !is_refusal(&error) => Err(failed("remove a worker", &error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn bad_row(&self, stream: &str, shard: &str, what: String) -> StoreError {
+        StoreError::BadRow { table: self.name.clone(), stream: stream.into(), shard: shard.into(), what }
+    }
+}
