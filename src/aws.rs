@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
@@ -70,7 +70,7 @@ impl Aws {
 }
 
 impl Aws {
-    /// How many milliseconds the first record from here on lies behind the newest of the shard.
+    /// How many milliseconds ago the first record from here on arrived; 0 if there is none.
     pub(crate) async fn behind(&self, stream: &Stream, shard: &ShardId, start: &Start) -> Result<u64, Fault> {
         let iterator = self.control.get_shard_iterator();
         let iterator = iterator.stream_arn(stream.arn()).stream_name(stream.name()).shard_id(shard.as_str());
@@ -87,8 +87,15 @@ impl Aws {
         let iterator = iterator.shard_iterator().ok_or_else(|| incomplete("ShardIterator"))?;
         let records = self.control.get_records().stream_arn(stream.arn()).shard_iterator(iterator).limit(1);
         let records = records.send().await.map_err(|error| fault(&error))?;
-        let behind = records.millis_behind_latest().ok_or_else(|| incomplete("MillisBehindLatest"))?;
-        Ok(behind.unsigned_abs())
+        // What the service counts is from behind the record that it answers with.
+        let behind = records.millis_behind_latest().ok_or_else(|| incomplete("MillisBehindLatest"))?.unsigned_abs();
+        let first = records.records().first().and_then(|record| record.approximate_arrival_timestamp());
+        let age = first.and_then(|arrived| SystemTime::try_from(*arrived).ok()).map(|arrived| {
+            let age = SystemTime::now().duration_since(arrived).unwrap_or_default();
+            // Clocks differ, and it is there.
+            age.as_millis().max(1) as u64
+        });
+        Ok(age.unwrap_or_default().max(behind))
     }
 }
 

@@ -116,7 +116,7 @@ pub struct SeenShard {
     pub wanted_by: Option<String>,
     /// Up to where it is done.
     pub sequence_number: Option<String>,
-    /// How many milliseconds the oldest record that is not done lies behind the newest; unknown until asked.
+    /// How many milliseconds ago the oldest record that is not done arrived; 0 if all are. Unknown until asked.
     pub behind_ms: Option<u64>,
     /// What is wrong with the row, or why it is not known how far behind it is.
     pub remark: Option<String>,
