@@ -6,7 +6,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
 
@@ -16,7 +16,29 @@ use crate::names::{ShardId, Stream, WorkerId};
 use crate::pool::Pool;
 use crate::record::ShardNames;
 use crate::retry::Fault;
+use crate::sync::{Mutex, lock};
 use crate::topology::Start;
+
+/// What fails for an hour is told every minute, and not every second.
+const TOLD_EVERY: Duration = Duration::from_mins(1);
+
+/// When was it told last?
+struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let mut told = lock(&self.0);
+        let due = told.is_none_or(|told| now.saturating_duration_since(told) >= TOLD_EVERY);
+        if due {
+            *told = Some(now);
+        }
+        due
+    }
+}
 
 /// What a metric counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,8 +326,13 @@ pub(crate) fn stored(checkpoints: usize) {
 }
 
 pub(crate) fn store_failed(error: &dyn Display) {
+    static SELDOM: Seldom = Seldom::new();
     counter!(STORE_FAILED).increment(1);
-    tracing::warn!(%error, "could not store checkpoints; trying again");
+    if SELDOM.is_due(Instant::now()) {
+        tracing::warn!(%error, "could not store checkpoints; trying again");
+    } else {
+        tracing::debug!(%error, "could not store checkpoints; trying again");
+    }
 }
 
 /// A lease could not be given back yet.
@@ -391,8 +418,13 @@ pub(crate) fn beat_failed(error: &dyn Display, tries: u32) {
 }
 
 pub(crate) fn look_failed(error: &dyn Display) {
+    static SELDOM: Seldom = Seldom::new();
     counter!(LOOK_FAILED).increment(1);
-    tracing::warn!(%error, "could not share shards with other workers; trying again");
+    if SELDOM.is_due(Instant::now()) {
+        tracing::warn!(%error, "could not share shards with other workers; trying again");
+    } else {
+        tracing::debug!(%error, "could not share shards with other workers; trying again");
+    }
 }
 
 pub(crate) fn table_made(table: &str) {

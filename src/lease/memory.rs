@@ -31,8 +31,9 @@ pub(crate) struct Core {
     count: u64,
     /// Nothing can be read or written.
     pub(crate) closed: bool,
-    /// Calls so far.
+    /// Calls so far, and of each kind.
     pub(crate) calls: u64,
+    pub(crate) by_call: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -73,8 +74,8 @@ impl MemoryStore {
         self.thawed.notify_waiters();
     }
 
-    /// Reaches the table; never, while it is frozen.
-    async fn core(&self) -> Result<MutexGuard<'_, Core>, StoreError> {
+    /// Reaches the table to do this; never, while it is frozen.
+    async fn core(&self, call: &'static str) -> Result<MutexGuard<'_, Core>, StoreError> {
         loop {
             let thawed = self.thawed.notified();
             if !self.frozen.load(Ordering::Acquire) {
@@ -84,6 +85,7 @@ impl MemoryStore {
         }
         let mut core = lock(&self.table.core);
         core.calls += 1;
+        *core.by_call.entry(call).or_default() += 1;
         if core.closed {
             return Err(StoreError::Failed { what: "reach the table", cause: "it is closed".into() });
         }
@@ -97,7 +99,7 @@ impl MemoryStore {
         epoch: u64,
         change: impl FnOnce(&mut Core, &mut Row) + Send,
     ) -> Result<Written, StoreError> {
-        let mut core = self.core().await?;
+        let mut core = self.core("update").await?;
         let key = (stream, shard);
         let Some(mut row) = core.rows.get(&key).cloned() else {
             return Ok(Written::Lost { holder: "nobody".into() });
@@ -132,16 +134,16 @@ impl LeaseStore for MemoryStore {
     }
 
     async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError> {
-        let core = self.core().await?;
+        let core = self.core("rows").await?;
         Ok(core.rows.iter().filter(|((other, _), _)| other == stream).map(|(_, row)| row.clone()).collect())
     }
 
     async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError> {
-        Ok(*self.core().await?.pins.entry(stream.clone()).or_insert(now))
+        Ok(*self.core("pin").await?.pins.entry(stream.clone()).or_insert(now))
     }
 
     async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError> {
-        let mut core = self.core().await?;
+        let mut core = self.core("claim").await?;
         let key = (stream.clone(), shard.clone());
         let before = core.rows.get(&key).cloned();
         let hold = before.as_ref().and_then(|row| row.hold.as_ref());
@@ -193,7 +195,7 @@ impl LeaseStore for MemoryStore {
     }
 
     async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError> {
-        let mut core = self.core().await?;
+        let mut core = self.core("forget").await?;
         let key = (stream.clone(), row.shard.clone());
         if core.rows.get(&key) == Some(row) {
             core.rows.remove(&key);
@@ -213,7 +215,7 @@ impl SharedStore for MemoryStore {
     }
 
     async fn beat(&self, presence: &Presence) -> Result<Beat, StoreError> {
-        let mut core = self.core().await?;
+        let mut core = self.core("beat").await?;
         let beat = core.next().to_string();
         let nudges = match core.workers.get(&self.me) {
             // Who began later goes by the name.
@@ -227,11 +229,11 @@ impl SharedStore for MemoryStore {
     }
 
     async fn workers(&self) -> Result<Vec<Worker>, StoreError> {
-        Ok(self.core().await?.workers.values().map(|member| member.shown.clone()).collect())
+        Ok(self.core("workers").await?.workers.values().map(|member| member.shown.clone()).collect())
     }
 
     async fn ask(&self, stream: &Stream, shard: &ShardId, holder: &Hold) -> Result<bool, StoreError> {
-        let mut core = self.core().await?;
+        let mut core = self.core("ask").await?;
         let Some(row) = core.rows.get_mut(&(stream.clone(), shard.clone())) else { return Ok(false) };
         let same = row.hold.as_ref().is_some_and(|hold| (&hold.worker, hold.epoch) == (&holder.worker, holder.epoch));
         if !same || row.wanted_by.as_ref().is_some_and(|other| *other != self.me) {
@@ -242,14 +244,14 @@ impl SharedStore for MemoryStore {
     }
 
     async fn nudge(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        if let Some(member) = self.core().await?.workers.get_mut(worker) {
+        if let Some(member) = self.core("nudge").await?.workers.get_mut(worker) {
             member.nudges += 1;
         }
         Ok(())
     }
 
     async fn leave(&self) -> Result<(), StoreError> {
-        let mut core = self.core().await?;
+        let mut core = self.core("leave").await?;
         if core.workers.get(&self.me).is_some_and(|member| member.life == self.life) {
             core.workers.remove(&self.me);
         }
@@ -257,7 +259,7 @@ impl SharedStore for MemoryStore {
     }
 
     async fn bury(&self, worker: &Worker) -> Result<(), StoreError> {
-        let mut core = self.core().await?;
+        let mut core = self.core("bury").await?;
         if core.workers.get(&worker.id).is_some_and(|member| member.shown == *worker) {
             core.workers.remove(&worker.id);
         }

@@ -101,7 +101,8 @@ impl Bench {
     pub(super) fn new(script: Script, more: &str) -> Self {
         let streams = if more.contains("streams:") { "" } else { "streams: [orders]\n" };
         let fan_out = if more.contains("enhanced_fan_out") { "" } else { "enhanced_fan_out: {enabled: true}\n" };
-        let yaml = format!("{streams}checkpoint_file: memory\ncommit_period: 1s\n{fan_out}{more}\n");
+        let period = if more.contains("commit_period") { "" } else { "commit_period: 1s\n" };
+        let yaml = format!("{streams}checkpoint_file: memory\n{period}{fan_out}{more}\n");
         let document = Document::from_yaml("test.yaml", &yaml, &Environment::empty()).unwrap();
         let config = document.parse::<Config>(&[]).unwrap_or_else(|error| panic!("{error}")).config;
         Self { script: Arc::new(script), store: Arc::default(), config }

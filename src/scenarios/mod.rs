@@ -7,6 +7,7 @@
 
 mod bench;
 mod bounds;
+mod costs;
 mod faults;
 mod script;
 mod shards;

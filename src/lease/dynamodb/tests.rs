@@ -141,6 +141,7 @@ async fn a_row_that_connect_wrote_is_continued_and_fenced() {
     assert_eq!(place, Place::After(crate::names::SequenceNumber::new("42").unwrap()));
     // Connect takes it back, as it does: it changes the owner, and our attributes stay.
     store
+        .table
         .update("orders", "s")
         .update_expression("SET ClientID = :new, LeaseTimeout = :t")
         .condition_expression("ClientID = :old")
