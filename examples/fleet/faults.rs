@@ -53,7 +53,7 @@ impl Faults {
         }
         // As long as they are in life where there is time: a minute, two minutes.
         let whole = until.duration_since(start);
-        let long = Duration::from_secs(60).min(whole / 8);
+        let long = Duration::from_mins(1).min(whole / 8);
         Self { kinds: faults, random: fastrand::Rng::with_seed(seed), start, until, long }
     }
 

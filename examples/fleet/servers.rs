@@ -83,15 +83,9 @@ impl Proxy {
         listening.spawn(async move {
             let mut listener = Some(listener);
             loop {
-                let port = match listener.take() {
-                    Some(listener) => listener,
-                    None => match listen_again(address) {
-                        Ok(listener) => listener,
-                        Err(_) => {
-                            sleep(Duration::from_millis(50)).await;
-                            continue;
-                        }
-                    },
+                let Some(port) = listener.take().or_else(|| listen_again(address).ok()) else {
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
                 };
                 let mut connections = JoinSet::new();
                 loop {

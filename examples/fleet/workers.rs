@@ -19,7 +19,7 @@ use crate::writer::{REGION, STREAM};
 /// A lease in the fleet's pipelines.
 pub const LEASE: Duration = Duration::from_secs(6);
 /// How long a worker may take to stop softly.
-const STOPS_WITHIN: Duration = Duration::from_secs(60);
+const STOPS_WITHIN: Duration = Duration::from_mins(1);
 /// What a pipe holds, at most: the output of a worker goes on for so much while it isn't read.
 const PIPE: usize = 64 << 10;
 

@@ -73,9 +73,6 @@ async fn a_field_that_is_not_built_yet_is_named() {
         let error = refused(&bench.input("orders", more)).await;
         assert!(error.starts_with(field) && error.contains("not built yet") || error.contains("no effect"), "{error}");
     }
-    let yaml = bench.yaml("orders", "").replace("checkpoint_file: ", "dynamodb: {table: leases}\n#");
-    let error = refused(&build(kinesis_input::KinesisInput::new(), &yaml)).await;
-    assert!(error.starts_with("dynamodb.table"), "{error}");
 }
 
 #[tokio::test]
