@@ -158,6 +158,56 @@ fn the_policy_of_the_readme_allows_the_calls_that_are_made_and_no_others() {
     assert_eq!(allowed, called);
 }
 
+#[test]
+fn the_policy_of_the_table_allows_the_calls_that_are_made_and_no_others() {
+    let calls = [
+        ("get_item", &["GetItem"][..]),
+        ("query", &["Query"]),
+        ("scan", &["Scan"]),
+        ("update_item", &["UpdateItem"]),
+        ("put_item", &["PutItem"]),
+        ("delete_item", &["DeleteItem"]),
+        ("transact_write_items", &["PutItem", "DeleteItem"]),
+        ("describe_table", &["DescribeTable"]),
+        ("create_table", &["CreateTable"]),
+    ];
+    let mut source = String::new();
+    for file in sources(&root().join("src/lease/dynamodb")) {
+        if !file.ends_with("tests.rs") {
+            source += &std::fs::read_to_string(file).unwrap();
+        }
+    }
+    let made =
+        calls.iter().filter(|(call, _)| source.contains(&format!(".{call}()"))).flat_map(|(_, actions)| *actions);
+    let made: std::collections::BTreeSet<_> = made.map(ToString::to_string).collect();
+    let page = read("docs/scaling.md");
+    let allowed = page.split("dynamodb:").skip(1).filter(|rest| rest.starts_with(char::is_uppercase));
+    let allowed =
+        allowed.map(|rest| rest.split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap().to_owned());
+    assert_eq!(allowed.collect::<std::collections::BTreeSet<_>>(), made);
+}
+
+#[test]
+fn the_pipelines_in_manifests_are_right() {
+    let registry = registry().unwrap();
+    let environment = Environment::from_pairs([("POD_NAME", "orders-0")]);
+    let mut pipelines = 0;
+    for (page, text) in pages() {
+        for manifest in blocks(&text, "yml").iter().flat_map(|block| block.split("\n---\n")) {
+            let document: serde_json::Value =
+                serde_saphyr::from_str(manifest).unwrap_or_else(|error| panic!("{error}"));
+            assert!(document["apiVersion"].is_string() && document["kind"].is_string(), "{page}: {document}");
+            for (name, pipeline) in document["data"].as_object().into_iter().flatten() {
+                let built = Pipeline::from_yaml(name, pipeline.as_str().unwrap(), &environment, &registry);
+                let pipeline = built.unwrap_or_else(|error| panic!("{page}: {error}"));
+                assert!(pipeline.warnings.is_empty(), "{page}: {}", pipeline.warnings);
+                pipelines += 1;
+            }
+        }
+    }
+    assert!(pipelines >= 1, "the page of scaling has one");
+}
+
 fn camel(snake: &str) -> String {
     snake.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect()
 }
@@ -192,7 +242,7 @@ fn the_page_of_the_program_knows_its_features_flags_and_settings() {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_kinesis-input")).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    for command in ["run", "lint", "schema", "docs", "create"] {
+    for command in ["run", "lint", "leases", "schema", "docs", "create"] {
         assert!(page.contains(&format!("kinesis-input {command}")), "{command}");
         let help = program(&[command, "--help"]);
         for flag in help.split("--").skip(1).filter_map(|rest| rest.split([' ', '\n']).next()) {
