@@ -165,7 +165,7 @@ async fn run(arguments: &Arguments) -> Result<bool, AnyError> {
     let duplicates_allowed = made.iter().any(|fault| !gentle.contains(fault));
     println!(
         "records_put={put} lost={} out_of_order={} duplicated={} faults={} moves={} workers={} shards={} leases_left={} \
-         unclean_stops={unclean} seed={} seconds={:.0}",
+         steps_back={} unclean_stops={unclean} seed={} seconds={:.0}",
         result.lost,
         result.out_of_order,
         result.duplicated,
@@ -174,11 +174,17 @@ async fn run(arguments: &Arguments) -> Result<bool, AnyError> {
         arguments.workers,
         table.shards(),
         held,
+        table.steps_back(),
         arguments.seed,
         start.elapsed().as_secs_f64(),
     );
     let duplicates = duplicates_allowed || result.duplicated == 0;
-    Ok(result.lost == 0 && result.out_of_order == 0 && held == 0 && unclean == 0 && duplicates)
+    Ok(result.lost == 0
+        && result.out_of_order == 0
+        && held == 0
+        && table.steps_back() == 0
+        && unclean == 0
+        && duplicates)
 }
 
 /// Waits until all that was put has arrived, or nothing new comes any more.

@@ -138,6 +138,16 @@ pub struct Table {
 struct Seen {
     holders: HashMap<String, String>,
     moves: u64,
+    /// How far each shard is, and how often one went back: somebody wrote who did not own it.
+    places: HashMap<String, String>,
+    steps_back: u64,
+}
+
+/// A row of the table.
+struct Lease {
+    shard: String,
+    holder: Option<String>,
+    place: Option<String>,
 }
 
 impl Table {
@@ -156,9 +166,14 @@ impl Table {
     pub async fn count_moves(&self) {
         loop {
             // Not there yet, at first.
-            if let Ok(holders) = self.holders().await {
+            if let Ok(leases) = self.leases().await {
                 let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                for (shard, holder) in holders {
+                for Lease { shard, holder, place } in leases {
+                    if let Some(place) = place {
+                        let before = seen.places.insert(shard.clone(), place.clone());
+                        // Numbers of the same shard have as many digits here.
+                        seen.steps_back += u64::from(before.is_some_and(|before| before > place));
+                    }
                     let Some(holder) = holder else { continue };
                     let before = seen.holders.insert(shard, holder.clone());
                     seen.moves += u64::from(before.is_some_and(|before| before != holder));
@@ -172,16 +187,20 @@ impl Table {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).moves
     }
 
+    pub fn steps_back(&self) -> u64 {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).steps_back
+    }
+
     pub fn shards(&self) -> usize {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).holders.len()
     }
 
     /// How many shards are held still.
     pub async fn held(&self) -> Result<usize, AnyError> {
-        Ok(self.holders().await?.into_iter().filter(|(_, holder)| holder.is_some()).count())
+        Ok(self.leases().await?.into_iter().filter(|lease| lease.holder.is_some()).count())
     }
 
-    async fn holders(&self) -> Result<Vec<(String, Option<String>)>, AnyError> {
+    async fn leases(&self) -> Result<Vec<Lease>, AnyError> {
         let query = self.client.query().table_name(TABLE).consistent_read(true);
         let query = query.key_condition_expression("StreamID = :stream");
         let query = query.expression_attribute_values(":stream", AttributeValue::S(STREAM.into()));
@@ -190,6 +209,11 @@ impl Table {
             item.get(name).and_then(|value| value.as_s().ok()).cloned()
         };
         let items = answer.items.unwrap_or_default();
-        Ok(items.iter().map(|item| (text(item, "ShardID").unwrap_or_default(), text(item, "ClientID"))).collect())
+        let lease = |item| Lease {
+            shard: text(item, "ShardID").unwrap_or_default(),
+            holder: text(item, "ClientID"),
+            place: text(item, "SequenceNumber"),
+        };
+        Ok(items.iter().map(lease).collect())
     }
 }
