@@ -15,6 +15,8 @@
 //!   `spelling`: rows under a stream's other name; `seen`: what an operator sees and changes.
 
 mod calls;
+#[cfg(test)]
+mod fault_tests;
 mod row;
 mod seen;
 mod spelling;

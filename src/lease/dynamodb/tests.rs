@@ -14,17 +14,17 @@ use crate::lease::store_tests::{
     a_race_has_one_winner, every_shared_store_keeps_what_it_promises, every_store_keeps_what_it_promises,
 };
 
-const LEASE: Duration = Duration::from_secs(30);
+pub(super) const LEASE: Duration = Duration::from_secs(30);
 const ARN: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/orders";
 
 /// A DynamoDB that others wrote, on a socket. Gone when it is dropped.
-struct Local {
+pub(super) struct Local {
     endpoint: String,
     _server: JoinSet<()>,
 }
 
 impl Local {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let mut server = JoinSet::new();
@@ -34,7 +34,7 @@ impl Local {
         Self { endpoint, _server: server }
     }
 
-    fn session() -> SdkConfig {
+    pub(super) fn session() -> SdkConfig {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(aws_smithy_http_client::tls::Provider::Rustls(
                 aws_smithy_http_client::tls::rustls_provider::CryptoMode::AwsLc,
@@ -54,7 +54,7 @@ impl Local {
             .build()
     }
 
-    fn config(&self) -> DynamoDb {
+    pub(super) fn config(&self) -> DynamoDb {
         let mut config = DynamoDb::default();
         config.table = "leases".into();
         config.create = true;
@@ -71,7 +71,7 @@ impl Local {
     }
 }
 
-fn stream() -> Stream {
+pub(super) fn stream() -> Stream {
     Stream::new("orders", ARN)
 }
 

@@ -1,0 +1,144 @@
+//! Does the store keep its promises when the table is busy, or its answers are lost?
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_runtime_api::http::StatusCode;
+use aws_smithy_types::body::SdkBody;
+
+use super::tests::{LEASE, Local, stream};
+use super::*;
+use crate::names::SequenceNumber;
+
+/// What happens to writes.
+#[derive(Debug, Default)]
+struct Faults {
+    /// So many answers to writes are lost after the write happened.
+    lost: AtomicU32,
+    /// So many writes of leases are refused, for the table is busy.
+    throttled: AtomicU32,
+    writes: AtomicU32,
+}
+
+#[derive(Debug, Clone)]
+struct Faulty {
+    inner: SharedHttpClient,
+    faults: Arc<Faults>,
+}
+
+#[derive(Debug)]
+struct FaultyConnector {
+    inner: SharedHttpConnector,
+    faults: Arc<Faults>,
+}
+
+impl HttpClient for Faulty {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        let inner = self.inner.http_connector(settings, components);
+        SharedHttpConnector::new(FaultyConnector { inner, faults: Arc::clone(&self.faults) })
+    }
+}
+
+/// Takes one, if there is one left.
+fn one_of(left: &AtomicU32) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+}
+
+impl HttpConnector for FaultyConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let faults = Arc::clone(&self.faults);
+        let writes = request.headers().get("x-amz-target").is_some_and(|target| target.ends_with("UpdateItem"));
+        if !writes {
+            return self.inner.call(request);
+        }
+        faults.writes.fetch_add(1, Ordering::Relaxed);
+        let beat = request.body().bytes().is_some_and(|body| String::from_utf8_lossy(body).contains(WORKERS));
+        if !beat && one_of(&faults.throttled) {
+            let body = r#"{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException","message":"busy"}"#;
+            let busy = HttpResponse::new(StatusCode::try_from(400).unwrap(), SdkBody::from(body));
+            return HttpConnectorFuture::ready(Ok(busy));
+        }
+        let answer = self.inner.call(request);
+        HttpConnectorFuture::new(async move {
+            let answer = answer.await;
+            if one_of(&faults.lost) {
+                return Err(ConnectorError::io("the connection broke".into()));
+            }
+            answer
+        })
+    }
+}
+
+impl Local {
+    /// A store whose answers can be lost.
+    async fn faulty(&self, me: &str) -> (DynamoDbStore, Arc<Faults>) {
+        let session = Self::session();
+        let faults = Arc::<Faults>::default();
+        let http = Faulty { inner: session.http_client().unwrap(), faults: Arc::clone(&faults) };
+        let session = session.into_builder().http_client(http).build();
+        let table = Table::open(&session, &self.config(), LEASE / 3).await.unwrap();
+        (DynamoDbStore::new(table, me.into(), LEASE), faults)
+    }
+}
+
+fn at(number: &str) -> Place {
+    Place::After(SequenceNumber::new(number).unwrap())
+}
+
+fn stored(place: Place) -> Vec<Result<Written, StoreError>> {
+    vec![Ok(Written::Stored { place, wanted_by: None })]
+}
+
+/// The write has happened, and the one who made it asks again: it must not take itself for somebody else.
+#[tokio::test]
+async fn lost_answers_change_nothing() {
+    let local = Local::start().await;
+    let (store, faults) = local.faulty("a").await;
+    let (shard, lose) = (ShardId::from("s"), || faults.lost.store(1, Ordering::Relaxed));
+    lose();
+    let Claim::Owned(lease, _) = store.claim(&stream(), &shard, From::Nobody).await.unwrap() else {
+        panic!("it lost a claim to itself")
+    };
+    lose();
+    assert_eq!(store.commit(vec![Write::new(&lease, at("5"))]).await, stored(at("5")));
+    lose();
+    assert_eq!(store.beat(&Presence::default()).await, Ok(Beat::Alive { nudges: 0 }));
+    lose();
+    assert_eq!(store.release(vec![lease.back(at("6"), None)]).await, stored(at("6")));
+
+    let Claim::Owned(lease, place) = store.claim(&stream(), &shard, From::Nobody).await.unwrap() else { panic!() };
+    assert_eq!(place, at("6"));
+    lose();
+    assert_eq!(store.release(vec![lease.back(at("7"), Some("b".into()))]).await, stored(at("7")));
+    let rows = store.rows(&stream()).await.unwrap();
+    assert_eq!((rows[0].hold.as_ref().unwrap().worker.as_str(), &rows[0].place), ("b", &at("7")));
+    let hold = rows[0].hold.clone().unwrap();
+    lose();
+    assert_eq!(store.ask(&stream(), &shard, &hold).await, Ok(true));
+    assert_eq!(faults.lost.load(Ordering::Relaxed), 0, "none was lost");
+}
+
+#[tokio::test]
+async fn a_busy_table_is_asked_again_and_beats_do_not_wait_for_it() {
+    let local = Local::start().await;
+    let (store, faults) = local.faulty("a").await;
+    let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
+    faults.throttled.store(u32::MAX, Ordering::Relaxed);
+    let beats = async {
+        while faults.throttled.load(Ordering::Relaxed) == u32::MAX {
+            tokio::task::yield_now().await;
+        }
+        let before = faults.writes.load(Ordering::Relaxed);
+        assert_eq!(store.beat(&Presence::default()).await, Ok(Beat::Alive { nudges: 0 }));
+        assert_eq!(faults.writes.load(Ordering::Relaxed), before + 1, "while the checkpoint waits");
+        faults.throttled.store(0, Ordering::Relaxed);
+    };
+    let (written, ()) = tokio::join!(store.commit(vec![Write::new(&lease, at("5"))]), beats);
+    assert_eq!(written, stored(at("5")));
+}
