@@ -239,6 +239,24 @@ async fn a_worker_that_cannot_renew_stops_before_others_may_take_its_shards() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_read_is_not_handed_out_once_the_lease_is_over() {
+    let script = Script::new(["one"]);
+    script.answer("one", [then_idle(1..=5), then_idle(1..=6)]);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let store = table.worker("a");
+    let a = bench.join(&store).await;
+    bench.script.called(1).await;
+    sleep(secs(1)).await;
+    store.freeze(true);
+    sleep(LEASE + secs(1)).await;
+    // Another worker may read them by now.
+    assert!(is_quiet(&a, MINUTE).await);
+    store.freeze(false);
+    assert_eq!(numbers(&a, 6).await, [1, 2, 3, 4, 5, 6]);
+    close(&a).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn table_unreachable() {
     let script = Script::new(["one", "two"]);
     for shard in ["one", "two"] {
@@ -494,7 +512,8 @@ async fn worker_from_connect_in_the_same_table() {
 #[tokio::test(start_paused = true)]
 async fn a_shard_that_connect_takes_is_let_go_of() {
     let script = Script::new(["one"]);
-    script.answer("one", [body([records(1..=3), Piece::Hang])]);
+    let go_on = (100..200).flat_map(|at| [Piece::Wait(secs(1)), records(at..=at)]);
+    script.answer("one", [body([records(1..=3), Piece::Wait(secs(5))].into_iter().chain(go_on))]);
     let (bench, table) = (Bench::new(script, ""), Table::new());
     let ours = bench.join(&table.worker("ours")).await;
     take_and_ack(&ours, 3).await;
@@ -509,12 +528,15 @@ async fn a_shard_that_connect_takes_is_let_go_of() {
         while bench.script.calls().len() < 2 && ours.checkpointer.len() > 0 {
             sleep(Duration::from_millis(100)).await;
         }
+        let noticed = taken.elapsed();
+        assert!(is_quiet(&ours, secs(20)).await, "what was read of it is delivered");
+        noticed
     };
-    tokio::select! {
+    let noticed = tokio::select! {
         () = renewing => panic!("it was taken back"),
         seen = timeout(MINUTE, seen) => seen.unwrap(),
-    }
-    assert!(taken.elapsed() <= LEASE, "noticed after {:?}", taken.elapsed());
+    };
+    assert!(noticed <= LEASE, "noticed after {noticed:?}");
     assert_eq!(ours.checkpointer.len(), 0);
     close(&ours).await;
 }
