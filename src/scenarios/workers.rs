@@ -509,6 +509,24 @@ async fn worker_from_connect_in_the_same_table() {
     close(&ours).await;
 }
 
+/// Programs that know no beats go by the row: Connect takes one that was not renewed for three lease periods.
+#[tokio::test(start_paused = true)]
+async fn the_row_of_an_idle_shard_is_renewed_for_other_programs() {
+    let script = Script::new(["one"]);
+    script.answer("one", [then_idle(1..=1)]);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let a = bench.join(&table.worker("a")).await;
+    take_and_ack(&a, 1).await;
+    table.until("one", "stored", |row| row.place == Place::After(place(1))).await;
+    let stamp = || table.row("one").and_then(|row| row.hold).map(|hold| hold.stamp);
+    for _ in 0..10 {
+        let before = stamp();
+        sleep(2 * LEASE).await;
+        assert_ne!(stamp(), before, "nothing was written for two lease periods");
+    }
+    close(&a).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shard_that_connect_takes_is_let_go_of() {
     let script = Script::new(["one"]);
