@@ -1,0 +1,101 @@
+//! How often may something be done?
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::ServiceError;
+use crate::time::Time;
+
+/// So much in a second, with a burst of a second's worth.
+#[derive(Debug, Clone)]
+pub(super) struct Bucket {
+    per_second: f64,
+    /// The most that is saved up.
+    burst: f64,
+    left: f64,
+    at: Time,
+}
+
+impl Bucket {
+    pub(super) fn new(per_second: f64) -> Self {
+        Self { per_second, burst: per_second, left: per_second, at: Time::default() }
+    }
+
+    fn fill(&mut self, now: Time) {
+        let since = now.since(self.at).as_secs_f64();
+        self.left = (self.left + since * self.per_second).min(self.burst);
+        self.at = self.at.max(now);
+    }
+
+    /// Takes so much, if it is there.
+    pub(super) fn take(&mut self, amount: f64, now: Time) -> bool {
+        self.fill(now);
+        let there = self.left >= amount;
+        if there {
+            self.left -= amount;
+        }
+        there
+    }
+
+    /// Takes so much if anything is there, and owes the rest.
+    pub(super) fn owe(&mut self, amount: f64, now: Time) {
+        self.fill(now);
+        self.left -= amount;
+    }
+
+    /// How long until nothing is owed any more.
+    pub(super) fn clear_in(&mut self, now: Time) -> Duration {
+        self.fill(now);
+        Duration::from_secs_f64((-self.left / self.per_second).max(0.0))
+    }
+}
+
+/// Calls that are counted together: an operation, over an account, a stream or a shard.
+#[derive(Debug, Default)]
+pub(super) struct Limits {
+    buckets: BTreeMap<(&'static str, String), Bucket>,
+}
+
+impl Limits {
+    /// Lets a call through, if fewer than so many were made in a second.
+    pub(super) fn call(
+        &mut self,
+        operation: &'static str,
+        of: &str,
+        per_second: f64,
+        now: Time,
+    ) -> Result<(), ServiceError> {
+        let bucket = self.buckets.entry((operation, of.to_owned())).or_insert_with(|| Bucket::new(per_second));
+        if bucket.take(1.0, now) {
+            return Ok(());
+        }
+        Err(ServiceError::limit(format!("Rate exceeded for {operation}: {per_second} transactions per second.")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_gives_back_what_a_second_may_take() {
+        let mut limits = Limits::default();
+        let start = Time::from_millis(1_000_000);
+        for _ in 0..5 {
+            limits.call("Register", "a", 5.0, start).unwrap();
+        }
+        assert_eq!(limits.call("Register", "a", 5.0, start).unwrap_err().code, "LimitExceededException");
+        limits.call("Register", "b", 5.0, start).unwrap();
+        limits.call("Register", "a", 5.0, start + Duration::from_millis(200)).unwrap();
+        assert!(limits.call("Register", "a", 5.0, start + Duration::from_millis(300)).is_err());
+    }
+
+    #[test]
+    fn what_is_owed_is_paid_off_with_time() {
+        let mut bucket = Bucket::new(1000.0);
+        let start = Time::from_millis(1_000_000);
+        bucket.owe(3000.0, start);
+        assert_eq!(bucket.clear_in(start), Duration::from_secs(2));
+        assert_eq!(bucket.clear_in(start + Duration::from_secs(2)), Duration::ZERO);
+    }
+}

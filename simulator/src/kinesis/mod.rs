@@ -1,0 +1,317 @@
+//! How does Kinesis behave?
+//!
+//! A model of one account in one region, with the rules of the real service: how long subscriptions live and who may
+//! take them over, what is counted and refused, how shards split and merge, what expires. Pure: it is told what time it
+//! is, does no I/O, and answers at once. [`Simulator`](crate::Simulator) puts it behind HTTP.
+
+mod consumers;
+mod error;
+mod limits;
+mod number;
+mod reading;
+mod request;
+mod shard;
+mod streams;
+mod stream;
+mod subscribing;
+mod subscription;
+mod writing;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use self::limits::Limits;
+use self::request::Request;
+use self::stream::{Reshard, Status, Stream};
+use self::subscription::Subscription;
+use crate::time::Time;
+
+pub use error::ServiceError;
+pub use number::{Number, shard_id};
+pub use shard::Record;
+pub use stream::Key;
+pub use subscription::{Child, Event, Next, SubscriptionId};
+
+/// The rules that differ between accounts, or that a test wants otherwise.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The account that everything belongs to.
+    pub account: String,
+    /// The region, as it stands in ARNs.
+    pub region: String,
+    /// How long records are kept.
+    pub retention: Duration,
+    /// How long a stream is made.
+    pub creation: Duration,
+    /// How long a split or a merge takes.
+    pub reshard: Duration,
+    /// How long a consumer is made.
+    pub activation: Duration,
+    /// How long a consumer is removed.
+    pub deletion: Duration,
+    /// The most consumers of a stream.
+    pub consumers: usize,
+    /// How long a subscription lives.
+    pub subscription_life: Duration,
+    /// After how long a second subscription takes over.
+    pub takeover: Duration,
+    /// How often an idle subscription says so.
+    pub heartbeat: Duration,
+    /// How long a record needs until readers see it.
+    pub propagation: Duration,
+    /// The least time between two events with records.
+    pub event_gap: Duration,
+    /// The last records of a shard come with its end, not before it.
+    pub end_with_records: bool,
+    /// How long an iterator is good.
+    pub iterator_life: Duration,
+    /// The most entries that a page of a listing holds.
+    pub page: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            account: "123456789012".into(),
+            region: "eu-west-1".into(),
+            retention: Duration::from_hours(24),
+            creation: Duration::from_secs(2),
+            reshard: Duration::from_secs(5),
+            activation: Duration::from_secs(5),
+            deletion: Duration::from_secs(5),
+            consumers: 20,
+            subscription_life: Duration::from_mins(5),
+            takeover: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(5),
+            propagation: Duration::from_millis(70),
+            event_gap: Duration::from_millis(200),
+            end_with_records: false,
+            iterator_life: Duration::from_mins(5),
+            page: 1000,
+        }
+    }
+}
+
+/// What a call gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// An answer.
+    Json(Value),
+    /// A subscription, whose events are to be asked for.
+    Subscription(SubscriptionId),
+}
+
+/// What has happened so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Records that were put.
+    pub records: u64,
+    /// Subscriptions that were granted.
+    pub subscriptions: u64,
+    /// Of these, those that ended another.
+    pub takeovers: u64,
+    /// Splits and merges.
+    pub reshards: u64,
+    /// Calls that a limit refused.
+    pub throttled: u64,
+}
+
+/// Kinesis, of one account in one region.
+#[derive(Debug)]
+pub struct Kinesis {
+    settings: Settings,
+    now: Time,
+    streams: BTreeMap<String, Stream>,
+    subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    /// When a subscription of a consumer and shard was last asked for, and last granted.
+    calls: BTreeMap<(String, u32), subscribing::Calls>,
+    limits: Limits,
+    next_subscription: u64,
+    /// Subscriptions that should be asked for their next event.
+    touched: Vec<SubscriptionId>,
+    counters: Counters,
+}
+
+impl Kinesis {
+    /// An account without streams.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            now: Time::default(),
+            streams: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            limits: Limits::default(),
+            next_subscription: 0,
+            touched: Vec::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The rules that it keeps.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Lets time pass. It never goes back.
+    pub fn advance(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        let now = self.now;
+        let mut touched = Vec::new();
+        for stream in self.streams.values_mut() {
+            let shards = stream.advance(now, &self.settings);
+            self.counters.reshards += u64::from(!shards.is_empty());
+            touched.extend(shards.into_iter().map(|shard| (stream.name.clone(), shard)));
+        }
+        self.streams.retain(|_, stream| stream.status != Status::Deleting || stream.until > now);
+        for (stream, shard) in touched {
+            self.touch(&stream, Some(shard));
+        }
+    }
+
+    /// Answers a call, as JSON. `operation` is its name without a prefix.
+    ///
+    /// # Errors
+    ///
+    /// What the service would say.
+    pub fn call(&mut self, operation: &str, input: &Value, now: Time) -> Result<Reply, ServiceError> {
+        self.advance(now);
+        let request = Request(input);
+        let reply = match operation {
+            "CreateStream" => self.create_stream(request),
+            "DeleteStream" => self.delete_stream(request),
+            "DescribeLimits" => self.describe_limits(),
+            "DescribeStream" => self.describe_stream(request),
+            "DescribeStreamSummary" => self.describe_stream_summary(request),
+            "ListStreams" => self.list_streams(request),
+            "ListShards" => self.list_shards(request),
+            "IncreaseStreamRetentionPeriod" | "DecreaseStreamRetentionPeriod" => self.change_retention(request),
+            "SplitShard" => self.split_shard(request),
+            "MergeShards" => self.merge_shards(request),
+            "UpdateShardCount" => self.update_shard_count(request),
+            "PutRecord" => self.put_record(request),
+            "PutRecords" => self.put_records(request),
+            "GetShardIterator" => self.get_shard_iterator(request),
+            "GetRecords" => self.get_records(request),
+            "RegisterStreamConsumer" => self.register_consumer(request),
+            "DescribeStreamConsumer" => self.describe_consumer(request),
+            "ListStreamConsumers" => self.list_consumers(request),
+            "DeregisterStreamConsumer" => self.deregister_consumer(request),
+            "SubscribeToShard" => return self.subscribe(request).inspect_err(|error| self.counters.count(error)).map(Reply::Subscription),
+            _ => Err(ServiceError::new("UnknownOperationException", "")),
+        };
+        reply.map(Reply::Json).inspect_err(|error| self.counters.count(error))
+    }
+
+    /// What comes next on a subscription.
+    pub fn next(&mut self, id: SubscriptionId, now: Time) -> Next {
+        self.advance(now);
+        let Some(subscription) = self.subscriptions.get_mut(&id) else { return Next::End };
+        let stream = self.streams.get(&subscription.stream);
+        let next = subscription.next(stream, self.now, &self.settings);
+        if let Next::Event(event) = &next
+            && event.continuation.is_none()
+        {
+            // An end is said once; what follows is the end of the body.
+            debug_assert!(subscription.is_over());
+        }
+        next
+    }
+
+    /// Its reader has gone.
+    pub fn close(&mut self, id: SubscriptionId) {
+        self.subscriptions.remove(&id);
+    }
+
+    /// How many subscriptions are open.
+    pub fn open_subscriptions(&self) -> usize {
+        self.subscriptions.values().filter(|subscription| !subscription.is_over()).count()
+    }
+
+    /// Subscriptions for which something happened since this was last asked.
+    pub fn take_touched(&mut self) -> Vec<SubscriptionId> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Puts a record, as a writer does. Returns its shard and number.
+    ///
+    /// # Errors
+    ///
+    /// What the service would say.
+    pub fn put(&mut self, stream: &str, key: &str, data: bytes::Bytes, now: Time) -> Result<(u32, Number), ServiceError> {
+        self.advance(now);
+        let now = self.now;
+        let placed = self.stream_mut(stream)?.put(key, None, data, now)?;
+        self.counters.records += 1;
+        self.touch(stream, Some(placed.0));
+        Ok(placed)
+    }
+
+    /// Changes what may be done with the key of a stream.
+    ///
+    /// # Errors
+    ///
+    /// There is no such stream.
+    pub fn set_key(&mut self, stream: &str, key: Key) -> Result<(), ServiceError> {
+        self.stream_mut(stream)?.key = key;
+        self.touch(stream, None);
+        Ok(())
+    }
+
+    /// The shards of a stream that are open.
+    pub fn open_shards(&self, stream: &str) -> Vec<u32> {
+        self.streams.get(stream).into_iter().flat_map(Stream::open_shards).map(|shard| shard.id).collect()
+    }
+
+    /// The parents of each shard that is known, by its number.
+    pub fn parents(&self, stream: &str) -> BTreeMap<u32, Vec<u32>> {
+        let shards = self.streams.get(stream).into_iter().flat_map(|stream| stream.shards.values());
+        shards.map(|shard| (shard.id, shard.parents.clone())).collect()
+    }
+
+    /// Whether a stream is being changed.
+    pub fn is_updating(&self, stream: &str) -> bool {
+        self.streams.get(stream).is_some_and(|stream| stream.status != Status::Active)
+    }
+
+    fn stream(&self, name: &str) -> Result<&Stream, ServiceError> {
+        self.streams.get(name).ok_or_else(|| no_stream(name, &self.settings))
+    }
+
+    fn stream_mut(&mut self, name: &str) -> Result<&mut Stream, ServiceError> {
+        let settings = &self.settings;
+        self.streams.get_mut(name).ok_or_else(|| no_stream(name, settings))
+    }
+
+    /// Has the subscriptions of a shard, or of all, looked at.
+    fn touch(&mut self, stream: &str, shard: Option<u32>) {
+        let of = self.subscriptions.iter();
+        let of = of.filter(|(_, one)| one.stream == stream && shard.is_none_or(|shard| shard == one.shard));
+        self.touched.extend(of.map(|(id, _)| *id));
+    }
+
+    fn call_limit(&mut self, operation: &'static str, of: &str, per_second: f64) -> Result<(), ServiceError> {
+        let now = self.now;
+        self.limits.call(operation, of, per_second, now)
+    }
+}
+
+impl Counters {
+    fn count(&mut self, error: &ServiceError) {
+        let throttled = matches!(error.code, "LimitExceededException" | "ProvisionedThroughputExceededException");
+        self.throttled += u64::from(throttled);
+    }
+}
+
+fn no_stream(name: &str, settings: &Settings) -> ServiceError {
+    ServiceError::not_found(format!("Stream {name} under account {} not found.", settings.account))
+}

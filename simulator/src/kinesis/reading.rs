@@ -1,0 +1,132 @@
+//! The calls of readers without enhanced fan-out.
+
+use base64_simd::STANDARD;
+use serde_json::{Value, json};
+
+use super::number::{Number, shard_id};
+use super::request::Request;
+use super::shard::{Place, Record};
+use super::subscribing::check_place;
+use super::{Kinesis, ServiceError};
+use crate::time::Time;
+
+type Answer = Result<Value, ServiceError>;
+
+/// The most records, and the most bytes, of a call.
+const RECORDS: usize = 10_000;
+const BYTES: usize = 10 << 20;
+
+impl Kinesis {
+    pub(super) fn get_shard_iterator(&mut self, request: Request<'_>) -> Answer {
+        let stream = request.stream()?;
+        let shard = request.shard("ShardId")?;
+        let place = request.place("ShardIteratorType", "StartingSequenceNumber")?;
+        self.call_limit("GetShardIterator", &format!("{stream}/{shard}"), 5.0)?;
+        let now = self.now;
+        let found = self.stream(stream)?;
+        if !found.shards.contains_key(&shard) {
+            return Err(ServiceError::not_found(format!("Shard {} in stream {stream} not found.", shard_id(shard))));
+        }
+        check_place(found, shard, place, now)?;
+        let place = found.resolve(place, shard, now);
+        Ok(json!({ "ShardIterator": iterator(stream, shard, place, now) }))
+    }
+
+    pub(super) fn get_records(&mut self, request: Request<'_>) -> Answer {
+        let text = request.required("ShardIterator")?;
+        let bad = || ServiceError::invalid("Invalid ShardIterator.");
+        let Iterator { stream: name, shard: id, place, made } = Iterator::parse(text).ok_or_else(bad)?;
+        let (now, life, propagation) = (self.now, self.settings.iterator_life, self.settings.propagation);
+        if now.since(made) > life {
+            return Err(ServiceError::new("ExpiredIteratorException", format!("Iterator expired: it was made {} ms ago.", now.since(made).as_millis())));
+        }
+        let limit = request.number("Limit").map_or(RECORDS, |limit| RECORDS.min(limit as usize));
+        let stream = self.stream_mut(&name)?;
+        stream.key.check()?;
+        let shard = stream.shards.get_mut(&id);
+        let shard = shard.ok_or_else(|| ServiceError::not_found(format!("Shard {} not found.", shard_id(id))))?;
+        if !shard.reads.0.take(1.0, now) || !shard.reads.1.clear_in(now).is_zero() {
+            return Err(ServiceError::throughput(format!("Rate exceeded for shard {} in stream {name}.", shard_id(id))));
+        }
+        let first = shard.index(place);
+        let visible = now - propagation;
+        let (mut bytes, mut records) = (0, Vec::new());
+        for record in shard.records.iter().skip(first).take(limit) {
+            if record.arrived > visible || (bytes > 0 && bytes + record.data.len() > BYTES) {
+                break;
+            }
+            bytes += record.data.len();
+            records.push(record_json(record));
+        }
+        shard.reads.1.owe(bytes as f64, now);
+        let next = first + records.len();
+        let last = next.checked_sub(1).map(|last| shard.records[last].number);
+        let mut answer = json!({ "Records": records, "MillisBehindLatest": shard.behind(next, now) });
+        let ended = next == shard.records.len() && shard.end.is_some_and(|end| end.time() <= visible);
+        if ended {
+            let children = stream.children(id).into_iter().map(|child| {
+                json!({
+                    "ShardId": shard_id(child.id),
+                    "ParentShards": child.parents.iter().map(|parent| shard_id(*parent)).collect::<Vec<_>>(),
+                    "HashKeyRange": {
+                        "StartingHashKey": child.hashes.start().to_string(),
+                        "EndingHashKey": child.hashes.end().to_string(),
+                    },
+                })
+            });
+            answer["ChildShards"] = children.collect();
+        } else {
+            let place = last.map_or(place, Place::After);
+            answer["NextShardIterator"] = json!(iterator(&name, id, place, now));
+        }
+        Ok(answer)
+    }
+}
+
+/// A record, as both ways of reading say it.
+pub(super) fn record_json(record: &Record) -> Value {
+    json!({
+        "SequenceNumber": record.number.to_string(),
+        "ApproximateArrivalTimestamp": record.arrived.seconds(),
+        "Data": STANDARD.encode_to_string(&record.data),
+        "PartitionKey": record.key,
+    })
+}
+
+/// An iterator says by itself what it is.
+struct Iterator {
+    stream: String,
+    shard: u32,
+    place: Place,
+    made: Time,
+}
+
+fn iterator(stream: &str, shard: u32, place: Place, now: Time) -> String {
+    let place = match place {
+        Place::Oldest => "oldest".to_owned(),
+        Place::At(number) => format!("at:{number}"),
+        Place::After(number) => format!("after:{number}"),
+        Place::Since(time) => format!("since:{}", time.millis()),
+    };
+    STANDARD.encode_to_string(format!("{stream}/{shard}/{place}/{}", now.millis()))
+}
+
+impl Iterator {
+    fn parse(text: &str) -> Option<Self> {
+        let text = String::from_utf8(STANDARD.decode_to_vec(text).ok()?).ok()?;
+        let mut parts = text.split('/');
+        let (stream, shard, place, made) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let place = match place.split_once(':') {
+            None => Place::Oldest,
+            Some(("at", number)) => Place::At(Number::parse(number)?),
+            Some(("after", number)) => Place::After(Number::parse(number)?),
+            Some((_, time)) => Place::Since(Time::from_millis(time.parse().ok()?)),
+        };
+        Some(Self {
+            stream: stream.to_owned(),
+            shard: shard.parse().ok()?,
+            place,
+            made: Time::from_millis(made.parse().ok()?),
+        })
+    }
+}

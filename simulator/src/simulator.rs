@@ -1,0 +1,258 @@
+//! What stands behind HTTP?
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use serde_json::Value;
+
+use crate::body::Body;
+use crate::clock::Clock;
+use crate::dynamodb::{DynamoDb, Watcher};
+use crate::faults::{CallFault, Link};
+use crate::kinesis::{Kinesis, Next, Reply, ServiceError, Settings, SubscriptionId};
+use crate::time::Time;
+
+/// Kinesis and DynamoDB of one account, for any number of clients. Cheap to clone.
+#[derive(Clone)]
+pub struct Simulator {
+    core: Arc<Mutex<Core>>,
+}
+
+struct Core {
+    kinesis: Kinesis,
+    dynamodb: DynamoDb,
+    /// Whoever waits for the next event of a subscription.
+    waiting: BTreeMap<SubscriptionId, Waker>,
+    log: Option<CallLog>,
+}
+
+/// Is told of every call: when, over which link, which operation, what it was asked, and what it got.
+pub type CallLog = Box<dyn FnMut(Time, &str, &str, &str, &str) + Send>;
+
+/// Why a call got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// There was no connection.
+    Refused,
+    /// The connection broke.
+    Reset,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "connection refused",
+            Self::Reset => "connection reset by peer",
+        })
+    }
+}
+
+impl std::error::Error for NoAnswer {}
+
+impl fmt::Debug for Simulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulator").finish_non_exhaustive()
+    }
+}
+
+impl Simulator {
+    /// An account without streams and tables.
+    ///
+    /// # Errors
+    ///
+    /// The database behind the tables can't be made.
+    pub fn new(settings: Settings) -> Result<Self, dynoxide::DynoxideError> {
+        let core = Core {
+            kinesis: Kinesis::new(settings),
+            dynamodb: DynamoDb::new()?,
+            waiting: BTreeMap::new(),
+            log: None,
+        };
+        Ok(Self { core: Arc::new(Mutex::new(core)) })
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with Kinesis beside its clients, and wakes whoever that concerns.
+    pub fn kinesis<T>(&self, what: impl FnOnce(&mut Kinesis) -> T) -> T {
+        let mut core = self.core();
+        let done = what(&mut core.kinesis);
+        core.wake();
+        done
+    }
+
+    /// Shows every row of the table that is written.
+    pub fn watch_table(&self, watcher: Watcher) {
+        self.core().dynamodb.watch(watcher);
+    }
+
+    /// Asks the table something beside its clients: the answer's status and body.
+    pub fn table(&self, operation: &str, body: &Value) -> (u16, String) {
+        self.core().dynamodb.call(operation, &body.to_string(), "")
+    }
+
+    /// Tells of every call.
+    pub fn log_calls(&self, log: CallLog) {
+        self.core().log = Some(log);
+    }
+
+    /// Answers a request that came over a link.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer, for the connection breaks.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the call may or may not have been carried out; which is so with every network.
+    pub async fn answer(&self, request: Request<Bytes>, link: &Link, clock: &Clock) -> Result<Response<Body>, NoAnswer> {
+        let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
+        let (service, operation) = target.rsplit_once('.').unwrap_or_default();
+        let table = service.starts_with("DynamoDB");
+        let encoding = Encoding::of(&request);
+        tokio::time::sleep(link.latency()).await;
+        if link.is_cut(table) {
+            return std::future::pending().await;
+        }
+        let fault = link.call_fault(operation, table);
+        let mut after = None;
+        match fault {
+            None => {}
+            Some(CallFault::Refused) => return self.lost(clock, link, operation, NoAnswer::Refused),
+            Some(CallFault::Reset) => return self.lost(clock, link, operation, NoAnswer::Reset),
+            Some(CallFault::Silence) => return std::future::pending().await,
+            Some(CallFault::Slow(how)) => tokio::time::sleep(how).await,
+            Some(CallFault::Error { code, status }) => {
+                self.tell(clock.now(), link, operation, "", &code);
+                let body = serde_json::json!({ "__type": code, "message": "so it was told" });
+                return Ok(encoding.answer(status, &body));
+            }
+            Some(fault @ (CallFault::AnswerLost | CallFault::AnswerSilent)) => after = Some(fault),
+        }
+        let answer = if table {
+            let body = std::str::from_utf8(request.body()).unwrap_or_default();
+            let (status, answer) = self.core().dynamodb.call(operation, body, &link.name());
+            self.tell(clock.now(), link, operation, body, &answer);
+            json_answer(status, "application/x-amz-json-1.0", answer.into())
+        } else {
+            self.kinesis_answer(operation, encoding, request.body(), link, clock)
+        };
+        match after {
+            Some(CallFault::AnswerSilent) => std::future::pending().await,
+            Some(_) => self.lost(clock, link, operation, NoAnswer::Reset),
+            None => {
+                tokio::time::sleep(link.latency()).await;
+                if link.is_cut(table) {
+                    return std::future::pending().await;
+                }
+                Ok(answer)
+            }
+        }
+    }
+
+    fn kinesis_answer(
+        &self,
+        operation: &str,
+        encoding: Encoding,
+        body: &Bytes,
+        link: &Link,
+        clock: &Clock,
+    ) -> Response<Body> {
+        let asked = encoding.read(body);
+        let now = clock.now();
+        let reply = asked.as_ref().map_err(Clone::clone).and_then(|asked| self.kinesis(|kinesis| kinesis.call(operation, asked, now)));
+        if self.core().log.is_some() {
+            let said = match &reply {
+                Ok(Reply::Json(answer)) => answer.to_string(),
+                Ok(Reply::Subscription(id)) => format!("{id:?}"),
+                Err(error) => error.to_string(),
+            };
+            self.tell(now, link, operation, &asked.unwrap_or_default().to_string(), &said);
+        }
+        match reply {
+            Ok(Reply::Json(answer)) => encoding.answer(200, &answer),
+            Ok(Reply::Subscription(id)) => {
+                let body = Body::subscription(self.clone(), id, link.clone(), clock.clone());
+                let mut answer = Response::new(body);
+                let kind = http::HeaderValue::from_static("application/vnd.amazon.eventstream");
+                answer.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+                answer
+            }
+            Err(error) => encoding.answer(error.status, &error.to_json()),
+        }
+    }
+
+    fn lost(&self, clock: &Clock, link: &Link, operation: &str, how: NoAnswer) -> Result<Response<Body>, NoAnswer> {
+        self.tell(clock.now(), link, operation, "", &how.to_string());
+        Err(how)
+    }
+
+    fn tell(&self, now: Time, link: &Link, operation: &str, asked: &str, said: &str) {
+        let mut core = self.core();
+        if let Some(log) = &mut core.log {
+            log(now, &link.name(), operation, asked, said);
+        }
+    }
+
+    /// What comes next on a subscription; if nothing does yet, whoever asks is woken when something happens.
+    pub(crate) fn next(&self, id: SubscriptionId, now: Time, waker: &Waker) -> Next {
+        let mut core = self.core();
+        let next = core.kinesis.next(id, now);
+        if matches!(next, Next::Wait(_)) {
+            core.waiting.insert(id, waker.clone());
+        }
+        core.wake();
+        next
+    }
+
+    pub(crate) fn close(&self, id: SubscriptionId) {
+        let mut core = self.core();
+        core.waiting.remove(&id);
+        core.kinesis.close(id);
+    }
+}
+
+impl Core {
+    fn wake(&mut self) {
+        for id in self.kinesis.take_touched() {
+            if let Some(waker) = self.waiting.remove(&id) {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// In what a client of Kinesis writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Json,
+}
+
+impl Encoding {
+    fn of(_request: &Request<Bytes>) -> Self {
+        Self::Json
+    }
+
+    fn read(self, body: &Bytes) -> Result<Value, ServiceError> {
+        let body = if body.is_empty() { b"{}" } else { body.as_ref() };
+        serde_json::from_slice(body).map_err(|error| ServiceError::new("SerializationException", error.to_string()))
+    }
+
+    fn answer(self, status: u16, body: &Value) -> Response<Body> {
+        json_answer(status, "application/x-amz-json-1.1", body.to_string().into())
+    }
+}
+
+fn json_answer(status: u16, kind: &'static str, body: Bytes) -> Response<Body> {
+    let mut answer = Response::new(Body::full(body));
+    // All that are used are statuses.
+    *answer.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    answer
+}

@@ -1,0 +1,4 @@
+//! How are events written as bytes?
+
+pub(crate) mod frame;
+pub(crate) mod event;
