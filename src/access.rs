@@ -7,6 +7,7 @@ use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, ConfigLoader};
 use aws_credential_types::Credentials as AwsCredentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_smithy_async::time::{SharedTimeSource, SystemTimeSource};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
@@ -32,16 +33,35 @@ pub enum AccessError {
     NoCredentials(String),
 }
 
+/// What a session is made with beside its configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Outside {
+    pub(crate) http: SharedHttpClient,
+    pub(crate) time: SharedTimeSource,
+}
+
+impl Outside {
+    /// With the system's clock.
+    pub(crate) fn new(http: SharedHttpClient) -> Self {
+        Self { http, time: SharedTimeSource::new(SystemTimeSource::new()) }
+    }
+}
+
+/// The clock of a session.
+pub(crate) fn clock(session: &SdkConfig) -> SharedTimeSource {
+    session.time_source().unwrap_or_else(|| SharedTimeSource::new(SystemTimeSource::new()))
+}
+
 /// The session for the Kinesis API, with credentials that were there when it was made.
-pub(crate) async fn kinesis(config: &Config, http: &SharedHttpClient) -> Result<SdkConfig, AccessError> {
-    session(region(config)?, &config.credentials, http).await
+pub(crate) async fn kinesis(config: &Config, outside: &Outside) -> Result<SdkConfig, AccessError> {
+    session(region(config)?, &config.credentials, outside).await
 }
 
 /// The session for the lease table: that of the streams, unless the table has one of its own.
 pub(crate) async fn dynamodb(
     config: &Config,
     kinesis: &SdkConfig,
-    http: &SharedHttpClient,
+    outside: &Outside,
 ) -> Result<SdkConfig, AccessError> {
     let table = &config.dynamodb;
     if table.table.is_empty() || !table.has_own_session() {
@@ -52,16 +72,19 @@ pub(crate) async fn dynamodb(
     if table.credentials == Credentials::default() {
         return Ok(kinesis.clone().into_builder().region(region.map(Region::new)).build());
     }
-    session(region, &table.credentials, http).await
+    session(region, &table.credentials, outside).await
 }
 
 /// A session in this region, or in the environment's.
 pub(crate) async fn session(
     region: Option<String>,
     credentials: &Credentials,
-    http: &SharedHttpClient,
+    outside: &Outside,
 ) -> Result<SdkConfig, AccessError> {
-    let mut loader = ConfigLoader::default().behavior_version(BehaviorVersion::latest()).http_client(http.clone());
+    let mut loader = ConfigLoader::default()
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(outside.http.clone())
+        .time_source(outside.time.clone());
     if let Some(region) = region {
         loader = loader.region(Region::new(region));
     }

@@ -16,6 +16,7 @@ use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents, StalledStreamProtectionConfig};
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::types::{ConsumerStatus as SdkConsumerStatus, ShardIteratorType, StartingPosition};
+use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextMut;
@@ -24,6 +25,7 @@ use aws_smithy_types::body::SdkBody;
 use aws_types::SdkConfig;
 use pipeline_plugin_api::causes;
 
+use crate::access;
 use crate::names::{ShardId, Stream};
 use crate::retry::{Fault, Origin};
 use crate::service::{ConsumerDescription, ConsumerStatus, Service};
@@ -42,6 +44,7 @@ pub(crate) struct Aws {
     /// carries, so the two never share one.
     control: Client,
     subscriptions: Client,
+    time: SharedTimeSource,
 }
 
 impl Aws {
@@ -65,7 +68,8 @@ impl Aws {
             // A reader that waits for space in the pool is not a stalled server.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .build();
-        Self { control: Client::from_conf(control), subscriptions: Client::from_conf(subscriptions) }
+        let time = access::clock(session);
+        Self { control: Client::from_conf(control), subscriptions: Client::from_conf(subscriptions), time }
     }
 }
 
@@ -91,7 +95,7 @@ impl Aws {
         let behind = records.millis_behind_latest().ok_or_else(|| incomplete("MillisBehindLatest"))?.unsigned_abs();
         let first = records.records().first().and_then(|record| record.approximate_arrival_timestamp());
         let age = first.and_then(|arrived| SystemTime::try_from(*arrived).ok()).map(|arrived| {
-            let age = SystemTime::now().duration_since(arrived).unwrap_or_default();
+            let age = self.time.now().duration_since(arrived).unwrap_or_default();
             // Clocks differ, and it is there.
             age.as_millis().max(1) as u64
         });

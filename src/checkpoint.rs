@@ -11,7 +11,7 @@
 //!            └── the store says that it is lost ──▶ stop reading, forget
 //! ```
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ type Key = (Stream, ShardId);
 pub(crate) struct Checkpointer {
     store: Arc<dyn LeaseStore>,
     outbox: Arc<Outbox>,
-    shards: Mutex<HashMap<Key, Entry>>,
+    shards: Mutex<BTreeMap<Key, Entry>>,
     /// One flush at a time: an older one must not overtake a newer one.
     flushing: tokio::sync::Mutex<()>,
     /// How often an idle lease is renewed.

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::shared::IntoShared;
 use aws_types::SdkConfig;
 use futures::future::try_join_all;
@@ -18,7 +19,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::{self, AccessError};
+use crate::access::{self, AccessError, Outside};
 use crate::aws::Aws;
 use crate::checkpoint::Checkpointer;
 use crate::config::{Config, Deaggregate, StreamEntry};
@@ -26,7 +27,7 @@ use crate::efo::consumer::{Consumer, ConsumerError, ConsumerSpec};
 use crate::efo::subscription::Shared;
 use crate::ending::Ending;
 use crate::health::Health;
-use crate::input::Http;
+use crate::input::Given;
 use crate::lease::keeper::{self, Keeper, Tenure};
 use crate::lease::{DynamoDbStore, FileStore, LeaseStore, Presence, StoreError, Table};
 use crate::names::{ShardId, Stream, WorkerId};
@@ -151,28 +152,32 @@ impl From<ConnectError> for InputError {
 }
 
 /// Opens everything and starts reading.
-pub(crate) async fn connect(config: &Config, http: &Http, me: &WorkerId) -> Result<Session, ConnectError> {
+pub(crate) async fn connect(config: &Config, given: &Given, me: &WorkerId) -> Result<Session, ConnectError> {
     unbuilt::refuse(config)?;
-    let control = http.client.clone().unwrap_or_else(|| ControlClient::new(&http.trusted).into_shared());
+    let control = given.client.clone().unwrap_or_else(|| ControlClient::new(&given.trusted).into_shared());
     // Connections of its own for each who asks.
     let subscriptions = || {
-        http.client.clone().unwrap_or_else(|| {
+        given.client.clone().unwrap_or_else(|| {
             let settings = transport::Settings {
                 // Checked to be far below 4 GiB.
                 stream_window: config.enhanced_fan_out.stream_window.bytes() as u32,
-                trusted: http.trusted.clone(),
+                trusted: given.trusted.clone(),
                 ..transport::Settings::default()
             };
             SubscriptionClient::new(settings).into_shared()
         })
     };
-    let access = access::kinesis(config, &control).await?;
-    let table_access = access::dynamodb(config, &access, &control).await?;
+    let mut outside = Outside::new(control);
+    if let Some(time) = &given.time {
+        outside.time = time.clone();
+    }
+    let access = access::kinesis(config, &outside).await?;
+    let table_access = access::dynamodb(config, &access, &outside).await?;
     let region = access.region().map(ToString::to_string).unwrap_or_default();
     let service = || -> Arc<dyn Service> { Arc::new(Aws::new(&access, config.endpoint.as_deref(), subscriptions())) };
     let store = store(config, &table_access, me).await?;
     let threads = Arc::new(Threads::start(config.enhanced_fan_out.reader_threads, service)?);
-    let connecting = Connecting { config, threads, store, region };
+    let connecting = Connecting { config, threads, store, region, time: outside.time };
     connecting.open().await
 }
 
@@ -192,6 +197,7 @@ pub(crate) struct Connecting<'a> {
     pub(crate) threads: Arc<Threads>,
     pub(crate) store: Arc<dyn LeaseStore>,
     pub(crate) region: String,
+    pub(crate) time: SharedTimeSource,
 }
 
 /// A stream that was found, with what is known of it.
@@ -370,7 +376,7 @@ impl Connecting<'_> {
         if self.config.start_from_oldest {
             return Ok(Fresh::Oldest);
         }
-        Ok(Fresh::At(self.store.pin_latest(stream, millis(SystemTime::now())).await?))
+        Ok(Fresh::At(self.store.pin_latest(stream, millis(self.time.now())).await?))
     }
 
     async fn consumer_spec(&self, stream: &Stream) -> Result<ConsumerSpec, ConnectError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use aws_smithy_runtime_api::client::http::{HttpClient, SharedHttpClient};
 use pipeline_plugin_api::registry::{About, InputPlugin};
 use pipeline_plugin_api::{Batch, BoxError, Demand, Input, InputError, State, Status};
@@ -24,16 +25,18 @@ use crate::{config, connect};
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct KinesisInput {
-    http: Http,
+    given: Given,
 }
 
-/// What the embedding program says about connections.
+/// What the embedding program gives instead of the system's.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Http {
+pub(crate) struct Given {
     /// A client for everything, instead of ours.
     pub(crate) client: Option<SharedHttpClient>,
     /// Certificates to trust besides the system's, in PEM.
     pub(crate) trusted: Vec<u8>,
+    /// What time it is, where times are written down or sent. What waits goes by tokio's clock.
+    pub(crate) time: Option<SharedTimeSource>,
 }
 
 impl KinesisInput {
@@ -46,14 +49,22 @@ impl KinesisInput {
     /// HTTP/2 where the endpoint is `https`.
     #[must_use]
     pub fn http_client(mut self, client: impl HttpClient + 'static) -> Self {
-        self.http.client = Some(SharedHttpClient::new(client));
+        self.given.client = Some(SharedHttpClient::new(client));
         self
     }
 
     /// Trusts these certificates (PEM) besides those of the system, for endpoints of one's own.
     #[must_use]
     pub fn trust_certificates(mut self, pem: impl AsRef<[u8]>) -> Self {
-        self.http.trusted.extend_from_slice(pem.as_ref());
+        self.given.trusted.extend_from_slice(pem.as_ref());
+        self
+    }
+
+    /// Asks this clock for the time of day, which signatures, a start at the latest record and the rows of a lease table need.
+    /// Whatever waits, waits by tokio's clock.
+    #[must_use]
+    pub fn time_source(mut self, clock: impl TimeSource + 'static) -> Self {
+        self.given.time = Some(SharedTimeSource::new(clock));
         self
     }
 }
@@ -66,14 +77,14 @@ impl InputPlugin for KinesisInput {
     }
 
     fn build(&self, config: Config) -> Result<Arc<dyn Input>, BoxError> {
-        Ok(Arc::new(Kinesis::new(config, self.http.clone())))
+        Ok(Arc::new(Kinesis::new(config, self.given.clone())))
     }
 }
 
 /// An input that reads Kinesis. Built by [`KinesisInput`].
 struct Kinesis {
     config: Config,
-    http: Http,
+    given: Given,
     /// As whom we hold leases, over all connects.
     me: WorkerId,
     /// One connect or close at a time.
@@ -98,9 +109,9 @@ struct IsClosed;
 struct NotYet;
 
 impl Kinesis {
-    fn new(config: Config, http: Http) -> Self {
+    fn new(config: Config, given: Given) -> Self {
         let me = config.client_id.as_deref().map_or_else(WorkerId::random, |id: &str| WorkerId::from(id));
-        Self { config, http, me, changing: tokio::sync::Mutex::new(()), phase: Mutex::new(Phase::Disconnected) }
+        Self { config, given, me, changing: tokio::sync::Mutex::new(()), phase: Mutex::new(Phase::Disconnected) }
     }
 
     fn session(&self) -> Result<Arc<Session>, InputError> {
@@ -125,7 +136,7 @@ impl Input for Kinesis {
             Phase::Closed => return Err(InputError::Fatal(IsClosed.into())),
             Phase::Disconnected => {}
         }
-        let session = connect::connect(&self.config, &self.http, &self.me).await?;
+        let session = connect::connect(&self.config, &self.given, &self.me).await?;
         *lock(&self.phase) = Phase::Connected(Arc::new(session));
         Ok(())
     }

@@ -18,13 +18,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::shared::IntoShared;
 use futures::stream::{self, StreamExt};
 use pipeline_plugin_api::config::Optional;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use crate::access::{self, AccessError};
+use crate::access::{self, AccessError, Outside};
 use crate::aws::Aws;
 use crate::config::{Credentials, DynamoDb};
 use crate::lease::{StoreError, Table};
@@ -182,8 +183,8 @@ impl LeaseTable {
     ///
     /// Without a region, credentials or such a table.
     pub async fn open(at: &TableAt) -> Result<Self, InspectError> {
-        let http = ControlClient::new(&[]).into_shared();
-        let access = access::session(at.region.clone(), &at.credentials, &http).await?;
+        let http: SharedHttpClient = ControlClient::new(&[]).into_shared();
+        let access = access::session(at.region.clone(), &at.credentials, &Outside::new(http.clone())).await?;
         let config =
             DynamoDb { table: at.table.clone(), endpoint: Optional::from(at.endpoint.clone()), ..DynamoDb::default() };
         let table = Table::open(&access, &config, CALL).await?;

@@ -130,6 +130,7 @@ impl Outbox {
             };
             let until = rested.map_or(give_up, |rested| rested.min(give_up));
             tokio::select! {
+                biased;
                 () = ready => {}
                 () = tokio::time::sleep_until(until) => {
                     if Instant::now() >= give_up {

@@ -85,7 +85,9 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, NoAnswer>>> {
         match &mut self.0 {
-            Kind::Full(bytes) => Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Full(bytes) => {
+                Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
+            }
             Kind::Subscription(subscription) => subscription.poll(cx),
         }
     }
@@ -227,4 +229,3 @@ impl Drop for Subscription {
         self.simulator.close(self.id);
     }
 }
-

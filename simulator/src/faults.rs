@@ -186,7 +186,9 @@ impl Link {
         let told = core.calls.iter().position(|(told, _)| told == operation);
         let fault = match told {
             Some(at) => Some(core.calls.remove(at).1),
-            None if core.rng.u32(0..1000) < core.weather.calls_per_mille => Some(draw_call(&mut core.rng, operation, table)),
+            None if core.rng.u32(0..1000) < core.weather.calls_per_mille => {
+                Some(draw_call(&mut core.rng, operation, table))
+            }
             None => None,
         };
         core.faults += u64::from(fault.is_some());
@@ -225,7 +227,8 @@ fn draw_call(rng: &mut Rng, operation: &str, table: bool) -> CallFault {
         8 => error("LimitExceededException", 400),
         _ if table => error("ThrottlingException", 400),
         _ if operation == "SubscribeToShard" => {
-            let codes = ["ResourceInUseException", "AccessDeniedException", "KMSThrottlingException", "ExpiredTokenException"];
+            let codes =
+                ["ResourceInUseException", "AccessDeniedException", "KMSThrottlingException", "ExpiredTokenException"];
             error(codes[rng.usize(0..codes.len())], 400)
         }
         _ => error("ServiceUnavailable", 503),

@@ -45,7 +45,8 @@ impl HttpConnector for InProcess {
             let body = body.collect().await.map_err(ConnectorError::user)?.to_bytes();
             let answer = simulator.answer(Request::from_parts(parts, body), &link, &clock).await;
             let answer = answer.map_err(|error| ConnectorError::io(error.into()))?;
-            HttpResponse::try_from(answer.map(SdkBody::from_body_1_x)).map_err(|error| ConnectorError::other(error.into(), None))
+            HttpResponse::try_from(answer.map(SdkBody::from_body_1_x))
+                .map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
 }

@@ -66,12 +66,8 @@ impl Simulator {
     ///
     /// The database behind the tables can't be made.
     pub fn new(settings: Settings) -> Result<Self, dynoxide::DynoxideError> {
-        let core = Core {
-            kinesis: Kinesis::new(settings),
-            dynamodb: DynamoDb::new()?,
-            waiting: BTreeMap::new(),
-            log: None,
-        };
+        let core =
+            Core { kinesis: Kinesis::new(settings), dynamodb: DynamoDb::new()?, waiting: BTreeMap::new(), log: None };
         Ok(Self { core: Arc::new(Mutex::new(core)) })
     }
 
@@ -111,7 +107,12 @@ impl Simulator {
     /// # Cancel safety
     ///
     /// Dropped, the call may or may not have been carried out; which is so with every network.
-    pub async fn answer(&self, request: Request<Bytes>, link: &Link, clock: &Clock) -> Result<Response<Body>, NoAnswer> {
+    pub async fn answer(
+        &self,
+        request: Request<Bytes>,
+        link: &Link,
+        clock: &Clock,
+    ) -> Result<Response<Body>, NoAnswer> {
         let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
         let (service, operation) = target.rsplit_once('.').unwrap_or_default();
         let table = service.starts_with("DynamoDB");
@@ -166,7 +167,10 @@ impl Simulator {
     ) -> Response<Body> {
         let asked = encoding.read(body);
         let now = clock.now();
-        let reply = asked.as_ref().map_err(Clone::clone).and_then(|asked| self.kinesis(|kinesis| kinesis.call(operation, asked, now)));
+        let reply = asked
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|asked| self.kinesis(|kinesis| kinesis.call(operation, asked, now)));
         if self.core().log.is_some() {
             let said = match &reply {
                 Ok(Reply::Json(answer)) => answer.to_string(),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_smithy_async::time::{SharedTimeSource, SystemTimeSource};
 use pipeline_plugin_api::config::{Document, Environment};
 use pipeline_plugin_api::{Batch, Demand, Receipt, Verdicts};
 
@@ -122,6 +123,7 @@ impl Bench {
             threads: Arc::new(Threads::here(Arc::clone(&self.script) as _)),
             store,
             region: region.into(),
+            time: SharedTimeSource::new(SystemTimeSource::new()),
         };
         connecting.open().await
     }

@@ -17,7 +17,8 @@ impl Kinesis {
         let stream = request.stream()?;
         let name = request.required("ConsumerName")?;
         let (now, until, most) = (self.now, self.now + self.settings.activation, self.settings.consumers);
-        let creating: usize = self.streams.values().map(|stream| count(stream.consumers.values(), Status::Creating)).sum();
+        let creating: usize =
+            self.streams.values().map(|stream| count(stream.consumers.values(), Status::Creating)).sum();
         let stream = self.stream_mut(stream)?;
         if let Some(there) = stream.consumers.get(name) {
             let status = there.status.name();

@@ -11,8 +11,8 @@ mod number;
 mod reading;
 mod request;
 mod shard;
-mod streams;
 mod stream;
+mod streams;
 mod subscribing;
 mod subscription;
 mod writing;
@@ -206,7 +206,9 @@ impl Kinesis {
             "DescribeStreamConsumer" => self.describe_consumer(request),
             "ListStreamConsumers" => self.list_consumers(request),
             "DeregisterStreamConsumer" => self.deregister_consumer(request),
-            "SubscribeToShard" => return self.subscribe(request).inspect_err(|error| self.counters.count(error)).map(Reply::Subscription),
+            "SubscribeToShard" => {
+                return self.subscribe(request).inspect_err(|error| self.counters.count(error)).map(Reply::Subscription);
+            }
             _ => Err(ServiceError::new("UnknownOperationException", "")),
         };
         reply.map(Reply::Json).inspect_err(|error| self.counters.count(error))
@@ -247,7 +249,13 @@ impl Kinesis {
     /// # Errors
     ///
     /// What the service would say.
-    pub fn put(&mut self, stream: &str, key: &str, data: bytes::Bytes, now: Time) -> Result<(u32, Number), ServiceError> {
+    pub fn put(
+        &mut self,
+        stream: &str,
+        key: &str,
+        data: bytes::Bytes,
+        now: Time,
+    ) -> Result<(u32, Number), ServiceError> {
         self.advance(now);
         let now = self.now;
         let placed = self.stream_mut(stream)?.put(key, None, data, now)?;

@@ -23,7 +23,8 @@ impl Number {
 
     /// Reads one. `None` if it was not made here.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix(HEAD).filter(|rest| rest.len() == 52 && rest.bytes().all(|b| b.is_ascii_digit()))?;
+        let digits =
+            text.strip_prefix(HEAD).filter(|rest| rest.len() == 52 && rest.bytes().all(|b| b.is_ascii_digit()))?;
         Some(Self {
             time: digits[..13].parse().ok()?,
             serial: digits[13..40].parse().ok()?,

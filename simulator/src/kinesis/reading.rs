@@ -38,7 +38,10 @@ impl Kinesis {
         let Iterator { stream: name, shard: id, place, made } = Iterator::parse(text).ok_or_else(bad)?;
         let (now, life, propagation) = (self.now, self.settings.iterator_life, self.settings.propagation);
         if now.since(made) > life {
-            return Err(ServiceError::new("ExpiredIteratorException", format!("Iterator expired: it was made {} ms ago.", now.since(made).as_millis())));
+            return Err(ServiceError::new(
+                "ExpiredIteratorException",
+                format!("Iterator expired: it was made {} ms ago.", now.since(made).as_millis()),
+            ));
         }
         let limit = request.number("Limit").map_or(RECORDS, |limit| RECORDS.min(limit as usize));
         let stream = self.stream_mut(&name)?;
@@ -46,7 +49,10 @@ impl Kinesis {
         let shard = stream.shards.get_mut(&id);
         let shard = shard.ok_or_else(|| ServiceError::not_found(format!("Shard {} not found.", shard_id(id))))?;
         if !shard.reads.0.take(1.0, now) || !shard.reads.1.clear_in(now).is_zero() {
-            return Err(ServiceError::throughput(format!("Rate exceeded for shard {} in stream {name}.", shard_id(id))));
+            return Err(ServiceError::throughput(format!(
+                "Rate exceeded for shard {} in stream {name}.",
+                shard_id(id)
+            )));
         }
         let first = shard.index(place);
         let visible = now - propagation;

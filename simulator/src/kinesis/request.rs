@@ -37,7 +37,8 @@ impl<'a> Request<'a> {
 
     pub(super) fn data(self, name: &str) -> Result<Bytes, ServiceError> {
         let text = self.0.get(name).and_then(Value::as_str).ok_or_else(|| missing(name))?;
-        let decoded = STANDARD.decode_to_vec(text).map_err(|_| ServiceError::new("SerializationException", "no base64"))?;
+        let decoded =
+            STANDARD.decode_to_vec(text).map_err(|_| ServiceError::new("SerializationException", "no base64"))?;
         Ok(decoded.into())
     }
 

@@ -231,7 +231,11 @@ impl Stream {
         let Some(shard) = self.shards.get_mut(&id) else { return Err(ServiceError::internal()) };
         let bytes = (data.len() + key.len()) as f64;
         if !shard.writes.0.take(1.0, now) || !shard.writes.1.take(bytes.min(1024.0 * 1024.0), now) {
-            return Err(ServiceError::throughput(format!("Rate exceeded for shard {} in stream {}.", shard_id(id), self.name)));
+            return Err(ServiceError::throughput(format!(
+                "Rate exceeded for shard {} in stream {}.",
+                shard_id(id),
+                self.name
+            )));
         }
         shard.records.push_back(std::sync::Arc::new(Record { number, arrived: now, key: key.to_owned(), data }));
         Ok((id, number))

@@ -16,7 +16,10 @@ impl Kinesis {
         let name = request.required("StreamName")?;
         self.call_limit("CreateStream", "", 5.0)?;
         if self.streams.contains_key(name) {
-            return Err(ServiceError::in_use(format!("Stream {name} under account {} already exists.", self.settings.account)));
+            return Err(ServiceError::in_use(format!(
+                "Stream {name} under account {} already exists.",
+                self.settings.account
+            )));
         }
         let shards = request.number("ShardCount").unwrap_or(4).max(1) as u32;
         let arn = format!("arn:aws:kinesis:{}:{}:stream/{name}", self.settings.region, self.settings.account);
@@ -38,7 +41,9 @@ impl Kinesis {
     pub(super) fn describe_limits(&mut self) -> Answer {
         self.call_limit("DescribeLimits", "", 1.0)?;
         let open: usize = self.streams.values().map(|stream| stream.open_shards().count()).sum();
-        Ok(json!({ "ShardLimit": 20_000, "OpenShardCount": open, "OnDemandStreamCount": 0, "OnDemandStreamCountLimit": 50 }))
+        Ok(
+            json!({ "ShardLimit": 20_000, "OpenShardCount": open, "OnDemandStreamCount": 0, "OnDemandStreamCountLimit": 50 }),
+        )
     }
 
     pub(super) fn list_streams(&mut self, request: Request<'_>) -> Answer {
@@ -110,7 +115,8 @@ impl Kinesis {
     }
 
     pub(super) fn change_retention(&mut self, request: Request<'_>) -> Answer {
-        let hours = request.number("RetentionPeriodHours").ok_or_else(|| ServiceError::invalid("RetentionPeriodHours"))?;
+        let hours =
+            request.number("RetentionPeriodHours").ok_or_else(|| ServiceError::invalid("RetentionPeriodHours"))?;
         self.stream_mut(request.stream()?)?.retention = std::time::Duration::from_hours(hours);
         Ok(json!({}))
     }
@@ -136,14 +142,19 @@ impl Kinesis {
         let (one, other) = (open(stream, shard)?, open(stream, with)?);
         let touch = |low: &Shard, high: &Shard| low.hashes.end().checked_add(1) == Some(*high.hashes.start());
         if !touch(one, other) && !touch(other, one) {
-            return Err(ServiceError::invalid(format!("Shards {} and {} are not adjacent.", shard_id(shard), shard_id(with))));
+            return Err(ServiceError::invalid(format!(
+                "Shards {} and {} are not adjacent.",
+                shard_id(shard),
+                shard_id(with)
+            )));
         }
         self.reshard(name, vec![Reshard::Merge { shard, with }])
     }
 
     pub(super) fn update_shard_count(&mut self, request: Request<'_>) -> Answer {
         let name = request.stream()?;
-        let target = request.number("TargetShardCount").ok_or_else(|| ServiceError::invalid("TargetShardCount"))? as usize;
+        let target =
+            request.number("TargetShardCount").ok_or_else(|| ServiceError::invalid("TargetShardCount"))? as usize;
         let stream = self.stream(name)?;
         let before = stream.open_shards().count();
         if target > 2 * before || target < before.div_ceil(2) {
@@ -161,7 +172,10 @@ impl Kinesis {
         let due = self.now + self.settings.reshard;
         let stream = self.stream_mut(name)?;
         if stream.status != Status::Active {
-            return Err(ServiceError::in_use(format!("Stream {name} is {}, it has to be ACTIVE.", stream.status.name())));
+            return Err(ServiceError::in_use(format!(
+                "Stream {name} is {}, it has to be ACTIVE.",
+                stream.status.name()
+            )));
         }
         stream.status = Status::Updating;
         stream.reshards = plan.into_iter().map(|reshard| (due, reshard)).collect();

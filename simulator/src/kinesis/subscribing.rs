@@ -36,7 +36,11 @@ impl Kinesis {
             return Err(ServiceError::in_use(format!("Consumer {arn} is not ACTIVE.")));
         }
         if !stream.shards.contains_key(&shard) {
-            return Err(ServiceError::not_found(format!("Shard {} in stream {} not found.", shard_id(shard), stream.name)));
+            return Err(ServiceError::not_found(format!(
+                "Shard {} in stream {} not found.",
+                shard_id(shard),
+                stream.name
+            )));
         }
         check_place(stream, shard, place, now)?;
         stream.key.check()?;

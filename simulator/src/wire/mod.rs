@@ -1,4 +1,4 @@
 //! How are events written as bytes?
 
-pub(crate) mod frame;
 pub(crate) mod event;
+pub(crate) mod frame;

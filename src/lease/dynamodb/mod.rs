@@ -26,7 +26,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -97,7 +97,7 @@ impl DynamoDbStore {
 
     /// When a lease that is renewed now runs out, for programs that go by the clock.
     fn timeout(&self) -> AttributeValue {
-        row::time(SystemTime::now() + self.lease)
+        row::time(self.table.time.now() + self.lease)
     }
 
     /// An update of a lease that we own.
@@ -294,7 +294,7 @@ impl LeaseStore for DynamoDbStore {
             .expression_attribute_values(":me", text(self.me.as_str()))
             .expression_attribute_values(":lease", id.clone())
             .expression_attribute_values(":timeout", self.timeout())
-            .expression_attribute_values(":now", row::time(SystemTime::now()))
+            .expression_attribute_values(":now", row::time(self.table.time.now()))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         let held_as = |update: UpdateItemFluentBuilder, hold: &Hold| {
@@ -415,7 +415,7 @@ impl SharedStore for DynamoDbStore {
             .expression_attribute_values(":life", text(&self.life))
             .expression_attribute_values(":streams", streams)
             .expression_attribute_values(":explicit", AttributeValue::Bool(presence.explicit))
-            .expression_attribute_values(":now", row::time(SystemTime::now()))
+            .expression_attribute_values(":now", row::time(self.table.time.now()))
             .expression_attribute_values(":none", AttributeValue::N("0".into()))
             .return_values(ReturnValue::AllNew);
         let set = "SET Beat = :beat, Life = :life, Streams = :streams, Explicit = :explicit, SeenAt = :now";

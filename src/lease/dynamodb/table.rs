@@ -11,10 +11,12 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ProvisionedThroughput, ScalarAttributeType,
     TableDescription,
 };
+use aws_smithy_async::time::SharedTimeSource;
 use aws_types::SdkConfig;
 use tokio::time::sleep;
 
 use super::{StoreError, failed};
+use crate::access;
 use crate::config::{BillingMode as Billing, DynamoDb};
 
 /// How long a call may take, its retries included.
@@ -35,6 +37,8 @@ pub(crate) struct Table {
     /// For beats alone: they must not wait behind anything, nor share a budget of retries with it.
     pub(super) beats: Client,
     pub(super) name: String,
+    /// For what is written of times.
+    pub(super) time: SharedTimeSource,
 }
 
 impl Table {
@@ -55,8 +59,9 @@ impl Table {
             .retry_partition(RetryPartition::new("kinesis-input-beats"))
             .timeout_config(timeouts(beat, beat.mul_f64(0.6)))
             .build();
-        let table =
-            Self { client: Client::from_conf(client), beats: Client::from_conf(beats), name: config.table.clone() };
+        let time = access::clock(session);
+        let (client, beats) = (Client::from_conf(client), Client::from_conf(beats));
+        let table = Self { client, beats, name: config.table.clone(), time };
         table.be_there(config).await?;
         Ok(table)
     }
