@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,6 +36,9 @@ const IDLE_LEASES: f64 = 1.5;
 const FIRST_RETRY: Duration = Duration::from_millis(300);
 const LATEST_RETRY: Duration = Duration::from_secs(5);
 
+/// Leases that are given back at once. More would only wait for each other in the store.
+const RELEASES_AT_ONCE: usize = 16;
+
 type Key = (Stream, ShardId);
 
 /// Has charge of the leases of all shards that are read, and stores how far these are.
@@ -44,14 +47,16 @@ pub(crate) struct Checkpointer {
     store: Arc<dyn LeaseStore>,
     outbox: Arc<Outbox>,
     shards: Mutex<BTreeMap<Key, Entry>>,
-    /// One flush at a time: an older one must not overtake a newer one.
-    flushing: tokio::sync::Mutex<()>,
+    /// One flush at a time, and none while leases are given back: an older write must not overtake a newer one.
+    flushing: tokio::sync::RwLock<()>,
+    /// Leases that may be given back at once.
+    releasing: Semaphore,
     /// How often an idle lease is renewed.
     idle: Duration,
     /// How long acks are waited for when a lease is to be given back.
     grace: Duration,
-    /// Signals that a lease is gone, so that somebody looks what that means.
-    gone: Notify,
+    /// Signals that a lease is gone or asked for, so that somebody looks what that means.
+    look: Notify,
     /// The leases that are being given back.
     leaving: TaskTracker,
     /// The input is closing: what is left is given back by [`finish`](Self::finish).
@@ -66,6 +71,8 @@ struct Entry {
     stop: CancellationToken,
     /// It is being given back.
     leaving: bool,
+    /// Who asked for it and was not alive when we looked.
+    wanted_by_dead: Option<WorkerId>,
     stored: Option<SequenceNumber>,
     stored_done: u64,
     stored_at: Instant,
@@ -105,10 +112,11 @@ impl Checkpointer {
             store,
             outbox,
             shards: Mutex::default(),
-            flushing: tokio::sync::Mutex::new(()),
+            flushing: tokio::sync::RwLock::new(()),
+            releasing: Semaphore::new(RELEASES_AT_ONCE),
             idle,
             grace,
-            gone: Notify::new(),
+            look: Notify::new(),
             leaving: TaskTracker::new(),
             closing: CancellationToken::new(),
         }
@@ -117,8 +125,16 @@ impl Checkpointer {
     /// Takes charge of a shard, and of its lease. `stop` is cancelled when it is not to be read any more.
     pub(crate) fn add(&self, lease: Lease, progress: Arc<Progress>, stop: CancellationToken) {
         let key = (lease.stream.clone(), lease.shard.clone());
-        let entry =
-            Entry { lease, progress, stop, leaving: false, stored: None, stored_done: 0, stored_at: Instant::now() };
+        let entry = Entry {
+            lease,
+            progress,
+            stop,
+            leaving: false,
+            wanted_by_dead: None,
+            stored: None,
+            stored_done: 0,
+            stored_at: Instant::now(),
+        };
         lock(&self.shards).insert(key, entry);
     }
 
@@ -132,9 +148,9 @@ impl Checkpointer {
         lock(&self.shards).keys().filter(|(other, _)| other == stream).map(|(_, shard)| shard.clone()).collect()
     }
 
-    /// Waits until a lease is gone. Cancel safe.
-    pub(crate) async fn lease_gone(&self) {
-        self.gone.notified().await;
+    /// Waits until a lease is gone, or asked for. Cancel safe.
+    pub(crate) async fn worth_a_look(&self) {
+        self.look.notified().await;
     }
 
     /// Stores what is due, for ever. Whoever drops it, calls [`finish`](Self::finish).
@@ -151,42 +167,31 @@ impl Checkpointer {
 
     /// The first error, if there was one; what could be stored is.
     async fn flush(self: &Arc<Self>, flush: Flush) -> Result<(), StoreError> {
-        let (asked, outcome) = {
-            let _turn = self.flushing.lock().await;
-            let due = self.due(flush);
-            if due.is_empty() {
-                return Ok(());
-            }
-            let writes = due.iter().map(Due::write).collect();
-            let written = self.store.commit(writes).await;
-            self.note(due, written)
-        };
-        for (key, taker) in asked {
-            self.leave(&key, Leave::HandOver(taker));
+        let _turn = self.flushing.write().await;
+        let due = self.due(flush);
+        if due.is_empty() {
+            return Ok(());
         }
-        outcome
+        let writes = due.iter().map(Due::write).collect();
+        let written = self.store.commit(writes).await;
+        self.note(due, written)
     }
 
-    /// Notes what became of writes. Returns who asked for which shard, and the first error.
-    fn note(
-        &self,
-        due: Vec<Due>,
-        written: Vec<Result<Written, StoreError>>,
-    ) -> (Vec<(Key, WorkerId)>, Result<(), StoreError>) {
-        let (mut asked, mut outcome, mut stored) = (Vec::new(), Ok(()), 0);
+    /// Notes what became of writes. Returns the first error.
+    fn note(&self, due: Vec<Due>, written: Vec<Result<Written, StoreError>>) -> Result<(), StoreError> {
+        let (mut outcome, mut stored) = (Ok(()), 0);
         for (due, written) in due.into_iter().zip(written) {
             match written {
                 Ok(Written::Stored { wanted_by, .. }) => {
                     stored += 1;
-                    asked.extend(wanted_by.map(|taker| (due.key.clone(), taker)));
-                    self.stored(due);
+                    self.stored(due, wanted_by.as_ref());
                 }
                 Ok(Written::Lost { holder }) => self.lost(&due.key, due.epoch, &holder),
                 Err(error) => outcome = outcome.and(Err(error)),
             }
         }
         telemetry::stored(stored);
-        (asked, outcome)
+        outcome
     }
 
     fn due(&self, flush: Flush) -> Vec<Due> {
@@ -206,11 +211,16 @@ impl Checkpointer {
         due
     }
 
-    fn stored(&self, due: Due) {
-        if let Some(entry) = lock(&self.shards).get_mut(&due.key) {
-            entry.stored = due.place.or(entry.stored.take());
-            entry.stored_done = due.done;
-            entry.stored_at = Instant::now();
+    fn stored(&self, due: Due, wanted_by: Option<&WorkerId>) {
+        let mut shards = lock(&self.shards);
+        // It may have been given back and claimed anew meanwhile.
+        let Some(entry) = shards.get_mut(&due.key).filter(|entry| entry.lease.epoch == due.epoch) else { return };
+        entry.stored = due.place.or(entry.stored.take());
+        entry.stored_done = due.done;
+        entry.stored_at = Instant::now();
+        if !entry.leaving && wanted_by.is_some() && wanted_by != entry.wanted_by_dead.as_ref() {
+            // Whether who asks is alive, a look tells.
+            self.look.notify_one();
         }
     }
 
@@ -225,7 +235,7 @@ impl Checkpointer {
             self.stop_reading(&entry);
             entry.progress.retire();
             telemetry::lease_lost(&key.0, &key.1, holder);
-            self.gone.notify_one();
+            self.look.notify_one();
         }
     }
 
@@ -235,16 +245,24 @@ impl Checkpointer {
         self.outbox.forget(&entry.progress.names);
     }
 
-    /// Compares what it is in charge of with what the store shows, and does what others ask for.
-    pub(crate) fn compare(self: &Arc<Self>, stream: &Stream, rows: &[Row]) {
+    /// Compares what it is in charge of with what the store shows, and does what others ask for who are alive. What went
+    /// to one who isn't, nobody would read.
+    pub(crate) fn compare(self: &Arc<Self>, stream: &Stream, rows: &[Row], is_alive: impl Fn(&WorkerId) -> bool) {
         let rows: HashMap<&ShardId, &Row> = rows.iter().map(|row| (&row.shard, row)).collect();
         let (mut lost, mut asked) = (Vec::new(), Vec::new());
-        for (key, entry) in lock(&self.shards).iter().filter(|((other, _), entry)| other == stream && !entry.leaving) {
+        for (key, entry) in
+            lock(&self.shards).iter_mut().filter(|((other, _), entry)| other == stream && !entry.leaving)
+        {
             let hold = rows.get(&key.1).and_then(|row| row.hold.as_ref());
             let wanted_by = rows.get(&key.1).and_then(|row| row.wanted_by.clone());
             match hold {
                 Some(hold) if hold.epoch == Some(entry.lease.epoch) => {
-                    asked.extend(wanted_by.map(|taker| (key.clone(), taker)));
+                    let (taker, dead) = match wanted_by {
+                        Some(worker) if is_alive(&worker) => (Some(worker), None),
+                        other => (None, other),
+                    };
+                    asked.extend(taker.map(|taker| (key.clone(), taker)));
+                    entry.wanted_by_dead = dead;
                 }
                 other => {
                     let holder = other.map_or_else(|| "nobody".to_owned(), |hold| hold.worker.to_string());
@@ -294,7 +312,8 @@ impl Checkpointer {
         let mut backoff = Backoff::new(FIRST_RETRY, LATEST_RETRY);
         loop {
             let written = {
-                let _turn = self.flushing.lock().await;
+                let _turn = self.flushing.read().await;
+                let _permit = self.releasing.acquire().await;
                 let Some(release) = self.release_of(key, to.clone()) else { return };
                 let epoch = release.epoch;
                 progress.retire();
@@ -310,7 +329,7 @@ impl Checkpointer {
                     {
                         telemetry::store_failed(&error);
                     }
-                    self.gone.notify_one();
+                    self.look.notify_one();
                     return;
                 }
                 Some((Ok(Written::Lost { holder }), epoch)) => return self.lost(key, epoch, &holder),
@@ -340,7 +359,8 @@ impl Checkpointer {
         let mut backoff = Backoff::new(FIRST_RETRY, LATEST_RETRY);
         loop {
             let written = {
-                let _turn = self.flushing.lock().await;
+                let _turn = self.flushing.read().await;
+                let _permit = self.releasing.acquire().await;
                 let Some(mut release) = self.release_of(&key, None) else { return EndStored::Lost };
                 release.place = Place::End(last.clone());
                 let epoch = release.epoch;
@@ -369,7 +389,7 @@ impl Checkpointer {
         self.closing.cancel();
         self.leaving.close();
         self.leaving.wait().await;
-        let _turn = self.flushing.lock().await;
+        let _turn = self.flushing.write().await;
         let entries = std::mem::take(&mut *lock(&self.shards));
         let (mut releases, mut keys) = (Vec::new(), Vec::new());
         for (key, entry) in entries {

@@ -16,6 +16,7 @@ use aws_types::SdkConfig;
 use futures::future::try_join_all;
 use pipeline_plugin_api::InputError;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -220,18 +221,10 @@ impl Connecting<'_> {
 
         let fan_out = &config.enhanced_fan_out;
         let pool = Pool::new(fan_out.max_pending_records as u64, fan_out.max_pending_bytes.bytes());
-        let outbox = Arc::new(Outbox::new(config.message_buffer_cap));
         let (stop, keep) = (CancellationToken::new(), CancellationToken::new());
         let health = Arc::new(Health::default());
         let lease: Duration = config.lease_period.into();
         let grace: Duration = config.steal_grace_period.into();
-        let checkpointer = Arc::new(Checkpointer::new(
-            Arc::clone(&self.store),
-            Arc::clone(&outbox),
-            lease,
-            grace.mul_f64(GRACE_FOR_ACKS),
-        ));
-        let ending = Arc::new(Ending::new(found.len(), Arc::clone(&outbox), stop.clone(), keep.clone()));
         let settings = self.settings();
         let look = Arc::new(Notify::new());
         // The last thing that can fail: what was shown is not left behind.
@@ -244,6 +237,14 @@ impl Connecting<'_> {
             None => (Tenure::forever(), 0),
         };
         let tenure = Arc::new(tenure);
+        let outbox = Arc::new(Outbox::new(config.message_buffer_cap, Arc::clone(&tenure)));
+        let checkpointer = Arc::new(Checkpointer::new(
+            Arc::clone(&self.store),
+            Arc::clone(&outbox),
+            lease,
+            grace.mul_f64(GRACE_FOR_ACKS),
+        ));
+        let ending = Arc::new(Ending::new(found.len(), Arc::clone(&outbox), stop.clone(), keep.clone()));
         let keeper = self.store.shared().is_some().then(|| Keeper {
             store: Arc::clone(&self.store),
             presence,
@@ -346,15 +347,16 @@ impl Connecting<'_> {
         stream: &Stream,
         registering: &Semaphore,
     ) -> Result<Found, ConnectError> {
-        let shards = Arc::new(Shards::new(self.service(), stream.clone()));
-        let listed = shards.list(Duration::ZERO).await;
-        let listed = listed.map_err(|fault| failed(stream.to_string(), "listing its shards", fault))?;
         let explicit: BTreeSet<ShardId> = entry.shards.iter().map(|shard| shard_id(shard)).collect();
         let explicit = (!explicit.is_empty()).then_some(explicit);
         let mut topology = Topology::new(explicit, self.fresh(stream).await?);
         self.store.adopt(stream, &entry.stream.to_string()).await?;
-        topology.learn(&self.store.rows(stream).await?);
-        for shard in topology.listed(listed.to_vec()) {
+        topology.learn(&self.store.rows(stream).await?, Instant::now());
+        // After what is stored, so that what is not in it is gone.
+        let shards = Arc::new(Shards::new(self.service(), stream.clone()));
+        let listing = shards.list(Duration::ZERO).await;
+        let listing = listing.map_err(|fault| failed(stream.to_string(), "listing its shards", fault))?;
+        for shard in topology.listed(&listing) {
             telemetry::vanished_before_connect(stream, &shard);
         }
         let missing = topology.missing();

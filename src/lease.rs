@@ -85,8 +85,18 @@ pub(crate) trait SharedStore: LeaseStore {
     /// All workers that show themselves.
     async fn workers(&self) -> Result<Vec<Worker>, StoreError>;
 
-    /// Asks the holder for a shard. `false` if it is not its holder any more, or somebody else asked before.
-    async fn ask(&self, stream: &Stream, shard: &ShardId, holder: &Hold) -> Result<bool, StoreError>;
+    /// Asks the holder for a shard, in place of one who asked before, if it is given. `false` if it is not its holder any
+    /// more, or somebody else asked before.
+    async fn ask(
+        &self,
+        stream: &Stream,
+        shard: &ShardId,
+        holder: &Hold,
+        instead_of: Option<&WorkerId>,
+    ) -> Result<bool, StoreError>;
+
+    /// Stores that a shard is ended, in one write, if nothing is stored of it; whether that was so.
+    async fn end(&self, stream: &Stream, shard: &ShardId) -> Result<bool, StoreError>;
 
     /// Makes a worker look at once; its next beat tells it so. One that is gone is passed over.
     async fn nudge(&self, worker: &WorkerId) -> Result<(), StoreError>;
@@ -221,6 +231,13 @@ pub(crate) enum Beat {
     Alive { nudges: u64 },
     /// Another process goes by our name.
     Replaced,
+}
+
+impl Hold {
+    /// Whether it is the same lease, renewed or not.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (&self.worker, self.epoch) == (&other.worker, other.epoch)
+    }
 }
 
 impl Lease {

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::delivery::Delivery;
+use crate::lease::keeper::Tenure;
 use crate::record::ShardNames;
 use crate::sync::{Mutex, lock};
 
@@ -26,6 +27,8 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Outbox {
     core: Mutex<Core>,
+    /// Nothing is delivered that may be someone else's by now. A process that slept finds out here, whatever it was at.
+    tenure: Arc<Tenure>,
     /// Signals one reader that something may be ready.
     ready: Notify,
     /// Signals that a delivery came back from the host.
@@ -90,8 +93,8 @@ enum Look {
 pub(crate) struct Closed;
 
 impl Outbox {
-    /// An outbox in which at most `cap` new deliveries wait.
-    pub(crate) fn new(cap: usize) -> Self {
+    /// An outbox in which at most `cap` new deliveries wait. It delivers while our leases are good.
+    pub(crate) fn new(cap: usize, tenure: Arc<Tenure>) -> Self {
         let core = Core {
             cap,
             buffered: 0,
@@ -101,7 +104,7 @@ impl Outbox {
             outstanding: 0,
             closed: false,
         };
-        Self { core: Mutex::new(core), ready: Notify::new(), returned: Notify::new() }
+        Self { core: Mutex::new(core), tenure, ready: Notify::new(), returned: Notify::new() }
     }
 
     /// Opens the lane of a shard. It is gone when the returned value is dropped, with all that waits in it.
@@ -143,6 +146,10 @@ impl Outbox {
 
     fn look(&self, max: usize) -> Look {
         let mut core = lock(&self.core);
+        if self.tenure.is_over() && !core.closed {
+            // The keeper is about to have it all forgotten, which wakes who waits.
+            return Look::Later(None);
+        }
         let look = core.take(max, Instant::now());
         let more = !core.turns.is_empty() || !core.line.is_empty();
         if more && matches!(look, Look::Ready(_)) {

@@ -11,12 +11,18 @@ use tokio::time::Instant;
 
 use crate::delivery::{Delivery, Progress};
 use crate::efo::wire::Event;
+use crate::lease::keeper::Tenure;
 use crate::names::{SequenceNumber, Stream};
 use crate::outbox::{Closed, OpenLane, Outbox};
 use crate::pool::Pool;
 use crate::record::{KinesisRecord, RecordTable, ShardNames};
 
 const HOUR: Duration = Duration::from_hours(1);
+
+/// Leases that stay good.
+fn good() -> Arc<Tenure> {
+    Arc::new(Tenure::forever())
+}
 
 /// A shard's way into the outbox.
 struct Shard {
@@ -85,7 +91,7 @@ async fn is_empty(outbox: &Arc<Outbox>) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn as_many_wait_as_the_cap_allows_and_the_next_when_one_is_taken() {
-    let outbox = Arc::new(Outbox::new(2));
+    let outbox = Arc::new(Outbox::new(2, good()));
     let pool = pool();
     let (mut one, mut other) = (Shard::new(&outbox, &pool, "one"), Shard::new(&outbox, &pool, "other"));
     one.push([1]).await;
@@ -99,7 +105,7 @@ async fn as_many_wait_as_the_cap_allows_and_the_next_when_one_is_taken() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_cap_a_delivery_is_handed_over_directly() {
-    let outbox = Arc::new(Outbox::new(0));
+    let outbox = Arc::new(Outbox::new(0, good()));
     let mut shard = Shard::new(&outbox, &pool(), "one");
     let delivery = shard.delivery([1, 2, 3]).await;
     let mut pushed = Box::pin(shard.lane.push(delivery));
@@ -123,7 +129,7 @@ async fn without_a_cap_a_delivery_is_handed_over_directly() {
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_waits_is_handed_what_comes() {
     for cap in [0, 8] {
-        let outbox = Arc::new(Outbox::new(cap));
+        let outbox = Arc::new(Outbox::new(cap, good()));
         let mut shard = Shard::new(&outbox, &pool(), "one");
         let start = Instant::now();
         let ((_, came, _receipt), ()) = tokio::join!(next(&outbox, 10), async {
@@ -136,7 +142,7 @@ async fn a_reader_that_waits_is_handed_what_comes() {
 
 #[tokio::test(start_paused = true)]
 async fn every_shard_has_its_turn() {
-    let outbox = Arc::new(Outbox::new(64));
+    let outbox = Arc::new(Outbox::new(64, good()));
     let pool = pool();
     let (mut busy, mut rare) = (Shard::new(&outbox, &pool, "busy"), Shard::new(&outbox, &pool, "rare"));
     for number in 1..=20 {
@@ -156,7 +162,7 @@ async fn every_shard_has_its_turn() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_larger_than_the_demand_comes_in_parts_and_takes_turns() {
-    let outbox = Arc::new(Outbox::new(64));
+    let outbox = Arc::new(Outbox::new(64, good()));
     let pool = pool();
     let (mut one, mut other) = (Shard::new(&outbox, &pool, "one"), Shard::new(&outbox, &pool, "other"));
     one.push(1..=7).await;
@@ -178,7 +184,7 @@ async fn what_is_larger_than_the_demand_comes_in_parts_and_takes_turns() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_refused_comes_before_what_is_new_of_its_shard() {
-    let outbox = Arc::new(Outbox::new(64));
+    let outbox = Arc::new(Outbox::new(64, good()));
     let mut shard = Shard::new(&outbox, &pool(), "one");
     for numbers in [1..=2, 3..=4, 5..=6, 7..=8] {
         shard.push(numbers).await;
@@ -200,7 +206,7 @@ async fn what_was_refused_comes_before_what_is_new_of_its_shard() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shard_that_rests_after_a_nack_holds_up_nobody_else() {
-    let outbox = Arc::new(Outbox::new(1));
+    let outbox = Arc::new(Outbox::new(1, good()));
     let pool = pool();
     let (mut bad, mut good) = (Shard::new(&outbox, &pool, "bad"), Shard::new(&outbox, &pool, "good"));
     bad.push([1]).await;
@@ -220,7 +226,7 @@ async fn a_shard_that_rests_after_a_nack_holds_up_nobody_else() {
 
 #[tokio::test(start_paused = true)]
 async fn new_records_do_not_pass_one_that_rests_even_without_a_cap() {
-    let outbox = Arc::new(Outbox::new(0));
+    let outbox = Arc::new(Outbox::new(0, good()));
     let mut shard = Shard::new(&outbox, &pool(), "one");
     let ((_, first, receipt), ()) = tokio::join!(next(&outbox, 10), shard.push([1]));
     assert_eq!(first, [1]);
@@ -237,7 +243,7 @@ async fn new_records_do_not_pass_one_that_rests_even_without_a_cap() {
 #[tokio::test(start_paused = true)]
 async fn a_read_that_is_dropped_has_taken_nothing() {
     for cap in [0, 8] {
-        let outbox = Arc::new(Outbox::new(cap));
+        let outbox = Arc::new(Outbox::new(cap, good()));
         let mut shard = Shard::new(&outbox, &pool(), "one");
         let demand = Demand::new(10, HOUR);
         // It waits, is woken by what comes, and is dropped before it looks.
@@ -256,7 +262,7 @@ async fn a_read_that_is_dropped_has_taken_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wake_up_that_a_dropped_read_got_goes_to_another() {
-    let outbox = Arc::new(Outbox::new(8));
+    let outbox = Arc::new(Outbox::new(8, good()));
     let mut shard = Shard::new(&outbox, &pool(), "one");
     let demand = Demand::new(10, HOUR);
     let mut dropped = Box::pin(outbox.next(demand));
@@ -275,7 +281,7 @@ async fn a_wake_up_that_a_dropped_read_got_goes_to_another() {
 
 #[tokio::test(start_paused = true)]
 async fn a_push_that_is_dropped_leaves_nothing() {
-    let outbox = Arc::new(Outbox::new(1));
+    let outbox = Arc::new(Outbox::new(1, good()));
     let pool = pool();
     let mut shard = Shard::new(&outbox, &pool, "one");
     shard.push([1]).await;
@@ -296,7 +302,7 @@ async fn a_push_that_is_dropped_leaves_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_goes_takes_its_records_and_makes_room() {
-    let outbox = Arc::new(Outbox::new(1));
+    let outbox = Arc::new(Outbox::new(1, good()));
     let pool = pool();
     let (mut gone, mut other) = (Shard::new(&outbox, &pool, "gone"), Shard::new(&outbox, &pool, "other"));
     gone.push([1]).await;
@@ -314,7 +320,7 @@ async fn a_lane_that_goes_takes_its_records_and_makes_room() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_refused_after_its_lane_went_is_forgotten() {
-    let outbox = Arc::new(Outbox::new(1));
+    let outbox = Arc::new(Outbox::new(1, good()));
     let pool = pool();
     let mut shard = Shard::new(&outbox, &pool, "one");
     shard.push([1]).await;
@@ -327,7 +333,7 @@ async fn what_is_refused_after_its_lane_went_is_forgotten() {
 
 #[tokio::test(start_paused = true)]
 async fn close_ends_every_wait_and_forgets_what_waits() {
-    let outbox = Arc::new(Outbox::new(1));
+    let outbox = Arc::new(Outbox::new(1, good()));
     let pool = pool();
     let mut shard = Shard::new(&outbox, &pool, "one");
     shard.push([1]).await;

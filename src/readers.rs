@@ -7,38 +7,35 @@
 //! What a round does is decided in [`round`](crate::lease::round), purely; who holds leases too long in
 //! [`watch`](crate::lease::watch). Losing one is not waited for here: the [`Checkpointer`] stops the reading at once.
 
+mod claiming;
+mod tidying;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
-use futures::stream::{self, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::Checkpointer;
-use crate::delivery::Progress;
-use crate::efo::subscription::{Shared, Subscription};
+use crate::efo::subscription::Shared;
 use crate::ending::Ending;
 use crate::lease::keeper::Tenure;
-use crate::lease::round::{self, SOON, Sight, Step, StreamSight, What};
+use crate::lease::round::{self, Asked, SOON, Sight, Step, StreamSight, What};
 use crate::lease::watch::Watch;
-use crate::lease::{Claim, From, Lease, LeaseStore, Place, Row, SharedStore, StoreError, Worker, Write, Written};
+use crate::lease::{LeaseStore, Row, SharedStore, StoreError, Worker};
 use crate::names::{ShardId, Stream, WorkerId};
 use crate::outbox::Outbox;
-use crate::record::ShardNames;
-use crate::shard::task::{Outcome, ShardTask};
-use crate::telemetry::{self, Claimed};
+use crate::retry::Fault;
+use crate::shard::task::Outcome;
+use crate::telemetry;
 use crate::threads::Threads;
-use crate::topology::{Start, Topology};
+use crate::topology::{Listing, Topology};
 
-/// When many shards start at once, they spread over so long for each of them: the service admits a limited rate.
-const START_SPREAD: Duration = Duration::from_millis(2);
-/// Calls to the store on their way at once.
-const CALLS_AT_ONCE: usize = 16;
 /// The first round comes so much later at most, so that workers that start together see each other.
 const START_JITTER: Duration = Duration::from_secs(2);
 /// After a look that failed.
@@ -90,11 +87,20 @@ pub(crate) struct Readers {
     streams: Vec<StreamState>,
     tools: Tools,
     watch: Watch,
-    /// What we asked other workers for, and until when they are to hand it over.
-    asked: HashMap<(Stream, ShardId), Instant>,
+    /// What we asked other workers for.
+    asked: HashMap<(Stream, ShardId), Asked>,
     running: Running,
     /// Streams of which everything that was asked for is read.
     done: BTreeSet<usize>,
+}
+
+/// What is in the table.
+struct Looked {
+    /// It was so then, or later: who was silent, was so until then at least.
+    asked_at: Instant,
+    workers: Vec<Worker>,
+    /// Of each stream.
+    rows: Vec<Vec<Row>>,
 }
 
 /// The shards' tasks, and which task is whose.
@@ -102,15 +108,6 @@ pub(crate) struct Readers {
 struct Running {
     tasks: JoinSet<Outcome>,
     shards: HashMap<Id, (usize, ShardId)>,
-}
-
-/// A shard that is ours now.
-struct Got {
-    stream: usize,
-    lease: Lease,
-    place: Place,
-    /// Its holder before, who knows no requests, may store a place until then.
-    settles: Option<Instant>,
 }
 
 impl Readers {
@@ -133,10 +130,9 @@ impl Readers {
                 () = stop.cancelled() => break,
                 Some(ended) = self.running.tasks.join_next_with_id() => self.ended(ended).await,
                 () = self.tools.look.notified() => next = Instant::now(),
-                () = self.tools.checkpointer.lease_gone() => next = next.min(Instant::now() + SOON),
+                () = self.tools.checkpointer.worth_a_look() => next = next.min(Instant::now() + SOON),
                 () = sleep_until(next) => {
-                    // The service and the store may take long to answer, and close doesn't wait for them.
-                    let Some(after) = stop.run_until_cancelled(self.round()).await else { break };
+                    let Some(after) = self.round().await else { break };
                     next = Instant::now() + after;
                 }
             }
@@ -154,47 +150,71 @@ impl Readers {
         self.done.len() == self.streams.len()
     }
 
-    /// Looks, and does what is to be done. Returns after what time the next one is due.
-    async fn round(&mut self) -> Duration {
+    /// Looks, and does what is to be done. Returns after what time the next one is due; nothing if it was told to stop.
+    ///
+    /// The service and the store may take long to answer, and close doesn't wait for them, but for claims: see
+    /// [`claim`](Self::claim).
+    async fn round(&mut self) -> Option<Duration> {
         let period = self.tools.settings.rebalance_period;
-        self.refresh_all(period / 2).await;
-        self.give_up_what_is_gone();
-        let store = Arc::clone(&self.tools.store);
+        let (stop, store) = (self.tools.stop.clone(), Arc::clone(&self.tools.store));
         let Some(store) = store.shared() else {
+            stop.run_until_cancelled(self.refresh_all(period / 2)).await?;
+            self.give_up_what_is_gone();
             for at in 0..self.streams.len() {
                 self.claim_free(at, None).await;
             }
-            return period;
+            return Some(period);
         };
-        match self.look(store).await {
-            Ok((workers, rows)) => {
-                let more = self.act(store, &workers, &rows).await;
-                self.tidy(store, &workers, &rows).await;
-                if more {
-                    return SOON.min(period);
-                }
-                let regular = period.mul_f64(0.9 + 0.1 * fastrand::f64());
-                // When one that is silent will be seen to be gone.
-                let now = Instant::now();
-                self.watch.next_over(now).map_or(regular, |over| regular.min(over - now))
-            }
+        if self.tools.tenure.is_over() {
+            // To others we are gone. The keeper tells when they see us again.
+            return Some(LOOK_AGAIN.min(period));
+        }
+        let looked = match stop.run_until_cancelled(self.look(store)).await? {
+            Ok(looked) => looked,
             Err(error) => {
                 telemetry::look_failed(&error);
-                LOOK_AGAIN.min(period)
+                return Some(LOOK_AGAIN.min(period));
             }
+        };
+        stop.run_until_cancelled(self.refresh_all(period / 2)).await?;
+        stop.run_until_cancelled(self.note_ends_elsewhere(store)).await?;
+        self.give_up_what_is_gone();
+        let more = self.act(store, &looked).await;
+        stop.run_until_cancelled(self.tidy(store, &looked)).await?;
+        if more {
+            return Some(SOON.min(period));
+        }
+        let regular = period.mul_f64(0.9 + 0.1 * fastrand::f64());
+        // When one that is silent will be seen to be gone.
+        let over = self.watch.next_over(looked.asked_at).map(|over| over.saturating_duration_since(Instant::now()));
+        Some(over.map_or(regular, |over| regular.min(over)))
+    }
+
+    /// Has listings that are at most this old, or new ones where they are needed.
+    async fn refresh_all(&mut self, max_age: Duration) {
+        let listings = join_all(self.streams.iter().map(|state| {
+            let max_age = if state.topology.wants_listing() { Duration::ZERO } else { max_age };
+            state.shared.shards.list(max_age)
+        }));
+        let listings = listings.await;
+        for (at, listing) in listings.into_iter().enumerate() {
+            self.listed(at, listing);
         }
     }
 
-    async fn refresh_all(&mut self, max_age: Duration) {
-        let listings = join_all(self.streams.iter().map(|state| state.shared.shards.list(max_age))).await;
-        for (state, listing) in self.streams.iter_mut().zip(listings) {
-            match listing {
-                Ok(listed) => {
-                    for shard in state.topology.listed(listed.to_vec()) {
-                        telemetry::vanished_before_connect(&state.stream, &shard);
-                    }
+    /// Whether there is a listing of the stream.
+    fn listed(&mut self, at: usize, listing: Result<Listing, Fault>) -> bool {
+        let state = &mut self.streams[at];
+        match listing {
+            Ok(listing) => {
+                for shard in state.topology.listed(&listing) {
+                    telemetry::vanished_before_connect(&state.stream, &shard);
                 }
-                Err(fault) => telemetry::listing_failed(&state.stream, &fault),
+                true
+            }
+            Err(fault) => {
+                telemetry::listing_failed(&state.stream, &fault);
+                false
             }
         }
     }
@@ -212,26 +232,39 @@ impl Readers {
     }
 
     /// Reads the table.
-    async fn look(&mut self, store: &dyn SharedStore) -> Result<(Vec<Worker>, Vec<Vec<Row>>), StoreError> {
+    async fn look(&mut self, store: &dyn SharedStore) -> Result<Looked, StoreError> {
+        let asked_at = Instant::now();
         let rows = try_join_all(self.streams.iter().map(|state| store.rows(&state.stream)));
         let (workers, rows) = tokio::try_join!(store.workers(), rows)?;
+        let answered_at = Instant::now();
         let seen = self.streams.iter().zip(&rows).map(|(state, rows)| (&state.stream, &**rows));
-        self.watch.look(Instant::now(), &workers, seen);
+        self.watch.look(answered_at, &workers, seen);
         for (state, rows) in self.streams.iter_mut().zip(&rows) {
             // What was lost stops before anything else.
-            self.tools.checkpointer.compare(&state.stream, rows);
-            state.topology.learn(rows);
+            let is_alive = |worker: &WorkerId| self.watch.is_alive(worker, asked_at);
+            self.tools.checkpointer.compare(&state.stream, rows, is_alive);
+            state.topology.learn(rows, answered_at);
+        }
+        Ok(Looked { asked_at, workers, rows })
+    }
+
+    /// Stores that shards are ended which another program is done with, so that nobody has to find out again.
+    async fn note_ends_elsewhere(&mut self, store: &dyn SharedStore) {
+        for state in &mut self.streams {
             for shard in state.topology.ended_elsewhere() {
-                store_end_elsewhere(store, &state.stream, &shard).await;
+                match store.end(&state.stream, &shard).await {
+                    Ok(true) => {}
+                    // Somebody has begun it after we looked.
+                    Ok(false) => state.topology.not_ended(&shard),
+                    Err(error) => telemetry::store_failed(&error),
+                }
             }
         }
-        self.give_up_what_is_gone();
-        Ok((workers, rows))
     }
 
     /// Carries out our part of the plan. Whether something is left to do soon.
-    async fn act(&mut self, store: &dyn SharedStore, workers: &[Worker], rows: &[Vec<Row>]) -> bool {
-        let now = Instant::now();
+    async fn act(&mut self, store: &dyn SharedStore, looked: &Looked) -> bool {
+        let Looked { asked_at, workers, rows } = looked;
         let in_hand: Vec<_> = self.streams.iter().map(|state| self.tools.checkpointer.in_hand(&state.stream)).collect();
         let readable: Vec<_> = self.streams.iter_mut().map(|state| state.topology.readable()).collect();
         let streams: Vec<StreamSight<'_>> = (self.streams.iter().enumerate())
@@ -244,8 +277,8 @@ impl Readers {
             .collect();
         let settle = round::settle(self.tools.settings.rebalance_period);
         let (me, watch, asked) = (store.me(), &self.watch, &self.asked);
-        let sight = Sight { now, me, workers, streams: &streams, watch, settle, asked };
-        telemetry::workers(workers.iter().filter(|worker| self.watch.is_alive(&worker.id, now)).count());
+        let sight = Sight { now: *asked_at, me, workers, streams: &streams, watch, settle, asked };
+        telemetry::workers(workers.iter().filter(|worker| self.watch.is_alive(&worker.id, *asked_at)).count());
         let steps = if self.tools.settings.explicit {
             match round::told(&sight) {
                 Ok(steps) => steps,
@@ -259,147 +292,17 @@ impl Readers {
             round::share(&sight)
         };
         let (asks, claims): (Vec<Step>, Vec<Step>) =
-            steps.steps.into_iter().partition(|step| matches!(step.what, What::Ask(_)));
-        self.ask(store, asks, now).await;
+            steps.steps.into_iter().partition(|step| matches!(step.what, What::Ask { .. }));
+        if self.tools.stop.clone().run_until_cancelled(self.ask(store, asks)).await.is_none() {
+            return false;
+        }
         let got = self.claim(claims).await;
         self.start_all(got);
         // What was asked for and came otherwise, or not at all, is not waited for any more.
         let patience = self.tools.settings.lease_period;
-        self.asked.retain(|_, deadline| *deadline + patience > now);
+        let now = Instant::now();
+        self.asked.retain(|_, asked| asked.until + patience > now);
         steps.more
-    }
-
-    async fn ask(&mut self, store: &dyn SharedStore, asks: Vec<Step>, now: Instant) {
-        let streams = &self.streams;
-        let asking = stream::iter(asks).map(|step| async move {
-            let stream = &streams[step.stream].stream;
-            let What::Ask(hold) = &step.what else { return None };
-            match store.ask(stream, &step.shard, hold).await {
-                Ok(true) => Some((stream.clone(), step.shard, hold.worker.clone())),
-                // Somebody else was quicker.
-                Ok(false) => None,
-                Err(error) => {
-                    telemetry::look_failed(&error);
-                    None
-                }
-            }
-        });
-        let asked: Vec<_> = asking.buffer_unordered(CALLS_AT_ONCE).filter_map(std::future::ready).collect().await;
-        let mut holders = BTreeSet::new();
-        for (stream, shard, holder) in asked {
-            telemetry::asked(&stream, &shard, &holder);
-            self.asked.insert((stream, shard), now + self.tools.settings.handed_over_within);
-            holders.insert(holder);
-        }
-        for holder in holders {
-            if let Err(error) = store.nudge(&holder).await {
-                telemetry::look_failed(&error);
-            }
-        }
-    }
-
-    /// Claims what is to be claimed; what we got.
-    async fn claim(&mut self, steps: Vec<Step>) -> Vec<Got> {
-        let (streams, store, settings) = (&self.streams, &self.tools.store, &self.tools.settings);
-        let claiming = stream::iter(steps).map(|step| async move {
-            let stream = &streams[step.stream].stream;
-            let (from, how, hold) = match &step.what {
-                What::Claim => (From::Nobody, Claimed::Free, None),
-                What::Resume(hold) => (From::Holder(hold), Claimed::PassedOn, Some(hold)),
-                What::TakeOver(hold) => (From::Unchanged(hold), Claimed::LeftBehind, Some(hold)),
-                What::Force(hold) => (From::Holder(hold), Claimed::Forced, Some(hold)),
-                What::Steal(hold) => (From::Holder(hold), Claimed::Stolen, Some(hold)),
-                What::Ask(_) => return None,
-            };
-            match store.claim(stream, &step.shard, from).await {
-                Ok(Claim::Owned(lease, place)) => {
-                    telemetry::claimed(stream, &step.shard, how, hold);
-                    let settles =
-                        matches!(step.what, What::Steal(_)).then(|| Instant::now() + settings.handed_over_within);
-                    Some(Got { stream: step.stream, lease, place, settles })
-                }
-                Ok(Claim::HeldBy(holder)) => {
-                    telemetry::held(stream, &step.shard, &holder);
-                    None
-                }
-                Err(error) => {
-                    telemetry::look_failed(&error);
-                    None
-                }
-            }
-        });
-        let got: Vec<Got> = claiming.buffer_unordered(CALLS_AT_ONCE).filter_map(std::future::ready).collect().await;
-        for got in &got {
-            self.asked.remove(&(got.lease.stream.clone(), got.lease.shard.clone()));
-        }
-        got
-    }
-
-    /// Claims what is free, of those that may be read: all, or just these.
-    async fn claim_free(&mut self, at: usize, only: Option<&[ShardId]>) {
-        let readable = self.streams[at].topology.readable().into_iter();
-        let readable = readable.filter(|shard| only.is_none_or(|only| only.contains(shard)));
-        let steps = readable.map(|shard| Step { stream: at, shard, what: What::Claim }).collect();
-        let got = self.claim(steps).await;
-        self.start_all(got);
-    }
-
-    fn start_all(&mut self, got: Vec<Got>) {
-        let spread = START_SPREAD.saturating_mul(got.len() as u32);
-        for got in got {
-            self.start(got, spread);
-        }
-        telemetry::reading_shards(self.tools.checkpointer.len());
-    }
-
-    fn start(&mut self, got: Got, spread: Duration) {
-        let Got { stream: at, lease, place, settles } = got;
-        let tools = &self.tools;
-        let state = &mut self.streams[at];
-        let id = lease.shard.clone();
-        state.topology.claimed(&id);
-        if let Place::End(last) = place {
-            // Someone else finished it after we looked.
-            state.topology.ended(&id, last);
-            let (store, lease) = (Arc::clone(&tools.store), lease.back(Place::Nowhere, None));
-            self.running.tasks.spawn(async move {
-                if let Some(Err(error)) = store.release(vec![lease]).await.pop() {
-                    telemetry::store_failed(&error);
-                }
-                Outcome::Stopped
-            });
-            return;
-        }
-        let names = Arc::new(ShardNames { stream: state.stream.clone(), shard: id.clone() });
-        let start = state.topology.start(&id, &place);
-        telemetry::resumed_at(&names, &start);
-        let progress = Progress::new(names, tools.settings.checkpoint_limit, tools.settings.replay_nacks);
-        let progress = Arc::new(progress);
-        let stop = tools.stop.child_token();
-        let epoch = lease.epoch;
-        let settling = settles.map(|until| (until, Arc::clone(&tools.store), epoch));
-        tools.checkpointer.add(lease, Arc::clone(&progress), stop.clone());
-        let begin = Instant::now() + spread.mul_f64(fastrand::f64());
-        let thread = tools.threads.next();
-        let lane = tools.outbox.lane(&progress.names);
-        let (shared, service) = (state.shared.clone(), Arc::clone(&thread.service));
-        let task = ShardTask {
-            reader: Box::new(Subscription::new(shared, service, Arc::clone(&progress), start, begin)),
-            lane,
-            progress,
-            pool: state.shared.pool.clone(),
-            health: Arc::clone(&state.shared.health),
-            checkpointer: Arc::clone(&tools.checkpointer),
-            tenure: Arc::clone(&tools.tenure),
-            slice: tools.settings.slice,
-            deaggregate: tools.settings.deaggregate,
-            seen_open: state.topology.seen_open(&id),
-            stop,
-        };
-        match settling {
-            None => self.running.start((at, id), task.run(), &thread.handle),
-            Some(settling) => self.running.start((at, id), after_the_last_commit(settling, task), &thread.handle),
-        }
     }
 
     /// A shard's task is over.
@@ -416,84 +319,20 @@ impl Readers {
             Outcome::Ended { children, last } => {
                 let stop = self.tools.stop.clone();
                 let state = &mut self.streams[at];
-                state.topology.children(&children);
+                state.topology.children(&children, Instant::now());
                 state.topology.ended(&id, last);
                 if state.topology.wants_listing() {
-                    stop.run_until_cancelled(self.refresh_all(Duration::ZERO)).await;
+                    let period = self.tools.settings.rebalance_period;
+                    stop.run_until_cancelled(self.refresh_all(period / 2)).await;
                 }
                 // Who read the parent goes on with the children. Whether another should have them, a round will see.
                 let children: Vec<ShardId> = children.into_iter().map(|child| child.id).collect();
                 let only = self.tools.store.shared().is_some().then_some(&*children);
-                stop.run_until_cancelled(self.claim_free(at, only)).await;
+                self.claim_free(at, only).await;
             }
             Outcome::Stopped => {}
             Outcome::Failed(error) => self.tools.ending.fail(error.to_string()),
         }
-    }
-
-    /// Removes rows that nobody needs any more. One worker does it for all.
-    async fn tidy(&mut self, store: &dyn SharedStore, workers: &[Worker], rows: &[Vec<Row>]) {
-        let now = Instant::now();
-        let alive = workers.iter().filter(|worker| self.watch.is_alive(&worker.id, now));
-        if alive.map(|worker| &worker.id).min() != Some(store.me()) {
-            return;
-        }
-        for worker in self.watch.long_dead(workers, now) {
-            if let Err(error) = store.bury(worker).await {
-                telemetry::look_failed(&error);
-            }
-        }
-        for (state, rows) in self.streams.iter().zip(rows) {
-            for row in state.topology.forgettable(rows) {
-                let held = row.hold.as_ref();
-                if held.is_some_and(|hold| !self.watch.is_over(&state.stream, &row.shard, hold, now)) {
-                    continue;
-                }
-                if let Err(error) = store.forget(&state.stream, row).await {
-                    telemetry::look_failed(&error);
-                }
-            }
-        }
-    }
-}
-
-/// Stores that a shard is ended which another program is done with, so that nobody has to find out again.
-async fn store_end_elsewhere(store: &dyn SharedStore, stream: &Stream, shard: &ShardId) {
-    match store.claim(stream, shard, From::Nobody).await {
-        Ok(Claim::Owned(lease, _)) => {
-            if let Some(Err(error)) = store.release(vec![lease.back(Place::End(None), None)]).await.pop() {
-                telemetry::store_failed(&error);
-            }
-        }
-        Ok(Claim::HeldBy(_)) => {}
-        Err(error) => telemetry::store_failed(&error),
-    }
-}
-
-/// Waits until the holder before has stored its last place, and reads on from there.
-async fn after_the_last_commit(settling: (Instant, Arc<dyn LeaseStore>, u64), mut task: ShardTask) -> Outcome {
-    let (until, store, epoch) = settling;
-    let wait = async {
-        sleep_until(until).await;
-        loop {
-            let ShardNames { stream, shard } = &*task.progress.names;
-            let renewal = Write { stream: stream.clone(), shard: shard.clone(), epoch, place: Place::Nowhere };
-            match store.commit(vec![renewal]).await.pop() {
-                Some(Ok(Written::Stored { place, .. })) => return Some(place),
-                Some(Ok(Written::Lost { .. })) | None => return None,
-                Some(Err(error)) => telemetry::store_failed(&error),
-            }
-            sleep(LOOK_AGAIN).await;
-        }
-    };
-    match task.stop.clone().run_until_cancelled(wait).await {
-        Some(Some(place)) => {
-            if let Place::After(place) = place {
-                task.reader.start_at(Start::After(place));
-            }
-            task.run().await
-        }
-        Some(None) | None => Outcome::Stopped,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::efo::wire::ChildShard;
 use crate::names::{ShardId, Stream};
 use crate::retry::{self, Control, Fault};
 use crate::service::Service;
-use crate::topology::Listed;
+use crate::topology::{Listed, Listing};
 
 /// A listing of this age is as good as a new one when a shard asks whether it is over.
 const FRESH: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ const FRESH: Duration = Duration::from_secs(2);
 pub(crate) struct Shards {
     service: Arc<dyn Service>,
     stream: Stream,
-    last: tokio::sync::Mutex<Option<(Instant, Arc<[Listed]>)>>,
+    last: tokio::sync::Mutex<Option<Listing>>,
 }
 
 impl Shards {
@@ -30,16 +30,17 @@ impl Shards {
     }
 
     /// A listing that is at most this old. Cancel safe.
-    pub(crate) async fn list(&self, max_age: Duration) -> Result<Arc<[Listed]>, Fault> {
+    pub(crate) async fn list(&self, max_age: Duration) -> Result<Listing, Fault> {
         let mut last = self.last.lock().await;
-        if let Some((at, shards)) = &*last
-            && at.elapsed() <= max_age
+        if let Some(listing) = &*last
+            && listing.asked_at.elapsed() <= max_age
         {
-            return Ok(Arc::clone(shards));
+            return Ok(listing.clone());
         }
-        let shards: Arc<[Listed]> = self.service.list_shards(&self.stream).await?.into();
-        *last = Some((Instant::now(), Arc::clone(&shards)));
-        Ok(shards)
+        let asked_at = Instant::now();
+        let listing = Listing { asked_at, shards: self.service.list_shards(&self.stream).await?.into() };
+        *last = Some(listing.clone());
+        Ok(listing)
     }
 
     /// The children of a shard that is closed; `None` if it is open, or nobody can tell now.
@@ -62,7 +63,7 @@ impl Shards {
 
     async fn list_or_report(&self) -> Option<Arc<[Listed]>> {
         match self.list(FRESH).await {
-            Ok(shards) => Some(shards),
+            Ok(listing) => Some(listing.shards),
             Err(fault) => {
                 crate::telemetry::listing_failed(&self.stream, &fault);
                 None

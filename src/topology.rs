@@ -1,9 +1,13 @@
 //! Which shards are there, which come after which, and which may be read now?
 //!
 //! Pure. It learns from listings, from the children that a shard's end names, and from the store; it tells which
-//! shards may be read and where each begins.
+//! shards may be read and where each begins. A listing may be older than what is known otherwise, and then says nothing
+//! of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use crate::lease::{Place, Row};
 use crate::names::{SequenceNumber, ShardId};
@@ -16,6 +20,14 @@ pub(crate) struct Listed {
     pub(crate) parents: Vec<ShardId>,
     /// Nothing is written to it any more.
     pub(crate) closed: bool,
+}
+
+/// All shards of a stream, as the service listed them.
+#[derive(Debug, Clone)]
+pub(crate) struct Listing {
+    /// What happened before is in it.
+    pub(crate) asked_at: Instant,
+    pub(crate) shards: Arc<[Listed]>,
 }
 
 /// Where reading a shard begins.
@@ -45,23 +57,31 @@ pub(crate) struct Topology {
     /// Read just these, and follow no children.
     explicit: Option<BTreeSet<ShardId>>,
     fresh: Fresh,
-    /// A shard's parents were named that no listing has shown yet.
-    wants_listing: bool,
+    /// When the last listing was asked for.
+    listed_at: Option<Instant>,
+    /// Since when we know of a shard, or of parents, that no listing has shown yet.
+    wants_listing: Option<Instant>,
     /// Shards that were told to be gone; once is enough.
     told_gone: BTreeSet<ShardId>,
 }
 
 #[derive(Debug)]
 struct Node {
+    /// Since when we know of it. A listing that was asked for before doesn't say that it is gone.
+    known_since: Instant,
     parents: Vec<ShardId>,
     life: Life,
-    /// It has been in a listing.
+    /// It is in the last listing.
     listed: bool,
     /// It was open when it was first seen: what its children hold is newer than our start.
     seen_open: bool,
     closed: bool,
     place: Place,
     stored: Stored,
+    /// Another program has had it.
+    theirs_once: bool,
+    /// Since when its row is missing, as long as it isn't known what that means.
+    vanished: Option<Instant>,
 }
 
 /// What the store knows of a shard.
@@ -70,37 +90,65 @@ enum Stored {
     /// Nothing.
     No,
     Ours,
-    /// Another program wrote it, which removes what it stored when a shard is ended.
     Theirs,
 }
 
 impl Topology {
     pub(crate) fn new(explicit: Option<BTreeSet<ShardId>>, fresh: Fresh) -> Self {
-        Self { nodes: BTreeMap::new(), explicit, fresh, wants_listing: false, told_gone: BTreeSet::new() }
+        Self {
+            nodes: BTreeMap::new(),
+            explicit,
+            fresh,
+            listed_at: None,
+            wants_listing: None,
+            told_gone: BTreeSet::new(),
+        }
     }
 
-    /// Learns everything that is stored. What we read ourselves, we know better.
-    pub(crate) fn learn(&mut self, rows: &[Row]) {
+    /// Learns everything that is stored, as it was at this time. What we read ourselves, we know better.
+    pub(crate) fn learn(&mut self, rows: &[Row], at: Instant) {
         let known: BTreeSet<&ShardId> = rows.iter().map(|row| &row.shard).collect();
         for (id, node) in &mut self.nodes {
             if !known.contains(id) {
-                // The mark of an end that removes marks.
-                if node.stored == Stored::Theirs && node.closed && node.life != Life::Reading {
-                    node.life = Life::Ended;
-                    node.place = Place::End(None);
+                // Other programs remove what they stored of a shard once it is ended, whoever has it by then.
+                if node.stored != Stored::No && node.theirs_once && node.life != Life::Ended {
+                    node.vanished = Some(at);
                 }
                 node.stored = Stored::No;
             }
         }
         for row in rows {
-            let node = self.nodes.entry(row.shard.clone()).or_insert_with(|| Node::new(Vec::new(), false));
-            node.stored = if row.foreign { Stored::Theirs } else { Stored::Ours };
+            let node = self.nodes.entry(row.shard.clone()).or_insert_with(|| {
+                // Which parents it waits for, only a listing tells.
+                self.wants_listing = Some(at);
+                Node::new(Vec::new(), false, at)
+            });
+            let theirs = row.foreign || row.hold.as_ref().is_some_and(|hold| hold.epoch.is_none());
+            node.stored = if theirs { Stored::Theirs } else { Stored::Ours };
+            node.theirs_once |= theirs;
+            node.vanished = None;
             if node.life == Life::Reading {
                 continue;
             }
             node.place = row.place.clone();
             if matches!(row.place, Place::End(_)) {
                 node.life = Life::Ended;
+            }
+        }
+        self.judge_vanished();
+    }
+
+    /// A shard whose row another program removed is ended if it is closed, and begins anew if it is open. What was
+    /// listed before the row was missed says that of closed shards only, which stay closed.
+    fn judge_vanished(&mut self) {
+        for node in self.nodes.values_mut().filter(|node| node.life != Life::Reading) {
+            let Some(since) = node.vanished else { continue };
+            if node.closed {
+                node.life = Life::Ended;
+                node.place = Place::End(None);
+                node.vanished = None;
+            } else if self.listed_at.is_some_and(|at| at >= since) {
+                node.vanished = None;
             }
         }
     }
@@ -128,7 +176,16 @@ impl Topology {
         ended
     }
 
-    /// What is stored of shards that are not in the stream any more, and that nothing depends on.
+    /// A shard that was taken for ended isn't: the store knows of it.
+    pub(crate) fn not_ended(&mut self, id: &ShardId) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.life = Life::WaitingForParents;
+            node.place = Place::Nowhere;
+        }
+    }
+
+    /// What is stored of shards that are not in the stream any more, by the last listing, and that nothing depends on. The
+    /// listing has to be younger than the rows: a shard that is in use may have been born in between.
     pub(crate) fn forgettable<'r>(&self, rows: &'r [Row]) -> Vec<&'r Row> {
         let is_listed = |id: &ShardId| self.nodes.get(id).is_some_and(|node| node.listed);
         // Where a child starts that nobody has begun, its parent's row may say.
@@ -139,42 +196,47 @@ impl Topology {
     }
 
     /// Learns a whole listing. Returns the shards that are gone from the stream before they were read to the end.
-    pub(crate) fn listed(&mut self, shards: Vec<Listed>) -> Vec<ShardId> {
-        let present: BTreeSet<ShardId> = shards.iter().map(|shard| shard.id.clone()).collect();
-        for shard in shards {
-            let node = self.nodes.entry(shard.id).or_insert_with(|| Node::new(Vec::new(), false));
+    pub(crate) fn listed(&mut self, listing: &Listing) -> Vec<ShardId> {
+        let Listing { asked_at, shards } = listing;
+        let present: BTreeSet<&ShardId> = shards.iter().map(|shard| &shard.id).collect();
+        for shard in &**shards {
+            let node = self.nodes.entry(shard.id.clone());
+            let node = node.or_insert_with(|| Node::new(Vec::new(), false, *asked_at));
             if !node.listed && !shard.closed {
                 node.seen_open = true;
             }
-            node.parents = shard.parents;
+            node.parents.clone_from(&shard.parents);
             node.listed = true;
             node.closed = shard.closed;
         }
-        self.wants_listing = false;
+        self.listed_at = Some(*asked_at);
+        self.wants_listing = self.wants_listing.filter(|since| since > asked_at);
         let mut gone = Vec::new();
         let told = &mut self.told_gone;
         self.nodes.retain(|id, node| {
-            if !present.contains(id) {
-                node.listed = false;
+            if present.contains(id) || node.known_since > *asked_at {
+                return true;
             }
+            node.listed = false;
             // Who is being read finds out alone; what is ended is kept, for its children's start.
-            let keep = node.listed || matches!(node.life, Life::Reading | Life::Ended);
+            let keep = matches!(node.life, Life::Reading | Life::Ended);
             if !keep && !matches!(node.place, Place::Nowhere) && told.insert(id.clone()) {
                 gone.push(id.clone());
             }
             keep
         });
+        self.judge_vanished();
         gone
     }
 
     /// Learns the children that the end of a shard names.
-    pub(crate) fn children(&mut self, children: &[crate::efo::wire::ChildShard]) {
+    pub(crate) fn children(&mut self, children: &[crate::efo::wire::ChildShard], now: Instant) {
         for child in children {
             if child.parents.iter().any(|parent| !self.nodes.contains_key(parent)) {
-                self.wants_listing = true;
+                self.wants_listing = Some(now);
             }
             // Born before our eyes.
-            self.nodes.entry(child.id.clone()).or_insert_with(|| Node::new(child.parents.clone(), true));
+            self.nodes.entry(child.id.clone()).or_insert_with(|| Node::new(child.parents.clone(), true, now));
         }
     }
 
@@ -185,7 +247,8 @@ impl Topology {
 
     /// Whether a listing is needed before all that waits can be judged.
     pub(crate) fn wants_listing(&self) -> bool {
-        self.wants_listing
+        self.wants_listing.is_some()
+            || self.nodes.values().any(|node| node.vanished.is_some() && node.life != Life::Reading)
     }
 
     /// The shards that may be read now and aren't, oldest id first.
@@ -195,10 +258,12 @@ impl Topology {
             .iter()
             .filter(|(id, node)| {
                 self.wanted(id)
+                    && node.vanished.is_none()
                     && match node.life {
                         Life::Unowned => true,
                         Life::WaitingForParents => {
-                            (node.listed || !self.wants_listing) && node.parents.iter().all(|parent| self.done(parent))
+                            (node.listed || self.wants_listing.is_none())
+                                && node.parents.iter().all(|parent| self.done(parent))
                         }
                         _ => false,
                     }
@@ -250,6 +315,7 @@ impl Topology {
     /// The shard was given back, or could not be claimed.
     pub(crate) fn released(&mut self, id: &ShardId) {
         self.step(id, Life::released);
+        self.judge_vanished();
     }
 
     /// The end of the shard is stored.
@@ -286,8 +352,9 @@ impl Topology {
 }
 
 impl Node {
-    fn new(parents: Vec<ShardId>, seen_open: bool) -> Self {
+    fn new(parents: Vec<ShardId>, seen_open: bool, known_since: Instant) -> Self {
         Self {
+            known_since,
             parents,
             life: Life::WaitingForParents,
             listed: false,
@@ -295,6 +362,8 @@ impl Node {
             closed: false,
             place: Place::Nowhere,
             stored: Stored::No,
+            theirs_once: false,
+            vanished: None,
         }
     }
 }
@@ -324,6 +393,11 @@ mod tests {
         SequenceNumber::new(text).unwrap()
     }
 
+    /// Learns a listing that was asked for now.
+    fn listed(topology: &mut Topology, shards: Vec<Listed>) -> Vec<ShardId> {
+        topology.listed(&Listing { asked_at: Instant::now(), shards: shards.into() })
+    }
+
     /// Claims and reads a shard to its end.
     fn read(topology: &mut Topology, id: &str, last: Option<&str>) {
         topology.claimed(&id.into());
@@ -337,7 +411,7 @@ mod tests {
     #[test]
     fn children_are_read_after_their_parents_are_stored() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.listed(split());
+        listed(&mut topology, split());
         assert_eq!(topology.readable(), ids(&["a"]));
         topology.claimed(&"a".into());
         assert_eq!(topology.readable(), []);
@@ -348,7 +422,7 @@ mod tests {
     #[test]
     fn a_merge_waits_for_both_parents() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.listed(vec![shard("a", &[], true), shard("b", &[], true), shard("c", &["a", "b"], false)]);
+        listed(&mut topology, vec![shard("a", &[], true), shard("b", &[], true), shard("c", &["a", "b"], false)]);
         assert_eq!(topology.readable(), ids(&["a", "b"]));
         read(&mut topology, "a", None);
         topology.claimed(&"b".into());
@@ -360,29 +434,29 @@ mod tests {
     #[test]
     fn a_child_whose_other_parent_is_unknown_waits_for_a_listing() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.listed(vec![shard("a", &[], false)]);
+        listed(&mut topology, vec![shard("a", &[], false)]);
         topology.readable();
         topology.claimed(&"a".into());
-        topology.children(&[ChildShard { id: "c".into(), parents: ids(&["a", "b"]) }]);
+        topology.children(&[ChildShard { id: "c".into(), parents: ids(&["a", "b"]) }], Instant::now());
         topology.ended(&"a".into(), None);
         assert!(topology.wants_listing());
         assert_eq!(topology.readable(), []);
-        topology.listed(vec![shard("a", &[], true), shard("b", &[], true), shard("c", &["a", "b"], false)]);
+        listed(&mut topology, vec![shard("a", &[], true), shard("b", &[], true), shard("c", &["a", "b"], false)]);
         assert_eq!(topology.readable(), ids(&["b"]));
     }
 
     #[test]
     fn parents_past_retention_are_not_waited_for() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.listed(vec![shard("b", &["gone"], false)]);
+        listed(&mut topology, vec![shard("b", &["gone"], false)]);
         assert_eq!(topology.readable(), ids(&["b"]));
     }
 
     #[test]
     fn double_reshard_while_down() {
         let mut topology = Topology::new(None, Fresh::At(100));
-        topology.learn(&[row("a", Place::After(number("5")))]);
-        topology.listed(vec![shard("a", &[], true), shard("b", &["a"], true), shard("c", &["b"], false)]);
+        topology.learn(&[row("a", Place::After(number("5")))], Instant::now());
+        listed(&mut topology, vec![shard("a", &[], true), shard("b", &["a"], true), shard("c", &["b"], false)]);
         assert_eq!(topology.readable(), ids(&["a"]));
         assert_eq!(topology.start(&"a".into(), &Place::After(number("5"))), Start::After(number("5")));
         read(&mut topology, "a", Some("9"));
@@ -396,11 +470,11 @@ mod tests {
     #[test]
     fn children_created_while_start_is_latest() {
         let mut topology = Topology::new(None, Fresh::At(100));
-        topology.listed(vec![shard("a", &[], false)]);
+        listed(&mut topology, vec![shard("a", &[], false)]);
         topology.readable();
         assert_eq!(topology.start(&"a".into(), &Place::Nowhere), Start::At(100));
         topology.claimed(&"a".into());
-        topology.children(&[ChildShard { id: "b".into(), parents: ids(&["a"]) }]);
+        topology.children(&[ChildShard { id: "b".into(), parents: ids(&["a"]) }], Instant::now());
         topology.ended(&"a".into(), None);
         assert_eq!(topology.readable(), ids(&["b"]));
         assert_eq!(topology.start(&"b".into(), &Place::Nowhere), Start::Oldest);
@@ -409,7 +483,7 @@ mod tests {
     #[test]
     fn a_shard_that_was_closed_before_latest_does_not_make_its_children_old() {
         let mut topology = Topology::new(None, Fresh::At(100));
-        topology.listed(split());
+        listed(&mut topology, split());
         topology.readable();
         read(&mut topology, "a", None);
         assert_eq!(topology.start(&"b".into(), &Place::Nowhere), Start::At(100));
@@ -418,7 +492,7 @@ mod tests {
     #[test]
     fn closed_shards_never_read_before() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.listed(split());
+        listed(&mut topology, split());
         assert_eq!(topology.readable(), ids(&["a"]));
         assert_eq!(topology.start(&"a".into(), &Place::Nowhere), Start::Oldest);
     }
@@ -426,10 +500,10 @@ mod tests {
     #[test]
     fn explicit_shards_are_read_alone_and_end() {
         let mut topology = Topology::new(Some(ids(&["b"]).into_iter().collect()), Fresh::Oldest);
-        topology.listed(split());
+        listed(&mut topology, split());
         assert_eq!(topology.readable(), ids(&["b"]), "its parent is not ours to read");
         topology.claimed(&"b".into());
-        topology.children(&[ChildShard { id: "d".into(), parents: ids(&["b"]) }]);
+        topology.children(&[ChildShard { id: "d".into(), parents: ids(&["b"]) }], Instant::now());
         topology.ended(&"b".into(), None);
         assert_eq!(topology.readable(), []);
         assert!(topology.all_ended());
@@ -440,7 +514,7 @@ mod tests {
     #[test]
     fn a_released_shard_is_readable_again() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.listed(vec![shard("a", &[], false)]);
+        listed(&mut topology, vec![shard("a", &[], false)]);
         topology.readable();
         topology.claimed(&"a".into());
         topology.released(&"a".into());
@@ -450,21 +524,21 @@ mod tests {
     #[test]
     fn what_is_gone_before_it_was_read_is_told() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[row("a", Place::After(number("5"))), row("b", Place::End(None))]);
-        assert_eq!(topology.listed(vec![shard("c", &["a"], false)]), ids(&["a"]));
+        topology.learn(&[row("a", Place::After(number("5"))), row("b", Place::End(None))], Instant::now());
+        assert_eq!(listed(&mut topology, vec![shard("c", &["a"], false)]), ids(&["a"]));
         assert_eq!(topology.readable(), ids(&["c"]));
     }
 
     #[test]
     fn merge_with_parents_on_two_workers() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.listed(vec![shard("a", &[], true), shard("b", &[], true), shard("c", &["a", "b"], false)]);
+        listed(&mut topology, vec![shard("a", &[], true), shard("b", &[], true), shard("c", &["a", "b"], false)]);
         topology.readable();
         read(&mut topology, "a", Some("5"));
         // The other one reads b, and is at its end, but not everything is acked.
-        topology.learn(&[row("a", Place::End(None)), row("b", Place::After(number("7")))]);
+        topology.learn(&[row("a", Place::End(None)), row("b", Place::After(number("7")))], Instant::now());
         assert_eq!(topology.readable(), ids(&["b"]));
-        topology.learn(&[row("a", Place::End(None)), row("b", Place::End(Some(number("8"))))]);
+        topology.learn(&[row("a", Place::End(None)), row("b", Place::End(Some(number("8"))))], Instant::now());
         assert_eq!(topology.readable(), ids(&["c"]));
     }
 
@@ -479,8 +553,8 @@ mod tests {
             shard("e", &["d"], false),
         ];
         // It reads c and has removed the rows of those before; of d's it has never read anything.
-        topology.learn(&[theirs("c", Place::After(number("5")))]);
-        topology.listed(shards);
+        topology.learn(&[theirs("c", Place::After(number("5")))], Instant::now());
+        listed(&mut topology, shards);
         assert_eq!(topology.ended_elsewhere(), ids(&["b", "a"]));
         assert_eq!(topology.ended_elsewhere(), []);
         assert_eq!(topology.readable(), ids(&["c", "d"]));
@@ -489,20 +563,20 @@ mod tests {
     #[test]
     fn a_row_that_connect_removes_is_the_end_of_the_shard() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[theirs("a", Place::After(number("5")))]);
-        topology.listed(split());
+        topology.learn(&[theirs("a", Place::After(number("5")))], Instant::now());
+        listed(&mut topology, split());
         assert_eq!(topology.ended_elsewhere(), []);
         assert_eq!(topology.readable(), ids(&["a"]));
-        topology.learn(&[]);
+        topology.learn(&[], Instant::now());
         assert_eq!(topology.readable(), ids(&["b", "c"]));
     }
 
     #[test]
     fn a_row_of_ours_that_somebody_removed_is_no_end() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[row("a", Place::After(number("5")))]);
-        topology.listed(split());
-        topology.learn(&[]);
+        topology.learn(&[row("a", Place::After(number("5")))], Instant::now());
+        listed(&mut topology, split());
+        topology.learn(&[], Instant::now());
         assert_eq!(topology.readable(), ids(&["a"]));
     }
 
@@ -510,14 +584,58 @@ mod tests {
     fn rows_are_forgotten_when_nothing_depends_on_them() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         let rows = [row("gone", Place::End(None)), row("parent", Place::End(None)), row("b", Place::Nowhere)];
-        topology.learn(&rows);
-        topology.listed(vec![shard("b", &["gone"], false), shard("c", &["parent"], false)]);
+        topology.learn(&rows, Instant::now());
+        listed(&mut topology, vec![shard("b", &["gone"], false), shard("c", &["parent"], false)]);
         let forgettable = |rows: &[Row], topology: &Topology| -> Vec<ShardId> {
             topology.forgettable(rows).into_iter().map(|row| row.shard.clone()).collect()
         };
         assert_eq!(forgettable(&rows, &topology), ids(&["gone"]));
         let begun = [&rows[..], &[row("c", Place::Nowhere)]].concat();
-        topology.learn(&begun);
+        topology.learn(&begun, Instant::now());
         assert_eq!(forgettable(&begun, &topology), ids(&["gone", "parent"]));
+    }
+
+    #[test]
+    fn a_listing_says_nothing_of_what_is_younger() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        let before = Listing { asked_at: Instant::now(), shards: vec![shard("p", &[], true)].into() };
+        topology.listed(&before);
+        topology.learn(&[row("p", Place::End(None)), row("c", Place::After(number("7")))], Instant::now());
+        assert!(topology.wants_listing(), "its parents are unknown");
+        assert_eq!(topology.readable(), []);
+        assert_eq!(topology.listed(&before), [], "it is not gone");
+        assert_eq!(topology.readable(), []);
+        listed(&mut topology, vec![shard("p", &[], true), shard("c", &["p"], false)]);
+        assert_eq!(topology.readable(), ids(&["c"]));
+    }
+
+    #[test]
+    fn a_row_that_connect_removes_is_judged_by_a_listing_that_is_younger() {
+        for (closed, readable) in [(true, ids(&["b"])), (false, ids(&["a"]))] {
+            let mut topology = Topology::new(None, Fresh::Oldest);
+            topology.learn(&[theirs("a", Place::After(number("5")))], Instant::now());
+            let before = Listing { asked_at: Instant::now(), shards: vec![shard("a", &[], false)].into() };
+            topology.listed(&before);
+            topology.learn(&[], Instant::now());
+            topology.listed(&before);
+            assert!(topology.wants_listing());
+            assert_eq!(topology.readable(), []);
+            listed(&mut topology, vec![shard("a", &[], closed), shard("b", &["a"], false)]);
+            assert!(!topology.wants_listing());
+            assert_eq!(topology.readable(), readable);
+        }
+    }
+
+    #[test]
+    fn a_row_that_connect_removes_after_we_took_it_is_the_end_of_the_shard() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        topology.learn(&[theirs("a", Place::After(number("5")))], Instant::now());
+        listed(&mut topology, split());
+        topology.readable();
+        topology.claimed(&"a".into());
+        topology.learn(&[row("a", Place::After(number("5")))], Instant::now());
+        topology.learn(&[], Instant::now());
+        topology.released(&"a".into());
+        assert_eq!(topology.readable(), ids(&["b", "c"]));
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::balance::{Member, Share, plan};
 use super::memory::{MemoryStore, MemoryTable};
-use super::round::{self, Sight, StreamSight, What};
+use super::round::{self, Asked, Sight, StreamSight, What};
 use super::watch::Watch;
 use super::{Beat, Claim, From, Lease, LeaseStore, Place, Presence, SharedStore};
 use crate::names::{ShardId, Stream, WorkerId};
@@ -146,7 +146,7 @@ struct SimWorker {
     presence: Presence,
     watch: Watch,
     leases: BTreeMap<(Stream, ShardId), Lease>,
-    asked: HashMap<(Stream, ShardId), Instant>,
+    asked: HashMap<(Stream, ShardId), Asked>,
     /// The second of its next look and beat.
     look: u32,
     beat: u32,
@@ -301,10 +301,11 @@ impl Sim {
                 What::Claim => From::Nobody,
                 What::TakeOver(hold) => From::Unchanged(hold),
                 What::Resume(hold) | What::Force(hold) | What::Steal(hold) => From::Holder(hold),
-                What::Ask(hold) => {
-                    if now(worker.store.ask(&stream, &step.shard, hold)).unwrap() {
+                What::Ask { hold, instead_of } => {
+                    if now(worker.store.ask(&stream, &step.shard, hold, instead_of.as_ref())).unwrap() {
                         now(worker.store.nudge(&hold.worker)).unwrap();
-                        worker.asked.insert(key, clock + Duration::from_secs(HANDED_OVER_WITHIN.into()));
+                        let until = clock + Duration::from_secs(HANDED_OVER_WITHIN.into());
+                        worker.asked.insert(key, Asked { hold: hold.clone(), until });
                     }
                     continue;
                 }

@@ -5,12 +5,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use super::{
-    Beat, Claim, From, Hold, Lease, LeaseStore, Presence, Release, Row, SharedStore, StoreError, Worker, Write,
+    Beat, Claim, From, Hold, Lease, LeaseStore, Place, Presence, Release, Row, SharedStore, StoreError, Worker, Write,
     Written, forward,
 };
 use crate::names::{ShardId, Stream, WorkerId};
@@ -53,6 +55,19 @@ pub(crate) struct MemoryStore {
     /// The table doesn't answer this worker.
     frozen: AtomicBool,
     thawed: Notify,
+    /// What becomes of this worker's calls of a kind.
+    trouble: Mutex<BTreeMap<&'static str, Trouble>>,
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Trouble {
+    /// It is on its way for so long.
+    Slow(Duration),
+    /// Its answer is on its way for so long.
+    LateAnswer(Duration),
+    /// It fails.
+    Fails,
 }
 
 impl Default for MemoryStore {
@@ -65,7 +80,7 @@ impl MemoryStore {
     pub(crate) fn new(table: &Arc<MemoryTable>, me: &str) -> Self {
         let life = lock(&table.core).next();
         let (frozen, thawed) = (AtomicBool::new(false), Notify::new());
-        Self { table: Arc::clone(table), me: me.into(), life, frozen, thawed }
+        Self { table: Arc::clone(table), me: me.into(), life, frozen, thawed, trouble: Mutex::default() }
     }
 
     /// From now on the table doesn't answer this worker, or does again.
@@ -74,8 +89,34 @@ impl MemoryStore {
         self.thawed.notify_waiters();
     }
 
+    /// From now on this becomes of calls of a kind, or nothing any more.
+    pub(crate) fn trouble(&self, call: &'static str, trouble: Option<Trouble>) {
+        match trouble {
+            Some(trouble) => lock(&self.trouble).insert(call, trouble),
+            None => lock(&self.trouble).remove(call),
+        };
+    }
+
+    fn trouble_with(&self, call: &str) -> Option<Trouble> {
+        lock(&self.trouble).get(call).copied()
+    }
+
+    /// Lets the answer to a call arrive.
+    async fn answered(&self, call: &'static str) {
+        if let Some(Trouble::LateAnswer(time)) = self.trouble_with(call) {
+            sleep(time).await;
+        }
+    }
+
     /// Reaches the table to do this; never, while it is frozen.
     async fn core(&self, call: &'static str) -> Result<MutexGuard<'_, Core>, StoreError> {
+        match self.trouble_with(call) {
+            Some(Trouble::Slow(time)) => sleep(time).await,
+            Some(Trouble::Fails) => {
+                return Err(StoreError::Failed { what: "reach the table", cause: "so it was told".into() });
+            }
+            Some(Trouble::LateAnswer(_)) | None => {}
+        }
         loop {
             let thawed = self.thawed.notified();
             if !self.frozen.load(Ordering::Acquire) {
@@ -125,6 +166,27 @@ impl Core {
         self.count += 1;
         self.count
     }
+
+    fn claim(&mut self, me: &WorkerId, stream: &Stream, shard: &ShardId, from: From<'_>) -> Claim {
+        let key = (stream.clone(), shard.clone());
+        let before = self.rows.get(&key).cloned();
+        let hold = before.as_ref().and_then(|row| row.hold.as_ref());
+        let as_expected = match (from, hold) {
+            (From::Nobody, None) => true,
+            (From::Unchanged(expected), Some(hold)) => expected == hold,
+            (From::Holder(expected), Some(hold)) => expected.is_same(hold),
+            _ => false,
+        };
+        if !as_expected {
+            return Claim::HeldBy(holder(hold));
+        }
+        let place = before.map(|row| row.place).unwrap_or_default();
+        let epoch = self.next();
+        let hold = Hold { worker: me.clone(), epoch: Some(epoch), stamp: epoch.to_string() };
+        let row = Row { shard: shard.clone(), place: place.clone(), hold: Some(hold), wanted_by: None, foreign: false };
+        self.rows.insert(key, row);
+        Claim::Owned(Lease { stream: stream.clone(), shard: shard.clone(), epoch }, place)
+    }
 }
 
 #[async_trait]
@@ -143,25 +205,9 @@ impl LeaseStore for MemoryStore {
     }
 
     async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError> {
-        let mut core = self.core("claim").await?;
-        let key = (stream.clone(), shard.clone());
-        let before = core.rows.get(&key).cloned();
-        let hold = before.as_ref().and_then(|row| row.hold.as_ref());
-        let as_expected = match (from, hold) {
-            (From::Nobody, None) => true,
-            (From::Unchanged(expected), Some(hold)) => expected == hold,
-            (From::Holder(expected), Some(hold)) => (&expected.worker, expected.epoch) == (&hold.worker, hold.epoch),
-            _ => false,
-        };
-        if !as_expected {
-            return Ok(Claim::HeldBy(holder(hold)));
-        }
-        let place = before.map(|row| row.place).unwrap_or_default();
-        let epoch = core.next();
-        let hold = Hold { worker: self.me.clone(), epoch: Some(epoch), stamp: epoch.to_string() };
-        let row = Row { shard: shard.clone(), place: place.clone(), hold: Some(hold), wanted_by: None, foreign: false };
-        core.rows.insert(key, row);
-        Ok(Claim::Owned(Lease { stream: stream.clone(), shard: shard.clone(), epoch }, place))
+        let claim = self.core("claim").await.map(|mut core| core.claim(&self.me, stream, shard, from));
+        self.answered("claim").await;
+        claim
     }
 
     async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
@@ -232,15 +278,34 @@ impl SharedStore for MemoryStore {
         Ok(self.core("workers").await?.workers.values().map(|member| member.shown.clone()).collect())
     }
 
-    async fn ask(&self, stream: &Stream, shard: &ShardId, holder: &Hold) -> Result<bool, StoreError> {
+    async fn ask(
+        &self,
+        stream: &Stream,
+        shard: &ShardId,
+        holder: &Hold,
+        instead_of: Option<&WorkerId>,
+    ) -> Result<bool, StoreError> {
         let mut core = self.core("ask").await?;
         let Some(row) = core.rows.get_mut(&(stream.clone(), shard.clone())) else { return Ok(false) };
-        let same = row.hold.as_ref().is_some_and(|hold| (&hold.worker, hold.epoch) == (&holder.worker, holder.epoch));
-        if !same || row.wanted_by.as_ref().is_some_and(|other| *other != self.me) {
+        let same = row.hold.as_ref().is_some_and(|hold| hold.is_same(holder));
+        if !same || row.wanted_by.as_ref().is_some_and(|other| *other != self.me && Some(other) != instead_of) {
             return Ok(false);
         }
         row.wanted_by = Some(self.me.clone());
         Ok(true)
+    }
+
+    async fn end(&self, stream: &Stream, shard: &ShardId) -> Result<bool, StoreError> {
+        let ended = self.core("end").await.map(|mut core| {
+            let key = (stream.clone(), shard.clone());
+            let new = !core.rows.contains_key(&key);
+            let place = Place::End(None);
+            let row = Row { shard: shard.clone(), place, hold: None, wanted_by: None, foreign: false };
+            core.rows.entry(key).or_insert(row);
+            new
+        });
+        self.answered("end").await;
+        ended
     }
 
     async fn nudge(&self, worker: &WorkerId) -> Result<(), StoreError> {

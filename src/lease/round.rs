@@ -36,8 +36,17 @@ pub(crate) struct Sight<'a> {
     /// Nothing is asked for before it is so long ago that a worker came. Workers often come one after the other, and what
     /// went to the second would have to go on to the fifth.
     pub(crate) settle: Duration,
-    /// What we asked for, and until when it is to be handed over.
-    pub(crate) asked: &'a HashMap<(Stream, ShardId), Instant>,
+    /// What we asked for.
+    pub(crate) asked: &'a HashMap<(Stream, ShardId), Asked>,
+}
+
+/// What we asked for a shard.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// Its holder, who was told. Whoever has it later knows of nothing.
+    pub(crate) hold: Hold,
+    /// Until when it is to be handed over.
+    pub(crate) until: Instant,
 }
 
 /// What it sees of one stream.
@@ -69,8 +78,8 @@ pub(crate) enum What {
     Resume(Hold),
     /// Its holder has not renewed it: claim it.
     TakeOver(Hold),
-    /// Its holder has too many: ask for it.
-    Ask(Hold),
+    /// Its holder has too many: ask for it, in place of one who asked before and is gone.
+    Ask { hold: Hold, instead_of: Option<WorkerId> },
     /// It was asked for, and was not handed over in time: claim it.
     Force(Hold),
     /// Its holder, another program, has too many and knows no requests: claim it, and wait for its last commit.
@@ -115,13 +124,16 @@ pub(crate) fn share(sight: &Sight<'_>) -> Steps {
             }
             Some(hold) => {
                 let stream = sight.streams[known.stream].stream;
-                match sight.asked.get(&(stream.clone(), known.id.clone())) {
-                    Some(deadline) if *deadline <= sight.now => steps.steps.push(step(What::Force(hold.clone()))),
+                let asked = sight.asked.get(&(stream.clone(), known.id.clone()));
+                match asked.filter(|asked| asked.hold.is_same(hold)) {
+                    Some(asked) if asked.until <= sight.now => steps.steps.push(step(What::Force(hold.clone()))),
                     Some(_) => steps.more = true,
                     None if unsettled => steps.more = true,
                     None => {
                         if asks < mine.div_ceil(2).max(LEAST_ASKS) {
-                            steps.steps.push(step(What::Ask(hold.clone())));
+                            let before = known.row.and_then(|row| row.wanted_by.clone());
+                            let instead_of = before.filter(|worker| !sight.watch.is_alive(worker, sight.now));
+                            steps.steps.push(step(What::Ask { hold: hold.clone(), instead_of }));
                         }
                         asks += 1;
                         steps.more = true;

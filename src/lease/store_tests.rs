@@ -124,9 +124,12 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     let (lease, _) = claim(a, "shard-3", From::Nobody).await;
     let held = row(a, "shard-3").await.unwrap().hold.unwrap();
     assert_eq!((&held.worker, held.epoch), (a.me(), Some(lease.epoch)));
-    assert!(b.ask(&stream(), &"shard-3".into(), &held).await.unwrap());
-    assert!(b.ask(&stream(), &"shard-3".into(), &held).await.unwrap(), "asking twice is asking once");
-    assert!(!a.ask(&stream(), &"shard-3".into(), &held).await.unwrap());
+    assert!(b.ask(&stream(), &"shard-3".into(), &held, None).await.unwrap());
+    assert!(b.ask(&stream(), &"shard-3".into(), &held, None).await.unwrap(), "asking twice is asking once");
+    assert!(!a.ask(&stream(), &"shard-3".into(), &held, None).await.unwrap());
+    assert!(!a.ask(&stream(), &"shard-3".into(), &held, Some(&"someone".into())).await.unwrap());
+    assert!(a.ask(&stream(), &"shard-3".into(), &held, Some(b.me())).await.unwrap(), "in place of one who is gone");
+    assert!(b.ask(&stream(), &"shard-3".into(), &held, Some(a.me())).await.unwrap());
     let written = a.commit(vec![Write::new(&lease, at("5"))]).await;
     assert_eq!(written, [Ok(Written::Stored { place: at("5"), wanted_by: Some(b.me().clone()) })]);
     assert_eq!(row(b, "shard-3").await.unwrap().wanted_by.as_ref(), Some(b.me()));
@@ -163,6 +166,15 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     assert!(is_lost(&a.commit(vec![Write::new(&taken, at("9"))]).await[0]));
     release(b, lease, Place::Nowhere, None).await;
 
+    // The end of a shard that nothing is stored of is stored, and of no other.
+    assert!(a.end(&stream(), &"shard-4".into()).await.unwrap());
+    let ended = row(a, "shard-4").await.unwrap();
+    assert_eq!((ended.place, ended.hold, ended.foreign), (Place::End(None), None, false));
+    assert!(!b.end(&stream(), &"shard-4".into()).await.unwrap());
+    let before = row(a, "shard-3").await;
+    assert!(!a.end(&stream(), &"shard-3".into()).await.unwrap());
+    assert_eq!(row(a, "shard-3").await, before);
+
     // Who leaves is not seen any more.
     b.leave().await.unwrap();
     assert_eq!(a.workers().await.unwrap().iter().map(|worker| &worker.id).collect::<Vec<_>>(), [a.me()]);
@@ -192,7 +204,7 @@ pub(crate) async fn a_race_has_one_winner(stores: Vec<Arc<dyn SharedStore>>) {
     assert!(is_stored(&second.commit(vec![Write::new(&lease, at("1"))]).await[0]));
     let held = row(&*second as &dyn LeaseStore, "contested").await.unwrap().hold.unwrap();
     let (stream, shard) = (stream(), ShardId::from("contested"));
-    let asked = join_all(stores.iter().map(|store| store.ask(&stream, &shard, &held))).await;
+    let asked = join_all(stores.iter().map(|store| store.ask(&stream, &shard, &held, None))).await;
     let heard = asked.into_iter().filter(|asked| *asked.as_ref().unwrap()).count();
     assert_eq!(heard, 1, "one request is heard");
 }

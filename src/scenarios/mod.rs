@@ -3,15 +3,17 @@
 //! - [`script`]: the service; [`bench`](mod@bench): a session that reads it.
 //! - `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks;
 //!   `stalls`: what may hold up nobody else; `told`: what an operator is told, by metrics and in the log; `workers`:
-//!   several workers that share shards.
+//!   several workers that share shards in one `table`; `connect_beside`: Connect's among them.
 
 mod bench;
 mod bounds;
+mod connect_beside;
 mod costs;
 mod faults;
 mod script;
 mod shards;
 mod stalls;
+mod table;
 mod told;
 mod workers;
 

@@ -1,107 +1,18 @@
 //! Several workers that share shards through one table.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pipeline_plugin_api::{Demand, InputError, State, Verdicts};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
-use super::script::{Answer, Piece, Script, body, end, event, listed, records};
-use crate::lease::memory::{MemoryStore, MemoryTable};
-use crate::lease::{Hold, LeaseStore, Place, Presence, Row, SharedStore};
-use crate::names::{SequenceNumber, ShardId, Stream, WorkerId};
+use super::script::{Piece, Script, body, end, event, listed, records};
+use super::table::{LEASE, MINUTE, PERIOD, Table, keep_beating, place, reads, secs, stream, then_idle};
+use crate::lease::memory::Trouble;
+use crate::lease::{LeaseStore, Place, Presence, Row, SharedStore};
 use crate::session::Session;
 use crate::sync::lock;
 use crate::topology::Start;
-
-const LEASE: Duration = Duration::from_secs(30);
-const PERIOD: Duration = Duration::from_secs(30);
-const MINUTE: Duration = Duration::from_mins(1);
-
-fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-fn place(number: u64) -> SequenceNumber {
-    SequenceNumber::new(&number.to_string()).unwrap()
-}
-
-fn stream() -> Stream {
-    Stream::new("orders", "arn:orders")
-}
-
-/// These records, and then for an hour what an idle shard says.
-fn then_idle(numbers: std::ops::RangeInclusive<u64>) -> Answer {
-    let last = *numbers.end();
-    let idle = (0..720).flat_map(move |_| [Piece::Wait(secs(5)), event([], Some(last), &[])]);
-    body(std::iter::once(records(numbers)).chain(idle))
-}
-
-/// A table, and workers by name.
-struct Table(Arc<MemoryTable>);
-
-impl Table {
-    fn new() -> Self {
-        Self(Arc::default())
-    }
-
-    fn worker(&self, name: &str) -> Arc<MemoryStore> {
-        Arc::new(MemoryStore::new(&self.0, name))
-    }
-
-    fn row(&self, shard: &str) -> Option<Row> {
-        lock(&self.0.core).rows.get(&(stream(), shard.into())).cloned()
-    }
-
-    fn holder(&self, shard: &str) -> Option<WorkerId> {
-        self.row(shard).and_then(|row| row.hold).map(|hold| hold.worker)
-    }
-
-    fn place(&self, shard: &str) -> Place {
-        self.row(shard).map(|row| row.place).unwrap_or_default()
-    }
-
-    fn close(&self, closed: bool) {
-        lock(&self.0.core).closed = closed;
-    }
-
-    /// Waits until a row is as it should be.
-    async fn until(&self, shard: &str, what: &str, mut is: impl FnMut(&Row) -> bool) {
-        let wait = async {
-            while !self.row(shard).is_some_and(|row| is(&row)) {
-                sleep(Duration::from_millis(50)).await;
-            }
-        };
-        timeout(10 * MINUTE, wait).await.unwrap_or_else(|_| panic!("{what}: {:?}", self.row(shard)));
-    }
-
-    async fn until_held(&self, shard: &str, by: &str) {
-        self.until(shard, by, |row| row.hold.as_ref().is_some_and(|hold| hold.worker.as_str() == by)).await;
-    }
-
-    /// Waits until each of these has so many shards.
-    async fn until_counts(&self, workers: &[&str], counts: &[usize]) {
-        let wait = async {
-            while self.counts(workers) != counts {
-                sleep(Duration::from_millis(50)).await;
-            }
-        };
-        timeout(10 * MINUTE, wait).await.unwrap_or_else(|_| panic!("{:?}", self.counts(workers)));
-    }
-
-    /// How many shards each of these has.
-    fn counts(&self, workers: &[&str]) -> Vec<usize> {
-        let core = lock(&self.0.core);
-        let holds = |worker: &str| {
-            core.rows
-                .values()
-                .filter(|row| row.hold.as_ref().is_some_and(|hold| hold.worker.as_str() == worker))
-                .count()
-        };
-        workers.iter().map(|worker| holds(worker)).collect()
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn graceful_hand_over() {
@@ -195,8 +106,45 @@ async fn a_shard_that_is_not_handed_over_is_taken_by_force() {
     close(&b).await;
 }
 
+/// The process sleeps: its clock goes on, and nothing of it runs.
 #[tokio::test(start_paused = true)]
 async fn pause_longer_than_the_lease() {
+    let script = Script::new(["one"]);
+    script.answer("one", [body([records(1..=3), records(4..=6), Piece::Hang]), then_idle(10..=12)]);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let a = bench.join(&table.worker("a")).await;
+    let (_, taken, receipt) = take(&a).await;
+    assert_eq!(taken, [1, 2, 3]);
+    sleep(secs(1)).await;
+    let meanwhile = async {
+        tokio::time::advance(LEASE + secs(20)).await;
+    };
+    let other = table.worker("b");
+    let taking_over = async {
+        // Another one has waited for its lease, read what it had read, and is done with it.
+        other.beat(&Presence::default()).await.unwrap();
+        let hold = table.row("one").and_then(|row| row.hold).unwrap();
+        let claim = other.claim(&stream(), &"one".into(), crate::lease::From::Holder(&hold)).await.unwrap();
+        let crate::lease::Claim::Owned(lease, _) = claim else { panic!("{claim:?}") };
+        let write = crate::lease::Write::new(&lease, Place::After(place(6)));
+        other.commit(vec![write]).await.remove(0).unwrap();
+    };
+    // The host asks first, before anything else of it has noticed.
+    let asking = a.read(Demand::new(1000, secs(5)));
+    let ((), batch, ()) = tokio::join!(biased; meanwhile, asking, taking_over);
+    assert!(batch.unwrap().is_empty(), "what the other one has read is delivered");
+    receipt.settle(Verdicts::ACK).unwrap();
+    assert!(is_quiet(&a, LEASE / 2).await, "it still reads");
+    assert_eq!((table.holder("one"), table.place("one")), (Some("b".into()), Place::After(place(6))));
+    // The other one is gone, and it goes on behind it.
+    table.until_held("one", "a").await;
+    assert_eq!(numbers(&a, 3).await, [10, 11, 12]);
+    assert_eq!(bench.script.calls().last().unwrap().start, Start::After(place(6)));
+    close(&a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_cut_off_for_longer_than_the_lease_stores_and_reads_nothing() {
     let script = Script::new(["one"]);
     script.answer("one", [then_idle(1..=3), then_idle(1..=3)]);
     let (bench, table) = (Bench::new(script, ""), Table::new());
@@ -413,163 +361,6 @@ async fn merge_with_parents_on_two_workers() {
     close(&b).await;
 }
 
-/// Another program that holds a shard, and renews it as Connect does: every commit period, by the whole row.
-async fn connect_renews(table: &Table, shard: &str, mut number: u64) {
-    let key = (stream(), ShardId::from(shard));
-    loop {
-        {
-            let mut core = lock(&table.0.core);
-            let row = core.rows.get_mut(&key).unwrap();
-            if row.hold.as_ref().is_none_or(|hold| hold.worker.as_str() != "theirs") {
-                // It yields: the last place, and nothing else.
-                row.place = Place::After(place(number));
-                return;
-            }
-            number += 1;
-            row.place = Place::After(place(number));
-            row.hold = Some(Hold { worker: "theirs".into(), epoch: None, stamp: number.to_string() });
-        }
-        sleep(secs(1)).await;
-    }
-}
-
-fn connect_row(shard: &str, number: u64) -> Row {
-    let hold = Hold { worker: "theirs".into(), epoch: None, stamp: "0".into() };
-    Row { shard: shard.into(), place: Place::After(place(number)), hold: Some(hold), wanted_by: None, foreign: true }
-}
-
-/// What rows say of time is by the clocks of others, and decides nothing.
-#[tokio::test(start_paused = true)]
-async fn clock_skew_of_minutes() {
-    let script = Script::new(["renewed", "left"]);
-    for shard in ["renewed", "left"] {
-        script.answer(shard, [then_idle(1000..=1000)]);
-    }
-    let (bench, table) = (Bench::new(script, ""), Table::new());
-    for (shard, stamp) in [("renewed", ""), ("left", "2999-01-01T00:00:00Z")] {
-        let mut row = connect_row(shard, 100);
-        row.hold.as_mut().unwrap().stamp = stamp.into();
-        if shard == "left" {
-            row.hold.as_mut().unwrap().worker = "gone".into();
-        }
-        lock(&table.0.core).rows.insert((stream(), shard.into()), row);
-    }
-    // Alive, with a clock that is decades behind.
-    let renewing = async {
-        for count in 0.. {
-            if let Some(hold) = &mut lock(&table.0.core).rows.get_mut(&(stream(), "renewed".into())).unwrap().hold {
-                hold.stamp = format!("1999-12-31T23:{:02}:{:02}Z", count / 60 % 60, count % 60);
-            }
-            sleep(secs(1)).await;
-        }
-    };
-    let run = async {
-        let ours = bench.join(&table.worker("ours")).await;
-        table.until_held("left", "ours").await;
-        sleep(5 * MINUTE).await;
-        assert_eq!(table.holder("renewed"), Some("theirs".into()));
-        close(&ours).await;
-    };
-    let begun = Instant::now();
-    tokio::select! {
-        () = renewing => {}
-        done = timeout(LEASE + PERIOD + 6 * MINUTE, run) => done.unwrap(),
-    }
-    assert!(begun.elapsed() <= LEASE + PERIOD + 5 * MINUTE + secs(5), "taken after {:?}", begun.elapsed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn worker_from_connect_in_the_same_table() {
-    let script = Script::new(["one", "two", "three"]);
-    for shard in ["one", "two", "three"] {
-        script.answer(shard, [then_idle(1000..=1000)]);
-    }
-    let (bench, table) = (Bench::new(script, ""), Table::new());
-    for shard in ["one", "two", "three"] {
-        lock(&table.0.core).rows.insert((stream(), shard.into()), connect_row(shard, 100));
-    }
-    let renewing = async {
-        tokio::join!(
-            connect_renews(&table, "one", 100),
-            connect_renews(&table, "two", 100),
-            connect_renews(&table, "three", 100)
-        )
-    };
-    let run = async {
-        let begun = Instant::now();
-        let ours = bench.join(&table.worker("ours")).await;
-        // One of three is our share; theirs is two, and is left to them.
-        sleep(5 * MINUTE).await;
-        assert_eq!(table.counts(&["ours", "theirs"]), [1, 2]);
-        let calls = bench.script.calls();
-        assert_eq!(calls.len(), 1);
-        // It was waited for their last commit.
-        let Start::After(start) = &calls[0].start else { panic!("{:?}", calls[0]) };
-        assert_eq!(Place::After(start.clone()), table.place(calls[0].shard.as_str()));
-        assert!(*start > place(100));
-        assert!(calls[0].at - begun >= secs(3), "after {:?}", calls[0].at - begun);
-        ours
-    };
-    let ours = tokio::select! {
-        ours = run => ours,
-        _ = renewing => panic!("nothing is left to them"),
-    };
-    // They are gone: what they held is taken once it was not renewed for a lease.
-    sleep(LEASE + 2 * PERIOD).await;
-    assert_eq!(table.counts(&["ours", "theirs"]), [3, 0]);
-    close(&ours).await;
-}
-
-/// Programs that know no beats go by the row: Connect takes one that was not renewed for three lease periods.
-#[tokio::test(start_paused = true)]
-async fn the_row_of_an_idle_shard_is_renewed_for_other_programs() {
-    let script = Script::new(["one"]);
-    script.answer("one", [then_idle(1..=1)]);
-    let (bench, table) = (Bench::new(script, ""), Table::new());
-    let a = bench.join(&table.worker("a")).await;
-    take_and_ack(&a, 1).await;
-    table.until("one", "stored", |row| row.place == Place::After(place(1))).await;
-    let stamp = || table.row("one").and_then(|row| row.hold).map(|hold| hold.stamp);
-    for _ in 0..10 {
-        let before = stamp();
-        sleep(2 * LEASE).await;
-        assert_ne!(stamp(), before, "nothing was written for two lease periods");
-    }
-    close(&a).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_shard_that_connect_takes_is_let_go_of() {
-    let script = Script::new(["one"]);
-    let go_on = (100..200).flat_map(|at| [Piece::Wait(secs(1)), records(at..=at)]);
-    script.answer("one", [body([records(1..=3), Piece::Wait(secs(5))].into_iter().chain(go_on))]);
-    let (bench, table) = (Bench::new(script, ""), Table::new());
-    let ours = bench.join(&table.worker("ours")).await;
-    take_and_ack(&ours, 3).await;
-    table.until("one", "stored", |row| row.place == Place::After(place(3))).await;
-    // It changes the holder, and begins after its own lease period.
-    if let Some(row) = lock(&table.0.core).rows.get_mut(&(stream(), "one".into())) {
-        row.hold = Some(Hold { worker: "theirs".into(), epoch: None, stamp: "x".into() });
-    }
-    let taken = Instant::now();
-    let renewing = connect_renews(&table, "one", 3);
-    let seen = async {
-        while bench.script.calls().len() < 2 && ours.checkpointer.len() > 0 {
-            sleep(Duration::from_millis(100)).await;
-        }
-        let noticed = taken.elapsed();
-        assert!(is_quiet(&ours, secs(20)).await, "what was read of it is delivered");
-        noticed
-    };
-    let noticed = tokio::select! {
-        () = renewing => panic!("it was taken back"),
-        seen = timeout(MINUTE, seen) => seen.unwrap(),
-    };
-    assert!(noticed <= LEASE, "noticed after {noticed:?}");
-    assert_eq!(ours.checkpointer.len(), 0);
-    close(&ours).await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn explicit_shard_after_crash() {
     let script = Script::new(["one", "two"]);
@@ -662,4 +453,133 @@ async fn rows_of_shards_past_retention_are_removed() {
     assert_eq!(table.row("gone"), None);
     assert!(table.row("one").is_some());
     close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
+    let (bench, table) = (Bench::new(Script::new(["one"]), ""), Table::new());
+    let a = bench.join(&table.worker("a")).await;
+    table.until_held("one", "a").await;
+    let beating = tokio::spawn(keep_beating(table.worker("b"), reads("arn:orders")));
+    sleep(secs(3)).await;
+    // A shard was born since, was read by a third worker, which stopped softly and told the others.
+    bench.script.list(vec![
+        listed("one", &[], false),
+        listed("parent", &[], true),
+        listed("child", &["parent"], false),
+    ]);
+    for (shard, place) in [("parent", Place::End(None)), ("child", Place::After(place(777)))] {
+        let row = Row { shard: shard.into(), place, hold: None, wanted_by: None, foreign: false };
+        lock(&table.0.core).rows.insert((stream(), shard.into()), row);
+    }
+    table.nudge("a").await;
+    sleep(2 * MINUTE).await;
+    assert_eq!(table.place("child"), Place::After(place(777)));
+    beating.abort();
+    // It goes on where that one stopped.
+    table.until_held("child", "a").await;
+    assert_eq!(bench.script.calls_of("child")[0].start, Start::After(place(777)));
+    close(&a).await;
+}
+
+/// Queries of rows take long, be it that the table is busy or that the looker sleeps meanwhile; the others beat all the time.
+#[tokio::test(start_paused = true)]
+async fn a_slow_look_takes_nothing_from_the_living() {
+    for offset in [0, 700, 1400, 2100, 2800] {
+        let script = Script::new(["one", "two", "three", "four"]);
+        for shard in ["one", "two", "three", "four"] {
+            script.answer(shard, (0..50).map(|_| then_idle(1..=1)));
+        }
+        let (bench, table) = (Bench::new(script, "lease_period: 10s\ncommit_period: 3s"), Table::new());
+        let (sa, sb) = (table.worker("a"), table.worker("b"));
+        let a = bench.join(&sa).await;
+        take_and_ack(&a, 4).await;
+        sleep(MINUTE).await;
+        let b = bench.join(&sb).await;
+        sleep(secs(3) + Duration::from_millis(offset)).await;
+        assert_eq!(table.counts(&["a", "b"]), [4, 0]);
+        sb.trouble("rows", Some(Trouble::Slow(secs(12))));
+        sleep(secs(1)).await;
+        sb.trouble("rows", None);
+        for _ in 0..200 {
+            assert!(table.counts(&["b"])[0] <= 2, "{offset}: it has more than its share");
+            sleep(Duration::from_millis(100)).await;
+        }
+        close(&a).await;
+        close(&b).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_show_itself_takes_nothing() {
+    let script = Script::new(["one", "two"]);
+    for shard in ["one", "two"] {
+        script.answer(shard, (0..2000).map(|_| then_idle(1..=3)));
+    }
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let (sa, sb) = (table.worker("a"), table.worker("b"));
+    let (a, b) = (bench.join(&sa).await, bench.join(&sb).await);
+    table.until_counts(&["a", "b"], &[1, 1]).await;
+    sb.trouble("beat", Some(Trouble::Fails));
+    table.until_counts(&["a", "b"], &[2, 0]).await;
+    sleep(MINUTE).await;
+    let calls = bench.script.calls().len();
+    let before = (table.calls("claim"), table.calls("ask"));
+    sleep(10 * MINUTE).await;
+    assert_eq!(table.counts(&["a", "b"]), [2, 0]);
+    assert_eq!((table.calls("claim"), table.calls("ask")), before);
+    assert!(bench.script.calls().len() - calls <= 6, "subscriptions open anew: {}", bench.script.calls().len() - calls);
+    // It is seen again.
+    sb.trouble("beat", None);
+    table.until_counts(&["a", "b"], &[1, 1]).await;
+    close(&a).await;
+    close(&b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_handed_over_to_the_dead_and_others_may_ask_instead() {
+    let script = Script::new(["one", "two"]);
+    for shard in ["one", "two"] {
+        script.answer(shard, (0..10).map(|_| then_idle(1..=3)));
+    }
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let a = bench.join(&table.worker("a")).await;
+    take_and_ack(&a, 6).await;
+    let held = table.row("one").and_then(|row| row.hold).unwrap();
+    // It asked, and died.
+    assert!(table.worker("dead").ask(&stream(), &"one".into(), &held, None).await.unwrap());
+    sleep(MINUTE).await;
+    let looks = table.calls("workers");
+    sleep(10 * MINUTE).await;
+    assert_eq!(table.counts(&["a", "dead"]), [2, 0]);
+    assert!(table.calls("workers") - looks <= 25, "it looks all the time: {}", table.calls("workers") - looks);
+    let b = bench.join(&table.worker("b")).await;
+    table.until_counts(&["a", "b"], &[1, 1]).await;
+    close(&a).await;
+    close(&b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_closed_while_it_claims_leaves_no_lease() {
+    let (bench, table) = (Bench::new(Script::new(["one", "two", "three", "four"]), ""), Table::new());
+    let store = table.worker("a");
+    store.trouble("claim", Some(Trouble::LateAnswer(Duration::from_millis(100))));
+    let a = bench.join(&store).await;
+    while table.counts(&["a"]) == [0] {
+        sleep(Duration::from_millis(5)).await;
+    }
+    close(&a).await;
+    assert_eq!(table.counts(&["a"]), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_does_not_wait_for_a_table_that_does_not_answer_claims() {
+    let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
+    let store = table.worker("a");
+    store.trouble("claim", Some(Trouble::Slow(60 * MINUTE)));
+    let a = bench.join(&store).await;
+    sleep(secs(5)).await;
+    let start = Instant::now();
+    close(&a).await;
+    assert!(start.elapsed() <= secs(5), "it took {:?}", start.elapsed());
 }

@@ -14,13 +14,12 @@ use std::sync::Arc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::{Checkpointer, EndStored, Leave};
+use crate::checkpoint::{Checkpointer, EndStored};
 use crate::delivery::{Delivery, Progress};
 use crate::efo::subscription::PATIENCE;
 use crate::efo::wire::{ChildShard, Record};
 use crate::health::Health;
 use crate::kpl;
-use crate::lease::keeper::Tenure;
 use crate::names::SequenceNumber;
 use crate::outbox::{Closed, OpenLane};
 use crate::pool::Pool;
@@ -36,8 +35,6 @@ pub(crate) struct ShardTask {
     pub(crate) pool: Pool,
     pub(crate) health: Arc<Health>,
     pub(crate) checkpointer: Arc<Checkpointer>,
-    /// Until when our leases are good.
-    pub(crate) tenure: Arc<Tenure>,
     /// The most records delivered at once; at least one.
     pub(crate) slice: usize,
     /// Aggregated records are to be taken apart.
@@ -73,12 +70,6 @@ impl ShardTask {
     async fn read(&mut self) -> Result<Outcome, Closed> {
         loop {
             match self.reader.next().await {
-                // Who slept for long must not hand on what may be someone else's by now.
-                Ok(_) if self.tenure.is_over() => {
-                    let names = &self.progress.names;
-                    self.checkpointer.leave(&(names.stream.clone(), names.shard.clone()), Leave::Over);
-                    return Ok(Outcome::Stopped);
-                }
                 Ok(Step::Event(event)) => self.deliver_or_pause(event).await?,
                 Ok(Step::End(children)) => return Ok(self.drain(children).await),
                 Err(error) => return Ok(Outcome::Failed(error)),

@@ -207,7 +207,10 @@ impl Kinesis {
             "ListStreamConsumers" => self.list_consumers(request),
             "DeregisterStreamConsumer" => self.deregister_consumer(request),
             "SubscribeToShard" => {
-                return self.subscribe(request).inspect_err(|error| self.counters.count(error)).map(Reply::Subscription);
+                return self
+                    .subscribe(request)
+                    .inspect_err(|error| self.counters.count(error))
+                    .map(Reply::Subscription);
             }
             _ => Err(ServiceError::new("UnknownOperationException", "")),
         };

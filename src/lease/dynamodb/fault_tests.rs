@@ -120,7 +120,9 @@ async fn lost_answers_change_nothing() {
     assert_eq!((rows[0].hold.as_ref().unwrap().worker.as_str(), &rows[0].place), ("b", &at("7")));
     let hold = rows[0].hold.clone().unwrap();
     lose();
-    assert_eq!(store.ask(&stream(), &shard, &hold).await, Ok(true));
+    assert_eq!(store.ask(&stream(), &shard, &hold, None).await, Ok(true));
+    lose();
+    assert_eq!(store.end(&stream(), &"ended".into()).await, Ok(true));
     assert_eq!(faults.lost.load(Ordering::Relaxed), 0, "none was lost");
 }
 

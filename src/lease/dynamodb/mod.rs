@@ -443,22 +443,47 @@ impl SharedStore for DynamoDbStore {
         Ok(items.iter().filter_map(row::worker).collect())
     }
 
-    async fn ask(&self, stream: &Stream, shard: &ShardId, holder: &Hold) -> Result<bool, StoreError> {
+    async fn ask(
+        &self,
+        stream: &Stream,
+        shard: &ShardId,
+        holder: &Hold,
+        instead_of: Option<&WorkerId>,
+    ) -> Result<bool, StoreError> {
         let Some(epoch) = holder.epoch else { return Ok(false) };
         let update = self
             .table
             .update(&self.stream_id(stream), shard.as_str())
             .update_expression("SET WantedBy = :me")
             .condition_expression(
-                "ClientID = :holder AND LeaseID = :held AND (attribute_not_exists(WantedBy) OR WantedBy = :me)",
+                "ClientID = :holder AND LeaseID = :held \
+                 AND (attribute_not_exists(WantedBy) OR WantedBy = :me OR WantedBy = :before)",
             )
             .expression_attribute_values(":me", text(self.me.as_str()))
+            .expression_attribute_values(":before", text(instead_of.unwrap_or(&self.me).as_str()))
             .expression_attribute_values(":holder", text(holder.worker.as_str()))
             .expression_attribute_values(":held", row::lease_id(&holder.worker, epoch));
         match update.send().await {
             Ok(_) => Ok(true),
             Err(error) if is_refusal(&error) => Ok(false),
             Err(error) => Err(failed("ask for a shard", &error)),
+        }
+    }
+
+    async fn end(&self, stream: &Stream, shard: &ShardId) -> Result<bool, StoreError> {
+        let id = row::lease_id(&self.me, fastrand::u64(..));
+        let update = self
+            .table
+            .update(&self.stream_id(stream), shard.as_str())
+            .update_expression("SET Ended = :ended, LeaseID = :lease")
+            .condition_expression("attribute_not_exists(StreamID)")
+            .expression_attribute_values(":ended", AttributeValue::Bool(true))
+            .expression_attribute_values(":lease", id.clone())
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        match update.send().await {
+            Ok(_) => Ok(true),
+            // Written by a try whose answer was lost, or by somebody else.
+            Err(error) => Ok(refused("store that a shard is ended", error)?.get("LeaseID") == Some(&id)),
         }
     }
 

@@ -1,0 +1,50 @@
+//! What in the table is of no use any more?
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Looked, Readers};
+use crate::lease::{Row, SharedStore};
+use crate::telemetry;
+
+impl Readers {
+    /// Removes rows that nobody needs any more. One worker does it for all.
+    pub(super) async fn tidy(&mut self, store: &dyn SharedStore, looked: &Looked) {
+        let Looked { asked_at, workers, rows } = looked;
+        let alive = workers.iter().filter(|worker| self.watch.is_alive(&worker.id, *asked_at));
+        if alive.map(|worker| &worker.id).min() != Some(store.me()) {
+            return;
+        }
+        for worker in self.watch.long_dead(workers, *asked_at) {
+            if let Err(error) = store.bury(worker).await {
+                telemetry::look_failed(&error);
+            }
+        }
+        for (at, rows) in rows.iter().enumerate() {
+            if self.forgettable(at, rows, *asked_at).is_empty() {
+                continue;
+            }
+            // Some may be in use by now that the last listing doesn't know yet.
+            let listing = self.streams[at].shared.shards.list(Duration::ZERO).await;
+            if !self.listed(at, listing) {
+                continue;
+            }
+            for row in self.forgettable(at, rows, *asked_at) {
+                if let Err(error) = store.forget(&self.streams[at].stream, row).await {
+                    telemetry::look_failed(&error);
+                }
+            }
+        }
+    }
+
+    /// Rows that nothing depends on and nobody holds.
+    fn forgettable<'r>(&self, at: usize, rows: &'r [Row], asked_at: Instant) -> Vec<&'r Row> {
+        let state = &self.streams[at];
+        let is_held = |row: &Row| {
+            let hold = row.hold.as_ref();
+            hold.is_some_and(|hold| !self.watch.is_over(&state.stream, &row.shard, hold, asked_at))
+        };
+        state.topology.forgettable(rows).into_iter().filter(|row| !is_held(row)).collect()
+    }
+}

@@ -1,0 +1,185 @@
+//! Workers of Redpanda Connect or Bento in the same table.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::bench::{Bench, close, is_quiet, take_and_ack};
+use super::script::{Piece, Script, body, listed, records};
+use super::table::{LEASE, MINUTE, PERIOD, Table, connect_renews, connect_row, place, secs, stream, then_idle};
+use crate::lease::memory::Trouble;
+use crate::lease::{Hold, Place};
+use crate::sync::lock;
+use crate::topology::Start;
+
+/// What rows say of time is by the clocks of others, and decides nothing.
+#[tokio::test(start_paused = true)]
+async fn clock_skew_of_minutes() {
+    let script = Script::new(["renewed", "left"]);
+    for shard in ["renewed", "left"] {
+        script.answer(shard, [then_idle(1000..=1000)]);
+    }
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    for (shard, stamp) in [("renewed", ""), ("left", "2999-01-01T00:00:00Z")] {
+        let mut row = connect_row(shard, 100);
+        row.hold.as_mut().unwrap().stamp = stamp.into();
+        if shard == "left" {
+            row.hold.as_mut().unwrap().worker = "gone".into();
+        }
+        lock(&table.0.core).rows.insert((stream(), shard.into()), row);
+    }
+    // Alive, with a clock that is decades behind.
+    let renewing = async {
+        for count in 0.. {
+            if let Some(hold) = &mut lock(&table.0.core).rows.get_mut(&(stream(), "renewed".into())).unwrap().hold {
+                hold.stamp = format!("1999-12-31T23:{:02}:{:02}Z", count / 60 % 60, count % 60);
+            }
+            sleep(secs(1)).await;
+        }
+    };
+    let run = async {
+        let ours = bench.join(&table.worker("ours")).await;
+        table.until_held("left", "ours").await;
+        sleep(5 * MINUTE).await;
+        assert_eq!(table.holder("renewed"), Some("theirs".into()));
+        close(&ours).await;
+    };
+    let begun = Instant::now();
+    tokio::select! {
+        () = renewing => {}
+        done = timeout(LEASE + PERIOD + 6 * MINUTE, run) => done.unwrap(),
+    }
+    assert!(begun.elapsed() <= LEASE + PERIOD + 5 * MINUTE + secs(5), "taken after {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn worker_from_connect_in_the_same_table() {
+    let script = Script::new(["one", "two", "three"]);
+    for shard in ["one", "two", "three"] {
+        script.answer(shard, [then_idle(1000..=1000)]);
+    }
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    for shard in ["one", "two", "three"] {
+        lock(&table.0.core).rows.insert((stream(), shard.into()), connect_row(shard, 100));
+    }
+    let renewing = async {
+        tokio::join!(
+            connect_renews(&table, "one", 100),
+            connect_renews(&table, "two", 100),
+            connect_renews(&table, "three", 100)
+        )
+    };
+    let run = async {
+        let begun = Instant::now();
+        let ours = bench.join(&table.worker("ours")).await;
+        // One of three is our share; theirs is two, and is left to them.
+        sleep(5 * MINUTE).await;
+        assert_eq!(table.counts(&["ours", "theirs"]), [1, 2]);
+        let calls = bench.script.calls();
+        assert_eq!(calls.len(), 1);
+        // It was waited for their last commit.
+        let Start::After(start) = &calls[0].start else { panic!("{:?}", calls[0]) };
+        assert_eq!(Place::After(start.clone()), table.place(calls[0].shard.as_str()));
+        assert!(*start > place(100));
+        assert!(calls[0].at - begun >= secs(3), "after {:?}", calls[0].at - begun);
+        ours
+    };
+    let ours = tokio::select! {
+        ours = run => ours,
+        _ = renewing => panic!("nothing is left to them"),
+    };
+    // They are gone: what they held is taken once it was not renewed for a lease.
+    sleep(LEASE + 2 * PERIOD).await;
+    assert_eq!(table.counts(&["ours", "theirs"]), [3, 0]);
+    close(&ours).await;
+}
+
+/// Programs that know no beats go by the row: Connect takes one that was not renewed for three lease periods.
+#[tokio::test(start_paused = true)]
+async fn the_row_of_an_idle_shard_is_renewed_for_other_programs() {
+    let script = Script::new(["one"]);
+    script.answer("one", [then_idle(1..=1)]);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let a = bench.join(&table.worker("a")).await;
+    take_and_ack(&a, 1).await;
+    table.until("one", "stored", |row| row.place == Place::After(place(1))).await;
+    let stamp = || table.row("one").and_then(|row| row.hold).map(|hold| hold.stamp);
+    for _ in 0..10 {
+        let before = stamp();
+        sleep(2 * LEASE).await;
+        assert_ne!(stamp(), before, "nothing was written for two lease periods");
+    }
+    close(&a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_connect_takes_is_let_go_of() {
+    let script = Script::new(["one"]);
+    let go_on = (100..200).flat_map(|at| [Piece::Wait(secs(1)), records(at..=at)]);
+    script.answer("one", [body([records(1..=3), Piece::Wait(secs(5))].into_iter().chain(go_on))]);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let ours = bench.join(&table.worker("ours")).await;
+    take_and_ack(&ours, 3).await;
+    table.until("one", "stored", |row| row.place == Place::After(place(3))).await;
+    // It changes the holder, and begins after its own lease period.
+    if let Some(row) = lock(&table.0.core).rows.get_mut(&(stream(), "one".into())) {
+        row.hold = Some(Hold { worker: "theirs".into(), epoch: None, stamp: "x".into() });
+    }
+    let taken = Instant::now();
+    let renewing = connect_renews(&table, "one", 3);
+    let seen = async {
+        while bench.script.calls().len() < 2 && ours.checkpointer.len() > 0 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        let noticed = taken.elapsed();
+        assert!(is_quiet(&ours, secs(20)).await, "what was read of it is delivered");
+        noticed
+    };
+    let noticed = tokio::select! {
+        () = renewing => panic!("it was taken back"),
+        seen = timeout(MINUTE, seen) => seen.unwrap(),
+    };
+    assert!(noticed <= LEASE, "noticed after {noticed:?}");
+    assert_eq!(ours.checkpointer.len(), 0);
+    close(&ours).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_connect_ends_is_not_read_again() {
+    let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
+    lock(&table.0.core).rows.insert((stream(), "one".into()), connect_row("one", 100));
+    let a = bench.join(&table.worker("a")).await;
+    table.until_held("two", "a").await;
+    sleep(secs(2)).await;
+    // It has read the shard to its end, and removes the row. The last listing still shows the shard open.
+    bench.script.list(vec![listed("one", &[], true), listed("child", &["one"], false), listed("two", &[], false)]);
+    lock(&table.0.core).rows.remove(&(stream(), "one".into()));
+    table.nudge("a").await;
+    table.until_held("child", "a").await;
+    sleep(MINUTE).await;
+    assert!(bench.script.calls_of("one").is_empty(), "read again: {:?}", bench.script.calls_of("one"));
+    close(&a).await;
+}
+
+/// Connect is done with a parent, so it has no row, and reads a child.
+#[tokio::test(start_paused = true)]
+async fn who_is_stopped_while_it_notes_an_end_of_connect_leaves_no_half_of_it() {
+    let (bench, table) = (Bench::new(Script::new(["child"]), ""), Table::new());
+    bench.script.list(vec![listed("parent", &[], true), listed("child", &["parent"], false)]);
+    let mut row = connect_row("child", 100);
+    row.hold.as_mut().unwrap().worker = "gone".into();
+    lock(&table.0.core).rows.insert((stream(), "child".into()), row);
+    let store = table.worker("a");
+    for call in ["claim", "end"] {
+        store.trouble(call, Some(Trouble::LateAnswer(Duration::from_millis(100))));
+    }
+    let a = bench.join(&store).await;
+    table.until("parent", "noted", |_| true).await;
+    close(&a).await;
+    assert!(matches!(table.place("parent"), Place::End(_)), "{:?}", table.row("parent"));
+    let b = bench.join(&table.worker("b")).await;
+    sleep(5 * MINUTE).await;
+    assert!(bench.script.calls_of("parent").is_empty(), "read again: {:?}", bench.script.calls_of("parent"));
+    assert!(!bench.script.calls_of("child").is_empty());
+    close(&b).await;
+}
