@@ -188,7 +188,8 @@ async fn store(config: &Config, access: &SdkConfig, me: &WorkerId) -> Result<Arc
         return Ok(Arc::new(FileStore::open(path).await?));
     }
     let lease = config.lease_period.into();
-    let table = Table::open(access, &config.dynamodb, keeper::beat_period(lease, config.commit_period.into())).await?;
+    let beat = keeper::beat_timeout(lease, config.commit_period.into());
+    let table = Table::open(access, &config.dynamodb, beat).await?;
     Ok(Arc::new(DynamoDbStore::new(table, me.clone(), lease)))
 }
 
@@ -227,10 +228,13 @@ impl Connecting<'_> {
         let grace: Duration = config.steal_grace_period.into();
         let settings = self.settings();
         let look = Arc::new(Notify::new());
+        let every = keeper::beat_period(lease, config.commit_period.into());
         // The last thing that can fail: what was shown is not left behind.
         let presence = Presence {
             streams: streams.iter().map(|stream| stream.arn().to_owned()).collect(),
             explicit: settings.explicit,
+            lease: Some(lease),
+            beats_every: Some(every),
         };
         let (tenure, nudges) = match self.store.shared() {
             Some(shared) => keeper::begin(shared, &presence, lease).await?,
@@ -249,7 +253,7 @@ impl Connecting<'_> {
             store: Arc::clone(&self.store),
             presence,
             lease,
-            every: keeper::beat_period(lease, config.commit_period.into()),
+            every,
             tenure: Arc::clone(&tenure),
             checkpointer: Arc::clone(&checkpointer),
             ending: Arc::clone(&ending),

@@ -28,6 +28,7 @@ pub(crate) mod watch;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -213,6 +214,10 @@ pub(crate) struct Presence {
     pub(crate) streams: BTreeSet<String>,
     /// It reads shards that it was told by name, and takes no others.
     pub(crate) explicit: bool,
+    /// How long its leases are, by which others judge it. Unknown of workers of other versions.
+    pub(crate) lease: Option<Duration>,
+    /// How often it shows itself.
+    pub(crate) beats_every: Option<Duration>,
 }
 
 /// A worker, as it shows itself.

@@ -12,7 +12,7 @@ use super::balance::{Member, Share, plan};
 use super::memory::{MemoryStore, MemoryTable};
 use super::round::{self, Asked, Sight, StreamSight, What};
 use super::watch::Watch;
-use super::{Beat, Claim, From, Lease, LeaseStore, Place, Presence, SharedStore};
+use super::{Beat, Claim, From, Lease, LeaseStore, Place, Presence, SharedStore, Write};
 use crate::names::{ShardId, Stream, WorkerId};
 use crate::sync::lock;
 
@@ -137,6 +137,8 @@ fn workers_that_read_different_streams_are_compared_within_each() {
 const LEASE: u32 = 30;
 const PERIOD: u32 = 30;
 const BEAT: u32 = 5;
+/// How often the row of an idle shard is renewed.
+const RENEWAL: u32 = 45;
 /// The commit period and the grace period, as they are by default.
 const HANDED_OVER_WITHIN: u32 = 7;
 
@@ -199,7 +201,7 @@ impl Sim {
         let name = format!("worker-{:08x}-{}", self.random.u32(..), self.named);
         let presence = Presence {
             streams: self.streams.iter().map(|(stream, _)| stream.arn().to_owned()).collect(),
-            explicit: false,
+            ..Presence::default()
         };
         let store = MemoryStore::new(&self.table, &name);
         now(store.beat(&presence)).unwrap();
@@ -236,6 +238,10 @@ impl Sim {
     fn beat(&mut self, at: usize) {
         let worker = &mut self.workers[at];
         worker.beat = self.second + BEAT;
+        if self.second % RENEWAL < BEAT {
+            let renewals = worker.leases.values().map(|lease| Write::new(lease, Place::Nowhere));
+            now(worker.store.commit(renewals.collect()));
+        }
         let Beat::Alive { nudges } = now(worker.store.beat(&worker.presence)).unwrap() else { panic!("replaced") };
         if nudges != worker.nudges {
             worker.nudges = nudges;

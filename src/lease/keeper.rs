@@ -17,6 +17,8 @@ use crate::checkpoint::Checkpointer;
 use crate::ending::Ending;
 use crate::telemetry;
 
+/// The shortest timeout of a beat.
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait after a beat that failed, at first.
 const FIRST_RETRY: Duration = Duration::from_millis(300);
 
@@ -75,6 +77,12 @@ pub(crate) struct Keeper {
 /// How often to beat: three in a lease, so that one or two may fail, and often enough to hear of requests in time.
 pub(crate) fn beat_period(lease: Duration, commit: Duration) -> Duration {
     (lease / 3).min(commit)
+}
+
+/// How long a beat may be on its way: as long as until the next one is due, and a second at least where the lease leaves
+/// room for that. A table that takes longer than a short `commit_period` is no reason to give up the leases.
+pub(crate) fn beat_timeout(lease: Duration, commit: Duration) -> Duration {
+    beat_period(lease, commit).max(SHORTEST_TIMEOUT).min(lease / 3)
 }
 
 /// The first beat. From when the tenure runs, and how often we were nudged.
@@ -183,5 +191,13 @@ mod tests {
         let seconds = Duration::from_secs;
         assert_eq!(beat_period(seconds(30), seconds(5)), seconds(5));
         assert_eq!(beat_period(seconds(6), seconds(5)), seconds(2));
+    }
+
+    #[test]
+    fn a_short_commit_period_leaves_time_for_a_beat() {
+        let millis = Duration::from_millis;
+        assert_eq!(beat_timeout(millis(30_000), millis(5_000)), millis(5_000));
+        assert_eq!(beat_timeout(millis(30_000), millis(100)), millis(1_000));
+        assert_eq!(beat_timeout(millis(1_500), millis(100)), millis(500));
     }
 }

@@ -104,7 +104,7 @@ pub(crate) fn share(sight: &Sight<'_>) -> Steps {
     let (mut free, mut asks, mut thefts) = (Vec::new(), 0, 0);
     let unsettled = sight.watch.someone_came(sight.settle, sight.now);
     for (known, who) in all.shards.iter().zip(&plan) {
-        if known.in_hand {
+        if known.in_hand || known.waits {
             continue;
         }
         let step = |what| Step { stream: known.stream, shard: known.id.clone(), what };
@@ -196,6 +196,8 @@ struct Known<'a> {
     id: &'a ShardId,
     row: Option<&'a Row>,
     in_hand: bool,
+    /// It may not be read yet: a parent is not done, whoever holds it. It is somebody's share all the same.
+    waits: bool,
     /// It is held, and its holder has not renewed it.
     over: bool,
     /// Who has it, or will have it.
@@ -213,6 +215,7 @@ impl<'a> Everything<'a> {
         names.insert(sight.me, false);
         let mut shards = Vec::new();
         for (stream, seen) in sight.streams.iter().enumerate() {
+            let readable: BTreeSet<&ShardId> = seen.readable.iter().collect();
             let mut of_stream: BTreeMap<&ShardId, Option<&Row>> =
                 seen.readable.iter().chain(seen.in_hand).map(|shard| (shard, None)).collect();
             for row in seen.rows {
@@ -223,19 +226,20 @@ impl<'a> Everything<'a> {
             }
             for (id, row) in of_stream {
                 let hold = row.and_then(|row| row.hold.as_ref());
-                if hold.is_some_and(|hold| told.contains(&hold.worker)) {
-                    continue;
-                }
                 let in_hand = seen.in_hand.contains(id);
                 let over = !in_hand
                     && hold.is_some_and(|hold| {
                         hold.worker != *sight.me && sight.watch.is_over(seen.stream, id, hold, sight.now)
                     });
                 if let Some(hold) = hold.filter(|_| !over) {
+                    if told.contains(&hold.worker) {
+                        continue;
+                    }
                     // Who shows no beats, or not now, is left what it has.
                     names.entry(&hold.worker).or_insert(true);
                 }
-                shards.push(Known { stream, id, row, in_hand, over, owner: None });
+                let waits = !in_hand && !readable.contains(id);
+                shards.push(Known { stream, id, row, in_hand, waits, over, owner: None });
             }
         }
         let names: Vec<(&WorkerId, bool)> = names.into_iter().collect();

@@ -98,7 +98,11 @@ pub(crate) async fn every_store_keeps_what_it_promises(store: &dyn LeaseStore) {
 
 /// Two workers' views of the same table.
 pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStore, b: &dyn SharedStore) {
-    let presence = Presence { streams: [stream().arn().to_owned()].into(), explicit: false };
+    let presence = Presence {
+        streams: [stream().arn().to_owned()].into(),
+        lease: Some(Duration::from_millis(30_500)),
+        ..Presence::default()
+    };
     // Both are seen, and a beat changes what is seen.
     assert_eq!(a.beat(&presence).await.unwrap(), Beat::Alive { nudges: 0 });
     b.beat(&Presence { explicit: true, ..presence.clone() }).await.unwrap();

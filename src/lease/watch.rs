@@ -5,6 +5,10 @@
 //!
 //! The owner counts its lease from before its last beat was written, and we count from after we saw it. So it knows
 //! that its lease is over before we do.
+//!
+//! Every holder renews its rows too, whether it beats or is another program: one and a half lease periods apart at most
+//! where it is ours, and Connect takes what was not renewed for three. So a row that was not renewed for three is held by
+//! nobody, even if one of its holder's name is alive: it may be in another life, which doesn't know of it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -14,13 +18,15 @@ use tokio::time::Instant;
 use super::{Hold, Row, Worker};
 use crate::names::{ShardId, Stream, WorkerId};
 
+/// After so many lease periods a row that was not renewed is nobody's.
+const UNRENEWED: u32 = 3;
 /// After so many lease periods without a sign of life a worker's row is removed.
 const BURIED_AFTER: u32 = 10;
 
 /// What we have seen.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    /// A lease that was not renewed for so long is over.
+    /// How long our own leases are, and those of whoever doesn't show how long his are.
     lease: Duration,
     workers: HashMap<WorkerId, Life>,
     holds: HashMap<Stream, HashMap<ShardId, Seen>>,
@@ -34,13 +40,15 @@ struct Life {
     /// Its last beat; `None` if only leases of it were seen.
     beat: Option<String>,
     sign: Sign,
+    /// How long its leases are.
+    lease: Duration,
 }
 
 /// A lease, as it was last seen.
 #[derive(Debug)]
 struct Seen {
     hold: Hold,
-    /// The last sign of life of this very lease. Counts for other programs, who show no beats.
+    /// The last sign of life of this very lease.
     sign: Sign,
 }
 
@@ -71,7 +79,9 @@ impl Watch {
             self.arrival = Some(now);
         }
         for worker in workers {
-            let life = self.workers.entry(worker.id.clone()).or_insert(Life { beat: None, sign: there });
+            let life =
+                self.workers.entry(worker.id.clone()).or_insert(Life { beat: None, sign: there, lease: self.lease });
+            life.lease = worker.presence.lease.unwrap_or(self.lease);
             if life.beat.as_ref() != Some(&worker.beat) {
                 life.sign = if life.beat.is_some() { happened } else { there };
                 life.beat = Some(worker.beat.clone());
@@ -91,7 +101,7 @@ impl Watch {
                 };
                 if hold.epoch.is_some() {
                     if !self.workers.contains_key(&hold.worker) {
-                        self.workers.insert(hold.worker.clone(), Life { beat: None, sign: there });
+                        self.workers.insert(hold.worker.clone(), Life { beat: None, sign: there, lease: self.lease });
                     }
                     if seen.sign.at == now
                         && seen.sign.proven
@@ -122,52 +132,61 @@ impl Watch {
         self.arrival.is_some_and(|arrival| now.duration_since(arrival) < time)
     }
 
-    /// Whether the worker gave a sign of life within a lease period.
+    /// Whether the worker gave a sign of life within its lease period.
     pub(crate) fn is_alive(&self, worker: &WorkerId, now: Instant) -> bool {
-        self.workers.get(worker).is_some_and(|life| self.is_fresh(life.sign, now))
+        self.workers.get(worker).is_some_and(|life| now < life.sign.at + life.lease)
     }
 
-    /// Whether the lease is over: nobody has renewed it for a lease period.
+    /// Whether the lease is over: its holder shows itself no more, or nobody has renewed the row for long.
     pub(crate) fn is_over(&self, stream: &Stream, shard: &ShardId, hold: &Hold, now: Instant) -> bool {
-        !self.is_fresh(self.sign(stream, shard, hold, now), now)
+        self.end(stream, shard, hold).is_some_and(|end| now >= end)
     }
 
     /// Whether its holder was seen alive: it isn't just a lease that was left behind before we first looked.
     pub(crate) fn is_proven(&self, stream: &Stream, shard: &ShardId, hold: &Hold, now: Instant) -> bool {
-        let sign = self.sign(stream, shard, hold, now);
-        sign.proven && self.is_fresh(sign, now)
+        let sign = if hold.epoch.is_some() {
+            self.workers.get(&hold.worker).map(|life| life.sign)
+        } else {
+            self.seen(stream, shard, hold).map(|seen| seen.sign)
+        };
+        sign.is_some_and(|sign| sign.proven) && !self.is_over(stream, shard, hold, now)
     }
 
     /// When a lease will be over whose holder gave no sign of life when we looked now; the first of them. It is worth
     /// looking then.
     pub(crate) fn next_over(&self, now: Instant) -> Option<Instant> {
-        let signs = self.holds.values().flat_map(HashMap::values).map(|seen| match seen.hold.epoch {
-            Some(_) => self.workers.get(&seen.hold.worker).map_or(seen.sign, |life| life.sign),
-            None => seen.sign,
+        let ends = self.holds.values().flat_map(HashMap::values).map(|seen| {
+            let silent = self.workers.get(&seen.hold.worker).filter(|_| seen.hold.epoch.is_some());
+            let silent = silent.filter(|life| life.sign.at < now).map(|life| life.sign.at + life.lease);
+            let unrenewed = Some(self.unrenewed(seen)).filter(|_| seen.sign.at < now);
+            silent.into_iter().chain(unrenewed).min()
         });
-        signs.filter(|sign| sign.at < now && self.is_fresh(*sign, now)).map(|sign| sign.at + self.lease).min()
+        ends.flatten().filter(|end| *end > now).min()
     }
 
-    fn is_fresh(&self, sign: Sign, now: Instant) -> bool {
-        now.duration_since(sign.at) < self.lease
+    /// When the lease is over if nothing is seen of it or its holder any more. What was never seen has no end.
+    fn end(&self, stream: &Stream, shard: &ShardId, hold: &Hold) -> Option<Instant> {
+        let unrenewed = self.seen(stream, shard, hold).map(|seen| self.unrenewed(seen));
+        let silent = self.workers.get(&hold.worker).filter(|_| hold.epoch.is_some());
+        unrenewed.into_iter().chain(silent.map(|life| life.sign.at + life.lease)).min()
     }
 
-    /// The last sign of life of whoever holds the shard so. What was never seen counts from now.
-    fn sign(&self, stream: &Stream, shard: &ShardId, hold: &Hold, now: Instant) -> Sign {
-        let sign = if hold.epoch.is_some() {
-            self.workers.get(&hold.worker).map(|life| life.sign)
-        } else {
-            let seen = self.holds.get(stream).and_then(|of_stream| of_stream.get(shard));
-            seen.filter(|seen| seen.hold == *hold).map(|seen| seen.sign)
-        };
-        sign.unwrap_or(Sign { at: now, proven: false })
+    /// When a row is nobody's if it is not renewed.
+    fn unrenewed(&self, seen: &Seen) -> Instant {
+        let life = self.workers.get(&seen.hold.worker).filter(|_| seen.hold.epoch.is_some());
+        seen.sign.at + life.map_or(self.lease, |life| life.lease) * UNRENEWED
+    }
+
+    fn seen(&self, stream: &Stream, shard: &ShardId, hold: &Hold) -> Option<&Seen> {
+        let seen = self.holds.get(stream).and_then(|of_stream| of_stream.get(shard));
+        seen.filter(|seen| seen.hold == *hold)
     }
 
     /// Workers that show themselves and have been silent for many lease periods.
     pub(crate) fn long_dead<'w>(&self, workers: &'w [Worker], now: Instant) -> Vec<&'w Worker> {
         let dead = |worker: &&Worker| {
             let life = self.workers.get(&worker.id);
-            life.is_some_and(|life| now.duration_since(life.sign.at) >= self.lease * BURIED_AFTER)
+            life.is_some_and(|life| now.duration_since(life.sign.at) >= life.lease.max(self.lease) * BURIED_AFTER)
         };
         workers.iter().filter(dead).collect()
     }
@@ -242,8 +261,42 @@ mod tests {
         let renewed = hold("theirs", None, "2");
         look(&mut watch, start + 20 * SECOND, &[], &[row(&renewed)]);
         assert!(watch.is_proven(&stream(), &"s".into(), &renewed, start + 20 * SECOND));
-        assert!(!watch.is_over(&stream(), &"s".into(), &renewed, start + 49 * SECOND));
-        assert!(watch.is_over(&stream(), &"s".into(), &renewed, start + 50 * SECOND));
+        // As long as they leave each other's, and us ours.
+        assert!(!watch.is_over(&stream(), &"s".into(), &renewed, start + 109 * SECOND));
+        assert!(watch.is_over(&stream(), &"s".into(), &renewed, start + 110 * SECOND));
+    }
+
+    #[test]
+    fn a_row_that_its_holder_renews_no_more_is_over_though_one_of_its_name_is_alive() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let held = hold("a", Some(1), "x");
+        for second in 0..90 {
+            look(&mut watch, start + second * SECOND, &[worker("a", u64::from(second))], &[row(&held)]);
+            assert!(!watch.is_over(&stream(), &"s".into(), &held, start + second * SECOND));
+        }
+        look(&mut watch, start + 90 * SECOND, &[worker("a", 90)], &[row(&held)]);
+        assert!(watch.is_over(&stream(), &"s".into(), &held, start + 90 * SECOND));
+        // Renewed, it is its again.
+        let renewed = hold("a", Some(1), "y");
+        look(&mut watch, start + 91 * SECOND, &[worker("a", 91)], &[row(&renewed)]);
+        assert!(!watch.is_over(&stream(), &"s".into(), &renewed, start + 91 * SECOND));
+    }
+
+    #[test]
+    fn a_worker_is_judged_by_its_own_lease_period() {
+        for (lease, silent) in [(60, 59), (10, 9)] {
+            let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+            let held = hold("a", Some(1), "x");
+            let mut shown = worker("a", 1);
+            shown.presence.lease = Some(Duration::from_secs(lease));
+            look(&mut watch, start, &[shown.clone()], &[row(&held)]);
+            let last = start + silent * SECOND;
+            look(&mut watch, last, &[shown], &[row(&held)]);
+            assert!(!watch.is_over(&stream(), &"s".into(), &held, last) && watch.is_alive(&"a".into(), last));
+            assert_eq!(watch.next_over(last), Some(last + SECOND));
+            assert!(watch.is_over(&stream(), &"s".into(), &held, last + SECOND));
+            assert!(!watch.is_alive(&"a".into(), last + SECOND));
+        }
     }
 
     #[test]

@@ -47,9 +47,9 @@ async fn clock_skew_of_minutes() {
     let begun = Instant::now();
     tokio::select! {
         () = renewing => {}
-        done = timeout(LEASE + PERIOD + 6 * MINUTE, run) => done.unwrap(),
+        done = timeout(3 * LEASE + PERIOD + 6 * MINUTE, run) => done.unwrap(),
     }
-    assert!(begun.elapsed() <= LEASE + PERIOD + 5 * MINUTE + secs(5), "taken after {:?}", begun.elapsed());
+    assert!(begun.elapsed() <= 3 * LEASE + PERIOD + 5 * MINUTE + secs(5), "taken after {:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,8 +88,10 @@ async fn worker_from_connect_in_the_same_table() {
         ours = run => ours,
         _ = renewing => panic!("nothing is left to them"),
     };
-    // They are gone: what they held is taken once it was not renewed for a lease.
-    sleep(LEASE + 2 * PERIOD).await;
+    // They are gone: what they held is taken once it was not renewed for three leases.
+    sleep(3 * LEASE - secs(5)).await;
+    assert_eq!(table.counts(&["ours", "theirs"]), [1, 2]);
+    sleep(2 * PERIOD).await;
     assert_eq!(table.counts(&["ours", "theirs"]), [3, 0]);
     close(&ours).await;
 }
@@ -182,4 +184,51 @@ async fn who_is_stopped_while_it_notes_an_end_of_connect_leaves_no_half_of_it() 
     assert!(bench.script.calls_of("parent").is_empty(), "read again: {:?}", bench.script.calls_of("parent"));
     assert!(!bench.script.calls_of("child").is_empty());
     close(&b).await;
+}
+
+/// After it has taken a shard, it waits for up to two leases before it reads it, and renews nothing meanwhile.
+#[tokio::test(start_paused = true)]
+async fn connect_is_left_what_it_takes_until_it_reads_it() {
+    let script = Script::new(["one", "two", "three"]);
+    for shard in ["one", "two", "three"] {
+        script.answer(shard, (0..5).map(|_| then_idle(1..=1)));
+    }
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let a = bench.join(&table.worker("a")).await;
+    take_and_ack(&a, 3).await;
+    sleep(MINUTE).await;
+    if let Some(row) = lock(&table.0.core).rows.get_mut(&(stream(), "one".into())) {
+        row.hold = Some(Hold { worker: "theirs".into(), epoch: None, stamp: "x".into() });
+    }
+    sleep(2 * LEASE + secs(1)).await;
+    assert_eq!(table.holder("one"), Some("theirs".into()));
+    // It never came to read it.
+    table.until_held("one", "a").await;
+    close(&a).await;
+}
+
+/// Connect reads the children of a shard before it is done with it.
+#[tokio::test(start_paused = true)]
+async fn a_child_is_not_taken_from_connect_before_its_parent_is_done() {
+    let (bench, table) = (Bench::new(Script::new(["child"]), ""), Table::new());
+    bench.script.list(vec![listed("parent", &[], true), listed("child", &["parent"], false)]);
+    for shard in ["parent", "child"] {
+        lock(&table.0.core).rows.insert((stream(), shard.into()), connect_row(shard, 100));
+    }
+    let run = async {
+        let a = bench.join(&table.worker("a")).await;
+        // It holds two, and one of them is our share. It leaves us the parent, and it is gone by and by.
+        table.until_held("parent", "a").await;
+        sleep(4 * LEASE).await;
+        assert_eq!(table.holder("child"), Some("theirs".into()));
+        assert!(bench.script.calls_of("child").is_empty());
+        a
+    };
+    let a = tokio::select! {
+        a = run => a,
+        _ = async { tokio::join!(connect_renews(&table, "parent", 100), connect_renews(&table, "child", 100)) } => {
+            panic!("the child was taken")
+        }
+    };
+    close(&a).await;
 }

@@ -144,5 +144,5 @@ pub(super) async fn keep_beating(store: Arc<MemoryStore>, presence: Presence) {
 
 /// What a worker shows that shares the shards of a stream.
 pub(super) fn reads(arn: &str) -> Presence {
-    Presence { streams: [arn.to_owned()].into(), explicit: false }
+    Presence { streams: [arn.to_owned()].into(), ..Presence::default() }
 }

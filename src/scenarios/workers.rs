@@ -287,7 +287,7 @@ async fn renewal_during_two_minutes_of_backpressure() {
     let before = epochs(&table);
     // Nobody takes anything, and somebody else watches that may take shards, but none of these.
     let other = table.worker("b");
-    let presence = Presence { streams: ["arn:orders".to_owned()].into(), explicit: true };
+    let presence = Presence { explicit: true, ..reads("arn:orders") };
     let watching = async {
         loop {
             other.beat(&presence).await.unwrap();
@@ -582,4 +582,21 @@ async fn a_close_does_not_wait_for_a_table_that_does_not_answer_claims() {
     let start = Instant::now();
     close(&a).await;
     assert!(start.elapsed() <= secs(5), "it took {:?}", start.elapsed());
+}
+
+/// Killed, and started again under the same name to read something else: it shows itself, and knows nothing of its leases.
+#[tokio::test(start_paused = true)]
+async fn leases_of_a_former_life_are_taken_though_the_name_is_alive() {
+    for presence in [reads("arn:other"), Presence { explicit: true, ..reads("arn:orders") }] {
+        let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
+        let pod = table.worker("pod");
+        pod.claim(&stream(), &"one".into(), crate::lease::From::Nobody).await.unwrap();
+        let beating = tokio::spawn(keep_beating(pod, presence));
+        let a = bench.join(&table.worker("a")).await;
+        let start = Instant::now();
+        table.until_held("one", "a").await;
+        assert!(start.elapsed() >= 3 * LEASE && start.elapsed() <= 3 * LEASE + PERIOD, "after {:?}", start.elapsed());
+        beating.abort();
+        close(&a).await;
+    }
 }

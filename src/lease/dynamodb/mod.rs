@@ -7,7 +7,7 @@
 //! StreamID               ShardID                what it is
 //! orders                 shardId-000000000000   a lease: SequenceNumber, ClientID, LeaseTimeout, as they write it,
 //!                                               and LeaseID, WantedBy, Ended, ClaimedAt, which are ours
-//! kinesis-input/workers  worker-1               a worker: its Beat, what it reads, how often it was nudged
+//! kinesis-input/workers  worker-1               a worker: its Beat, what it reads, its periods, how often it was nudged
 //! kinesis-input/streams  arn:aws:kinesis:…      a stream: under which StreamID its leases are, what "latest" means
 //! ```
 //!
@@ -399,6 +399,9 @@ impl SharedStore for DynamoDbStore {
 
     async fn beat(&self, presence: &Presence) -> Result<Beat, StoreError> {
         let count = self.beats.fetch_add(1, Ordering::Relaxed);
+        let millis = |time: Option<Duration>| {
+            time.map_or(AttributeValue::Null(true), |time| AttributeValue::N(time.as_millis().to_string()))
+        };
         let streams = if presence.streams.is_empty() {
             AttributeValue::Null(true)
         } else {
@@ -415,10 +418,13 @@ impl SharedStore for DynamoDbStore {
             .expression_attribute_values(":life", text(&self.life))
             .expression_attribute_values(":streams", streams)
             .expression_attribute_values(":explicit", AttributeValue::Bool(presence.explicit))
+            .expression_attribute_values(":length", millis(presence.lease))
+            .expression_attribute_values(":every", millis(presence.beats_every))
             .expression_attribute_values(":now", row::time(self.table.time.now()))
             .expression_attribute_values(":none", AttributeValue::N("0".into()))
             .return_values(ReturnValue::AllNew);
-        let set = "SET Beat = :beat, Life = :life, Streams = :streams, Explicit = :explicit, SeenAt = :now";
+        let set = "SET Beat = :beat, Life = :life, Streams = :streams, Explicit = :explicit, SeenAt = :now, \
+                   LeaseMillis = :length, BeatMillis = :every";
         let update = if self.shown.load(Ordering::Relaxed) {
             update
                 .update_expression(format!("{set}, Since = if_not_exists(Since, :now) ADD Nudges :none"))

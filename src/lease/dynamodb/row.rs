@@ -3,7 +3,7 @@
 //! Pure. Attributes that Connect doesn't know may be missing in any row: it writes whole items.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
@@ -42,6 +42,14 @@ pub(super) fn string<'i>(item: &'i Item, name: &str) -> Option<&'i str> {
 
 pub(super) fn number(item: &Item, name: &str) -> Option<i64> {
     item.get(name)?.as_n().ok()?.parse().ok()
+}
+
+/// A time, of which none at all makes no sense.
+fn millis(item: &Item, name: &str) -> Option<Duration> {
+    number(item, name)
+        .and_then(|millis| u64::try_from(millis).ok())
+        .filter(|millis| *millis > 0)
+        .map(Duration::from_millis)
 }
 
 fn flag(item: &Item, name: &str) -> bool {
@@ -87,7 +95,12 @@ pub(super) fn worker(item: &Item) -> Option<Worker> {
     Some(Worker {
         id: string(item, "ShardID")?.into(),
         beat: string(item, "Beat")?.to_owned(),
-        presence: Presence { streams, explicit: flag(item, "Explicit") },
+        presence: Presence {
+            streams,
+            explicit: flag(item, "Explicit"),
+            lease: millis(item, "LeaseMillis"),
+            beats_every: millis(item, "BeatMillis"),
+        },
     })
 }
 
@@ -153,7 +166,7 @@ mod tests {
 
     #[test]
     fn times_are_written_with_nanoseconds() {
-        let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_micros(1_700_000_000_123_456);
+        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_456);
         assert_eq!(time(at), text("2023-11-14T22:13:20.123456000Z"));
     }
 
