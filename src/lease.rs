@@ -315,6 +315,14 @@ pub enum StoreError {
         /// The name.
         worker: String,
     },
+    /// We may not do that, and trying again would not help.
+    #[error("could not {what}: {cause}; check the credentials and their permissions on the table")]
+    Refused {
+        /// What was being done.
+        what: &'static str,
+        /// What the store says.
+        cause: String,
+    },
     /// It did not work this time.
     #[error("could not {what}: {cause}")]
     Failed {

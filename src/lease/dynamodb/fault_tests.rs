@@ -1,7 +1,7 @@
 //! Does the store keep its promises when the table is busy, or its answers are lost?
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
@@ -12,7 +12,9 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
 
-use super::tests::{LEASE, Local, stream};
+use pipeline_plugin_api::InputError;
+
+use super::tests::{LEASE, Local, put, stream};
 use super::*;
 use crate::names::SequenceNumber;
 
@@ -24,6 +26,10 @@ struct Faults {
     /// So many writes of leases are refused, for the table is busy.
     throttled: AtomicU32,
     writes: AtomicU32,
+    /// So many transactions are cancelled, for somebody else writes the same rows.
+    conflicts: AtomicU32,
+    /// Whether nothing may be read.
+    forbidden: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -53,16 +59,25 @@ fn one_of(left: &AtomicU32) -> bool {
 impl HttpConnector for FaultyConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let faults = Arc::clone(&self.faults);
-        let writes = request.headers().get("x-amz-target").is_some_and(|target| target.ends_with("UpdateItem"));
+        let target = |name: &str| request.headers().get("x-amz-target").is_some_and(|target| target.ends_with(name));
+        let refuse = |code: &str| {
+            let body = format!(r#"{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"so it was told"}}"#);
+            HttpConnectorFuture::ready(Ok(HttpResponse::new(StatusCode::try_from(400).unwrap(), SdkBody::from(body))))
+        };
+        if target("TransactWriteItems") && one_of(&faults.conflicts) {
+            return refuse("TransactionCanceledException");
+        }
+        if target("Query") && faults.forbidden.load(Ordering::Relaxed) {
+            return refuse("AccessDeniedException");
+        }
+        let writes = target("UpdateItem");
         if !writes {
             return self.inner.call(request);
         }
         faults.writes.fetch_add(1, Ordering::Relaxed);
         let beat = request.body().bytes().is_some_and(|body| String::from_utf8_lossy(body).contains(WORKERS));
         if !beat && one_of(&faults.throttled) {
-            let body = r#"{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException","message":"busy"}"#;
-            let busy = HttpResponse::new(StatusCode::try_from(400).unwrap(), SdkBody::from(body));
-            return HttpConnectorFuture::ready(Ok(busy));
+            return refuse("ProvisionedThroughputExceededException");
         }
         let answer = self.inner.call(request);
         HttpConnectorFuture::new(async move {
@@ -143,4 +158,35 @@ async fn a_busy_table_is_asked_again_and_beats_do_not_wait_for_it() {
     };
     let (written, ()) = tokio::join!(store.commit(vec![Write::new(&lease, at("5"))]), beats);
     assert_eq!(written, stored(at("5")));
+}
+
+#[tokio::test]
+async fn rows_that_are_changed_while_they_are_moved_are_moved_later() {
+    let local = Local::start().await;
+    let (store, faults) = local.faulty("a").await;
+    let strays = async || {
+        put(&store, &[("StreamID", stream().arn()), ("ShardID", "s"), ("SequenceNumber", "42")]).await;
+    };
+    put(&store, &[("StreamID", "orders"), ("ShardID", "other"), ("SequenceNumber", "1")]).await;
+    strays().await;
+    faults.conflicts.store(2, Ordering::Relaxed);
+    store.adopt(&stream(), "orders").await.unwrap();
+    assert_eq!(store.rows(&stream()).await.unwrap().len(), 2);
+    assert!(store.table.query("look", stream().arn()).await.unwrap().is_empty());
+    // Where that never works, it is told rather than passed over.
+    strays().await;
+    faults.conflicts.store(u32::MAX, Ordering::Relaxed);
+    let error = store.adopt(&stream(), "orders").await.unwrap_err();
+    assert!(matches!(error, StoreError::Failed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_permission_that_is_missing_is_told_and_not_tried_again() {
+    let local = Local::start().await;
+    let (store, faults) = local.faulty("a").await;
+    faults.forbidden.store(true, Ordering::Relaxed);
+    let error = store.rows(&stream()).await.unwrap_err();
+    assert!(error.to_string().contains("check the credentials and their permissions"), "{error}");
+    let error = InputError::from(crate::connect::ConnectError::from(error));
+    assert!(matches!(error, InputError::Fatal(_)), "{error:?}");
 }

@@ -9,6 +9,7 @@
 //!                                               and LeaseID, WantedBy, Ended, ClaimedAt, which are ours
 //! kinesis-input/workers  worker-1               a worker: its Beat, what it reads, its periods, how often it was nudged
 //! kinesis-input/streams  arn:aws:kinesis:…      a stream: under which StreamID its leases are, what "latest" means
+//! kinesis-input/streams  orders                 a name: which stream it means in this table
 //! ```
 //!
 //! - `row`: what is in a row (pure); `table`: finding and making the table; `calls`: what everyone asks of it;
@@ -216,7 +217,7 @@ fn refused<R: std::fmt::Debug + Send + Sync + 'static>(
     match error {
         SdkError::ServiceError(context) => match context.into_err() {
             UpdateItemError::ConditionalCheckFailedException(refused) => Ok(refused.item.unwrap_or_default()),
-            error => Err(StoreError::Failed { what, cause: told(&error) }),
+            error => Err(not_done(what, &error)),
         },
         error => Err(failed(what, &error)),
     }
@@ -228,7 +229,7 @@ where
     R: std::fmt::Debug,
 {
     let cause = match error {
-        SdkError::ServiceError(context) => told(context.err()),
+        SdkError::ServiceError(context) => return not_done(what, context.err()),
         SdkError::TimeoutError(_) => "the table did not answer in time".into(),
         SdkError::DispatchFailure(failure) => {
             failure.as_connector_error().map_or_else(|| "the request could not be sent".into(), |error| causes(error))
@@ -238,6 +239,17 @@ where
         _ => "an error that this version does not know".into(),
     };
     StoreError::Failed { what, cause }
+}
+
+/// What an answer means that says why it was not done.
+fn not_done(what: &'static str, error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> StoreError {
+    let cause = told(error);
+    match error.code() {
+        Some("AccessDeniedException" | "UnrecognizedClientException" | "MissingAuthenticationTokenException") => {
+            StoreError::Refused { what, cause }
+        }
+        _ => StoreError::Failed { what, cause },
+    }
 }
 
 /// What the service says.

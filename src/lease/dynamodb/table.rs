@@ -100,12 +100,8 @@ impl Table {
             Ok(answer) => Ok(answer.table),
             Err(error) => match error.code() {
                 Some("ResourceNotFoundException") => Ok(None),
-                Some(
-                    "AccessDeniedException"
-                    | "UnrecognizedClientException"
-                    | "ValidationException"
-                    | "MissingAuthenticationTokenException",
-                ) => Err(self.wrong(&format!("{}; check the credentials and their permissions", failed(what, &error)))),
+                // A name that no table can have.
+                Some("ValidationException") => Err(self.wrong(&failed(what, &error).to_string())),
                 _ => Err(failed(what, &error)),
             },
         }
@@ -135,9 +131,6 @@ impl Table {
             Ok(_) => crate::telemetry::table_made(&self.name),
             // Another worker was quicker.
             Err(error) if error.code() == Some("ResourceInUseException") => {}
-            Err(error) if error.code() == Some("AccessDeniedException") => {
-                return Err(self.wrong(&format!("{}; check the permissions", failed(what, &error))));
-            }
             Err(error) => return Err(failed(what, &error)),
         }
         let gone = || StoreError::Failed { what, cause: "it isn't there though it was made".into() };

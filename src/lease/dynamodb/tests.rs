@@ -76,7 +76,7 @@ pub(super) fn stream() -> Stream {
 }
 
 /// Writes a row as Connect does: the whole item.
-async fn put(store: &DynamoDbStore, attributes: &[(&str, &str)]) {
+pub(super) async fn put(store: &DynamoDbStore, attributes: &[(&str, &str)]) {
     let put = store.client().put_item().table_name("leases");
     let item = attributes.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect();
     put.set_item(Some(item)).send().await.unwrap();
@@ -247,4 +247,46 @@ async fn who_begins_later_goes_by_the_name() {
     assert_eq!(before.beat(&presence).await.unwrap(), Beat::Replaced);
     before.leave().await.unwrap();
     assert_eq!(after.workers().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_end_is_never_replaced_by_a_row_under_the_other_name() {
+    let local = Local::start().await;
+    let store = local.store("ours").await;
+    for id in ["orders", ARN] {
+        put(&store, &[("StreamID", id), ("ShardID", "here"), ("SequenceNumber", "5")]).await;
+        put(&store, &[("StreamID", id), ("ShardID", "there"), ("SequenceNumber", "5")]).await;
+    }
+    for (id, shard, further) in [("orders", "here", ARN), (ARN, "there", "orders")] {
+        let end = store.table.update(id, shard).update_expression("SET Ended = :true");
+        end.expression_attribute_values(":true", AttributeValue::Bool(true)).send().await.unwrap();
+        put(&store, &[("StreamID", further), ("ShardID", shard), ("SequenceNumber", "9")]).await;
+    }
+    store.adopt(&stream(), "orders").await.unwrap();
+    let rows = store.rows(&stream()).await.unwrap();
+    let ended: Vec<_> = rows.iter().map(|row| (row.shard.as_str(), matches!(row.place, Place::End(_)))).collect();
+    assert_eq!(ended, [("here", true), ("there", true)]);
+    assert!(store.table.query("look", ARN).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn two_streams_of_one_name_keep_to_themselves() {
+    let local = Local::start().await;
+    let store = local.store("ours").await;
+    let other = Stream::new("orders", "arn:aws:kinesis:us-east-1:123456789012:stream/orders");
+    put(&store, &[("StreamID", "orders"), ("ShardID", "s"), ("SequenceNumber", "42")]).await;
+    store.adopt(&stream(), "orders").await.unwrap();
+    for configured in ["orders", other.arn()] {
+        store.adopt(&other, configured).await.unwrap();
+        assert_eq!(store.rows(&other).await.unwrap(), []);
+    }
+    let Claim::Owned(..) = store.claim(&other, &"s".into(), From::Nobody).await.unwrap() else { panic!() };
+    assert_eq!(store.rows(&stream()).await.unwrap()[0].hold, None);
+    assert_eq!(store.rows(&stream()).await.unwrap().len(), 1);
+    // The same after a restart, whoever is first.
+    let again = local.store("again").await;
+    again.adopt(&other, "orders").await.unwrap();
+    assert!(again.rows(&other).await.unwrap()[0].hold.is_some());
+    again.adopt(&stream(), ARN).await.unwrap();
+    assert_eq!(again.rows(&stream()).await.unwrap()[0].hold, None);
 }
