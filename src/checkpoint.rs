@@ -36,6 +36,8 @@ const IDLE_LEASES: f64 = 1.5;
 const FIRST_RETRY: Duration = Duration::from_millis(300);
 const LATEST_RETRY: Duration = Duration::from_secs(5);
 
+/// How long all leases together may take to be given back at the end.
+const FINISHED_WITHIN: Duration = Duration::from_secs(15);
 /// Leases that are given back at once. More would only wait for each other in the store.
 const RELEASES_AT_ONCE: usize = 16;
 
@@ -384,8 +386,16 @@ impl Checkpointer {
         }
     }
 
-    /// Nothing counts any more from here on: stores what was acked, and gives all leases back.
+    /// Nothing counts any more from here on: stores what was acked, and gives all leases back. A store that doesn't answer
+    /// is not waited for longer than [`FINISHED_WITHIN`]; what it hasn't heard of is read again.
     pub(crate) async fn finish(&self) -> Result<(), StoreError> {
+        timeout(FINISHED_WITHIN, self.give_all_back()).await.unwrap_or_else(|_| {
+            let cause = format!("the store did not answer within {} s", FINISHED_WITHIN.as_secs());
+            Err(StoreError::Failed { what: "store the last checkpoints", cause })
+        })
+    }
+
+    async fn give_all_back(&self) -> Result<(), StoreError> {
         self.closing.cancel();
         self.leaving.close();
         self.leaving.wait().await;

@@ -14,7 +14,7 @@ use crate::efo::consumer::Consumer;
 use crate::ending::{End, Ending};
 use crate::health::Health;
 use crate::lease::keeper::Keeper;
-use crate::lease::{LeaseStore, SharedStore};
+use crate::lease::{LeaseStore, SharedStore, Worker};
 use crate::outbox::{Closed, Outbox};
 use crate::pool::Pool;
 use crate::sync::{Mutex, lock};
@@ -114,11 +114,16 @@ impl Session {
         self.tasks.wait().await;
         self.threads.end().await;
         let stored = self.checkpointer.finish().await;
-        if let Some(shared) = self.store.shared() {
-            say_goodbye(shared).await;
-        }
+        let others = match self.store.shared() {
+            Some(shared) => say_goodbye(shared).await,
+            None => Some(Vec::new()),
+        };
         for consumer in &self.consumers {
-            consumer.deregister().await;
+            // One that others may read with stays.
+            let reads = |other: &Worker| other.presence.streams.contains(consumer.stream().arn());
+            if others.as_ref().is_some_and(|others| !others.iter().any(reads)) {
+                consumer.deregister().await;
+            }
         }
         telemetry::pool(&self.pool);
         telemetry::reading_shards(0);
@@ -127,11 +132,12 @@ impl Session {
     }
 }
 
-/// Leaves, and has the others look at once who takes what we gave back.
-async fn say_goodbye(store: &dyn SharedStore) {
+/// Leaves, and has the others look at once who takes what we gave back. Returns who they are, if that could be seen.
+async fn say_goodbye(store: &dyn SharedStore) -> Option<Vec<Worker>> {
+    let mut others = None;
     let goodbye = async {
         store.leave().await?;
-        let others = store.workers().await?;
+        let others = others.insert(store.workers().await?);
         let nudges = others.iter().take(NUDGED_AT_CLOSE).map(|worker| store.nudge(&worker.id));
         join_all(nudges).await.into_iter().collect::<Result<(), _>>()
     };
@@ -139,6 +145,7 @@ async fn say_goodbye(store: &dyn SharedStore) {
     if let Ok(Err(error)) = timeout(GOODBYE, goodbye).await {
         telemetry::look_failed(&error);
     }
+    others
 }
 
 /// Shows how full the pool is, and says so when reading has stopped because nothing is acknowledged.

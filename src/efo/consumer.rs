@@ -151,6 +151,11 @@ impl Consumer {
         Ok(())
     }
 
+    /// The stream that it reads.
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
     /// Removes the consumer, if this process made it.
     pub(crate) async fn deregister(&self) {
         let (arn, ours) = {

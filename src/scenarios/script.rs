@@ -69,6 +69,9 @@ struct Core {
     /// When those were, of the last second.
     let_through: Vec<Instant>,
     arn: String,
+    /// Nobody has registered the consumer yet.
+    unregistered: bool,
+    deregistered: usize,
     calls: Vec<Call>,
 }
 
@@ -85,6 +88,8 @@ impl Script {
             rate: None,
             let_through: Vec::new(),
             arn: "arn:orders/consumer/one".into(),
+            unregistered: false,
+            deregistered: 0,
             calls: Vec::new(),
         };
         Self { core: Mutex::new(core), called: Notify::new() }
@@ -121,6 +126,17 @@ impl Script {
     /// The consumer is another one now.
     pub(super) fn consumer(&self, arn: &str) {
         lock(&self.core).arn = arn.into();
+    }
+
+    /// There is no consumer until somebody registers it.
+    pub(super) fn without_consumer(self) -> Self {
+        lock(&self.core).unregistered = true;
+        self
+    }
+
+    /// How often a consumer was deregistered.
+    pub(super) fn deregistered(&self) -> usize {
+        lock(&self.core).deregistered
     }
 
     pub(super) fn calls(&self) -> Vec<Call> {
@@ -253,8 +269,11 @@ impl Service for Script {
     }
 
     async fn describe_consumer(&self, _: &Stream, _: &str) -> Result<ConsumerDescription, Fault> {
-        let arn = lock(&self.core).arn.clone();
-        Ok(ConsumerDescription { arn, status: ConsumerStatus::Active })
+        let core = lock(&self.core);
+        if core.unregistered {
+            return Err(fault("ResourceNotFoundException"));
+        }
+        Ok(ConsumerDescription { arn: core.arn.clone(), status: ConsumerStatus::Active })
     }
 
     async fn describe_consumer_arn(&self, arn: &str) -> Result<ConsumerDescription, Fault> {
@@ -262,10 +281,12 @@ impl Service for Script {
     }
 
     async fn register_consumer(&self, stream: &Stream, name: &str) -> Result<ConsumerDescription, Fault> {
+        lock(&self.core).unregistered = false;
         self.describe_consumer(stream, name).await
     }
 
     async fn deregister_consumer(&self, _: &str) -> Result<(), Fault> {
+        lock(&self.core).deregistered += 1;
         Ok(())
     }
 

@@ -600,3 +600,38 @@ async fn leases_of_a_former_life_are_taken_though_the_name_is_alive() {
         close(&a).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_close_ends_though_the_table_does_not_answer() {
+    let names: Vec<String> = (0..100).map(|number| format!("s{number}")).collect();
+    let (bench, table) = (Bench::new(Script::new(&names), ""), Table::new());
+    let store = table.worker("a");
+    let a = bench.join(&store).await;
+    table.until_counts(&["a"], &[100]).await;
+    store.freeze(true);
+    let start = Instant::now();
+    let error = a.close(secs(10)).await.unwrap_err().to_string();
+    assert!(error.contains("did not answer"), "{error}");
+    assert!(start.elapsed() <= secs(25), "it took {:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_others_read_with_is_not_deregistered() {
+    let more = "enhanced_fan_out: {enabled: true, deregister_on_close: true}";
+    for (others, deregistered) in [(true, 0), (false, 1)] {
+        let (bench, table) = (Bench::new(Script::new(["one", "two"]).without_consumer(), more), Table::new());
+        let a = bench.join(&table.worker("a")).await;
+        let elsewhere = tokio::spawn(keep_beating(table.worker("elsewhere"), reads("arn:other")));
+        if others {
+            let b = bench.join(&table.worker("b")).await;
+            table.until_counts(&["a", "b"], &[1, 1]).await;
+            close(&a).await;
+            assert_eq!(bench.script.deregistered(), deregistered);
+            close(&b).await;
+        } else {
+            close(&a).await;
+            assert_eq!(bench.script.deregistered(), deregistered);
+        }
+        elsewhere.abort();
+    }
+}
