@@ -89,6 +89,8 @@ pub struct SeenWorker {
     pub seen_seconds_ago: Option<i64>,
     #[serde(skip)]
     pub(crate) beat: String,
+    #[serde(skip)]
+    pub(crate) beats_every: Option<Duration>,
 }
 
 /// A shard.
@@ -233,8 +235,8 @@ impl LeaseTable {
 
     /// Gives back what a worker holds that is gone for good, so that others need not wait until its leases are over.
     ///
-    /// It is watched for so long first: a worker of ours shows itself at every `commit_period`, or three times in a
-    /// `lease_period` if that is more often.
+    /// It is watched for so long first, or for two of its beats if that is longer: a worker of ours shows itself at every
+    /// `commit_period`, or three times in a `lease_period` if that is more often.
     ///
     /// # Errors
     ///
@@ -245,7 +247,7 @@ impl LeaseTable {
         if shards.is_empty() && shown.is_none() {
             return Err(InspectError::NoSuchWorker(worker.to_owned()));
         }
-        let until = Instant::now() + watched;
+        let until = Instant::now() + long_enough(watched, shown);
         loop {
             let now = self.look(None).await?;
             let renewed = |shard: &SeenShard| {
@@ -271,10 +273,42 @@ impl LeaseTable {
     }
 }
 
+/// For how long to watch a worker that may be alive: two of its beats at least, one of which may fail.
+fn long_enough(asked: Duration, shown: Option<&SeenWorker>) -> Duration {
+    let beats = shown.and_then(|shown| shown.beats_every).map_or(Duration::ZERO, |every| every * 2 + LOOK_AGAIN);
+    asked.max(beats)
+}
+
 impl Overview {
     /// What a worker holds, and itself if it shows itself.
     fn of(&self, worker: &str) -> (Vec<&SeenShard>, Option<&SeenWorker>) {
         let shards = self.shards.iter().filter(|shard| shard.owner.as_deref() == Some(worker)).collect();
         (shards, self.workers.iter().find(|shown| shown.worker == worker))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_watched_for_two_of_its_beats() {
+        let seconds = Duration::from_secs;
+        let mut worker = SeenWorker {
+            worker: "a".into(),
+            shards: 0,
+            explicit: false,
+            streams: Vec::new(),
+            since: None,
+            runs_seconds: None,
+            seen_at: None,
+            seen_seconds_ago: None,
+            beat: "1".into(),
+            beats_every: Some(seconds(30)),
+        };
+        assert!(long_enough(seconds(15), Some(&worker)) > seconds(60));
+        assert_eq!(long_enough(seconds(120), Some(&worker)), seconds(120));
+        worker.beats_every = None;
+        assert_eq!(long_enough(seconds(15), Some(&worker)), seconds(15));
     }
 }

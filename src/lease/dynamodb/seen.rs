@@ -130,6 +130,7 @@ fn worker(item: &Item, now: Timestamp) -> Option<SeenWorker> {
         explicit: shown.presence.explicit,
         streams: shown.presence.streams.into_iter().collect(),
         beat: shown.beat,
+        beats_every: shown.presence.beats_every,
     })
 }
 
