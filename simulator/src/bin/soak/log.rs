@@ -1,0 +1,55 @@
+//! What happened, line by line, for whoever replays a seed.
+
+use std::fmt;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kinesis_simulator::Time;
+
+/// A log, or none. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Option<Arc<Mutex<Core>>>);
+
+struct Core {
+    file: BufWriter<File>,
+    start: Option<Time>,
+    hash: DefaultHasher,
+}
+
+impl Log {
+    pub(crate) fn to(path: &Path) -> std::io::Result<Self> {
+        let file = BufWriter::new(File::create(path)?);
+        Ok(Self(Some(Arc::new(Mutex::new(Core { file, start: None, hash: DefaultHasher::new() })))))
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Says that at this time somebody did something.
+    pub(crate) fn line(&self, at: Time, who: &str, what: &str) {
+        let Some(core) = &self.0 else { return };
+        let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = *core.start.get_or_insert(at);
+        let line = format!("{:>12.3} {who:<10} {what}\n", at.since(start).as_secs_f64());
+        core.hash.write(line.as_bytes());
+        // A log that can't be written is seen to be short.
+        let _ = core.file.write_all(line.as_bytes());
+    }
+
+    /// A number that two logs have in common if they say the same.
+    pub(crate) fn fingerprint(&self) -> Option<u64> {
+        let mut core = self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = core.file.flush();
+        Some(core.hash.finish())
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Log").field(&self.is_on()).finish()
+    }
+}

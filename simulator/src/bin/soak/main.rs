@@ -1,0 +1,231 @@
+//! The whole plugin in the simulated world, seed after seed, with every promise checked.
+//!
+//! `cargo run --release -p kinesis-simulator --bin soak -- --seeds 1000 --minutes-virtual 60`. A seed that fails is named with the
+//! command that replays it and writes down everything that happened.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod log;
+mod oracle;
+mod plan;
+mod worker;
+mod world;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::log::Log;
+use crate::oracle::Broken;
+use crate::plan::Plan;
+use crate::world::Report;
+
+const HELP: &str = "soak: the Kinesis input in a simulated world, and an oracle that checks its promises
+
+  --seeds N             how many seeds (default 20)
+  --from SEED           the first one (default: by the time of day)
+  --minutes-virtual M   how long each goes wrong, in virtual minutes (default 60)
+  --threads N           how many run at a time (default: as many as there are cores)
+  --until-broken        stop at the first seed that fails
+  --seed SEED           replay one, and write down everything that happened
+  --log FILE            where to (default soak-SEED.log)
+  --trace               with the plugin's own log lines on standard error";
+
+/// What was asked for.
+struct Asked {
+    seeds: u64,
+    from: Option<u64>,
+    minutes: u64,
+    threads: usize,
+    until_broken: bool,
+    seed: Option<u64>,
+    log: Option<PathBuf>,
+    trace: bool,
+}
+
+fn asked() -> Result<Option<Asked>, String> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut asked = Asked {
+        seeds: 20,
+        from: None,
+        minutes: 60,
+        threads: cores,
+        until_broken: false,
+        seed: None,
+        log: None,
+        trace: false,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
+        let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
+        match word.as_str() {
+            "--seeds" => asked.seeds = number(value()?)?,
+            "--from" => asked.from = Some(number(value()?)?),
+            "--minutes-virtual" => asked.minutes = number(value()?)?,
+            "--threads" => asked.threads = number(value()?)?.max(1) as usize,
+            "--until-broken" => asked.until_broken = true,
+            "--seed" => asked.seed = Some(number(value()?)?),
+            "--log" => asked.log = Some(value()?.into()),
+            "--trace" => asked.trace = true,
+            "--help" | "-h" => return Ok(None),
+            other => return Err(format!("{other} is no option")),
+        }
+    }
+    Ok(Some(asked))
+}
+
+fn main() -> ExitCode {
+    match asked() {
+        Ok(None) => {
+            println!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        Ok(Some(asked)) => match asked.seed {
+            Some(seed) => replay(seed, &asked),
+            None => soak(&asked),
+        },
+        Err(error) => {
+            eprintln!("{error}\n\n{HELP}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn length(asked: &Asked) -> Duration {
+    Duration::from_secs(60 * asked.minutes)
+}
+
+/// Runs one seed and writes down what happened.
+fn replay(seed: u64, asked: &Asked) -> ExitCode {
+    if asked.trace {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(tracing::Level::DEBUG)
+            .without_time()
+            .init();
+    }
+    let path = asked.log.clone().unwrap_or_else(|| format!("soak-{seed}.log").into());
+    let plan = Plan::draw(seed, length(asked));
+    println!("{plan:#?}");
+    let report = Log::to(&path).map_err(|error| error.to_string()).and_then(|log| world::run(plan, log));
+    match report {
+        Ok(report) => {
+            let fingerprint = report.fingerprint.unwrap_or_default();
+            println!("{} written, fingerprint {fingerprint:016x}", path.display());
+            let mut total = Total::default();
+            total.add(&report, asked.minutes);
+            println!("{}", total.line(1));
+            ExitCode::from(u8::from(!report.violations.is_empty()))
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs seed after seed on all threads.
+fn soak(asked: &Asked) -> ExitCode {
+    let by_time =
+        || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |time| time.as_secs());
+    let first = asked.from.unwrap_or_else(by_time);
+    println!("seeds {first} to {}, {} virtual minutes each", first + asked.seeds.saturating_sub(1), asked.minutes);
+    let (next, total, begun) = (AtomicU64::new(0), Mutex::new(Total::default()), Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..asked.threads {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= asked.seeds {
+                        return;
+                    }
+                    let seed = first + at;
+                    let report = world::run(Plan::draw(seed, length(asked)), Log::default());
+                    let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    match report {
+                        Ok(report) => total.add(&report, asked.minutes),
+                        Err(error) => {
+                            println!("seed {seed}: {error}");
+                            total.errors += 1;
+                        }
+                    }
+                    if asked.until_broken && total.is_broken() {
+                        next.store(asked.seeds, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let total = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    println!("in {} s", begun.elapsed().as_secs());
+    println!("{}", total.line(total.seeds));
+    ExitCode::from(u8::from(total.is_broken()))
+}
+
+/// The sum of all runs.
+#[derive(Debug, Default)]
+struct Total {
+    seeds: u64,
+    errors: u64,
+    elapsed: Duration,
+    records: u64,
+    duplicated: u64,
+    faults: u64,
+    reshards: u64,
+    takeovers: u64,
+    moves: u64,
+    broken: BTreeMap<Broken, u64>,
+}
+
+impl Total {
+    fn add(&mut self, report: &Report, minutes: u64) {
+        self.seeds += 1;
+        self.elapsed += report.elapsed;
+        self.records += report.counts.records;
+        self.duplicated += report.counts.duplicates;
+        self.faults += report.faults + report.events;
+        self.reshards += report.reshards;
+        self.takeovers += report.takeovers;
+        self.moves += report.counts.moves;
+        for violation in &report.violations {
+            *self.broken.entry(violation.broken).or_default() += 1;
+        }
+        if let Some(first) = report.violations.first() {
+            println!("seed {} is broken {} times. {first}", report.seed, report.violations.len());
+            println!(
+                "  cargo run --release -p kinesis-simulator --bin soak -- --seed {} --minutes-virtual {minutes}",
+                report.seed
+            );
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.errors > 0 || !self.broken.is_empty()
+    }
+
+    fn line(&self, seeds: u64) -> String {
+        let broken = |what: Broken| self.broken.get(&what).copied().unwrap_or_default();
+        format!(
+            "seeds={seeds} virtual_hours={:.1} records={} faults={} reshards={} takeovers={} moves={} duplicated={} lost={} \
+             out_of_order={} wrong_duplicates={} over_bound={} unfenced={} failed={} stalled={} leaked={}",
+            self.elapsed.as_secs_f64() / 3600.0,
+            self.records,
+            self.faults,
+            self.reshards,
+            self.takeovers,
+            self.moves,
+            self.duplicated,
+            broken(Broken::Lost),
+            broken(Broken::OutOfOrder),
+            broken(Broken::Duplicated),
+            broken(Broken::OverBound),
+            broken(Broken::Unfenced),
+            broken(Broken::Failed),
+            broken(Broken::Stalled),
+            broken(Broken::Leaked),
+        )
+    }
+}

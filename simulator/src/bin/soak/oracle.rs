@@ -1,0 +1,402 @@
+//! What was promised, and is it kept?
+//!
+//! The oracle knows every record that was put, sees every row of the table that is written, and is told what each host is given and
+//! what it acknowledges. It knows nothing of how the input works.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use kinesis_simulator::kinesis::{Number, shard_id};
+use kinesis_simulator::{RowWritten, Time, flag, text};
+
+/// What is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Broken {
+    /// A record is done in the table, and nobody acknowledged it.
+    Lost,
+    /// A record came before one that it must follow.
+    OutOfOrder,
+    /// A record came again that must not.
+    Duplicated,
+    /// More is out than may be.
+    OverBound,
+    /// Nothing comes, though it should.
+    Stalled,
+    /// The table was written without a lease, or set back.
+    Unfenced,
+    /// Something is left over.
+    Leaked,
+    /// The input gave up, and there was no reason to.
+    Failed,
+}
+
+/// A promise that was not kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Violation {
+    pub(crate) at: Time,
+    pub(crate) broken: Broken,
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {}: {}", self.broken, self.at.millis(), self.what)
+    }
+}
+
+/// A record that was put.
+#[derive(Debug)]
+struct Put {
+    number: Number,
+    at: Time,
+    delivered: bool,
+    acked: bool,
+    /// By whom, and under which of his leases.
+    acked_under: Option<(String, u64)>,
+}
+
+/// What is known of a shard.
+#[derive(Debug, Default)]
+struct Book {
+    parents: Vec<u32>,
+    puts: Vec<Put>,
+    /// The first record that was not delivered yet and should be.
+    frontier: usize,
+    /// The first record that was not acknowledged yet and should be.
+    unacked: usize,
+    stored: Option<Number>,
+    ended: bool,
+    /// Who holds it, as the table says.
+    holder: Option<String>,
+    /// Where each worker began that holds it or held it: up to where it was stored then, and which of its claims it was.
+    claims: BTreeMap<String, (Option<Number>, u64)>,
+}
+
+/// Counts for the report.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) records: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) claims: u64,
+    /// Of these, leases that another worker had.
+    pub(crate) moves: u64,
+}
+
+/// Checks a run.
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    now: Time,
+    /// All records are to be read, whenever they came.
+    oldest: bool,
+    /// From when on records are to be read, if not all.
+    pinned: Option<Time>,
+    lease: Duration,
+    books: BTreeMap<u32, Book>,
+    /// When each worker was last seen alive in the table.
+    beats: BTreeMap<String, Time>,
+    pub(crate) counts: Counts,
+    pub(crate) violations: Vec<Violation>,
+    /// No record may come any more.
+    all_done: bool,
+}
+
+impl Oracle {
+    pub(crate) fn new(oldest: bool, lease: Duration) -> Self {
+        Self {
+            now: Time::default(),
+            oldest,
+            pinned: None,
+            lease,
+            books: BTreeMap::new(),
+            beats: BTreeMap::new(),
+            counts: Counts::default(),
+            violations: Vec::new(),
+            all_done: false,
+        }
+    }
+
+    pub(crate) fn violate(&mut self, broken: Broken, what: String) {
+        let at = self.now;
+        // The first ones tell; a thousand of their consequences don't.
+        if self.violations.len() < 50 {
+            self.violations.push(Violation { at, broken, what });
+        }
+    }
+
+    pub(crate) fn advance(&mut self, now: Time) {
+        self.now = self.now.max(now);
+    }
+
+    /// Learns which shards there are.
+    pub(crate) fn learn(&mut self, parents: BTreeMap<u32, Vec<u32>>) {
+        for (shard, parents) in parents {
+            self.books.entry(shard).or_default().parents = parents;
+        }
+    }
+
+    pub(crate) fn put(&mut self, shard: u32, number: Number, at: Time) {
+        self.counts.records += 1;
+        let put = Put { number, at, delivered: false, acked: false, acked_under: None };
+        self.books.entry(shard).or_default().puts.push(put);
+    }
+
+    fn is_expected(&self, put: &Put) -> bool {
+        self.oldest || self.pinned.is_some_and(|pinned| put.at >= pinned)
+    }
+
+    /// A host was given a record.
+    pub(crate) fn delivered(&mut self, now: Time, worker: &str, shard: &str, number: &str) {
+        self.advance(now);
+        self.counts.deliveries += 1;
+        let Some((id, at)) = self.find(shard, number) else {
+            self.violate(Broken::OutOfOrder, format!("{worker} was given {shard} {number}, which nobody put"));
+            return;
+        };
+        if self.all_done {
+            self.violate(Broken::Duplicated, format!("{worker} was given {shard} {number} after a clean stop"));
+        }
+        self.check_lease(worker, shard);
+        for parent in self.books[&id].parents.clone() {
+            let Some(book) = self.books.get(&parent) else { continue };
+            if !book.ended || book.unacked < book.puts.len() {
+                self.violate(
+                    Broken::OutOfOrder,
+                    format!("{worker} was given {shard} {number} before parent {parent} was done"),
+                );
+            }
+        }
+        let Some(book) = self.books.get(&id) else { return };
+        let put = &book.puts[at];
+        if put.delivered {
+            self.counts.duplicates += u64::from(put.acked);
+            let (stored, claim) = book.claims.get(worker).copied().unwrap_or_default();
+            if stored.is_some_and(|stored| put.number <= stored) {
+                let what = format!("{worker} was given {shard} {number} again, which was stored as done when it began");
+                self.violate(Broken::Duplicated, what);
+            } else if put.acked_under.as_ref().is_some_and(|(by, under)| by == worker && *under == claim) {
+                let what =
+                    format!("{worker} was given {shard} {number} again, which it acknowledged under the same lease");
+                self.violate(Broken::Duplicated, what);
+            }
+            return;
+        }
+        if self.is_expected(put) && at != book.frontier {
+            let missing = book.puts[book.frontier].number;
+            self.violate(Broken::OutOfOrder, format!("{worker} was given {shard} {number} before {missing}"));
+        }
+        let (oldest, pinned) = (self.oldest, self.pinned);
+        if let Some(book) = self.books.get_mut(&id) {
+            book.puts[at].delivered = true;
+            book.advance(oldest, pinned);
+        }
+    }
+
+    /// Whoever was not seen alive for a lease period must have stopped.
+    fn check_lease(&mut self, worker: &str, shard: &str) {
+        // What a look and a tick may add.
+        let slack = Duration::from_millis(200);
+        let Some(beat) = self.beats.get(worker).copied() else { return };
+        if self.now.since(beat) > self.lease + slack {
+            let silent = self.now.since(beat);
+            self.violate(
+                Broken::Unfenced,
+                format!("{worker} was given a record of {shard}, {silent:?} after its last beat"),
+            );
+        }
+    }
+
+    /// A host has stored a record for good.
+    pub(crate) fn acked(&mut self, now: Time, worker: &str, shard: &str, number: &str) {
+        self.advance(now);
+        let Some((id, at)) = self.find(shard, number) else { return };
+        let (oldest, pinned) = (self.oldest, self.pinned);
+        if let Some(book) = self.books.get_mut(&id) {
+            let claim = book.claims.get(worker).map_or(0, |claim| claim.1);
+            book.puts[at].acked = true;
+            book.puts[at].acked_under = Some((worker.to_owned(), claim));
+            book.advance(oldest, pinned);
+        }
+    }
+
+    fn find(&self, shard: &str, number: &str) -> Option<(u32, usize)> {
+        let number = Number::parse(number)?;
+        let book = self.books.get(&number.shard()).filter(|_| shard == shard_id(number.shard()))?;
+        let at = book.puts.binary_search_by_key(&number, |put| put.number).ok()?;
+        Some((number.shard(), at))
+    }
+
+    /// A row of the table was written.
+    pub(crate) fn row(&mut self, row: &RowWritten<'_>) {
+        let Some(item) = row.after.or(row.before) else { return };
+        let (hash, range) = (text(item, "StreamID").unwrap_or_default(), text(item, "ShardID").unwrap_or_default());
+        match hash {
+            "kinesis-input/workers" => {
+                if row.after.is_some() && row.by == range {
+                    self.beats.insert(range.to_owned(), self.now);
+                }
+            }
+            "kinesis-input/streams" => self.pin(item),
+            _ => self.lease_row(row, range),
+        }
+    }
+
+    fn pin(&mut self, item: &kinesis_simulator::Item) {
+        let Some(dynoxide_number) = item.get("Latest") else { return };
+        let millis = serde_json::to_value(dynoxide_number).ok();
+        let millis = millis.and_then(|value| value["N"].as_str()?.parse().ok());
+        let pinned = millis.map(Time::from_millis);
+        if self.pinned.is_some() && pinned != self.pinned {
+            self.violate(Broken::Lost, format!("the time to begin at was moved from {:?} to {pinned:?}", self.pinned));
+        }
+        self.pinned = pinned;
+        for book in self.books.values_mut() {
+            book.advance(self.oldest, pinned);
+        }
+    }
+
+    fn lease_row(&mut self, row: &RowWritten<'_>, shard: &str) {
+        let Some(id) = shard.strip_prefix("shardId-").and_then(|id| id.parse::<u32>().ok()) else { return };
+        let holder = |item: &kinesis_simulator::Item| text(item, "ClientID").map(ToOwned::to_owned);
+        let place = |item: &kinesis_simulator::Item| text(item, "SequenceNumber").and_then(Number::parse);
+        let before_holder = row.before.and_then(holder);
+        let before_place = row.before.and_then(place);
+        let Some(after) = row.after else {
+            self.violate(Broken::Lost, format!("{} removed the row of {shard}", row.by));
+            return;
+        };
+        let (after_holder, after_place) = (holder(after), place(after));
+        let ended = flag(after, "Ended");
+        let was_ended = row.before.is_some_and(|before| flag(before, "Ended"));
+        let progress = after_place != before_place || ended != was_ended;
+        if progress && before_holder.as_deref() != Some(row.by) {
+            self.violate(
+                Broken::Unfenced,
+                format!("{} stored a place of {shard}, which {before_holder:?} held", row.by),
+            );
+        }
+        if after_place < before_place || (was_ended && !ended) {
+            self.violate(
+                Broken::Unfenced,
+                format!("{} set {shard} back from {before_place:?} to {after_place:?}", row.by),
+            );
+        }
+        if let Some(place) = after_place.filter(|_| after_place != before_place) {
+            self.check_covered(id, Some(place), row.by);
+        }
+        if ended && !was_ended {
+            self.check_covered(id, None, row.by);
+        }
+        let lease =
+            |item: Option<&kinesis_simulator::Item>| item.and_then(|item| text(item, "LeaseID")).map(ToOwned::to_owned);
+        let claimed = after_holder.as_deref() == Some(row.by) && lease(row.before) != lease(Some(after));
+        let book = self.books.entry(id).or_default();
+        book.stored = after_place;
+        book.ended = ended;
+        if claimed {
+            self.counts.claims += 1;
+            self.counts.moves += u64::from(before_holder.is_some() && before_holder != after_holder);
+            let number = self.counts.claims;
+            book.claims.insert(row.by.to_owned(), (after_place, number));
+        }
+        book.holder = after_holder;
+    }
+
+    /// Everything up to a place, or all of it, has to be acknowledged.
+    fn check_covered(&mut self, id: u32, place: Option<Number>, by: &str) {
+        let Some(book) = self.books.get(&id) else { return };
+        let covered = place.map_or(book.puts.len(), |place| book.puts.partition_point(|put| put.number <= place));
+        let missing = book.puts[..covered].iter().find(|put| !put.acked && self.is_expected(put));
+        if let Some(missing) = missing.map(|put| put.number) {
+            let place = place.map_or_else(|| "its end".to_owned(), |place| place.to_string());
+            self.violate(Broken::Lost, format!("{by} stored {place} of shard {id}, and {missing} is not acknowledged"));
+        }
+    }
+
+    /// How many records are still to be acknowledged.
+    pub(crate) fn unacked(&self) -> usize {
+        self.books.values().map(Book::open).sum()
+    }
+
+    /// Checks that no record waits for longer than this.
+    pub(crate) fn check_stalls(&mut self, longest: Duration) {
+        let now = self.now;
+        let stalled: Vec<String> = (self.books.iter())
+            .filter_map(|(id, book)| {
+                let put = book.puts.get(book.frontier)?;
+                let waits = now.since(put.at);
+                (waits > longest && (self.oldest || self.pinned.is_some()))
+                    .then(|| format!("shard {id}: {} waits for {waits:?}, held by {:?}", put.number, book.holder))
+            })
+            .collect();
+        for what in stalled {
+            self.violate(Broken::Stalled, what);
+        }
+    }
+
+    /// Nothing is put any more, and all that was has been waited for.
+    pub(crate) fn finish(&mut self) {
+        let mut open = Vec::new();
+        for (id, book) in &self.books {
+            let missing = book.puts.get(book.unacked);
+            if let Some(put) = missing {
+                let done = book.ended || book.stored.is_some_and(|stored| put.number <= stored);
+                let broken = if done { Broken::Lost } else { Broken::Stalled };
+                open.push((
+                    broken,
+                    format!(
+                        "shard {id}: {} of {} records are not acknowledged, {} first; held by {:?}",
+                        book.open(),
+                        book.puts.len(),
+                        put.number,
+                        book.holder
+                    ),
+                ));
+            }
+        }
+        for (broken, what) in open {
+            self.violate(broken, what);
+        }
+    }
+
+    /// After a clean stop nobody holds anything, and everything is stored.
+    pub(crate) fn stopped(&mut self) {
+        let mut left = Vec::new();
+        for (id, book) in &self.books {
+            if let Some(holder) = &book.holder {
+                left.push((Broken::Leaked, format!("shard {id} is still held by {holder}")));
+            }
+            let last = book.puts.iter().rev().find(|put| self.is_expected(put));
+            if let Some(put) = last
+                && !book.ended
+                && book.stored.is_none_or(|stored| stored < put.number)
+            {
+                left.push((
+                    Broken::Duplicated,
+                    format!("shard {id} is stored up to {:?} after a clean stop, not {}", book.stored, put.number),
+                ));
+            }
+        }
+        for (broken, what) in left {
+            self.violate(broken, what);
+        }
+        self.all_done = true;
+    }
+}
+
+impl Book {
+    fn advance(&mut self, oldest: bool, pinned: Option<Time>) {
+        let expected = |put: &Put| oldest || pinned.is_some_and(|pinned| put.at >= pinned);
+        while self.puts.get(self.frontier).is_some_and(|put| put.delivered || !expected(put)) {
+            self.frontier += 1;
+        }
+        while self.puts.get(self.unacked).is_some_and(|put| put.acked || !expected(put)) {
+            self.unacked += 1;
+        }
+    }
+
+    fn open(&self) -> usize {
+        self.puts[self.unacked..].iter().filter(|put| !put.acked).count()
+    }
+}

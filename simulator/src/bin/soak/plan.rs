@@ -1,0 +1,132 @@
+//! What is a seed's world like?
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use kinesis_simulator::Settings;
+use kinesis_simulator::faults::Weather;
+
+/// Everything about a run that is drawn before it begins.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    /// How long things go wrong, in virtual time.
+    pub(crate) length: Duration,
+    pub(crate) settings: Settings,
+    pub(crate) workers: usize,
+    pub(crate) shards: u32,
+    pub(crate) config: Config,
+    /// Records put in a second, over all shards.
+    pub(crate) rate: f64,
+    pub(crate) record_bytes: usize,
+    /// The mean time between two events of the world.
+    pub(crate) gap: Duration,
+    /// What goes wrong all the time.
+    pub(crate) climate: Weather,
+}
+
+/// What is drawn of a worker's configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) commit: Duration,
+    pub(crate) lease: Duration,
+    rebalance: Duration,
+    grace: Duration,
+    checkpoint_limit: usize,
+    buffer: usize,
+    pub(crate) max_records: u64,
+    pub(crate) max_bytes: u64,
+    pub(crate) oldest: bool,
+    by_arn: bool,
+    /// A worker keeps its name over restarts.
+    pub(crate) stable_names: bool,
+}
+
+pub(crate) const STREAM: &str = "orders";
+pub(crate) const CONSUMER: &str = "soak";
+pub(crate) const TABLE: &str = "leases";
+
+fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
+    of[rng.usize(0..of.len())]
+}
+
+impl Plan {
+    pub(crate) fn draw(seed: u64, length: Duration) -> Self {
+        let rng = &mut Rng::with_seed(seed);
+        let secs = Duration::from_secs;
+        let mut settings = Settings::default();
+        settings.end_with_records = rng.bool();
+        settings.page = pick(rng, &[2, 5, 1000]);
+        settings.event_gap = Duration::from_millis(pick(rng, &[50, 200, 1000]));
+        settings.reshard = secs(rng.u64(1..20));
+        settings.activation = secs(rng.u64(1..20));
+        let config = Config {
+            commit: pick(rng, &[secs(1), secs(5), secs(5), secs(10)]),
+            lease: pick(rng, &[secs(15), secs(30), secs(30), secs(60)]),
+            rebalance: pick(rng, &[secs(10), secs(30), secs(30), secs(60)]),
+            grace: pick(rng, &[Duration::from_millis(500), secs(2), secs(2), secs(10)]),
+            checkpoint_limit: pick(rng, &[1, 10, 100, 1024]),
+            buffer: pick(rng, &[0, 1, 64]),
+            max_records: pick(rng, &[1, 20, 200, 50_000]),
+            max_bytes: pick(rng, &[64 << 10, 1 << 20, 256 << 20]),
+            oldest: rng.u32(0..4) > 0,
+            by_arn: rng.bool(),
+            stable_names: rng.bool(),
+        };
+        let climate = Weather {
+            calls_per_mille: pick(rng, &[0, 0, 2, 10, 30]),
+            streams_per_mille: pick(rng, &[0, 50, 200, 500]),
+            ..Weather::CALM
+        };
+        Self {
+            seed,
+            length,
+            settings,
+            workers: pick(rng, &[1, 2, 2, 3, 3, 4]),
+            shards: rng.u32(1..7),
+            config,
+            rate: pick(rng, &[0.5, 2.0, 5.0, 10.0]),
+            record_bytes: pick(rng, &[16, 16, 200, 2000]),
+            gap: secs(rng.u64(20..120)),
+            climate,
+        }
+    }
+}
+
+impl Config {
+    /// A worker's block.
+    pub(crate) fn yaml(&self, client_id: &str, settings: &Settings) -> String {
+        let stream = if self.by_arn {
+            format!("arn:aws:kinesis:{}:{}:stream/{STREAM}", settings.region, settings.account)
+        } else {
+            STREAM.to_owned()
+        };
+        let millis = |time: Duration| format!("{}ms", time.as_millis());
+        format!(
+            "streams: ['{stream}']\n\
+             dynamodb: {{table: {TABLE}, create: true}}\n\
+             region: {region}\n\
+             client_id: {client_id}\n\
+             credentials: {{id: simulated, secret: simulated}}\n\
+             commit_period: {commit}\n\
+             lease_period: {lease}\n\
+             rebalance_period: {rebalance}\n\
+             steal_grace_period: {grace}\n\
+             start_from_oldest: {oldest}\n\
+             checkpoint_limit: {limit}\n\
+             message_buffer_cap: {buffer}\n\
+             enhanced_fan_out:\n  enabled: true\n  consumer_name: {CONSUMER}\n  reader_threads: 0\n  \
+             max_pending_records: {records}\n  max_pending_bytes: {bytes}\n",
+            region = settings.region,
+            commit = millis(self.commit),
+            lease = millis(self.lease),
+            rebalance = millis(self.rebalance),
+            grace = millis(self.grace),
+            oldest = self.oldest,
+            limit = self.checkpoint_limit,
+            buffer = self.buffer,
+            records = self.max_records,
+            bytes = self.max_bytes,
+        )
+    }
+}

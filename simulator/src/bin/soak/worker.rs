@@ -1,0 +1,415 @@
+//! A worker: the whole plugin and a host, on a runtime and a clock of its own.
+//!
+//! Its runtime only goes while it is stepped. One that isn't is a process that was stopped; one whose runtime is dropped was
+//! killed.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kinesis_input::KinesisInput;
+use kinesis_simulator::{Clock, InProcess, Link, Settings, Simulator, Time};
+use pipeline_plugin_api::config::{Document, Environment};
+use pipeline_plugin_api::registry::Registry;
+use pipeline_plugin_api::{Batch, Demand, Input, InputError, Receipt, Verdict, Verdicts};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{advance, sleep};
+
+use crate::log::Log;
+use crate::oracle::{Broken, Oracle};
+use crate::plan::Config;
+
+/// How a host treats what it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// Acknowledges at once.
+    Prompt,
+    /// Takes some time, and holds several batches meanwhile.
+    Slow(Duration),
+    /// Refuses some messages of a hundred.
+    Refusing(u32),
+    /// Loses some receipts of a hundred.
+    Losing(u32),
+    /// Settles nothing, and in the end takes nothing.
+    Blocked,
+}
+
+/// What everybody looks at.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) simulator: Simulator,
+    pub(crate) oracle: Arc<Mutex<Oracle>>,
+    pub(crate) log: Log,
+}
+
+impl Shared {
+    pub(crate) fn oracle(&self) -> MutexGuard<'_, Oracle> {
+        self.oracle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a host is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    /// It is to stop softly.
+    Stopping,
+    Stopped,
+}
+
+/// A worker that runs, or stands still.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) name: String,
+    pub(crate) link: Link,
+    runtime: Runtime,
+    clock: Clock,
+    mood: watch::Sender<Mood>,
+    stage: watch::Sender<Stage>,
+    /// Since when it stands still.
+    paused: Option<Time>,
+}
+
+impl Worker {
+    pub(crate) fn start(
+        name: String,
+        config: &Config,
+        settings: &Settings,
+        seed: u64,
+        now: Time,
+        shared: &Shared,
+    ) -> Result<Self, String> {
+        let runtime =
+            Builder::new_current_thread().enable_time().start_paused(true).build().map_err(|e| e.to_string())?;
+        let clock = runtime.block_on(async { Clock::tokio(now) });
+        let link = Link::new(&name, seed);
+        let (mood, moods) = watch::channel(Mood::Prompt);
+        let (stage, stages) = watch::channel(Stage::Running);
+        let host = Host {
+            name: name.clone(),
+            yaml: config.yaml(&name, settings),
+            plugin: KinesisInput::new()
+                .http_client(InProcess::new(shared.simulator.clone(), link.clone(), clock.clone()))
+                .time_source(clock.clone()),
+            clock: clock.clone(),
+            shared: shared.clone(),
+            mood: moods,
+            stage: stages,
+            done: stage.clone(),
+            out: Arc::default(),
+            most: (config.max_records, config.max_bytes),
+            rng: fastrand::Rng::with_seed(seed ^ 0x05e1),
+        };
+        runtime.spawn(host.run());
+        shared.log.line(now, &name, "starts");
+        Ok(Self { name, link, runtime, clock, mood, stage, paused: None })
+    }
+
+    pub(crate) fn set_mood(&self, mood: Mood) {
+        self.mood.send_replace(mood);
+    }
+
+    pub(crate) fn set_skew(&self, millis: i64) {
+        self.clock.set_skew(millis);
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
+    pub(crate) fn pause(&mut self, now: Time) {
+        self.paused.get_or_insert(now);
+    }
+
+    /// Goes on after a pause, in which its clock went on.
+    pub(crate) fn resume(&mut self, now: Time) {
+        if let Some(since) = self.paused.take() {
+            self.runtime.block_on(advance(now.since(since)));
+        }
+    }
+
+    /// Stops softly: takes nothing more, settles what it has, closes.
+    pub(crate) fn stop(&self) {
+        self.stage.send_if_modified(|stage| {
+            let running = *stage == Stage::Running;
+            if running {
+                *stage = Stage::Stopping;
+            }
+            running
+        });
+    }
+
+    pub(crate) fn has_stopped(&self) -> bool {
+        *self.stage.borrow() == Stage::Stopped
+    }
+
+    /// Runs until this time, unless it stands still.
+    pub(crate) fn step(&self, until: Time) {
+        if self.paused.is_none() {
+            let time = until.since(self.clock.now());
+            self.runtime.block_on(async { sleep(time).await });
+        }
+    }
+
+    /// Tasks that are there.
+    pub(crate) fn tasks(&self) -> usize {
+        self.runtime.metrics().num_alive_tasks()
+    }
+}
+
+/// What is out: messages and bytes.
+type Out = Arc<Mutex<(u64, u64)>>;
+
+struct Host {
+    name: String,
+    yaml: String,
+    plugin: KinesisInput,
+    clock: Clock,
+    shared: Shared,
+    mood: watch::Receiver<Mood>,
+    stage: watch::Receiver<Stage>,
+    done: watch::Sender<Stage>,
+    out: Out,
+    most: (u64, u64),
+    rng: fastrand::Rng,
+}
+
+/// A message, as the oracle knows it.
+#[derive(Debug, Clone)]
+struct Seen {
+    shard: String,
+    number: String,
+}
+
+/// A batch that is not settled yet.
+struct Held {
+    receipt: Receipt,
+    seen: Vec<Seen>,
+    bytes: u64,
+}
+
+impl Host {
+    async fn run(mut self) {
+        loop {
+            let input = match self.build() {
+                Ok(input) => input,
+                Err(error) => return self.fail(&error),
+            };
+            match self.host(&input).await {
+                // Somebody starts it again, as somebody would.
+                Some(reason) => {
+                    self.fail(&reason);
+                    drop(input);
+                    sleep(Duration::from_secs(10)).await;
+                }
+                None => {
+                    self.shared.log.line(self.clock.now(), &self.name, "has stopped");
+                    self.done.send_replace(Stage::Stopped);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn build(&self) -> Result<Arc<dyn Input>, String> {
+        let mut registry = Registry::new();
+        registry.register(self.plugin.clone()).map_err(|error| error.to_string())?;
+        let document =
+            Document::from_yaml("soak.yaml", &self.yaml, &Environment::empty()).map_err(|error| error.to_string())?;
+        let plugin = registry.get("aws_kinesis").ok_or("no such plugin")?;
+        plugin.build(&document, &[]).map(|built| built.input).map_err(|error| error.to_string())
+    }
+
+    fn fail(&self, reason: &str) {
+        let mut oracle = self.shared.oracle();
+        oracle.advance(self.clock.now());
+        oracle.violate(Broken::Failed, format!("{}: {reason}", self.name));
+    }
+
+    /// Reads until it is told to stop. A reason if the input gave up by itself.
+    async fn host(&mut self, input: &Arc<dyn Input>) -> Option<String> {
+        let mut settling = JoinSet::new();
+        let mut connected = false;
+        loop {
+            while settling.try_join_next().is_some() {}
+            if *self.stage.borrow() != Stage::Running {
+                break;
+            }
+            let mood = *self.mood.borrow();
+            let most = match mood {
+                Mood::Prompt => 1,
+                Mood::Slow(_) | Mood::Refusing(_) | Mood::Losing(_) => 8,
+                Mood::Blocked => 64,
+            };
+            if settling.len() >= most {
+                let (mut changed, mut stage) = (self.mood.clone(), self.stage.clone());
+                tokio::select! {
+                    biased;
+                    _ = settling.join_next() => {}
+                    _ = changed.changed() => {}
+                    _ = stage.changed() => {}
+                }
+                continue;
+            }
+            let mut stage = self.stage.clone();
+            stage.mark_unchanged();
+            let step = async {
+                if connected {
+                    let demand = Demand::new(self.rng.usize(1..200), Duration::from_millis(self.rng.u64(0..2000)));
+                    input.read_batch(demand).await.map(Some)
+                } else {
+                    input.connect().await.map(|()| None)
+                }
+            };
+            let step = tokio::select! {
+                biased;
+                _ = stage.changed() => break,
+                step = step => step,
+            };
+            match step {
+                Ok(None) => {
+                    connected = true;
+                    self.shared.log.line(self.clock.now(), &self.name, "is connected");
+                }
+                Ok(Some(batch)) if batch.is_empty() => {}
+                Ok(Some(batch)) => {
+                    let held = self.take(batch, input);
+                    settling.spawn(self.settle(held, mood, Arc::clone(input)));
+                }
+                Err(InputError::NotConnected(_)) => connected = false,
+                Err(InputError::BackOff { after, cause }) => {
+                    self.shared.log.line(self.clock.now(), &self.name, &format!("backs off: {cause}"));
+                    sleep(after).await;
+                }
+                Err(error) => return Some(error.to_string()),
+            }
+        }
+        while settling.join_next().await.is_some() {}
+        let close = input.close(Duration::from_secs(30)).await;
+        if let Err(error) = close {
+            self.shared.log.line(self.clock.now(), &self.name, &format!("could not store all: {error}"));
+        }
+        let status = input.status();
+        if status.pending_messages > 0 {
+            let mut oracle = self.shared.oracle();
+            oracle.violate(
+                Broken::Leaked,
+                format!("{}: {} messages are pending after close", self.name, status.pending_messages),
+            );
+        }
+        None
+    }
+
+    fn take(&self, batch: Batch, input: &Arc<dyn Input>) -> Held {
+        let now = self.clock.now();
+        let (messages, receipt) = batch.into_parts();
+        let text = |message: &pipeline_plugin_api::Message, key: &str| {
+            message.get(key).map(|value| value.to_text().into_owned()).unwrap_or_default()
+        };
+        let mut oracle = self.shared.oracle();
+        let mut seen = Vec::with_capacity(messages.len());
+        let mut bytes = 0;
+        for message in &messages {
+            let one = Seen { shard: text(message, "kinesis_shard"), number: text(message, "kinesis_sequence_number") };
+            oracle.delivered(now, &self.name, &one.shard, &one.number);
+            bytes += message.payload().len() as u64;
+            seen.push(one);
+        }
+        if let (Some(first), Some(last)) = (seen.first(), seen.last()) {
+            self.shared.log.line(
+                now,
+                &self.name,
+                &format!("is given {} of {}: {} to {}", seen.len(), first.shard, first.number, last.number),
+            );
+        }
+        let out = {
+            let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+            out.0 += seen.len() as u64;
+            out.1 += bytes;
+            *out
+        };
+        let pending = input.status().pending_messages;
+        if out.0.max(pending) > self.most.0 || (out.1 > self.most.1 && out.0 > seen.len() as u64) {
+            oracle.violate(
+                Broken::OverBound,
+                format!("{}: {out:?} is out, and {pending} pending, of {:?}", self.name, self.most),
+            );
+        }
+        Held { receipt, seen, bytes }
+    }
+
+    /// What becomes of a batch.
+    fn settle(&mut self, held: Held, mood: Mood, input: Arc<dyn Input>) -> impl Future<Output = ()> + Send + 'static {
+        let verdicts = self.verdicts(&held, mood);
+        let wait = match mood {
+            Mood::Slow(longest) => Duration::from_millis(self.rng.u64(0..longest.as_millis().max(1) as u64)),
+            Mood::Refusing(_) | Mood::Losing(_) => Duration::from_millis(self.rng.u64(0..500)),
+            Mood::Prompt | Mood::Blocked => Duration::ZERO,
+        };
+        let (mut moods, stage) = (self.mood.clone(), self.stage.clone());
+        let (shared, clock, name, out) =
+            (self.shared.clone(), self.clock.clone(), self.name.clone(), Arc::clone(&self.out));
+        async move {
+            sleep(wait).await;
+            if mood == Mood::Blocked {
+                let mut stage = stage;
+                let unblocked = async {
+                    let _ = moods.wait_for(|mood| *mood != Mood::Blocked).await;
+                };
+                let stopped = async {
+                    if stage.wait_for(|stage| *stage != Stage::Running).await.is_err() {
+                        pending::<()>().await;
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    () = unblocked => {}
+                    () = stopped => {}
+                }
+            }
+            let Held { receipt, seen, bytes } = held;
+            let count = seen.len() as u64;
+            let now = clock.now();
+            match verdicts {
+                None => drop(receipt),
+                Some(verdicts) => {
+                    let acked = seen.iter().enumerate().filter(|(at, _)| is_ack(&verdicts, *at));
+                    acked.for_each(|(_, one)| shared.oracle().acked(now, &name, &one.shard, &one.number));
+                    // As many verdicts as messages.
+                    let _ = input.ack(receipt, verdicts).await;
+                }
+            }
+            let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+            out.0 -= count;
+            out.1 -= bytes;
+        }
+    }
+
+    /// `None` if the receipt is lost.
+    fn verdicts(&mut self, held: &Held, mood: Mood) -> Option<Verdicts> {
+        match mood {
+            Mood::Refusing(of_hundred) => {
+                let each = held
+                    .seen
+                    .iter()
+                    .map(|_| if self.rng.u32(0..100) < of_hundred { Verdict::Nack } else { Verdict::Ack });
+                Some(Verdicts::Each(each.collect()))
+            }
+            Mood::Losing(of_hundred) if self.rng.u32(0..100) < of_hundred => None,
+            _ => Some(Verdicts::ACK),
+        }
+    }
+}
+
+fn is_ack(verdicts: &Verdicts, at: usize) -> bool {
+    match verdicts {
+        Verdicts::All(verdict) => *verdict == Verdict::Ack,
+        Verdicts::Each(each) => each[at] == Verdict::Ack,
+    }
+}
+
+/// Workers by their place in the fleet.
+pub(crate) type Fleet = BTreeMap<usize, Worker>;
