@@ -66,6 +66,7 @@ pub(crate) struct Topology {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts, of which none follows from the others")]
 struct Node {
     /// Since when we know of it. A listing that was asked for before doesn't say that it is gone.
     known_since: Instant,

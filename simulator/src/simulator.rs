@@ -116,7 +116,6 @@ impl Simulator {
         let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
         let (service, operation) = target.rsplit_once('.').unwrap_or_default();
         let table = service.starts_with("DynamoDB");
-        let encoding = Encoding::of(&request);
         tokio::time::sleep(link.latency()).await;
         if link.is_cut(table) {
             return std::future::pending().await;
@@ -132,7 +131,7 @@ impl Simulator {
             Some(CallFault::Error { code, status }) => {
                 self.tell(clock.now(), link, operation, "", &code);
                 let body = serde_json::json!({ "__type": code, "message": "so it was told" });
-                return Ok(encoding.answer(status, &body));
+                return Ok(kinesis_json(status, &body));
             }
             Some(fault @ (CallFault::AnswerLost | CallFault::AnswerSilent)) => after = Some(fault),
         }
@@ -142,7 +141,7 @@ impl Simulator {
             self.tell(clock.now(), link, operation, body, &answer);
             json_answer(status, "application/x-amz-json-1.0", answer.into())
         } else {
-            self.kinesis_answer(operation, encoding, request.body(), link, clock)
+            self.kinesis_answer(operation, request.body(), link, clock)
         };
         match after {
             Some(CallFault::AnswerSilent) => std::future::pending().await,
@@ -157,15 +156,8 @@ impl Simulator {
         }
     }
 
-    fn kinesis_answer(
-        &self,
-        operation: &str,
-        encoding: Encoding,
-        body: &Bytes,
-        link: &Link,
-        clock: &Clock,
-    ) -> Response<Body> {
-        let asked = encoding.read(body);
+    fn kinesis_answer(&self, operation: &str, body: &Bytes, link: &Link, clock: &Clock) -> Response<Body> {
+        let asked = asked(body);
         let now = clock.now();
         let reply = asked
             .as_ref()
@@ -180,7 +172,7 @@ impl Simulator {
             self.tell(now, link, operation, &asked.unwrap_or_default().to_string(), &said);
         }
         match reply {
-            Ok(Reply::Json(answer)) => encoding.answer(200, &answer),
+            Ok(Reply::Json(answer)) => kinesis_json(200, &answer),
             Ok(Reply::Subscription(id)) => {
                 let body = Body::subscription(self.clone(), id, link.clone(), clock.clone());
                 let mut answer = Response::new(body);
@@ -188,7 +180,7 @@ impl Simulator {
                 answer.headers_mut().insert(http::header::CONTENT_TYPE, kind);
                 answer
             }
-            Err(error) => encoding.answer(error.status, &error.to_json()),
+            Err(error) => kinesis_json(error.status, &error.to_json()),
         }
     }
 
@@ -232,25 +224,14 @@ impl Core {
     }
 }
 
-/// In what a client of Kinesis writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Encoding {
-    Json,
+/// What a request asks for.
+fn asked(body: &Bytes) -> Result<Value, ServiceError> {
+    let body = if body.is_empty() { b"{}" } else { body.as_ref() };
+    serde_json::from_slice(body).map_err(|error| ServiceError::new("SerializationException", error.to_string()))
 }
 
-impl Encoding {
-    fn of(_request: &Request<Bytes>) -> Self {
-        Self::Json
-    }
-
-    fn read(self, body: &Bytes) -> Result<Value, ServiceError> {
-        let body = if body.is_empty() { b"{}" } else { body.as_ref() };
-        serde_json::from_slice(body).map_err(|error| ServiceError::new("SerializationException", error.to_string()))
-    }
-
-    fn answer(self, status: u16, body: &Value) -> Response<Body> {
-        json_answer(status, "application/x-amz-json-1.1", body.to_string().into())
-    }
+fn kinesis_json(status: u16, body: &Value) -> Response<Body> {
+    json_answer(status, "application/x-amz-json-1.1", body.to_string().into())
 }
 
 fn json_answer(status: u16, kind: &'static str, body: Bytes) -> Response<Body> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pipeline_plugin_api::{Demand, InputError, State, Verdicts};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
@@ -460,7 +461,8 @@ async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
     let (bench, table) = (Bench::new(Script::new(["one"]), ""), Table::new());
     let a = bench.join(&table.worker("a")).await;
     table.until_held("one", "a").await;
-    let beating = tokio::spawn(keep_beating(table.worker("b"), reads("arn:orders")));
+    let mut beating = JoinSet::new();
+    beating.spawn(keep_beating(table.worker("b"), reads("arn:orders")));
     sleep(secs(3)).await;
     // A shard was born since, was read by a third worker, which stopped softly and told the others.
     bench.script.list(vec![
@@ -475,7 +477,7 @@ async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
     table.nudge("a").await;
     sleep(2 * MINUTE).await;
     assert_eq!(table.place("child"), Place::After(place(777)));
-    beating.abort();
+    beating.abort_all();
     // It goes on where that one stopped.
     table.until_held("child", "a").await;
     assert_eq!(bench.script.calls_of("child")[0].start, Start::After(place(777)));
@@ -591,12 +593,13 @@ async fn leases_of_a_former_life_are_taken_though_the_name_is_alive() {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
         let pod = table.worker("pod");
         pod.claim(&stream(), &"one".into(), crate::lease::From::Nobody).await.unwrap();
-        let beating = tokio::spawn(keep_beating(pod, presence));
+        let mut beating = JoinSet::new();
+        beating.spawn(keep_beating(pod, presence));
         let a = bench.join(&table.worker("a")).await;
         let start = Instant::now();
         table.until_held("one", "a").await;
         assert!(start.elapsed() >= 3 * LEASE && start.elapsed() <= 3 * LEASE + PERIOD, "after {:?}", start.elapsed());
-        beating.abort();
+        beating.abort_all();
         close(&a).await;
     }
 }
@@ -621,7 +624,8 @@ async fn a_consumer_that_others_read_with_is_not_deregistered() {
     for (others, deregistered) in [(true, 0), (false, 1)] {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]).without_consumer(), more), Table::new());
         let a = bench.join(&table.worker("a")).await;
-        let elsewhere = tokio::spawn(keep_beating(table.worker("elsewhere"), reads("arn:other")));
+        let mut elsewhere = JoinSet::new();
+        elsewhere.spawn(keep_beating(table.worker("elsewhere"), reads("arn:other")));
         if others {
             let b = bench.join(&table.worker("b")).await;
             table.until_counts(&["a", "b"], &[1, 1]).await;
@@ -632,6 +636,6 @@ async fn a_consumer_that_others_read_with_is_not_deregistered() {
             close(&a).await;
             assert_eq!(bench.script.deregistered(), deregistered);
         }
-        elsewhere.abort();
+        elsewhere.abort_all();
     }
 }

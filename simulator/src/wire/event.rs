@@ -68,7 +68,7 @@ pub(crate) fn json(event: &Event) -> String {
                 },
             })
         });
-        let _ = write!(out, ",\"ChildShards\":{}", serde_json::Value::from_iter(children));
+        let _ = write!(out, ",\"ChildShards\":{}", children.collect::<serde_json::Value>());
     }
     out.push('}');
     out

@@ -198,19 +198,15 @@ impl Host {
                 Ok(input) => input,
                 Err(error) => return self.fail(&error),
             };
-            match self.host(&input).await {
-                // Somebody starts it again, as somebody would.
-                Some(reason) => {
-                    self.fail(&reason);
-                    drop(input);
-                    sleep(Duration::from_secs(10)).await;
-                }
-                None => {
-                    self.shared.log.line(self.clock.now(), &self.name, "has stopped");
-                    self.done.send_replace(Stage::Stopped);
-                    return;
-                }
-            }
+            let Some(reason) = self.host(&input).await else {
+                self.shared.log.line(self.clock.now(), &self.name, "has stopped");
+                self.done.send_replace(Stage::Stopped);
+                return;
+            };
+            // Somebody starts it again, as somebody would.
+            self.fail(&reason);
+            drop(input);
+            sleep(Duration::from_secs(10)).await;
         }
     }
 
