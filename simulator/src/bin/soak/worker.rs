@@ -22,6 +22,9 @@ use crate::log::Log;
 use crate::oracle::{Broken, Oracle};
 use crate::plan::Config;
 
+/// The most bytes of data in an event.
+const LARGEST_EVENT: u64 = 1 << 20;
+
 /// How a host treats what it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mood {
@@ -149,8 +152,8 @@ impl Worker {
     /// Runs until this time, unless it stands still.
     pub(crate) fn step(&self, until: Time) {
         if self.paused.is_none() {
-            let time = until.since(self.clock.now());
-            self.runtime.block_on(async { sleep(time).await });
+            // Only on its runtime the clock is that runtime's.
+            self.runtime.block_on(async { sleep(until.since(self.clock.now())).await });
         }
     }
 
@@ -231,10 +234,11 @@ impl Host {
         let mut connected = false;
         loop {
             while settling.try_join_next().is_some() {}
-            if *self.stage.borrow() != Stage::Running {
+            if *self.stage.borrow_and_update() != Stage::Running {
                 break;
             }
-            let mood = *self.mood.borrow();
+            // Seen, so that a clone waits for the next change.
+            let mood = *self.mood.borrow_and_update();
             let most = match mood {
                 Mood::Prompt => 1,
                 Mood::Slow(_) | Mood::Refusing(_) | Mood::Losing(_) => 8,
@@ -251,7 +255,6 @@ impl Host {
                 continue;
             }
             let mut stage = self.stage.clone();
-            stage.mark_unchanged();
             let step = async {
                 if connected {
                     let demand = Demand::new(self.rng.usize(1..200), Duration::from_millis(self.rng.u64(0..2000)));
@@ -328,7 +331,8 @@ impl Host {
             *out
         };
         let pending = input.status().pending_messages;
-        if out.0.max(pending) > self.most.0 || (out.1 > self.most.1 && out.0 > seen.len() as u64) {
+        // An event that is larger than the pool is admitted alone.
+        if out.0.max(pending) > self.most.0 || out.1 > self.most.1.max(LARGEST_EVENT) {
             oracle.violate(
                 Broken::OverBound,
                 format!("{}: {out:?} is out, and {pending} pending, of {:?}", self.name, self.most),
