@@ -89,7 +89,7 @@ async fn worker_from_connect_in_the_same_table() {
         _ = renewing => panic!("nothing is left to them"),
     };
     // They are gone: what they held is taken once it was not renewed for three leases.
-    sleep(3 * LEASE - secs(5)).await;
+    sleep(2 * LEASE + PERIOD / 2).await;
     assert_eq!(table.counts(&["ours", "theirs"]), [1, 2]);
     sleep(2 * PERIOD).await;
     assert_eq!(table.counts(&["ours", "theirs"]), [3, 0]);

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
 use super::script::{Piece, Script, body, end, event, listed, records};
-use super::table::{LEASE, MINUTE, PERIOD, Table, keep_beating, place, reads, secs, stream, then_idle};
+use super::table::{LEASE, MINUTE, PERIOD, Table, keeps_beating, place, reads, secs, stream, then_idle};
 use crate::lease::memory::Trouble;
 use crate::lease::{LeaseStore, Place, Presence, Row, SharedStore};
 use crate::session::Session;
@@ -467,7 +467,7 @@ async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
     let (bench, table) = (Bench::new(Script::new(["one"]), ""), Table::new());
     let a = bench.join(&table.worker("a")).await;
     table.until_held("one", "a").await;
-    let beating = tokio::spawn(keep_beating(table.worker("b"), reads("arn:orders")));
+    let beating = keeps_beating(table.worker("b"), reads("arn:orders"));
     sleep(secs(3)).await;
     // A shard was born since, was read by a third worker, which stopped softly and told the others.
     bench.script.list(vec![
@@ -482,7 +482,7 @@ async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
     table.nudge("a").await;
     sleep(2 * MINUTE).await;
     assert_eq!(table.place("child"), Place::After(place(777)));
-    beating.abort();
+    drop(beating);
     // It goes on where that one stopped.
     table.until_held("child", "a").await;
     assert_eq!(bench.script.calls_of("child")[0].start, Start::After(place(777)));
@@ -598,12 +598,12 @@ async fn leases_of_a_former_life_are_taken_though_the_name_is_alive() {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
         let pod = table.worker("pod");
         pod.claim(&stream(), &"one".into(), crate::lease::From::Nobody).await.unwrap();
-        let beating = tokio::spawn(keep_beating(pod, presence));
+        let beating = keeps_beating(pod, presence);
         let a = bench.join(&table.worker("a")).await;
         let start = Instant::now();
         table.until_held("one", "a").await;
         assert!(start.elapsed() >= 3 * LEASE && start.elapsed() <= 3 * LEASE + PERIOD, "after {:?}", start.elapsed());
-        beating.abort();
+        drop(beating);
         close(&a).await;
     }
 }
@@ -628,7 +628,7 @@ async fn a_consumer_that_others_read_with_is_not_deregistered() {
     for (others, deregistered) in [(true, 0), (false, 1)] {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]).without_consumer(), more), Table::new());
         let a = bench.join(&table.worker("a")).await;
-        let elsewhere = tokio::spawn(keep_beating(table.worker("elsewhere"), reads("arn:other")));
+        let elsewhere = keeps_beating(table.worker("elsewhere"), reads("arn:other"));
         if others {
             let b = bench.join(&table.worker("b")).await;
             table.until_counts(&["a", "b"], &[1, 1]).await;
@@ -639,7 +639,7 @@ async fn a_consumer_that_others_read_with_is_not_deregistered() {
             close(&a).await;
             assert_eq!(bench.script.deregistered(), deregistered);
         }
-        elsewhere.abort();
+        drop(elsewhere);
     }
 }
 
