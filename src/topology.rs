@@ -66,7 +66,6 @@ pub(crate) struct Topology {
 }
 
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "four facts, of which none follows from the others")]
 struct Node {
     /// Since when we know of it. A listing that was asked for before doesn't say that it is gone.
     known_since: Instant,
@@ -79,8 +78,6 @@ struct Node {
     closed: bool,
     place: Place,
     stored: Stored,
-    /// Another program has had it.
-    theirs_once: bool,
     /// Since when its row is missing, as long as it isn't known what that means.
     vanished: Option<Instant>,
 }
@@ -91,6 +88,9 @@ enum Stored {
     /// Nothing.
     No,
     Ours,
+    /// Ours, and another program's before.
+    TakenOver,
+    /// Another program's.
     Theirs,
 }
 
@@ -112,7 +112,7 @@ impl Topology {
         for (id, node) in &mut self.nodes {
             if !known.contains(id) {
                 // Other programs remove what they stored of a shard once it is ended, whoever has it by then.
-                if node.stored != Stored::No && node.theirs_once && node.life != Life::Ended {
+                if matches!(node.stored, Stored::Theirs | Stored::TakenOver) && node.life != Life::Ended {
                     node.vanished = Some(at);
                 }
                 node.stored = Stored::No;
@@ -125,8 +125,11 @@ impl Topology {
                 Node::new(Vec::new(), false, at)
             });
             let theirs = row.foreign || row.hold.as_ref().is_some_and(|hold| hold.epoch.is_none());
-            node.stored = if theirs { Stored::Theirs } else { Stored::Ours };
-            node.theirs_once |= theirs;
+            node.stored = match node.stored {
+                _ if theirs => Stored::Theirs,
+                Stored::Theirs | Stored::TakenOver => Stored::TakenOver,
+                Stored::No | Stored::Ours => Stored::Ours,
+            };
             node.vanished = None;
             if node.life == Life::Reading {
                 continue;
@@ -363,7 +366,6 @@ impl Node {
             closed: false,
             place: Place::Nowhere,
             stored: Stored::No,
-            theirs_once: false,
             vanished: None,
         }
     }

@@ -171,8 +171,9 @@ impl Table {
                 for Lease { shard, holder, place } in leases {
                     if let Some(place) = place {
                         let before = seen.places.insert(shard.clone(), place.clone());
-                        // Numbers of the same shard have as many digits here.
-                        seen.steps_back += u64::from(before.is_some_and(|before| before > place));
+                        // Decimal numbers: one of more digits is greater.
+                        let order = |place: &str| (place.len(), place.to_owned());
+                        seen.steps_back += u64::from(before.is_some_and(|before| order(&before) > order(&place)));
                     }
                     let Some(holder) = holder else { continue };
                     let before = seen.holders.insert(shard, holder.clone());

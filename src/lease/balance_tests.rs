@@ -12,7 +12,7 @@ use super::balance::{Member, Share, plan};
 use super::memory::{MemoryStore, MemoryTable};
 use super::round::{self, Asked, Sight, StreamSight, What};
 use super::watch::Watch;
-use super::{Beat, Claim, From, Lease, LeaseStore, Place, Presence, SharedStore, Write};
+use super::{Beat, Claim, From, Hold, Lease, LeaseStore, Place, Presence, Row, SharedStore, Worker, Write};
 use crate::names::{ShardId, Stream, WorkerId};
 use crate::sync::lock;
 
@@ -514,4 +514,45 @@ fn nobody_claims_from_itself() {
         sim.step();
     }
     assert_eq!(epochs(&sim), before);
+}
+
+#[test]
+fn what_was_asked_of_one_holder_is_not_taken_from_the_next() {
+    let (stream, start) = (Stream::new("orders", "arn:orders"), Instant::now());
+    let shards: Vec<ShardId> = vec!["one".into(), "two".into()];
+    let presence = Presence { streams: ["arn:orders".to_owned()].into(), ..Presence::default() };
+    let workers = ["a", "b"].map(|id| Worker { id: id.into(), beat: "1".into(), presence: presence.clone() });
+    let hold = |epoch| Hold { worker: "a".into(), epoch: Some(epoch), stamp: "x".into() };
+    let row = |shard: &ShardId| Row {
+        shard: shard.clone(),
+        place: Place::Nowhere,
+        hold: Some(hold(2)),
+        wanted_by: None,
+        foreign: false,
+    };
+    let rows: Vec<Row> = shards.iter().map(row).collect();
+    let mut watch = Watch::new(Duration::from_secs(30));
+    watch.look(start, &workers, [(&stream, &*rows)]);
+    let now = start + Duration::from_secs(20);
+    for (epoch, forced) in [(1, false), (2, true)] {
+        let asked = shards.iter().map(|shard| {
+            ((stream.clone(), shard.clone()), Asked { hold: hold(epoch), until: start + Duration::from_secs(1) })
+        });
+        let (asked, in_hand) = (asked.collect(), BTreeSet::new());
+        let sight = [StreamSight { stream: &stream, rows: &rows, readable: &shards, in_hand: &in_hand }];
+        let me = "b".into();
+        let sight = Sight {
+            now,
+            me: &me,
+            workers: &workers,
+            streams: &sight,
+            watch: &watch,
+            settle: Duration::ZERO,
+            asked: &asked,
+        };
+        let steps = round::share(&sight).steps;
+        let [step] = &steps[..] else { panic!("{steps:?}") };
+        assert_eq!(matches!(step.what, What::Force(_)), forced, "{step:?}");
+        assert_eq!(matches!(step.what, What::Ask { .. }), !forced, "{step:?}");
+    }
 }

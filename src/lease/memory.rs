@@ -180,11 +180,16 @@ impl Core {
         if !as_expected {
             return Claim::HeldBy(holder(hold));
         }
+        let taken = hold.is_some_and(|hold| hold.worker != *me);
         let place = before.map(|row| row.place).unwrap_or_default();
         let epoch = self.next();
         let hold = Hold { worker: me.clone(), epoch: Some(epoch), stamp: epoch.to_string() };
         let row = Row { shard: shard.clone(), place: place.clone(), hold: Some(hold), wanted_by: None, foreign: false };
         self.rows.insert(key, row);
+        *self.by_call.entry("claimed").or_default() += 1;
+        if taken {
+            *self.by_call.entry("taken").or_default() += 1;
+        }
         Claim::Owned(Lease { stream: stream.clone(), shard: shard.clone(), epoch }, place)
     }
 }

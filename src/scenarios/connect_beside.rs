@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::bench::{Bench, close, is_quiet, take_and_ack};
-use super::script::{Piece, Script, body, listed, records};
+use super::script::{Piece, Script, body, end, event, listed, records};
 use super::table::{LEASE, MINUTE, PERIOD, Table, connect_renews, connect_row, place, secs, stream, then_idle};
 use crate::lease::memory::Trouble;
 use crate::lease::{Hold, Place};
@@ -89,7 +89,7 @@ async fn worker_from_connect_in_the_same_table() {
         _ = renewing => panic!("nothing is left to them"),
     };
     // They are gone: what they held is taken once it was not renewed for three leases.
-    sleep((3 * LEASE).saturating_sub(secs(5))).await;
+    sleep(2 * LEASE + PERIOD / 2).await;
     assert_eq!(table.counts(&["ours", "theirs"]), [1, 2]);
     sleep(2 * PERIOD).await;
     assert_eq!(table.counts(&["ours", "theirs"]), [3, 0]);
@@ -207,28 +207,24 @@ async fn connect_is_left_what_it_takes_until_it_reads_it() {
     close(&a).await;
 }
 
-/// Connect reads the children of a shard before it is done with it.
+/// Connect claims the children of a shard before it is done with it, and may die with both.
 #[tokio::test(start_paused = true)]
 async fn a_child_is_not_taken_from_connect_before_its_parent_is_done() {
-    let (bench, table) = (Bench::new(Script::new(["child"]), ""), Table::new());
+    let script = Script::new(["child"]);
+    let idle = (0..60).flat_map(|_| [Piece::Wait(secs(5)), event([], Some(101), &[])]);
+    script.answer("parent", [body(idle.chain([end([102], &[("child", &["parent"])])]))]);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
     bench.script.list(vec![listed("parent", &[], true), listed("child", &["parent"], false)]);
     for shard in ["parent", "child"] {
         lock(&table.0.core).rows.insert((stream(), shard.into()), connect_row(shard, 100));
     }
-    let run = async {
-        let a = bench.join(&table.worker("a")).await;
-        // It holds two, and one of them is our share. It leaves us the parent, and it is gone by and by.
-        table.until_held("parent", "a").await;
-        sleep(4 * LEASE).await;
-        assert_eq!(table.holder("child"), Some("theirs".into()));
-        assert!(bench.script.calls_of("child").is_empty());
-        a
-    };
-    let a = tokio::select! {
-        a = run => a,
-        _ = async { tokio::join!(connect_renews(&table, "parent", 100), connect_renews(&table, "child", 100)) } => {
-            panic!("the child was taken")
-        }
-    };
+    let a = bench.join(&table.worker("a")).await;
+    table.until_held("parent", "a").await;
+    sleep(4 * MINUTE).await;
+    assert_eq!(table.holder("child"), Some("theirs".into()));
+    assert!(bench.script.calls_of("child").is_empty());
+    take_and_ack(&a, 1).await;
+    table.until_held("child", "a").await;
+    assert!(matches!(table.place("parent"), Place::End(_)));
     close(&a).await;
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::script::{Answer, Piece, body, event, records};
@@ -134,12 +135,16 @@ pub(super) fn connect_row(shard: &str, number: u64) -> Row {
     Row { shard: shard.into(), place: Place::After(place(number)), hold: Some(hold), wanted_by: None, foreign: true }
 }
 
-/// Shows for ever that a worker is alive who does nothing else.
-pub(super) async fn keep_beating(store: Arc<MemoryStore>, presence: Presence) {
-    loop {
-        store.beat(&presence).await.unwrap();
-        sleep(secs(1)).await;
-    }
+/// A worker that shows itself and does nothing else, until this is dropped.
+pub(super) fn keeps_beating(store: Arc<MemoryStore>, presence: Presence) -> JoinSet<()> {
+    let mut beating = JoinSet::new();
+    beating.spawn(async move {
+        loop {
+            store.beat(&presence).await.unwrap();
+            sleep(secs(1)).await;
+        }
+    });
+    beating
 }
 
 /// What a worker shows that shares the shards of a stream.

@@ -1,14 +1,14 @@
 //! Several workers that share shards through one table.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pipeline_plugin_api::{Demand, InputError, State, Verdicts};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
 use super::script::{Piece, Script, body, end, event, listed, records};
-use super::table::{LEASE, MINUTE, PERIOD, Table, keep_beating, place, reads, secs, stream, then_idle};
+use super::table::{LEASE, MINUTE, PERIOD, Table, keeps_beating, place, reads, secs, stream, then_idle};
 use crate::lease::memory::Trouble;
 use crate::lease::{LeaseStore, Place, Presence, Row, SharedStore};
 use crate::session::Session;
@@ -318,11 +318,12 @@ async fn merge_with_parents_on_two_workers() {
     script.answer("child", [then_idle(10..=11)]);
     let (bench, table) = (Bench::new(script, ""), Table::new());
     let (a, b) = (bench.join(&table.worker("a")).await, bench.join(&table.worker("b")).await);
-    let (mut late, mut shards) = (None, Vec::new());
+    table.until_counts(&["a", "b"], &[1, 1]).await;
+    let (mut late, mut shards, mut ended_by) = (None, Vec::new(), BTreeSet::new());
     let begun = Instant::now();
     while late.is_none() || shards.len() < 6 {
         assert!(begun.elapsed() < 10 * MINUTE, "{shards:?}");
-        for session in [&a, &b] {
+        for (who, session) in [&a, &b].into_iter().enumerate() {
             let batch = session.read(Demand::new(1000, secs(1))).await.unwrap();
             if batch.is_empty() {
                 continue;
@@ -334,7 +335,11 @@ async fn merge_with_parents_on_two_workers() {
             let records: Vec<_> = records.collect();
             shards.extend(records.iter().map(|(shard, _)| shard.clone()));
             let receipt = batch.into_parts().1;
-            if records.iter().any(|(_, number)| number == "3") && late.is_none() {
+            let at_its_end = records.iter().any(|(_, number)| number == "3");
+            if at_its_end {
+                ended_by.insert(who);
+            }
+            if at_its_end && late.is_none() {
                 late = Some((records[0].0.clone(), receipt));
             } else {
                 receipt.settle(Verdicts::ACK).unwrap();
@@ -346,6 +351,7 @@ async fn merge_with_parents_on_two_workers() {
             listed("child", &["one", "two"], false),
         ]);
     }
+    assert_eq!(ended_by.len(), 2, "one worker read both parents");
     assert!(is_quiet(&a, MINUTE).await && is_quiet(&b, MINUTE).await);
     assert!(bench.script.calls_of("child").is_empty(), "a parent is not acked to its end");
     let (shard, receipt) = late.unwrap();
@@ -461,8 +467,7 @@ async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
     let (bench, table) = (Bench::new(Script::new(["one"]), ""), Table::new());
     let a = bench.join(&table.worker("a")).await;
     table.until_held("one", "a").await;
-    let mut beating = JoinSet::new();
-    beating.spawn(keep_beating(table.worker("b"), reads("arn:orders")));
+    let beating = keeps_beating(table.worker("b"), reads("arn:orders"));
     sleep(secs(3)).await;
     // A shard was born since, was read by a third worker, which stopped softly and told the others.
     bench.script.list(vec![
@@ -477,7 +482,7 @@ async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
     table.nudge("a").await;
     sleep(2 * MINUTE).await;
     assert_eq!(table.place("child"), Place::After(place(777)));
-    beating.abort_all();
+    drop(beating);
     // It goes on where that one stopped.
     table.until_held("child", "a").await;
     assert_eq!(bench.script.calls_of("child")[0].start, Start::After(place(777)));
@@ -593,13 +598,12 @@ async fn leases_of_a_former_life_are_taken_though_the_name_is_alive() {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
         let pod = table.worker("pod");
         pod.claim(&stream(), &"one".into(), crate::lease::From::Nobody).await.unwrap();
-        let mut beating = JoinSet::new();
-        beating.spawn(keep_beating(pod, presence));
+        let beating = keeps_beating(pod, presence);
         let a = bench.join(&table.worker("a")).await;
         let start = Instant::now();
         table.until_held("one", "a").await;
         assert!(start.elapsed() >= 3 * LEASE && start.elapsed() <= 3 * LEASE + PERIOD, "after {:?}", start.elapsed());
-        beating.abort_all();
+        drop(beating);
         close(&a).await;
     }
 }
@@ -624,8 +628,7 @@ async fn a_consumer_that_others_read_with_is_not_deregistered() {
     for (others, deregistered) in [(true, 0), (false, 1)] {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]).without_consumer(), more), Table::new());
         let a = bench.join(&table.worker("a")).await;
-        let mut elsewhere = JoinSet::new();
-        elsewhere.spawn(keep_beating(table.worker("elsewhere"), reads("arn:other")));
+        let elsewhere = keeps_beating(table.worker("elsewhere"), reads("arn:other"));
         if others {
             let b = bench.join(&table.worker("b")).await;
             table.until_counts(&["a", "b"], &[1, 1]).await;
@@ -636,6 +639,80 @@ async fn a_consumer_that_others_read_with_is_not_deregistered() {
             close(&a).await;
             assert_eq!(bench.script.deregistered(), deregistered);
         }
-        elsewhere.abort_all();
+        drop(elsewhere);
     }
+}
+
+/// The service limits how many subscriptions a second it admits; that is nothing that a host should hear of.
+#[tokio::test(start_paused = true)]
+async fn six_workers_start_together() {
+    let shards: Vec<String> = (0..24).map(|number| format!("s{number:02}")).collect();
+    let script = Script::new(&shards);
+    for shard in &shards {
+        script.answer(shard, [then_idle(1..=1), then_idle(2..=2)]);
+    }
+    script.limit_rate(5);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let mut sessions = Vec::new();
+    for name in names {
+        sessions.push(bench.join(&table.worker(name)).await);
+    }
+    let begun = Instant::now();
+    table.until_counts(&names, &[4; 6]).await;
+    assert!(begun.elapsed() <= 2 * PERIOD, "after {:?}", begun.elapsed());
+    assert_eq!(table.calls("claimed"), 24, "a shard moved");
+    for session in &sessions {
+        assert_eq!(take_and_ack(session, 4).await.len(), 4);
+        assert_eq!(session.status().state, State::Connected);
+    }
+    for session in &sessions {
+        close(session).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rolling_restart_of_five_moves_as_few_shards_as_it_has_to() {
+    let shards: Vec<String> = (0..10).map(|number| format!("s{number}")).collect();
+    let (bench, table) = (Bench::new(Script::new(&shards), ""), Table::new());
+    let mut names: Vec<String> = (0..5).map(|number| format!("before-{number}")).collect();
+    let mut sessions = Vec::new();
+    for name in &names {
+        sessions.push(bench.join(&table.worker(name)).await);
+    }
+    for restart in 0..5 {
+        let now: Vec<&str> = names.iter().map(String::as_str).collect();
+        table.until_counts(&now, &[2; 5]).await;
+        sleep(2 * PERIOD).await;
+        let before = table.calls("claimed");
+        close(&sessions.remove(0)).await;
+        names.remove(0);
+        sleep(2 * PERIOD).await;
+        names.push(format!("after-{restart}"));
+        sessions.push(bench.join(&table.worker(&names[4])).await);
+        let now: Vec<&str> = names.iter().map(String::as_str).collect();
+        table.until_counts(&now, &[2; 5]).await;
+        sleep(2 * PERIOD).await;
+        // Two go to others, and two to the new one.
+        assert_eq!(table.calls("claimed") - before, 4);
+    }
+    for session in &sessions {
+        close(session).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_shards_are_handed_over_at_once_though_each_write_takes_its_time() {
+    let shards: Vec<String> = (0..100).map(|number| format!("s{number:03}")).collect();
+    let (bench, table) = (Bench::new(Script::new(&shards), ""), Table::new());
+    let store = table.worker("a");
+    let a = bench.join(&store).await;
+    table.until_counts(&["a"], &[100]).await;
+    store.trouble("update", Some(Trouble::Slow(Duration::from_millis(200))));
+    let b = bench.join(&table.worker("b")).await;
+    table.until_counts(&["a", "b"], &[50, 50]).await;
+    assert_eq!(table.calls("taken"), 0, "some were taken by force");
+    store.trouble("update", None);
+    close(&a).await;
+    close(&b).await;
 }

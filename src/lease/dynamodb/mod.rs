@@ -132,7 +132,16 @@ impl DynamoDbStore {
                 lock(&self.places).insert((stream, shard), (epoch, row.place.clone()));
                 Ok(Written::Stored { place: row.place, wanted_by: row.wanted_by })
             }
-            Err(error) => Ok(self.lost(&stream, &shard, &refused("store a checkpoint", error)?)),
+            Err(error) => {
+                let lost = self.lost(&stream, &shard, &refused("store a checkpoint", error)?);
+                let mut places = lock(&self.places);
+                // Unless it was claimed anew meanwhile.
+                let key = (stream, shard);
+                if places.get(&key).is_some_and(|(known, _)| *known == epoch) {
+                    places.remove(&key);
+                }
+                Ok(lost)
+            }
         }
     }
 

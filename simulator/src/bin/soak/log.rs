@@ -31,13 +31,18 @@ impl Log {
 
     /// Says that at this time somebody did something.
     pub(crate) fn line(&self, at: Time, who: &str, what: &str) {
+        self.detailed(at, who, what, "");
+    }
+
+    /// The same, with details whose form may differ from run to run: the attributes of a row come in any order.
+    pub(crate) fn detailed(&self, at: Time, who: &str, what: &str, details: &str) {
         let Some(core) = &self.0 else { return };
         let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
         let start = *core.start.get_or_insert(at);
-        let line = format!("{:>12.3} {who:<10} {what}\n", at.since(start).as_secs_f64());
+        let line = format!("{:>12.3} {who:<10} {what}", at.since(start).as_secs_f64());
         core.hash.write(line.as_bytes());
         // A log that can't be written is seen to be short.
-        let _ = core.file.write_all(line.as_bytes());
+        let _ = writeln!(core.file, "{line} {details}");
     }
 
     /// A number that two logs have in common if they say the same.

@@ -123,7 +123,7 @@ impl World {
         if log.is_on() {
             self.shared.simulator.log_calls(Box::new(move |at, by, operation, asked, said| {
                 let short = |text: &str| text.chars().take(600).collect::<String>();
-                log.line(at, by, &format!("{operation} {} => {}", short(asked), short(said)));
+                log.detailed(at, by, operation, &format!("{} => {}", short(asked), short(said)));
             }));
         }
     }
@@ -517,5 +517,28 @@ impl World {
             violations: oracle.violations.clone(),
             fingerprint: self.shared.log.fingerprint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run of some minutes, and what it wrote down.
+    fn fingerprint(seed: u64) -> (Option<u64>, Vec<Violation>) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::to(&folder.path().join("log")).unwrap();
+        let report = run(Plan::draw(seed, Duration::from_mins(3)), log).unwrap();
+        (report.fingerprint, report.violations)
+    }
+
+    #[test]
+    fn a_seed_is_the_same_run_every_time() {
+        for seed in [7, 12] {
+            let (first, violations) = fingerprint(seed);
+            assert!(violations.is_empty(), "{violations:?}");
+            assert_eq!(fingerprint(seed).0, first, "seed {seed}");
+        }
+        assert_ne!(fingerprint(7).0, fingerprint(12).0);
     }
 }
