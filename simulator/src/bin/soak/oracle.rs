@@ -146,8 +146,15 @@ impl Oracle {
         self.oldest || self.pinned.is_some_and(|pinned| put.at >= pinned)
     }
 
-    /// A host was given a record.
-    pub(crate) fn delivered(&mut self, now: Time, worker: &str, shard: &str, number: &str) {
+    /// A host was given a record. Under which of its worker's leases, is to be said when it is acknowledged.
+    pub(crate) fn delivered(&mut self, now: Time, worker: &str, shard: &str, number: &str) -> u64 {
+        self.check_delivery(now, worker, shard, number);
+        let id = Number::parse(number).map(Number::shard);
+        let claim = id.and_then(|id| self.books.get(&id)?.claims.get(worker));
+        claim.map_or(0, |claim| claim.1)
+    }
+
+    fn check_delivery(&mut self, now: Time, worker: &str, shard: &str, number: &str) {
         self.advance(now);
         self.counts.deliveries += 1;
         let Some((id, at)) = self.find(shard, number) else {
@@ -208,12 +215,11 @@ impl Oracle {
     }
 
     /// A host has stored a record for good.
-    pub(crate) fn acked(&mut self, now: Time, worker: &str, shard: &str, number: &str) {
+    pub(crate) fn acked(&mut self, now: Time, worker: &str, shard: &str, number: &str, claim: u64) {
         self.advance(now);
         let Some((id, at)) = self.find(shard, number) else { return };
         let (oldest, pinned) = (self.oldest, self.pinned);
         if let Some(book) = self.books.get_mut(&id) {
-            let claim = book.claims.get(worker).map_or(0, |claim| claim.1);
             book.puts[at].acked = true;
             book.puts[at].acked_under = Some((worker.to_owned(), claim));
             book.advance(oldest, pinned);

@@ -185,6 +185,8 @@ struct Host {
 struct Seen {
     shard: String,
     number: String,
+    /// Under which of the worker's leases it came.
+    claim: u64,
 }
 
 /// A batch that is not settled yet.
@@ -312,8 +314,9 @@ impl Host {
         let mut seen = Vec::with_capacity(messages.len());
         let mut bytes = 0;
         for message in &messages {
-            let one = Seen { shard: text(message, "kinesis_shard"), number: text(message, "kinesis_sequence_number") };
-            oracle.delivered(now, &self.name, &one.shard, &one.number);
+            let (shard, number) = (text(message, "kinesis_shard"), text(message, "kinesis_sequence_number"));
+            let claim = oracle.delivered(now, &self.name, &shard, &number);
+            let one = Seen { shard, number, claim };
             bytes += message.payload().len() as u64;
             seen.push(one);
         }
@@ -377,7 +380,7 @@ impl Host {
                 None => drop(receipt),
                 Some(verdicts) => {
                     let acked = seen.iter().enumerate().filter(|(at, _)| is_ack(&verdicts, *at));
-                    acked.for_each(|(_, one)| shared.oracle().acked(now, &name, &one.shard, &one.number));
+                    acked.for_each(|(_, one)| shared.oracle().acked(now, &name, &one.shard, &one.number, one.claim));
                     // As many verdicts as messages.
                     let _ = input.ack(receipt, verdicts).await;
                 }
