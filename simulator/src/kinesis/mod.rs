@@ -15,6 +15,8 @@ mod stream;
 mod streams;
 mod subscribing;
 mod subscription;
+#[cfg(test)]
+mod tests;
 mod writing;
 
 use std::collections::BTreeMap;
