@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+const ARN: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/orders";
 const START: Time = Time::from_millis(1_767_225_600_000);
 
 /// An account with one stream of one shard and one consumer, both active.
@@ -17,26 +18,22 @@ struct Account {
 impl Account {
     fn new() -> Self {
         let mut account = Self { kinesis: Kinesis::new(Settings::default()), now: START };
-        account.call("CreateStream", json!({ "StreamName": "orders", "ShardCount": 1 }));
+        account.call("CreateStream", &json!({ "StreamName": "orders", "ShardCount": 1 }));
         account.pass(3);
-        account.call("RegisterStreamConsumer", json!({ "StreamARN": account.arn(), "ConsumerName": "one" }));
+        account.call("RegisterStreamConsumer", &json!({ "StreamARN": ARN, "ConsumerName": "one" }));
         account.pass(6);
         account
-    }
-
-    fn arn(&self) -> String {
-        "arn:aws:kinesis:eu-west-1:123456789012:stream/orders".into()
     }
 
     fn pass(&mut self, seconds: u64) {
         self.now = self.now + Duration::from_secs(seconds);
     }
 
-    fn ask(&mut self, operation: &str, input: Value) -> Result<Reply, ServiceError> {
-        self.kinesis.call(operation, &input, self.now)
+    fn ask(&mut self, operation: &str, input: &Value) -> Result<Reply, ServiceError> {
+        self.kinesis.call(operation, input, self.now)
     }
 
-    fn call(&mut self, operation: &str, input: Value) -> Value {
+    fn call(&mut self, operation: &str, input: &Value) -> Value {
         match self.ask(operation, input) {
             Ok(Reply::Json(answer)) => answer,
             other => panic!("{operation}: {other:?}"),
@@ -44,15 +41,15 @@ impl Account {
     }
 
     fn consumer(&mut self) -> String {
-        let asked = json!({ "StreamARN": self.arn(), "ConsumerName": "one" });
-        let answer = self.call("DescribeStreamConsumer", asked);
+        let asked = json!({ "StreamARN": ARN, "ConsumerName": "one" });
+        let answer = self.call("DescribeStreamConsumer", &asked);
         answer["ConsumerDescription"]["ConsumerARN"].as_str().unwrap().to_owned()
     }
 
-    fn subscribe(&mut self, shard: u32, position: Value) -> Result<SubscriptionId, ServiceError> {
+    fn subscribe(&mut self, shard: u32, position: &Value) -> Result<SubscriptionId, ServiceError> {
         let consumer = self.consumer();
         let asked = json!({ "ConsumerARN": consumer, "ShardId": shard_id(shard), "StartingPosition": position });
-        match self.ask("SubscribeToShard", asked)? {
+        match self.ask("SubscribeToShard", &asked)? {
             Reply::Subscription(id) => Ok(id),
             Reply::Json(answer) => panic!("{answer}"),
         }
@@ -89,12 +86,12 @@ fn data(event: &Event) -> Vec<&[u8]> {
 #[test]
 fn a_second_subscription_is_refused_for_five_seconds_and_then_takes_over() {
     let mut account = Account::new();
-    let first = account.subscribe(0, oldest()).unwrap();
-    assert_eq!(account.subscribe(0, oldest()).unwrap_err().code, "LimitExceededException", "one call a second");
+    let first = account.subscribe(0, &oldest()).unwrap();
+    assert_eq!(account.subscribe(0, &oldest()).unwrap_err().code, "LimitExceededException", "one call a second");
     account.pass(4);
-    assert_eq!(account.subscribe(0, oldest()).unwrap_err().code, "ResourceInUseException");
+    assert_eq!(account.subscribe(0, &oldest()).unwrap_err().code, "ResourceInUseException");
     account.pass(1);
-    let second = account.subscribe(0, oldest()).unwrap();
+    let second = account.subscribe(0, &oldest()).unwrap();
     let Next::Exception(error) = account.next(first) else { panic!() };
     assert_eq!(error.code, "ResourceInUseException");
     assert_eq!(account.next(first), Next::End);
@@ -105,7 +102,7 @@ fn a_second_subscription_is_refused_for_five_seconds_and_then_takes_over() {
 #[test]
 fn a_subscription_lives_five_minutes_and_says_every_five_seconds_that_it_is_there() {
     let mut account = Account::new();
-    let id = account.subscribe(0, oldest()).unwrap();
+    let id = account.subscribe(0, &oldest()).unwrap();
     let (begun, mut beats, mut last) = (account.now, 0, None);
     loop {
         match account.next(id) {
@@ -127,19 +124,19 @@ fn a_subscription_lives_five_minutes_and_says_every_five_seconds_that_it_is_ther
 fn records_come_once_behind_a_continuation_even_of_an_idle_shard() {
     let mut account = Account::new();
     account.put("a");
-    let id = account.subscribe(0, oldest()).unwrap();
+    let id = account.subscribe(0, &oldest()).unwrap();
     assert_eq!(data(&account.event(id)), [b"a"]);
     let idle = account.event(id).continuation.unwrap().to_string();
     // It comes in the same millisecond in which the continuation was given.
     account.put("b");
     account.pass(5);
     let position = json!({ "Type": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": idle });
-    let id = account.subscribe(0, position).unwrap();
+    let id = account.subscribe(0, &position).unwrap();
     let event = account.event(id);
     assert_eq!(data(&event), [b"b"]);
     account.pass(5);
     let position = json!({ "Type": "AT_SEQUENCE_NUMBER", "SequenceNumber": event.continuation.unwrap().to_string() });
-    let id = account.subscribe(0, position).unwrap();
+    let id = account.subscribe(0, &position).unwrap();
     assert_eq!(data(&account.event(id)), [b"b"], "AT_ delivers it again");
 }
 
@@ -147,9 +144,9 @@ fn records_come_once_behind_a_continuation_even_of_an_idle_shard() {
 fn a_shard_that_is_split_ends_with_its_children_and_they_merge_again() {
     let mut account = Account::new();
     account.put("before");
-    account.call("SplitShard", json!({ "StreamName": "orders", "ShardToSplit": shard_id(0) }));
+    account.call("SplitShard", &json!({ "StreamName": "orders", "ShardToSplit": shard_id(0) }));
     account.pass(6);
-    let id = account.subscribe(0, oldest()).unwrap();
+    let id = account.subscribe(0, &oldest()).unwrap();
     assert_eq!(data(&account.event(id)), [b"before"]);
     let end = account.event(id);
     assert_eq!(end.continuation, None);
@@ -157,14 +154,14 @@ fn a_shard_that_is_split_ends_with_its_children_and_they_merge_again() {
     assert_eq!(children, [shard_id(1), shard_id(2)]);
     assert_eq!(account.next(id), Next::End);
     let merge = json!({ "StreamName": "orders", "ShardToMerge": shard_id(1), "AdjacentShardToMerge": shard_id(2) });
-    account.call("MergeShards", merge);
+    account.call("MergeShards", &merge);
     account.pass(6);
-    let listed = account.call("ListShards", json!({ "StreamName": "orders" }));
+    let listed = account.call("ListShards", &json!({ "StreamName": "orders" }));
     let merged = &listed["Shards"][3];
     assert_eq!([&merged["ParentShardId"], &merged["AdjacentParentShardId"]], [&shard_id(1), &shard_id(2)]);
     assert_eq!(account.kinesis.open_shards("orders"), [3]);
     // Subscribing to what was fully read gives its end again.
-    let id = account.subscribe(1, oldest()).unwrap();
+    let id = account.subscribe(1, &oldest()).unwrap();
     assert_eq!(account.event(id).children[0].id, shard_id(3));
 }
 
@@ -174,25 +171,25 @@ fn what_is_past_retention_is_gone_and_a_place_in_it_is_refused() {
     let old = account.put("old");
     account.pass(25 * 3600);
     let position = json!({ "Type": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": old });
-    assert_eq!(account.subscribe(0, position).unwrap_err().code, "InvalidArgumentException");
+    assert_eq!(account.subscribe(0, &position).unwrap_err().code, "InvalidArgumentException");
     account.put("new");
     account.pass(1);
-    let id = account.subscribe(0, oldest()).unwrap();
+    let id = account.subscribe(0, &oldest()).unwrap();
     assert_eq!(data(&account.event(id)), [b"new"]);
 }
 
 #[test]
 fn a_consumer_reads_only_while_it_is_active_and_its_readers_are_told_when_it_goes() {
     let mut account = Account::new();
-    let asked = json!({ "StreamARN": account.arn(), "ConsumerName": "two" });
-    let made = account.call("RegisterStreamConsumer", asked.clone());
-    assert_eq!(account.ask("RegisterStreamConsumer", asked).unwrap_err().code, "ResourceInUseException");
+    let asked = json!({ "StreamARN": ARN, "ConsumerName": "two" });
+    let made = account.call("RegisterStreamConsumer", &asked);
+    assert_eq!(account.ask("RegisterStreamConsumer", &asked).unwrap_err().code, "ResourceInUseException");
     let early = json!({
         "ConsumerARN": made["Consumer"]["ConsumerARN"], "ShardId": shard_id(0), "StartingPosition": oldest(),
     });
-    assert_eq!(account.ask("SubscribeToShard", early).unwrap_err().code, "ResourceInUseException");
-    let id = account.subscribe(0, oldest()).unwrap();
-    account.call("DeregisterStreamConsumer", json!({ "StreamARN": account.arn(), "ConsumerName": "one" }));
+    assert_eq!(account.ask("SubscribeToShard", &early).unwrap_err().code, "ResourceInUseException");
+    let id = account.subscribe(0, &oldest()).unwrap();
+    account.call("DeregisterStreamConsumer", &json!({ "StreamARN": ARN, "ConsumerName": "one" }));
     let Next::Exception(error) = account.next(id) else { panic!() };
     assert_eq!(error.code, "ResourceNotFoundException");
 }
@@ -200,7 +197,7 @@ fn a_consumer_reads_only_while_it_is_active_and_its_readers_are_told_when_it_goe
 #[test]
 fn a_key_that_cannot_be_used_ends_subscriptions_and_refuses_writers() {
     let mut account = Account::new();
-    let id = account.subscribe(0, oldest()).unwrap();
+    let id = account.subscribe(0, &oldest()).unwrap();
     account.kinesis.set_key("orders", Key::Denied).unwrap();
     let Next::Exception(error) = account.next(id) else { panic!() };
     assert_eq!(error.code, "KMSAccessDeniedException");
@@ -214,15 +211,15 @@ fn an_iterator_reads_to_the_end_of_a_shard_and_expires() {
     account.put("a");
     account.pass(1);
     let asked = json!({ "StreamName": "orders", "ShardId": shard_id(0), "ShardIteratorType": "TRIM_HORIZON" });
-    let iterator = account.call("GetShardIterator", asked)["ShardIterator"].clone();
-    let answer = account.call("GetRecords", json!({ "ShardIterator": iterator }));
+    let iterator = account.call("GetShardIterator", &asked)["ShardIterator"].clone();
+    let answer = account.call("GetRecords", &json!({ "ShardIterator": iterator }));
     assert_eq!(answer["Records"][0]["Data"], "YQ==");
-    account.call("SplitShard", json!({ "StreamName": "orders", "ShardToSplit": shard_id(0) }));
+    account.call("SplitShard", &json!({ "StreamName": "orders", "ShardToSplit": shard_id(0) }));
     account.pass(6);
-    let end = account.call("GetRecords", json!({ "ShardIterator": answer["NextShardIterator"] }));
+    let end = account.call("GetRecords", &json!({ "ShardIterator": answer["NextShardIterator"] }));
     assert_eq!((&end["NextShardIterator"], end["ChildShards"].as_array().unwrap().len()), (&Value::Null, 2));
     account.pass(301);
-    let expired = account.ask("GetRecords", json!({ "ShardIterator": iterator })).unwrap_err();
+    let expired = account.ask("GetRecords", &json!({ "ShardIterator": iterator })).unwrap_err();
     assert_eq!(expired.code, "ExpiredIteratorException");
 }
 
@@ -231,11 +228,11 @@ fn five_reads_a_second_and_a_thousand_writes() {
     let mut account = Account::new();
     account.pass(10);
     let asked = json!({ "StreamName": "orders", "ShardId": shard_id(0), "ShardIteratorType": "TRIM_HORIZON" });
-    let iterator = account.call("GetShardIterator", asked)["ShardIterator"].clone();
+    let iterator = account.call("GetShardIterator", &asked)["ShardIterator"].clone();
     for _ in 0..5 {
-        account.call("GetRecords", json!({ "ShardIterator": iterator }));
+        account.call("GetRecords", &json!({ "ShardIterator": iterator }));
     }
-    let refused = account.ask("GetRecords", json!({ "ShardIterator": iterator })).unwrap_err();
+    let refused = account.ask("GetRecords", &json!({ "ShardIterator": iterator })).unwrap_err();
     assert_eq!(refused.code, "ProvisionedThroughputExceededException");
     let put = |account: &mut Account| account.kinesis.put("orders", "a", "a".into(), account.now);
     for _ in 0..1000 {
@@ -251,7 +248,7 @@ fn more_than_two_megabytes_a_second_wait() {
         account.kinesis.put("orders", "a", vec![0; 1 << 20].into(), account.now).unwrap();
         account.pass(2);
     }
-    let (id, begun) = (account.subscribe(0, oldest()).unwrap(), account.now);
+    let (id, begun) = (account.subscribe(0, &oldest()).unwrap(), account.now);
     let mut records = 0;
     while records < 8 {
         records += account.event(id).records.len();
