@@ -10,14 +10,18 @@
 //! - [`faults`]: what goes wrong on the way, drawn from a seed or told by a test.
 //! - `simulator`, `body`, `wire`: the same behind HTTP, as bytes.
 //! - `in_process`: the client for the AWS SDK, on virtual time.
+//! - [`server`]: the same on sockets, for clients that no one here wrote (feature `server`).
 //! - `clock`, `time`: what time it is.
 
 mod body;
+mod cbor;
 mod clock;
 mod dynamodb;
 pub mod faults;
 mod in_process;
 pub mod kinesis;
+#[cfg(feature = "server")]
+pub mod server;
 mod simulator;
 mod time;
 mod wire;

@@ -10,6 +10,7 @@ use http::{Request, Response};
 use serde_json::Value;
 
 use crate::body::Body;
+use crate::cbor;
 use crate::clock::Clock;
 use crate::dynamodb::{DynamoDb, Watcher};
 use crate::faults::{CallFault, Link};
@@ -116,6 +117,7 @@ impl Simulator {
         let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
         let (service, operation) = target.rsplit_once('.').unwrap_or_default();
         let table = service.starts_with("DynamoDB");
+        let encoding = Encoding::of(&request);
         tokio::time::sleep(link.latency()).await;
         if link.is_cut(table) {
             return std::future::pending().await;
@@ -131,7 +133,7 @@ impl Simulator {
             Some(CallFault::Error { code, status }) => {
                 self.tell(clock.now(), link, operation, "", &code);
                 let body = serde_json::json!({ "__type": code, "message": "so it was told" });
-                return Ok(kinesis_json(status, &body));
+                return Ok(encoding.answer(status, &body));
             }
             Some(fault @ (CallFault::AnswerLost | CallFault::AnswerSilent)) => after = Some(fault),
         }
@@ -139,9 +141,9 @@ impl Simulator {
             let body = std::str::from_utf8(request.body()).unwrap_or_default();
             let (status, answer) = self.core().dynamodb.call(operation, body, &link.name());
             self.tell(clock.now(), link, operation, body, &answer);
-            json_answer(status, "application/x-amz-json-1.0", answer.into())
+            respond(status, "application/x-amz-json-1.0", answer.into())
         } else {
-            self.kinesis_answer(operation, request.body(), link, clock)
+            self.kinesis_answer(operation, encoding, request.body(), link, clock)
         };
         match after {
             Some(CallFault::AnswerSilent) => std::future::pending().await,
@@ -156,8 +158,15 @@ impl Simulator {
         }
     }
 
-    fn kinesis_answer(&self, operation: &str, body: &Bytes, link: &Link, clock: &Clock) -> Response<Body> {
-        let asked = asked(body);
+    fn kinesis_answer(
+        &self,
+        operation: &str,
+        encoding: Encoding,
+        body: &Bytes,
+        link: &Link,
+        clock: &Clock,
+    ) -> Response<Body> {
+        let asked = encoding.read(body);
         let now = clock.now();
         let reply = asked
             .as_ref()
@@ -172,7 +181,7 @@ impl Simulator {
             self.tell(now, link, operation, &asked.unwrap_or_default().to_string(), &said);
         }
         match reply {
-            Ok(Reply::Json(answer)) => kinesis_json(200, &answer),
+            Ok(Reply::Json(answer)) => encoding.answer(200, &answer),
             Ok(Reply::Subscription(id)) => {
                 let body = Body::subscription(self.clone(), id, link.clone(), clock.clone());
                 let mut answer = Response::new(body);
@@ -180,7 +189,7 @@ impl Simulator {
                 answer.headers_mut().insert(http::header::CONTENT_TYPE, kind);
                 answer
             }
-            Err(error) => kinesis_json(error.status, &error.to_json()),
+            Err(error) => encoding.answer(error.status, &error.to_json()),
         }
     }
 
@@ -224,17 +233,37 @@ impl Core {
     }
 }
 
-/// What a request asks for.
-fn asked(body: &Bytes) -> Result<Value, ServiceError> {
-    let body = if body.is_empty() { b"{}" } else { body.as_ref() };
-    serde_json::from_slice(body).map_err(|error| ServiceError::new("SerializationException", error.to_string()))
+/// In what a client of Kinesis writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Json,
+    Cbor,
 }
 
-fn kinesis_json(status: u16, body: &Value) -> Response<Body> {
-    json_answer(status, "application/x-amz-json-1.1", body.to_string().into())
+impl Encoding {
+    fn of(request: &Request<Bytes>) -> Self {
+        let kind = request.headers().get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        if kind == Some(cbor::CONTENT_TYPE) { Self::Cbor } else { Self::Json }
+    }
+
+    fn read(self, body: &Bytes) -> Result<Value, ServiceError> {
+        match self {
+            Self::Cbor => cbor::read(body),
+            Self::Json if body.is_empty() => Ok(Value::Object(serde_json::Map::new())),
+            Self::Json => serde_json::from_slice(body)
+                .map_err(|error| ServiceError::new("SerializationException", error.to_string())),
+        }
+    }
+
+    fn answer(self, status: u16, body: &Value) -> Response<Body> {
+        match self {
+            Self::Json => respond(status, "application/x-amz-json-1.1", body.to_string().into()),
+            Self::Cbor => respond(status, cbor::CONTENT_TYPE, cbor::write(body).into()),
+        }
+    }
 }
 
-fn json_answer(status: u16, kind: &'static str, body: Bytes) -> Response<Body> {
+fn respond(status: u16, kind: &'static str, body: Bytes) -> Response<Body> {
     let mut answer = Response::new(Body::full(body));
     // All that are used are statuses.
     *answer.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
