@@ -94,6 +94,7 @@ impl DynamoDb {
         match operation {
             "CreateTable" => answer(body, |request| database.create_table(request)),
             "DeleteTable" => answer(body, |request| database.delete_table(request)),
+            "UpdateTable" => answer(body, |request| database.update_table(request)),
             "DescribeTable" => answer(body, |request| database.describe_table(request)),
             "ListTables" => answer(body, |request| database.list_tables(request)),
             "PutItem" => answer(body, |request| database.put_item(request)),
@@ -104,6 +105,8 @@ impl DynamoDb {
             "Scan" => answer(body, |request| database.scan(request)),
             "BatchWriteItem" => answer(body, |request| database.batch_write_item(request)),
             "BatchGetItem" => answer(body, |request| database.batch_get_item(request)),
+            "TransactGetItems" => answer(body, |request| database.transact_get_items(request)),
+            "DescribeTimeToLive" => answer(body, |request| database.describe_time_to_live(request)),
             "TransactWriteItems" => answer(body, |request| database.transact_write_items(request)),
             other => Err(DynoxideError::ValidationException(format!("{other} is not simulated"))),
         }
