@@ -13,8 +13,8 @@ mod world;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::log::Log;
@@ -28,6 +28,7 @@ const HELP: &str = "soak: the Kinesis input in a simulated world, and an oracle 
   --from SEED           the first one (default: by the time of day)
   --minutes-virtual M   how long each goes wrong, in virtual minutes (default 60)
   --threads N           how many run at a time (default: as many as there are cores)
+  --hangs-after S       real seconds after which a seed counts as hanging (default 300)
   --until-broken        stop at the first seed that fails
   --seed SEED           replay one, and write down everything that happened
   --log FILE            where to (default soak-SEED.log)
@@ -39,6 +40,7 @@ struct Asked {
     from: Option<u64>,
     minutes: u64,
     threads: usize,
+    hangs_after: Duration,
     until_broken: bool,
     seed: Option<u64>,
     log: Option<PathBuf>,
@@ -52,6 +54,7 @@ fn asked() -> Result<Option<Asked>, String> {
         from: None,
         minutes: 60,
         threads: cores,
+        hangs_after: Duration::from_secs(300),
         until_broken: false,
         seed: None,
         log: None,
@@ -66,6 +69,7 @@ fn asked() -> Result<Option<Asked>, String> {
             "--from" => asked.from = Some(number(value()?)?),
             "--minutes-virtual" => asked.minutes = number(value()?)?,
             "--threads" => asked.threads = number(value()?)?.max(1) as usize,
+            "--hangs-after" => asked.hangs_after = Duration::from_secs(number(value()?)?),
             "--until-broken" => asked.until_broken = true,
             "--seed" => asked.seed = Some(number(value()?)?),
             "--log" => asked.log = Some(value()?.into()),
@@ -127,39 +131,67 @@ fn replay(seed: u64, asked: &Asked) -> ExitCode {
     }
 }
 
+/// What a thread has to tell.
+enum Told {
+    Begins(u64),
+    Ends(u64, Result<Report, String>),
+}
+
 /// Runs seed after seed on all threads.
 fn soak(asked: &Asked) -> ExitCode {
     let by_time =
         || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |time| time.as_secs());
     let first = asked.from.unwrap_or_else(by_time);
     println!("seeds {first} to {}, {} virtual minutes each", first + asked.seeds.saturating_sub(1), asked.minutes);
-    let (next, total, begun) = (AtomicU64::new(0), Mutex::new(Total::default()), Instant::now());
-    std::thread::scope(|scope| {
-        for _ in 0..asked.threads {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    if at >= asked.seeds {
-                        return;
-                    }
-                    let seed = first + at;
-                    let report = world::run(Plan::draw(seed, length(asked)), Log::default());
-                    let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    match report {
-                        Ok(report) => total.add(&report, asked.minutes),
-                        Err(error) => {
-                            println!("seed {seed}: {error}");
-                            total.errors += 1;
-                        }
-                    }
-                    if asked.until_broken && total.is_broken() {
-                        next.store(asked.seeds, Ordering::Relaxed);
+    let begun = Instant::now();
+    let next = Arc::new(AtomicU64::new(0));
+    let (tell, told) = mpsc::channel();
+    for _ in 0..asked.threads {
+        let (next, tell, seeds, length) = (Arc::clone(&next), tell.clone(), asked.seeds, length(asked));
+        std::thread::spawn(move || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                // Nobody listens any more once one hangs.
+                if at >= seeds || tell.send(Told::Begins(first + at)).is_err() {
+                    return;
+                }
+                let report = world::run(Plan::draw(first + at, length), Log::default());
+                if tell.send(Told::Ends(first + at, report)).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    drop(tell);
+    let (mut total, mut running) = (Total::default(), BTreeMap::new());
+    loop {
+        match told.recv_timeout(Duration::from_secs(1)) {
+            Ok(Told::Begins(seed)) => {
+                running.insert(seed, Instant::now());
+            }
+            Ok(Told::Ends(seed, report)) => {
+                running.remove(&seed);
+                match report {
+                    Ok(report) => total.add(&report, asked.minutes),
+                    Err(error) => {
+                        println!("seed {seed}: {error}");
+                        total.errors += 1;
                     }
                 }
-            });
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
-    });
-    let total = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Something goes round without virtual time going on. Its thread can't be stopped, but the program ends.
+        if let Some((seed, _)) = running.iter().find(|(_, begun)| begun.elapsed() > asked.hangs_after) {
+            println!("seed {seed} is broken 1 times. Hangs at 0: no end after {:?}", asked.hangs_after);
+            total.errors += 1;
+            break;
+        }
+        if asked.until_broken && total.is_broken() {
+            break;
+        }
+    }
     println!("in {} s", begun.elapsed().as_secs());
     println!("{}", total.line(total.seeds));
     ExitCode::from(u8::from(total.is_broken()))
