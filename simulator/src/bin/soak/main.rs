@@ -54,7 +54,7 @@ fn asked() -> Result<Option<Asked>, String> {
         from: None,
         minutes: 60,
         threads: cores,
-        hangs_after: Duration::from_secs(300),
+        hangs_after: Duration::from_mins(5),
         until_broken: false,
         seed: None,
         log: None,
