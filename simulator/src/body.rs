@@ -130,6 +130,7 @@ impl Subscription {
                     self.over = Some(Over::End);
                 }
                 Next::End => self.over = Some(Over::End),
+                Next::Reset => self.over = Some(Over::Reset),
                 Next::Wait(until) => {
                     let wait = until.since(now).max(Duration::from_millis(1));
                     let timer = self.until.insert(Box::pin(sleep(wait)));

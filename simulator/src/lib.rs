@@ -32,7 +32,7 @@ pub use dynamodb::{RowWritten, Watcher, flag, text};
 pub use faults::Link;
 pub use in_process::InProcess;
 pub use kinesis::Settings;
-pub use simulator::{CallLog, NoAnswer, Simulator};
+pub use simulator::{Call, CallLog, CallWatcher, NoAnswer, Simulator};
 pub use time::Time;
 
 /// A row of a table.

@@ -29,10 +29,29 @@ struct Core {
     /// Whoever waits for the next event of a subscription.
     waiting: BTreeMap<SubscriptionId, Waker>,
     log: Option<CallLog>,
+    caller: Option<CallWatcher>,
 }
 
 /// Is told of every call: when, over which link, which operation, what it was asked, and what it got.
 pub type CallLog = Box<dyn FnMut(Time, &str, &str, &str, &str) + Send>;
+
+/// A call that reached Kinesis.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// When.
+    pub at: Time,
+    /// Over which link.
+    pub by: &'a str,
+    /// What is to be done.
+    pub operation: &'a str,
+    /// The input.
+    pub asked: &'a Value,
+    /// Why it was refused.
+    pub error: Option<&'a ServiceError>,
+}
+
+/// Is shown every call that reached Kinesis.
+pub type CallWatcher = Box<dyn FnMut(&Call<'_>) + Send>;
 
 /// Why a call got no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +86,13 @@ impl Simulator {
     ///
     /// The database behind the tables can't be made.
     pub fn new(settings: Settings) -> Result<Self, dynoxide::DynoxideError> {
-        let core =
-            Core { kinesis: Kinesis::new(settings), dynamodb: DynamoDb::new()?, waiting: BTreeMap::new(), log: None };
+        let core = Core {
+            kinesis: Kinesis::new(settings),
+            dynamodb: DynamoDb::new()?,
+            waiting: BTreeMap::new(),
+            log: None,
+            caller: None,
+        };
         Ok(Self { core: Arc::new(Mutex::new(core)) })
     }
 
@@ -87,6 +111,11 @@ impl Simulator {
     /// Shows every row of the table that is written.
     pub fn watch_table(&self, watcher: Watcher) {
         self.core().dynamodb.watch(watcher);
+    }
+
+    /// Shows every call that reaches Kinesis.
+    pub fn watch_calls(&self, watcher: CallWatcher) {
+        self.core().caller = Some(watcher);
     }
 
     /// Asks the table something beside its clients: the answer's status and body.
@@ -172,6 +201,9 @@ impl Simulator {
             .as_ref()
             .map_err(Clone::clone)
             .and_then(|asked| self.kinesis(|kinesis| kinesis.call(operation, asked, now)));
+        if let (Some(watcher), Ok(asked)) = (&mut self.core().caller, &asked) {
+            watcher(&Call { at: now, by: &link.name(), operation, asked, error: reply.as_ref().err() });
+        }
         if self.core().log.is_some() {
             let said = match &reply {
                 Ok(Reply::Json(answer)) => answer.to_string(),

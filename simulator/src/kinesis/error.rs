@@ -32,6 +32,12 @@ impl ServiceError {
         Self::new("ValidationException", message)
     }
 
+    pub(super) fn missing(name: &str) -> Self {
+        Self::validation(format!(
+            "1 validation error detected: Value null at '{name}' failed to satisfy constraint: Member must not be null"
+        ))
+    }
+
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self::new("ResourceNotFoundException", message)
     }

@@ -64,6 +64,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// How long a record needs until readers see it.
     pub propagation: Duration,
+    /// After how long a reader that reads nothing is broken off from.
+    pub unread: Duration,
     /// The least time between two events with records.
     pub event_gap: Duration,
     /// The last records of a shard come with its end, not before it.
@@ -89,6 +91,7 @@ impl Default for Settings {
             takeover: Duration::from_secs(5),
             heartbeat: Duration::from_secs(5),
             propagation: Duration::from_millis(70),
+            unread: Duration::from_mins(2),
             event_gap: Duration::from_millis(200),
             end_with_records: false,
             iterator_life: Duration::from_mins(5),
@@ -120,6 +123,8 @@ pub struct Counters {
     pub reshards: u64,
     /// Calls that a limit refused.
     pub throttled: u64,
+    /// Subscriptions that were broken off, for nobody read them.
+    pub unread: u64,
 }
 
 /// Kinesis, of one account in one region.
@@ -200,6 +205,7 @@ impl Kinesis {
             "SplitShard" => self.split_shard(request),
             "MergeShards" => self.merge_shards(request),
             "UpdateShardCount" => self.update_shard_count(request),
+            "UpdateStreamRecordDistributionStrategy" => self.update_distribution(request),
             "PutRecord" => self.put_record(request),
             "PutRecords" => self.put_records(request),
             "GetShardIterator" => self.get_shard_iterator(request),
@@ -225,12 +231,7 @@ impl Kinesis {
         let Some(subscription) = self.subscriptions.get_mut(&id) else { return Next::End };
         let stream = self.streams.get(&subscription.stream);
         let next = subscription.next(stream, self.now, &self.settings);
-        if let Next::Event(event) = &next
-            && event.continuation.is_none()
-        {
-            // An end is said once; what follows is the end of the body.
-            debug_assert!(subscription.is_over());
-        }
+        self.counters.unread += u64::from(next == Next::Reset);
         next
     }
 
@@ -254,16 +255,16 @@ impl Kinesis {
     /// # Errors
     ///
     /// What the service would say.
-    pub fn put(
+    pub fn put<'a>(
         &mut self,
         stream: &str,
-        key: &str,
+        key: impl Into<Option<&'a str>>,
         data: bytes::Bytes,
         now: Time,
     ) -> Result<(u32, Number), ServiceError> {
         self.advance(now);
         let now = self.now;
-        let placed = self.stream_mut(stream)?.put(key, None, data, now)?;
+        let placed = self.stream_mut(stream)?.put(key.into(), None, data, now)?;
         self.counters.records += 1;
         self.touch(stream, Some(placed.0));
         Ok(placed)

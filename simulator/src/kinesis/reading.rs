@@ -91,12 +91,15 @@ impl Kinesis {
 
 /// A record, as both ways of reading say it.
 pub(super) fn record_json(record: &Record) -> Value {
-    json!({
+    let mut answer = json!({
         "SequenceNumber": record.number.to_string(),
         "ApproximateArrivalTimestamp": record.arrived.seconds(),
         "Data": STANDARD.encode_to_string(&record.data),
-        "PartitionKey": record.key,
-    })
+    });
+    if let Some(key) = &record.key {
+        answer["PartitionKey"] = json!(key);
+    }
+    answer
 }
 
 /// An iterator says by itself what it is.

@@ -19,7 +19,7 @@ impl<'a> Request<'a> {
     }
 
     pub(super) fn required(self, name: &str) -> Result<&'a str, ServiceError> {
-        self.text(name).ok_or_else(|| missing(name))
+        self.text(name).ok_or_else(|| ServiceError::missing(name))
     }
 
     pub(super) fn number(self, name: &str) -> Option<u64> {
@@ -36,7 +36,7 @@ impl<'a> Request<'a> {
     }
 
     pub(super) fn data(self, name: &str) -> Result<Bytes, ServiceError> {
-        let text = self.0.get(name).and_then(Value::as_str).ok_or_else(|| missing(name))?;
+        let text = self.0.get(name).and_then(Value::as_str).ok_or_else(|| ServiceError::missing(name))?;
         let decoded =
             STANDARD.decode_to_vec(text).map_err(|_| ServiceError::new("SerializationException", "no base64"))?;
         Ok(decoded.into())
@@ -91,10 +91,4 @@ impl<'a> Request<'a> {
             other => Err(ServiceError::validation(format!("{other} is no kind of a position."))),
         }
     }
-}
-
-fn missing(name: &str) -> ServiceError {
-    ServiceError::validation(format!(
-        "1 validation error detected: Value null at '{name}' failed to satisfy constraint: Member must not be null"
-    ))
 }

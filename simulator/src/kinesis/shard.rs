@@ -17,8 +17,8 @@ pub struct Record {
     pub number: Number,
     /// When it came.
     pub arrived: Time,
-    /// The key that it was put under.
-    pub key: String,
+    /// The key that it was put under. Where records are distributed automatically, it may have none.
+    pub key: Option<String>,
     /// What was put.
     pub data: Bytes,
 }

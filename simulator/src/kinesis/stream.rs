@@ -41,6 +41,24 @@ pub(super) struct Consumer {
     pub(super) until: Time,
 }
 
+/// Who decides in which shard a record goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Distribution {
+    /// The partition key that its writer gives.
+    ByKey,
+    /// The service, evenly. A key is not needed, and kept if there is one.
+    Auto,
+}
+
+impl Distribution {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::ByKey => "USER_PARTITION_KEY",
+            Self::Auto => "AUTO",
+        }
+    }
+}
+
 /// What is done to the key that a stream is encrypted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
@@ -52,6 +70,8 @@ pub enum Key {
     PendingDeletion,
     /// The readers may not use it.
     Denied,
+    /// The account is not signed up for keys.
+    NotOptedIn,
     /// It is gone.
     Gone,
     /// It is used too often.
@@ -65,6 +85,7 @@ impl Key {
             Self::Disabled => "KMSDisabledException",
             Self::PendingDeletion => "KMSInvalidStateException",
             Self::Denied => "KMSAccessDeniedException",
+            Self::NotOptedIn => "KMSOptInRequired",
             Self::Gone => "KMSNotFoundException",
             Self::Throttled => "KMSThrottlingException",
         };
@@ -88,6 +109,9 @@ pub(super) struct Stream {
     pub(super) status: Status,
     pub(super) retention: Duration,
     pub(super) key: Key,
+    /// Its number of shards is the service's business.
+    pub(super) on_demand: bool,
+    pub(super) distribution: Distribution,
     pub(super) shards: BTreeMap<u32, Shard>,
     pub(super) consumers: BTreeMap<String, Consumer>,
     /// What is still to be done to the shards, and when the next of it is.
@@ -107,6 +131,8 @@ impl Stream {
             status: Status::Creating,
             retention: settings.retention,
             key: Key::Usable,
+            on_demand: false,
+            distribution: Distribution::ByKey,
             shards: BTreeMap::new(),
             consumers: BTreeMap::new(),
             reshards: Vec::new(),
@@ -216,21 +242,25 @@ impl Stream {
         parents
     }
 
-    /// Puts a record where its key belongs. Returns the shard and the number.
+    /// Puts a record where its key belongs, or anywhere. Returns the shard and the number.
     pub(super) fn put(
         &mut self,
-        key: &str,
+        key: Option<&str>,
         hash: Option<u128>,
         data: bytes::Bytes,
         now: Time,
     ) -> Result<(u32, Number), ServiceError> {
         self.key.check()?;
-        let hash = hash.unwrap_or_else(|| hash_of(key));
+        let hash = match (self.distribution, key) {
+            (Distribution::Auto, _) => hash_of(&self.serial.to_string()),
+            (Distribution::ByKey, Some(key)) => hash.unwrap_or_else(|| hash_of(key)),
+            (Distribution::ByKey, None) => return Err(ServiceError::missing("PartitionKey")),
+        };
         let open = self.shards.values().find(|shard| shard.is_open() && shard.hashes.contains(&hash));
         let id = open.map(|shard| shard.id).ok_or_else(ServiceError::internal)?;
         let number = self.number(id, now);
         let Some(shard) = self.shards.get_mut(&id) else { return Err(ServiceError::internal()) };
-        let bytes = (data.len() + key.len()) as f64;
+        let bytes = (data.len() + key.map_or(0, str::len)) as f64;
         if !shard.writes.0.take(1.0, now) || !shard.writes.1.take(bytes.min(1024.0 * 1024.0), now) {
             return Err(ServiceError::throughput(format!(
                 "Rate exceeded for shard {} in stream {}.",
@@ -238,7 +268,8 @@ impl Stream {
                 self.name
             )));
         }
-        shard.records.push_back(std::sync::Arc::new(Record { number, arrived: now, key: key.to_owned(), data }));
+        let key = key.map(ToOwned::to_owned);
+        shard.records.push_back(std::sync::Arc::new(Record { number, arrived: now, key, data }));
         Ok((id, number))
     }
 

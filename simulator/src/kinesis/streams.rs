@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::number::shard_id;
 use super::request::Request;
 use super::shard::Shard;
-use super::stream::{Key, Status, Stream};
+use super::stream::{Distribution, Key, Status, Stream};
 use super::{Kinesis, Reshard, ServiceError};
 use crate::time::Time;
 
@@ -23,7 +23,12 @@ impl Kinesis {
         }
         let shards = request.number("ShardCount").unwrap_or(4).max(1) as u32;
         let arn = format!("arn:aws:kinesis:{}:{}:stream/{name}", self.settings.region, self.settings.account);
-        let stream = Stream::new(name, arn, shards, self.now, &self.settings);
+        let mut stream = Stream::new(name, arn, shards, self.now, &self.settings);
+        let mode = request.object("StreamModeDetails").and_then(|mode| mode.text("StreamMode"));
+        stream.on_demand = mode == Some("ON_DEMAND");
+        if request.text("RecordDistributionStrategy").is_some() {
+            distribute(&mut stream, request)?;
+        }
         self.streams.insert(name.to_owned(), stream);
         Ok(json!({}))
     }
@@ -168,6 +173,12 @@ impl Kinesis {
         Ok(answer)
     }
 
+    pub(super) fn update_distribution(&mut self, request: Request<'_>) -> Answer {
+        request.required("StreamARN")?;
+        distribute(self.stream_mut(request.stream()?)?, request)?;
+        Ok(json!({}))
+    }
+
     fn reshard(&mut self, name: &str, plan: Vec<Reshard>) -> Answer {
         let due = self.now + self.settings.reshard;
         let stream = self.stream_mut(name)?;
@@ -181,6 +192,18 @@ impl Kinesis {
         stream.reshards = plan.into_iter().map(|reshard| (due, reshard)).collect();
         Ok(json!({}))
     }
+}
+
+/// Changes who decides in which shard a record goes.
+fn distribute(stream: &mut Stream, request: Request<'_>) -> Result<(), ServiceError> {
+    let distribution = match request.required("RecordDistributionStrategy")? {
+        "USER_PARTITION_KEY" => Distribution::ByKey,
+        "AUTO" if stream.on_demand => Distribution::Auto,
+        "AUTO" => return Err(ServiceError::invalid("Only an on-demand stream distributes records by itself.")),
+        other => return Err(ServiceError::validation(format!("{other} is no way to distribute records."))),
+    };
+    stream.distribution = distribution;
+    Ok(())
 }
 
 fn expired_token(token: &str) -> ServiceError {
@@ -225,7 +248,8 @@ fn about(stream: &Stream) -> Value {
         "StreamName": stream.name,
         "StreamARN": stream.arn,
         "StreamStatus": stream.status.name(),
-        "StreamModeDetails": { "StreamMode": "PROVISIONED" },
+        "StreamModeDetails": { "StreamMode": if stream.on_demand { "ON_DEMAND" } else { "PROVISIONED" } },
+        "RecordDistributionStrategy": stream.distribution.name(),
         "RetentionPeriodHours": stream.retention.as_secs().div_ceil(3600),
         "StreamCreationTimestamp": stream.created.seconds(),
         "EnhancedMonitoring": [{ "ShardLevelMetrics": [] }],

@@ -47,6 +47,8 @@ pub enum Next {
     Exception(ServiceError),
     /// The end, in good order.
     End,
+    /// The connection is broken off, for nobody read from it.
+    Reset,
     /// Nothing before this time, unless something happens.
     Wait(Time),
 }
@@ -62,6 +64,8 @@ pub(super) struct Subscription {
     sent: Time,
     /// When the last records were sent.
     sent_records: Time,
+    /// When its reader is to ask again.
+    awaited: Time,
     rate: Bucket,
     over: Option<ServiceError>,
     ended: bool,
@@ -81,6 +85,7 @@ impl Subscription {
             place,
             sent: now,
             sent_records: Time::default(),
+            awaited: now,
             rate: fan_out_rate(),
             over: None,
             ended: false,
@@ -100,6 +105,16 @@ impl Subscription {
         if self.ended {
             return Next::End;
         }
+        if now.since(self.awaited) > settings.unread {
+            self.ended = true;
+            return Next::Reset;
+        }
+        let next = self.look(stream, now, settings);
+        self.awaited = if let Next::Wait(until) = next { until } else { now };
+        next
+    }
+
+    fn look(&mut self, stream: Option<&Stream>, now: Time, settings: &Settings) -> Next {
         if let Some(error) = self.over.take() {
             self.ended = true;
             return Next::Exception(error);

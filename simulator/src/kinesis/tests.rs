@@ -113,7 +113,7 @@ fn a_subscription_lives_five_minutes_and_says_every_five_seconds_that_it_is_ther
             }
             Next::Wait(until) => account.now = until,
             Next::End => break,
-            Next::Exception(error) => panic!("{error}"),
+            other @ (Next::Exception(_) | Next::Reset) => panic!("{other:?}"),
         }
     }
     assert_eq!(account.now.since(begun), Duration::from_mins(5));
@@ -221,6 +221,47 @@ fn an_iterator_reads_to_the_end_of_a_shard_and_expires() {
     account.pass(301);
     let expired = account.ask("GetRecords", &json!({ "ShardIterator": iterator })).unwrap_err();
     assert_eq!(expired.code, "ExpiredIteratorException");
+}
+
+#[test]
+fn a_reader_that_reads_nothing_is_broken_off_from() {
+    let mut account = Account::new();
+    let id = account.subscribe(0, &oldest()).unwrap();
+    let Next::Wait(until) = account.next(id) else { panic!() };
+    account.now = until + Duration::from_mins(2);
+    assert!(matches!(account.next(id), Next::Event(_)), "slow, but in time");
+    account.pass(121);
+    assert_eq!(account.next(id), Next::Reset);
+    assert_eq!(account.next(id), Next::End);
+    assert_eq!((account.kinesis.counters().unread, account.kinesis.open_subscriptions()), (1, 0));
+}
+
+#[test]
+fn where_the_service_distributes_records_their_key_is_optional_and_ignored() {
+    let mut account = Account::new();
+    let auto = json!({
+        "StreamName": "spread", "ShardCount": 4, "StreamModeDetails": { "StreamMode": "ON_DEMAND" },
+        "RecordDistributionStrategy": "AUTO",
+    });
+    account.call("CreateStream", &auto);
+    account.pass(3);
+    let mut put = |key: Option<&'static str>| account.kinesis.put("spread", key, "x".into(), account.now).unwrap().0;
+    let shards: std::collections::BTreeSet<u32> = (0..50).map(|_| put(Some("one key"))).collect();
+    assert_eq!(shards.len(), 4);
+    put(None);
+    let asked = json!({ "StreamName": "spread" });
+    let summary = &account.call("DescribeStreamSummary", &asked)["StreamDescriptionSummary"];
+    assert_eq!(summary["RecordDistributionStrategy"], "AUTO");
+    // Back to keys: then there has to be one.
+    let arn = summary["StreamARN"].clone();
+    account.call(
+        "UpdateStreamRecordDistributionStrategy",
+        &json!({ "StreamARN": arn, "RecordDistributionStrategy": "USER_PARTITION_KEY" }),
+    );
+    assert_eq!(account.kinesis.put("spread", None, "x".into(), account.now).unwrap_err().code, "ValidationException");
+    let provisioned = json!({ "StreamARN": ARN, "RecordDistributionStrategy": "AUTO" });
+    let refused = account.ask("UpdateStreamRecordDistributionStrategy", &provisioned).unwrap_err();
+    assert_eq!(refused.code, "InvalidArgumentException");
 }
 
 #[test]

@@ -42,7 +42,6 @@ pub(crate) fn json(event: &Event) -> String {
     out.push_str("{\"Records\":[");
     for (at, record) in event.records.iter().enumerate() {
         let comma = if at == 0 { "" } else { "," };
-        let key = serde_json::Value::from(record.key.as_str());
         // Writing to a string does not fail.
         let _ = write!(
             out,
@@ -51,7 +50,11 @@ pub(crate) fn json(event: &Event) -> String {
             record.arrived.seconds()
         );
         STANDARD.encode_append(&record.data, &mut out);
-        let _ = write!(out, "\",\"PartitionKey\":{key}}}");
+        out.push('"');
+        if let Some(key) = &record.key {
+            let _ = write!(out, ",\"PartitionKey\":{}", serde_json::Value::from(key.as_str()));
+        }
+        out.push('}');
     }
     out.push_str("],");
     if let Some(continuation) = event.continuation {
