@@ -154,6 +154,12 @@ impl Link {
         self.core().table_cut = cut;
     }
 
+    /// Whether every call gets through, unless one was told to fail.
+    pub fn is_well(&self) -> bool {
+        let core = self.core();
+        !core.cut && !core.table_cut && core.weather.calls_per_mille == 0
+    }
+
     /// The next call of this operation meets this fault.
     pub fn next_call(&self, operation: &str, fault: CallFault) {
         self.core().calls.push((operation.to_owned(), fault));

@@ -278,8 +278,9 @@ impl Subscription {
         match retry::subscription(&fault) {
             Remedy::Retry => {}
             Remedy::RetryAfterTakeover => {
-                let free = self.granted.unwrap_or(now) + retry::TAKEOVER_AFTER;
-                delay = delay.max(free.saturating_duration_since(now));
+                // Somebody was granted it a moment ago: we, or another, or we without hearing of it.
+                let ours = self.granted.map(|granted| granted + retry::TAKEOVER_AFTER).filter(|free| *free > now);
+                delay = delay.max(ours.map_or(retry::TAKEOVER_AFTER, |free| free - now));
             }
             Remedy::RetrySlowly => {
                 delay = self.slow_backoff.next_delay(fastrand::f64());

@@ -168,6 +168,20 @@ async fn a_subscription_that_is_taken_over_is_taken_back_not_before_five_seconds
 }
 
 #[tokio::test(start_paused = true)]
+async fn resource_in_use_though_nothing_was_granted_to_us() {
+    let script = Script::new(["s"]);
+    // Another worker just let go of it; or we were granted it, and did not get the answer.
+    script.answer("s", [Answer::Refused(fault("ResourceInUseException")), body([records(1..=3), Piece::Hang])]);
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    assert_eq!(numbers(&session, 3).await, [1, 2, 3]);
+    let calls = bench.script.calls();
+    assert_eq!(calls.len(), 2, "one retry");
+    assert!(calls[1].at - calls[0].at >= secs(5));
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn success_without_events() {
     let script = Script::new(["s"]);
     script.answer("s", (0..30).map(|_| body([])));

@@ -209,6 +209,8 @@ struct Total {
     reshards: u64,
     takeovers: u64,
     moves: u64,
+    unread: u64,
+    expired: u64,
     broken: BTreeMap<Broken, u64>,
 }
 
@@ -222,6 +224,8 @@ impl Total {
         self.reshards += report.reshards;
         self.takeovers += report.takeovers;
         self.moves += report.counts.moves;
+        self.unread += report.unread;
+        self.expired += report.counts.expired;
         for violation in &report.violations {
             *self.broken.entry(violation.broken).or_default() += 1;
         }
@@ -241,14 +245,16 @@ impl Total {
     fn line(&self, seeds: u64) -> String {
         let broken = |what: Broken| self.broken.get(&what).copied().unwrap_or_default();
         format!(
-            "seeds={seeds} virtual_hours={:.1} records={} faults={} reshards={} takeovers={} moves={} duplicated={} lost={} \
-             out_of_order={} wrong_duplicates={} over_bound={} unfenced={} failed={} stalled={} leaked={}",
+            "seeds={seeds} virtual_hours={:.1} records={} faults={} reshards={} takeovers={} moves={} unread={} expired={} duplicated={} lost={} \
+             out_of_order={} wrong_duplicates={} over_bound={} unfenced={} failed={} stalled={} hasty={} leaked={}",
             self.elapsed.as_secs_f64() / 3600.0,
             self.records,
             self.faults,
             self.reshards,
             self.takeovers,
             self.moves,
+            self.unread,
+            self.expired,
             self.duplicated,
             broken(Broken::Lost),
             broken(Broken::OutOfOrder),
@@ -257,6 +263,7 @@ impl Total {
             broken(Broken::Unfenced),
             broken(Broken::Failed),
             broken(Broken::Stalled),
+            broken(Broken::Hasty),
             broken(Broken::Leaked),
         )
     }

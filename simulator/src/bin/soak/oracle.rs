@@ -3,12 +3,12 @@
 //! The oracle knows every record that was put, sees every row of the table that is written, and is told what each host is given and
 //! what it acknowledges. It knows nothing of how the input works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use kinesis_simulator::kinesis::{Number, shard_id};
-use kinesis_simulator::{RowWritten, Time, flag, text};
+use kinesis_simulator::{Call, RowWritten, Time, flag, text};
 
 /// What is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +25,8 @@ pub(crate) enum Broken {
     Stalled,
     /// The table was written without a lease, or set back.
     Unfenced,
+    /// The service was asked again at once, though it had said why it refuses.
+    Hasty,
     /// Something is left over.
     Leaked,
     /// The input gave up, and there was no reason to.
@@ -52,6 +54,8 @@ struct Put {
     at: Time,
     delivered: bool,
     acked: bool,
+    /// It was past retention before it was acknowledged: there is no getting it any more.
+    expired: bool,
     /// By whom, and under which of his leases.
     acked_under: Option<(String, u64)>,
 }
@@ -69,6 +73,8 @@ struct Book {
     ended: bool,
     /// Who holds it, as the table says.
     holder: Option<String>,
+    /// When its holder took it.
+    claimed: Time,
     /// Where each worker began that holds it or held it: up to where it was stored then, and which of its claims it was.
     claims: BTreeMap<String, (Option<Number>, u64)>,
 }
@@ -82,6 +88,8 @@ pub(crate) struct Counts {
     pub(crate) claims: u64,
     /// Of these, leases that another worker had.
     pub(crate) moves: u64,
+    /// Records that nobody could read before they were past retention.
+    pub(crate) expired: u64,
 }
 
 /// Checks a run.
@@ -93,9 +101,16 @@ pub(crate) struct Oracle {
     /// From when on records are to be read, if not all.
     pinned: Option<Time>,
     lease: Duration,
+    retention: Duration,
     books: BTreeMap<u32, Book>,
+    /// The shards that are not past retention.
+    known: BTreeSet<u32>,
+    /// When a subscription of each shard was last granted, and who was refused since, for that was not long ago.
+    grants: BTreeMap<u32, (Time, Vec<String>)>,
     /// When each worker was last seen alive in the table.
     beats: BTreeMap<String, Time>,
+    /// When each worker was last started.
+    lives: BTreeMap<String, Time>,
     pub(crate) counts: Counts,
     pub(crate) violations: Vec<Violation>,
     /// No record may come any more.
@@ -103,14 +118,18 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    pub(crate) fn new(oldest: bool, lease: Duration) -> Self {
+    pub(crate) fn new(oldest: bool, lease: Duration, retention: Duration) -> Self {
         Self {
             now: Time::default(),
             oldest,
             pinned: None,
             lease,
+            retention,
             books: BTreeMap::new(),
+            known: BTreeSet::new(),
+            grants: BTreeMap::new(),
             beats: BTreeMap::new(),
+            lives: BTreeMap::new(),
             counts: Counts::default(),
             violations: Vec::new(),
             all_done: false,
@@ -129,21 +148,35 @@ impl Oracle {
         self.now = self.now.max(now);
     }
 
-    /// Learns which shards there are.
+    /// Learns which shards there are, and what is past retention.
     pub(crate) fn learn(&mut self, parents: BTreeMap<u32, Vec<u32>>) {
+        let ids: Vec<u32> = self.books.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.expire(id));
+        self.known = parents.keys().copied().collect();
         for (shard, parents) in parents {
             self.books.entry(shard).or_default().parents = parents;
         }
     }
 
+    /// Strikes off what is past retention.
+    fn expire(&mut self, shard: u32) {
+        let oldest = self.now - self.retention;
+        let Some(book) = self.books.get_mut(&shard) else { return };
+        while let Some(put) = book.puts.get_mut(book.unacked).filter(|put| put.at < oldest) {
+            self.counts.expired += 1;
+            put.expired = true;
+            book.advance(self.oldest, self.pinned);
+        }
+    }
+
     pub(crate) fn put(&mut self, shard: u32, number: Number, at: Time) {
         self.counts.records += 1;
-        let put = Put { number, at, delivered: false, acked: false, acked_under: None };
+        let put = Put { number, at, delivered: false, acked: false, expired: false, acked_under: None };
         self.books.entry(shard).or_default().puts.push(put);
     }
 
     fn is_expected(&self, put: &Put) -> bool {
-        self.oldest || self.pinned.is_some_and(|pinned| put.at >= pinned)
+        put.is_expected(self.oldest, self.pinned)
     }
 
     /// A host was given a record. Under which of its worker's leases, is to be said when it is acknowledged.
@@ -165,8 +198,9 @@ impl Oracle {
             self.violate(Broken::Duplicated, format!("{worker} was given {shard} {number} after a clean stop"));
         }
         self.check_lease(worker, shard);
+        self.expire(id);
         for parent in self.books[&id].parents.clone() {
-            let Some(book) = self.books.get(&parent) else { continue };
+            let Some(book) = self.books.get(&parent).filter(|_| self.known.contains(&parent)) else { continue };
             if !book.ended || book.unacked < book.puts.len() {
                 self.violate(
                     Broken::OutOfOrder,
@@ -269,7 +303,9 @@ impl Oracle {
         let before_holder = row.before.and_then(holder);
         let before_place = row.before.and_then(place);
         let Some(after) = row.after else {
-            self.violate(Broken::Lost, format!("{} removed the row of {shard}", row.by));
+            if self.known.contains(&id) {
+                self.violate(Broken::Lost, format!("{} removed the row of {shard}", row.by));
+            }
             return;
         };
         let (after_holder, after_place) = (holder(after), place(after));
@@ -297,6 +333,11 @@ impl Oracle {
         let lease =
             |item: Option<&kinesis_simulator::Item>| item.and_then(|item| text(item, "LeaseID")).map(ToOwned::to_owned);
         let claimed = after_holder.as_deref() == Some(row.by) && lease(row.before) != lease(Some(after));
+        if claimed && let Some(from) = before_holder.as_deref().filter(|from| *from != row.by) {
+            let asked = row.before.and_then(|before| text(before, "WantedBy")) == Some(row.by);
+            self.check_taking(id, row.by, from, asked);
+        }
+        let now = self.now;
         let book = self.books.entry(id).or_default();
         book.stored = after_place;
         book.ended = ended;
@@ -305,12 +346,28 @@ impl Oracle {
             self.counts.moves += u64::from(before_holder.is_some() && before_holder != after_holder);
             let number = self.counts.claims;
             book.claims.insert(row.by.to_owned(), (after_place, number));
+            book.claimed = now;
         }
         book.holder = after_holder;
     }
 
+    /// Whoever lives is asked first. What it took before it was started anew, it does not hold any more.
+    fn check_taking(&mut self, shard: u32, by: &str, from: &str, asked: bool) {
+        let claimed = self.books.get(&shard).map_or_else(Time::default, |book| book.claimed);
+        let Some(beat) = self.beats.get(from).copied() else { return };
+        let former = self.lives.get(from).is_some_and(|life| *life > claimed);
+        let silent = self.now.since(beat);
+        if !asked && !former && silent < self.lease {
+            self.violate(
+                Broken::Unfenced,
+                format!("{by} took shard {shard} from {from} without asking, {silent:?} after its last beat"),
+            );
+        }
+    }
+
     /// Everything up to a place, or all of it, has to be acknowledged.
     fn check_covered(&mut self, id: u32, place: Option<Number>, by: &str) {
+        self.expire(id);
         let Some(book) = self.books.get(&id) else { return };
         let covered = place.map_or(book.puts.len(), |place| book.puts.partition_point(|put| put.number <= place));
         let missing = book.puts[..covered].iter().find(|put| !put.acked && self.is_expected(put));
@@ -325,19 +382,66 @@ impl Oracle {
         self.books.values().map(Book::open).sum()
     }
 
-    /// Checks that no record waits for longer than this.
-    pub(crate) fn check_stalls(&mut self, longest: Duration) {
+    /// A worker begins, and knows of nothing.
+    pub(crate) fn started(&mut self, worker: &str) {
+        self.lives.insert(worker.to_owned(), self.now);
+        for (_, refused) in self.grants.values_mut() {
+            refused.retain(|other| other != worker);
+        }
+    }
+
+    /// Somebody asked for something. Whoever is told that a shard was just subscribed to, waits until that may be done again.
+    pub(crate) fn called(&mut self, call: &Call<'_>, takeover: Duration) {
+        self.advance(call.at);
+        if call.operation != "SubscribeToShard" {
+            return;
+        }
+        let shard = call.asked["ShardId"].as_str().unwrap_or_default();
+        let Some(id) = shard.strip_prefix("shardId-").and_then(|id| id.parse::<u32>().ok()) else { return };
+        let Some(error) = call.error else {
+            self.grants.insert(id, (call.at, Vec::new()));
+            return;
+        };
+        let Some((granted, refused)) = self.grants.get_mut(&id) else { return };
+        if error.code != "ResourceInUseException" || call.at.since(*granted) >= takeover {
+            return;
+        }
+        if refused.iter().any(|other| other == call.by) {
+            let after = call.at.since(*granted);
+            self.violate(
+                Broken::Hasty,
+                format!("{} asks for {shard} again {after:?} after somebody was granted it, and was told so", call.by),
+            );
+        } else {
+            refused.push(call.by.to_owned());
+        }
+    }
+
+    /// Checks that no record waits for longer than this, since somebody was there.
+    pub(crate) fn check_stalls(&mut self, longest: Duration, since: Time) {
         let now = self.now;
         let stalled: Vec<String> = (self.books.iter())
             .filter_map(|(id, book)| {
                 let put = book.puts.get(book.frontier)?;
-                let waits = now.since(put.at);
+                let waits = now.since(put.at.max(since));
                 (waits > longest && (self.oldest || self.pinned.is_some()))
                     .then(|| format!("shard {id}: {} waits for {waits:?}, held by {:?}", put.number, book.holder))
             })
             .collect();
         for what in stalled {
             self.violate(Broken::Stalled, what);
+        }
+    }
+
+    /// Checks that a worker shows itself, whatever its host does.
+    pub(crate) fn check_beat(&mut self, worker: &str, well_for: Duration) {
+        let (Some(beat), Some(life)) = (self.beats.get(worker), self.lives.get(worker)) else { return };
+        let silent = self.now.since(*beat);
+        if beat > life && silent > self.lease && well_for > self.lease * 2 {
+            self.violate(
+                Broken::Stalled,
+                format!("{worker} has not beaten for {silent:?}, and nothing is wrong with it"),
+            );
         }
     }
 
@@ -369,7 +473,7 @@ impl Oracle {
     /// After a clean stop nobody holds anything, and everything is stored.
     pub(crate) fn stopped(&mut self) {
         let mut left = Vec::new();
-        for (id, book) in &self.books {
+        for (id, book) in self.books.iter().filter(|(id, _)| self.known.contains(id)) {
             if let Some(holder) = &book.holder {
                 left.push((Broken::Leaked, format!("shard {id} is still held by {holder}")));
             }
@@ -391,13 +495,18 @@ impl Oracle {
     }
 }
 
+impl Put {
+    fn is_expected(&self, oldest: bool, pinned: Option<Time>) -> bool {
+        !self.expired && (oldest || pinned.is_some_and(|pinned| self.at >= pinned))
+    }
+}
+
 impl Book {
     fn advance(&mut self, oldest: bool, pinned: Option<Time>) {
-        let expected = |put: &Put| oldest || pinned.is_some_and(|pinned| put.at >= pinned);
-        while self.puts.get(self.frontier).is_some_and(|put| put.delivered || !expected(put)) {
+        while self.puts.get(self.frontier).is_some_and(|put| put.delivered || !put.is_expected(oldest, pinned)) {
             self.frontier += 1;
         }
-        while self.puts.get(self.unacked).is_some_and(|put| put.acked || !expected(put)) {
+        while self.puts.get(self.unacked).is_some_and(|put| put.acked || !put.is_expected(oldest, pinned)) {
             self.unacked += 1;
         }
     }

@@ -16,6 +16,8 @@ pub(crate) struct Plan {
     pub(crate) workers: usize,
     pub(crate) shards: u32,
     pub(crate) config: Config,
+    /// The service decides in which shard a record goes.
+    pub(crate) auto: bool,
     /// Records put in a second, over all shards.
     pub(crate) rate: f64,
     pub(crate) record_bytes: usize,
@@ -60,6 +62,9 @@ impl Plan {
         settings.event_gap = Duration::from_millis(pick(rng, &[50, 200, 1000]));
         settings.reshard = secs(rng.u64(1..20));
         settings.activation = secs(rng.u64(1..20));
+        settings.unread = secs(pick(rng, &[40, 120, 300]));
+        // Longer than anybody may be kept waiting, unless all are down.
+        settings.retention = pick(rng, &[Duration::from_hours(24), Duration::from_hours(24), Duration::from_mins(17)]);
         let config = Config {
             commit: pick(rng, &[secs(1), secs(5), secs(5), secs(10)]),
             lease: pick(rng, &[secs(15), secs(30), secs(30), secs(60)]),
@@ -84,6 +89,7 @@ impl Plan {
             settings,
             workers: pick(rng, &[1, 2, 2, 3, 3, 4]),
             shards: rng.u32(1..7),
+            auto: rng.u32(0..4) == 0,
             config,
             rate: pick(rng, &[0.5, 2.0, 5.0, 10.0]),
             record_bytes: pick(rng, &[16, 16, 200, 2000]),

@@ -3,6 +3,7 @@
 //! Its runtime only goes while it is stepped. One that isn't is a process that was stopped; one whose runtime is dropped was
 //! killed.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -74,6 +75,8 @@ pub(crate) struct Worker {
     stage: watch::Sender<Stage>,
     /// Since when it stands still.
     paused: Option<Time>,
+    /// When it last stood still, or could not reach the service.
+    ill: Cell<Time>,
 }
 
 impl Worker {
@@ -108,7 +111,7 @@ impl Worker {
         };
         runtime.spawn(host.run());
         shared.log.line(now, &name, "starts");
-        Ok(Self { name, link, runtime, clock, mood, stage, paused: None })
+        Ok(Self { name, link, runtime, clock, mood, stage, paused: None, ill: Cell::new(now) })
     }
 
     pub(crate) fn set_mood(&self, mood: Mood) {
@@ -151,10 +154,18 @@ impl Worker {
 
     /// Runs until this time, unless it stands still.
     pub(crate) fn step(&self, until: Time) {
+        if self.paused.is_some() || !self.link.is_well() {
+            self.ill.set(until);
+        }
         if self.paused.is_none() {
             // Only on its runtime the clock is that runtime's.
             self.runtime.block_on(async { sleep(until.since(self.clock.now())).await });
         }
+    }
+
+    /// For how long nothing has been wrong with it.
+    pub(crate) fn well_for(&self, now: Time) -> Duration {
+        now.since(self.ill.get())
     }
 
     /// Tasks that are there.

@@ -40,6 +40,7 @@ pub(crate) struct Report {
     pub(crate) events: u64,
     pub(crate) reshards: u64,
     pub(crate) takeovers: u64,
+    pub(crate) unread: u64,
     pub(crate) violations: Vec<Violation>,
     pub(crate) fingerprint: Option<u64>,
 }
@@ -72,6 +73,8 @@ struct World {
     next_event: Time,
     next_put: Time,
     serial: u64,
+    /// Since when somebody has been there.
+    up_since: Time,
     rough: bool,
     faults: u64,
     events: u64,
@@ -82,7 +85,11 @@ pub(crate) fn run(plan: Plan, log: Log) -> Result<Report, String> {
     // Whatever is drawn without saying from where, is drawn from here.
     fastrand::seed(plan.seed);
     let simulator = Simulator::new(plan.settings.clone()).map_err(|error| error.to_string())?;
-    let oracle = std::sync::Arc::new(std::sync::Mutex::new(Oracle::new(plan.config.oldest, plan.config.lease)));
+    let oracle = std::sync::Arc::new(std::sync::Mutex::new(Oracle::new(
+        plan.config.oldest,
+        plan.config.lease,
+        plan.settings.retention,
+    )));
     let shared = Shared { simulator, oracle, log };
     let start = Time::from_millis(1_767_225_600_000);
     let mut world = World {
@@ -97,6 +104,7 @@ pub(crate) fn run(plan: Plan, log: Log) -> Result<Report, String> {
         next_event: start,
         next_put: start,
         serial: 0,
+        up_since: start,
         rough: true,
         faults: 0,
         events: 0,
@@ -120,6 +128,11 @@ impl World {
             let mut oracle = oracle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             oracle.row(row);
         }));
+        let oracle = std::sync::Arc::clone(&self.shared.oracle);
+        let takeover = self.plan.settings.takeover;
+        self.shared.simulator.watch_calls(Box::new(move |call| {
+            oracle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).called(call, takeover);
+        }));
         if log.is_on() {
             self.shared.simulator.log_calls(Box::new(move |at, by, operation, asked, said| {
                 let short = |text: &str| text.chars().take(600).collect::<String>();
@@ -134,7 +147,14 @@ impl World {
 
     fn open(&mut self) -> Result<(), String> {
         let shards = self.plan.shards;
-        self.call("CreateStream", &json!({ "StreamName": STREAM, "ShardCount": shards }))?;
+        let (mode, how) = if self.plan.auto { ("ON_DEMAND", "AUTO") } else { ("PROVISIONED", "USER_PARTITION_KEY") };
+        self.call(
+            "CreateStream",
+            &json!({
+                "StreamName": STREAM, "ShardCount": shards, "StreamModeDetails": { "StreamMode": mode },
+                "RecordDistributionStrategy": how,
+            }),
+        )?;
         self.now = self.now + self.plan.settings.creation + Duration::from_secs(1);
         self.next_put = self.now;
         self.next_event = self.now + self.plan.gap;
@@ -261,8 +281,15 @@ impl World {
             self.put();
         }
         self.step_all();
+        if self.fleet.is_empty() {
+            self.up_since = self.now;
+        }
         if self.now.since(self.start).as_millis() % 10_000 < TICK.as_millis() {
-            self.shared.oracle().check_stalls(STALLED);
+            let mut oracle = self.shared.oracle();
+            oracle.check_stalls(STALLED, self.up_since);
+            for worker in self.fleet.values() {
+                oracle.check_beat(&worker.name, worker.well_for(self.now));
+            }
         }
         Ok(())
     }
@@ -300,7 +327,8 @@ impl World {
                 let mut data = self.serial.to_string().into_bytes();
                 data.resize(data.len().max(self.plan.record_bytes), b'.');
                 let (now, data) = (self.now, Bytes::from(data));
-                let put = self.shared.simulator.kinesis(|kinesis| kinesis.put(STREAM, &key, data, now));
+                let key = (!self.plan.auto || self.rng.bool()).then_some(key.as_str());
+                let put = self.shared.simulator.kinesis(|kinesis| kinesis.put(STREAM, key, data, now));
                 // Refused, for the shard or its key is over its limits: then it isn't there.
                 if let Ok((shard, number)) = put {
                     self.shared.oracle().put(shard, number, number.time());
@@ -313,6 +341,7 @@ impl World {
         self.starts += 1;
         let name = if self.plan.config.stable_names { format!("w{at}") } else { format!("w{at}-{}", self.starts) };
         let seed = self.rng.u64(..);
+        self.shared.oracle().started(&name);
         let worker = Worker::start(name, &self.plan.config, &self.plan.settings, seed, self.now, &self.shared)?;
         if self.rough {
             worker.link.set_weather(self.plan.climate);
@@ -331,11 +360,21 @@ impl World {
         self.now + Duration::from_millis(self.rng.u64(200..longest * 1000))
     }
 
-    /// Something happens.
+    /// Something happens, to a worker or to the world.
     fn event(&mut self) -> Result<(), String> {
-        let Some(at) = self.some_worker() else { return Ok(()) };
+        let kind = self.rng.u32(0..44);
+        match (kind, self.some_worker()) {
+            (32.., _) | (_, None) => self.event_of_the_world(kind),
+            (_, Some(at)) => {
+                self.event_of(at, kind);
+                Ok(())
+            }
+        }
+    }
+
+    fn event_of(&mut self, at: usize, kind: u32) {
         let name = self.fleet[&at].name.clone();
-        match self.rng.u32(0..20) {
+        match kind / 2 {
             0 | 1 => {
                 self.say(&format!("{name} is killed"));
                 if let Some(worker) = self.fleet.remove(&at) {
@@ -364,15 +403,7 @@ impl World {
                 let again = self.now + Duration::from_secs(self.rng.u64(60..120));
                 self.later.push((again, Later::Start(at)));
             }
-            6 => {
-                let until = self.seconds(90);
-                self.say("the table can't be reached");
-                for worker in self.fleet.values() {
-                    worker.link.cut_table(true);
-                }
-                self.later.push((until, Later::HealTable));
-            }
-            7 | 8 => {
+            6..=8 => {
                 let until = self.seconds(60);
                 self.say(&format!("{name} is cut off"));
                 self.fleet[&at].link.cut(true);
@@ -385,8 +416,7 @@ impl World {
                 self.fleet[&at].link.set_weather(storm);
                 self.later.push((until, Later::Calm(at)));
             }
-            10..=13 => self.reshard(),
-            14..=16 => {
+            10..=13 => {
                 let mood = match self.rng.u32(0..4) {
                     0 => Mood::Slow(Duration::from_millis(self.rng.u64(100..20_000))),
                     1 => Mood::Refusing(self.rng.u32(1..60)),
@@ -398,15 +428,36 @@ impl World {
                 self.fleet[&at].set_mood(mood);
                 self.later.push((until, Later::Cheer(at)));
             }
-            17 => {
+            _ => {
+                let until = self.seconds(180);
+                let millis = self.rng.i64(-300_000..300_000);
+                self.say(&format!("{name} has its clock wrong by {millis} ms"));
+                self.fleet[&at].set_skew(millis);
+                self.later.push((until, Later::Skew(at)));
+            }
+        }
+    }
+
+    fn event_of_the_world(&mut self, kind: u32) -> Result<(), String> {
+        match kind % 16 {
+            0 | 1 => {
+                let until = self.seconds(90);
+                self.say("the table can't be reached");
+                for worker in self.fleet.values() {
+                    worker.link.cut_table(true);
+                }
+                self.later.push((until, Later::HealTable));
+            }
+            2 => {
                 let until = self.seconds(60);
-                let keys = [Key::Disabled, Key::PendingDeletion, Key::Denied, Key::Gone, Key::Throttled];
+                let keys =
+                    [Key::Disabled, Key::PendingDeletion, Key::Denied, Key::NotOptedIn, Key::Gone, Key::Throttled];
                 let key = keys[self.rng.usize(0..keys.len())];
                 self.say(&format!("the key is {key:?}"));
                 self.set_key(key)?;
                 self.later.push((until, Later::Key));
             }
-            18 => {
+            3 => {
                 // It may be gone already.
                 let arn = format!(
                     "arn:aws:kinesis:{}:{}:stream/{STREAM}",
@@ -416,15 +467,22 @@ impl World {
                 let again = self.now + self.plan.settings.deletion + Duration::from_millis(self.rng.u64(100..20_000));
                 self.later.push((again, Later::Consumer));
             }
-            _ => {
-                let until = self.seconds(180);
-                let millis = self.rng.i64(-300_000..300_000);
-                self.say(&format!("{name} has its clock wrong by {millis} ms"));
-                self.fleet[&at].set_skew(millis);
-                self.later.push((until, Later::Skew(at)));
-            }
+            4 if !self.fleet.is_empty() => self.everybody_is_killed(),
+            _ => self.reshard(),
         }
         Ok(())
+    }
+
+    /// All are gone for a while; for longer than records are kept, if that is not too long.
+    fn everybody_is_killed(&mut self) {
+        self.say("everybody is killed");
+        let retention = self.plan.settings.retention;
+        let away = if retention < STALLED * 2 && self.rng.bool() { retention } else { Duration::ZERO };
+        for (at, worker) in std::mem::take(&mut self.fleet) {
+            self.faults += worker.link.faults();
+            let again = self.seconds(120) + away;
+            self.later.push((again, Later::Start(at)));
+        }
     }
 
     fn set_key(&self, key: Key) -> Result<(), String> {
@@ -514,6 +572,7 @@ impl World {
             events: self.events,
             reshards: counters.reshards,
             takeovers: counters.takeovers,
+            unread: counters.unread,
             violations: oracle.violations.clone(),
             fingerprint: self.shared.log.fingerprint(),
         }
