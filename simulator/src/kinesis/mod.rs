@@ -74,6 +74,8 @@ pub struct Settings {
     pub iterator_life: Duration,
     /// The most entries that a page of a listing holds.
     pub page: usize,
+    /// How many calls for subscriptions are let through in a second, over all shards, where there is such a limit.
+    pub subscribes: Option<f64>,
 }
 
 impl Default for Settings {
@@ -96,6 +98,7 @@ impl Default for Settings {
             end_with_records: false,
             iterator_life: Duration::from_mins(5),
             page: 1000,
+            subscribes: None,
         }
     }
 }
@@ -215,8 +218,10 @@ impl Kinesis {
             "ListStreamConsumers" => self.list_consumers(request),
             "DeregisterStreamConsumer" => self.deregister_consumer(request),
             "SubscribeToShard" => {
-                return self
-                    .subscribe(request)
+                let limited =
+                    self.settings.subscribes.map_or(Ok(()), |most| self.call_limit("SubscribeToShard", "", most));
+                return limited
+                    .and_then(|()| self.subscribe(request))
                     .inspect_err(|error| self.counters.count(error))
                     .map(Reply::Subscription);
             }

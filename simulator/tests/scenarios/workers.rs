@@ -1,1 +1,177 @@
+//! Several workers that share the shards through one table.
 
+use kinesis_simulator::kinesis::shard_id;
+use tokio::time::sleep;
+
+use crate::bench::{Bench, Host, LEASE, MINUTE, all_read, secs};
+
+#[tokio::test(start_paused = true)]
+async fn kill_9() {
+    let bench = Bench::new(1).await;
+    let first = bench.connect("a").await;
+    bench.put(0, 1..=3);
+    assert_eq!(first.numbers(3).await, [1, 2, 3]);
+    bench.until_stored(0, 3).await;
+    bench.put(0, 4..=6);
+    let held = first.hold(3).await;
+    let second = bench.connect("b").await;
+    assert!(second.is_quiet(MINUTE).await, "it has the other's shard");
+    first.kill();
+    let killed = bench.now();
+    bench.put(0, 7..=9);
+    assert_eq!(second.numbers(6).await, [4, 5, 6, 7, 8, 9]);
+    let waited = bench.now().since(killed);
+    assert!(waited + secs(5) >= LEASE && waited <= LEASE + secs(35), "taken after {waited:?}");
+    drop(held);
+    bench.until_stored(0, 9).await;
+    bench.close([second]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn table_unreachable() {
+    let bench = Bench::new(2).await;
+    let (first, second) = (bench.connect("a").await, bench.connect("b").await);
+    bench.until_shared("a", "b").await;
+    let hosts = [Host::of(&first), Host::of(&second)];
+    let read = || all_read(&[&hosts[0], &hosts[1]]);
+    let mut next = 1;
+    let mut put_both = || {
+        for shard in 0..2 {
+            bench.put(shard, next..=next);
+            next += 1;
+        }
+    };
+    for _ in 0..10 {
+        put_both();
+        sleep(secs(1)).await;
+    }
+    bench.until("all is read", || read().len() == 20).await;
+    sleep(secs(3)).await;
+    for worker in [&first, &second] {
+        worker.link.cut_table(true);
+    }
+    let (cut, written) = (bench.now(), bench.written().len());
+    let mut last_read = (read().len(), cut);
+    for _ in 0..300 {
+        put_both();
+        sleep(secs(1)).await;
+        if read().len() > last_read.0 {
+            last_read = (read().len(), bench.now());
+        }
+    }
+    // As long as the leases are good, and not a moment longer: another may have them then.
+    let stopped = last_read.1.since(cut);
+    assert!(stopped <= LEASE && stopped + secs(10) >= LEASE, "the last record came after {stopped:?}");
+    assert_eq!(bench.written().len(), written);
+    for worker in [&first, &second] {
+        worker.link.cut_table(false);
+    }
+    bench.until_stored(0, 619).await;
+    bench.until_stored(1, 620).await;
+    let mut all = read();
+    all.dedup();
+    assert_eq!(all, (1..=620).collect::<Vec<_>>(), "a record is lost");
+    bench.until_shared("a", "b").await;
+    drop(hosts);
+    bench.close([first, second]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn clock_skew_of_minutes() {
+    let bench = Bench::new(2).await;
+    let (first, second, third) = (bench.worker("a"), bench.worker("b"), bench.worker("c"));
+    first.clock.set_skew(300_000);
+    second.clock.set_skew(-300_000);
+    first.input.connect().await.unwrap();
+    second.input.connect().await.unwrap();
+    let of_second = bench.until_shared("a", "b").await;
+    // Who wrote down a time that is long past, or far ahead, keeps its lease all the same.
+    third.input.connect().await.unwrap();
+    let leases = [0, 1].map(|shard| bench.row(shard).lease);
+    let hosts = [Host::of(&first), Host::of(&second), Host::of(&third)];
+    for number in (1..=600).step_by(2) {
+        bench.put(0, number..=number);
+        bench.put(1, number + 1..=number + 1);
+        sleep(secs(1)).await;
+    }
+    bench.until_stored(0, 599).await;
+    bench.until_stored(1, 600).await;
+    assert_eq!([0, 1].map(|shard| bench.row(shard).lease), leases, "a lease was taken");
+    assert_eq!(all_read(&[&hosts[0], &hosts[1], &hosts[2]]), (1..=600).collect::<Vec<_>>(), "a gap, or a duplicate");
+    // The dead are taken over when their lease is over by the clock of whoever watches, which goes right.
+    let [_a, b, c] = hosts;
+    drop(b);
+    second.kill();
+    let killed = bench.now();
+    bench.until("it is taken over", || bench.holder(of_second).is_some_and(|holder| holder != "b")).await;
+    let waited = bench.now().since(killed);
+    assert!(waited + secs(5) >= LEASE && waited <= LEASE + secs(35), "taken after {waited:?}");
+    drop((_a, c));
+    bench.close([first, third]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn graceful_hand_over() {
+    let bench = Bench::new(2).await;
+    let first = bench.connect("a").await;
+    bench.until_held(0, "a").await;
+    bench.until_held(1, "a").await;
+    let one = Host::of(&first);
+    let second = bench.worker("b");
+    let two = Host::of(&second);
+    let mut number = 0;
+    let mut put_for = async |seconds: u64| {
+        for _ in 0..4 * seconds {
+            bench.put(number % 2, u64::from(number) + 1..=u64::from(number) + 1);
+            number += 1;
+            sleep(secs(1) / 4).await;
+        }
+    };
+    put_for(10).await;
+    second.input.connect().await.unwrap();
+    drop(two);
+    let two = Host::of(&second);
+    put_for(60).await;
+    let moved = bench.until_shared("a", "b").await;
+    // And on a soft stop the other way.
+    drop(two);
+    second.close().await;
+    bench.until_held(moved, "a").await;
+    put_for(30).await;
+    sleep(secs(5)).await;
+    drop(one);
+    bench.close([first]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn merge_with_parents_on_two_workers() {
+    let bench = Bench::new(2).await;
+    let (first, second) = (bench.connect("a").await, bench.connect("b").await);
+    let of_second = bench.until_shared("a", "b").await;
+    bench.put(1 - of_second, 1..=3);
+    bench.put(of_second, 4..=6);
+    assert_eq!(first.numbers(3).await, [1, 2, 3]);
+    let held = second.hold(3).await;
+    bench.merge(0, 1).await;
+    bench.put(2, 7..=9);
+    bench.until_ended(1 - of_second).await;
+    let host = Host::of(&first);
+    sleep(3 * MINUTE).await;
+    assert!(bench.subscribes(2).is_empty() && bench.holder(2).is_none(), "the child does not wait for both");
+    for taken in held {
+        second.ack(taken).await;
+    }
+    let other = Host::of(&second);
+    bench.until_stored(2, 9).await;
+    let mut both = [host.read(), other.read()].concat();
+    both.sort_unstable();
+    assert_eq!(both, [7, 8, 9]);
+    assert!(bench.ended_at(of_second) <= Some(bench.subscribes(2)[0].at));
+    // Each end was stored by who had the parent.
+    for (shard, by) in [(1 - of_second, "a"), (of_second, "b")] {
+        let end = bench.written().into_iter().find(|written| written.shard == shard_id(shard) && written.is_end());
+        assert_eq!(end.unwrap().by, by);
+    }
+    drop((host, other));
+    bench.close([first, second]).await;
+}
