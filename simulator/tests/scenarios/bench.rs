@@ -265,7 +265,12 @@ impl Bench {
 
     /// A worker that is not connected yet.
     pub(crate) fn worker(&self, name: &str) -> Worker {
-        let clock = Clock::tokio(self.now());
+        self.worker_at(name, self.now())
+    }
+
+    /// A worker on another runtime, whose clock says something else than this one's.
+    pub(crate) fn worker_at(&self, name: &str, now: Time) -> Worker {
+        let clock = Clock::tokio(now);
         let link = Link::new(name, 7);
         let streams = if self.lines.contains("streams:") { "" } else { "streams: [orders]\n" };
         let yaml = format!(
@@ -334,6 +339,8 @@ impl Bench {
         for worker in workers {
             worker.close().await;
         }
+        // Whoever was told to end has a moment to do so.
+        sleep(Duration::from_millis(50)).await;
         assert_eq!(self.simulator.kinesis(|kinesis| kinesis.open_subscriptions()), 0, "subscriptions are open");
         assert_eq!(Handle::current().metrics().num_alive_tasks(), 0, "tasks are left");
         for shard in self.simulator.kinesis(|kinesis| kinesis.parents(STREAM)).into_keys() {
@@ -355,7 +362,6 @@ pub(crate) struct Worker {
 
 /// What was read and is not settled.
 pub(crate) struct Taken {
-    pub(crate) shard: u32,
     pub(crate) numbers: Vec<u64>,
     receipt: Receipt,
 }
@@ -377,14 +383,9 @@ impl Worker {
             return Ok(None);
         }
         let (messages, receipt) = batch.into_parts();
-        let mut shard = 0;
-        let numbers = messages.iter().map(|message| {
-            let id = message.get("kinesis_shard").unwrap().to_text().into_owned();
-            shard = id.strip_prefix("shardId-").unwrap().parse().unwrap();
-            std::str::from_utf8(message.payload()).unwrap().split('.').next().unwrap().parse().unwrap()
-        });
-        let numbers = numbers.collect();
-        Ok(Some(Taken { shard, numbers, receipt }))
+        let number = |payload: &[u8]| std::str::from_utf8(payload).unwrap().split('.').next().unwrap().parse().unwrap();
+        let numbers = messages.iter().map(|message| number(message.payload())).collect();
+        Ok(Some(Taken { numbers, receipt }))
     }
 
     /// Takes, and holds on to, so many records.

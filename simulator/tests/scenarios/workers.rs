@@ -1,7 +1,8 @@
 //! Several workers that share the shards through one table.
 
 use kinesis_simulator::kinesis::shard_id;
-use tokio::time::sleep;
+use tokio::runtime::Builder;
+use tokio::time::{advance, sleep};
 
 use crate::bench::{Bench, Host, LEASE, MINUTE, all_read, secs};
 
@@ -25,6 +26,52 @@ async fn kill_9() {
     drop(held);
     bench.until_stored(0, 9).await;
     bench.close([second]).await;
+}
+
+/// The process sleeps: its clock goes on, and nothing of it runs. So it has a runtime of its own, which stands still meanwhile.
+#[test]
+fn pause_longer_than_the_lease() {
+    let runtime = || Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let (ours, paused) = (runtime(), runtime());
+    let bench = ours.block_on(Bench::new(1));
+    bench.put(0, 1..=9);
+    let now = ours.block_on(async { bench.now() });
+    let (first, held) = paused.block_on(async {
+        let first = bench.worker_at("a", now);
+        first.input.connect().await.unwrap();
+        let done = first.take_at_most(3).await;
+        assert_eq!(done.numbers, [1, 2, 3]);
+        first.ack(done).await;
+        let held = first.take_at_most(3).await;
+        assert_eq!(held.numbers, [4, 5, 6]);
+        bench.until_stored(0, 3).await;
+        (first, held)
+    });
+    let began = ours.block_on(async { bench.now() });
+    let second = ours.block_on(async {
+        let second = bench.connect("b").await;
+        bench.until_held(0, "b").await;
+        assert_eq!(second.numbers(6).await, (4..=9).collect::<Vec<_>>());
+        bench.until_stored(0, 9).await;
+        second
+    });
+    let slept = ours.block_on(async { bench.now() }).since(began);
+    paused.block_on(async {
+        // The host asks first, before anything else of it has noticed. What it has read by then is another one's.
+        let asking = first.is_quiet(secs(5));
+        let ((), is_quiet) = tokio::join!(biased; advance(slept), asking);
+        assert!(is_quiet, "what the other one has read is delivered");
+        first.ack(held).await;
+        assert!(first.is_quiet(LEASE / 2).await, "it still reads");
+        first.close().await;
+    });
+    assert_eq!(paused.metrics().num_alive_tasks(), 0, "tasks are left");
+    ours.block_on(async {
+        assert_eq!((bench.row(0).stored, bench.holder(0).as_deref()), (9, Some("b")));
+        bench.put(0, 10..=12);
+        assert_eq!(second.numbers(3).await, [10, 11, 12]);
+        bench.close([second]).await;
+    });
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,7 +119,6 @@ async fn table_unreachable() {
     all.dedup();
     assert_eq!(all, (1..=620).collect::<Vec<_>>(), "a record is lost");
     bench.until_shared("a", "b").await;
-    drop(hosts);
     bench.close([first, second]).await;
 }
 
@@ -88,7 +134,7 @@ async fn clock_skew_of_minutes() {
     // Who wrote down a time that is long past, or far ahead, keeps its lease all the same.
     third.input.connect().await.unwrap();
     let leases = [0, 1].map(|shard| bench.row(shard).lease);
-    let hosts = [Host::of(&first), Host::of(&second), Host::of(&third)];
+    let hosts = [&first, &second, &third].map(Host::of);
     for number in (1..=600).step_by(2) {
         bench.put(0, number..=number);
         bench.put(1, number + 1..=number + 1);
@@ -99,14 +145,13 @@ async fn clock_skew_of_minutes() {
     assert_eq!([0, 1].map(|shard| bench.row(shard).lease), leases, "a lease was taken");
     assert_eq!(all_read(&[&hosts[0], &hosts[1], &hosts[2]]), (1..=600).collect::<Vec<_>>(), "a gap, or a duplicate");
     // The dead are taken over when their lease is over by the clock of whoever watches, which goes right.
-    let [_a, b, c] = hosts;
-    drop(b);
+    let [_first, of_second_host, _third] = hosts;
+    drop(of_second_host);
     second.kill();
     let killed = bench.now();
     bench.until("it is taken over", || bench.holder(of_second).is_some_and(|holder| holder != "b")).await;
     let waited = bench.now().since(killed);
     assert!(waited + secs(5) >= LEASE && waited <= LEASE + secs(35), "taken after {waited:?}");
-    drop((_a, c));
     bench.close([first, third]).await;
 }
 
@@ -117,29 +162,27 @@ async fn graceful_hand_over() {
     bench.until_held(0, "a").await;
     bench.until_held(1, "a").await;
     let one = Host::of(&first);
-    let second = bench.worker("b");
-    let two = Host::of(&second);
-    let mut number = 0;
+    let mut last = 0;
     let mut put_for = async |seconds: u64| {
-        for _ in 0..4 * seconds {
-            bench.put(number % 2, u64::from(number) + 1..=u64::from(number) + 1);
-            number += 1;
+        for number in last + 1..=last + 4 * seconds {
+            bench.put((number % 2) as u32, number..=number);
             sleep(secs(1) / 4).await;
         }
+        last += 4 * seconds;
     };
     put_for(10).await;
-    second.input.connect().await.unwrap();
-    drop(two);
+    let second = bench.connect("b").await;
     let two = Host::of(&second);
     put_for(60).await;
     let moved = bench.until_shared("a", "b").await;
-    // And on a soft stop the other way.
-    drop(two);
+    let of_second = two.read().len();
+    assert!(of_second > 0 && one.read().len() > of_second);
+    // And back, when the second stops softly.
     second.close().await;
     bench.until_held(moved, "a").await;
     put_for(30).await;
     sleep(secs(5)).await;
-    drop(one);
+    assert_eq!(all_read(&[&one, &two]), (1..=last).collect::<Vec<_>>(), "a gap, or a duplicate");
     bench.close([first]).await;
 }
 
@@ -172,6 +215,5 @@ async fn merge_with_parents_on_two_workers() {
         let end = bench.written().into_iter().find(|written| written.shard == shard_id(shard) && written.is_end());
         assert_eq!(end.unwrap().by, by);
     }
-    drop((host, other));
     bench.close([first, second]).await;
 }
