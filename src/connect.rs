@@ -294,6 +294,7 @@ impl Connecting<'_> {
             checkpointer,
             ending,
             consumers: if fan_out.deregister_on_close { consumers } else { Vec::new() },
+            streams,
             tasks,
             threads: Arc::clone(&self.threads),
             stop: stop.drop_guard(),

@@ -62,7 +62,8 @@ pub(crate) trait LeaseStore: Debug + Send + Sync + 'static {
     /// Stores places and renews the leases. The answers are in the order of the writes.
     async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>>;
 
-    /// Gives shards back, each with its last place, in one write each. The answers are in the order of the releases.
+    /// Gives shards back, each with its last place, in one write each. One that is to be passed on to somebody who does not
+    /// want it any more, becomes nobody's. The answers are in the order of the releases.
     async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>>;
 
     /// Forgets a shard that is not in its stream any more, unless its row has changed.
@@ -95,6 +96,9 @@ pub(crate) trait SharedStore: LeaseStore {
         holder: &Hold,
         instead_of: Option<&WorkerId>,
     ) -> Result<bool, StoreError>;
+
+    /// Takes a request of ours back. The lease that we were passed, if it was granted meanwhile.
+    async fn withdraw(&self, stream: &Stream, shard: &ShardId) -> Result<Option<Hold>, StoreError>;
 
     /// Stores that a shard is ended, in one write, if nothing is stored of it; whether that was so.
     async fn end(&self, stream: &Stream, shard: &ShardId) -> Result<bool, StoreError>;
@@ -190,7 +194,7 @@ pub(crate) struct Release {
     pub(crate) epoch: u64,
     /// The last place; `Nowhere` leaves what is stored.
     pub(crate) place: Place,
-    /// To whom it is passed on; to nobody in particular if `None`.
+    /// Who asked for it and gets it; nobody in particular if `None`.
     pub(crate) to: Option<WorkerId>,
 }
 

@@ -14,7 +14,8 @@ use crate::efo::consumer::Consumer;
 use crate::ending::{End, Ending};
 use crate::health::Health;
 use crate::lease::keeper::Keeper;
-use crate::lease::{LeaseStore, SharedStore, Worker};
+use crate::lease::{Lease, LeaseStore, Place, SharedStore, StoreError, Worker};
+use crate::names::Stream;
 use crate::outbox::{Closed, Outbox};
 use crate::pool::Pool;
 use crate::sync::{Mutex, lock};
@@ -36,6 +37,7 @@ const NUDGED_AT_CLOSE: usize = 100;
 pub(crate) struct Session {
     /// What is read, for people.
     pub(crate) target: String,
+    pub(crate) streams: Vec<Stream>,
     pub(crate) pool: Pool,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) health: Arc<Health>,
@@ -115,7 +117,7 @@ impl Session {
         self.threads.end().await;
         let stored = self.checkpointer.finish().await;
         let others = match self.store.shared() {
-            Some(shared) => say_goodbye(shared).await,
+            Some(shared) => say_goodbye(shared, &self.streams).await,
             None => Some(Vec::new()),
         };
         for consumer in &self.consumers {
@@ -133,11 +135,17 @@ impl Session {
 }
 
 /// Leaves, and has the others look at once who takes what we gave back. Returns who they are, if that could be seen.
-async fn say_goodbye(store: &dyn SharedStore) -> Option<Vec<Worker>> {
+async fn say_goodbye(store: &dyn SharedStore, streams: &[Stream]) -> Option<Vec<Worker>> {
     let mut others = None;
     let goodbye = async {
         store.leave().await?;
         let others = others.insert(store.workers().await?);
+        // Unless another process goes by our name: then these are its own.
+        if !others.is_empty() && others.iter().all(|other| other.id != *store.me()) {
+            for stream in streams {
+                want_nothing(store, stream).await?;
+            }
+        }
         let nudges = others.iter().take(NUDGED_AT_CLOSE).map(|worker| store.nudge(&worker.id));
         join_all(nudges).await.into_iter().collect::<Result<(), _>>()
     };
@@ -146,6 +154,22 @@ async fn say_goodbye(store: &dyn SharedStore) -> Option<Vec<Worker>> {
         telemetry::look_failed(&error);
     }
     others
+}
+
+/// Takes back what we asked the others for, and gives back what we were passed since we last looked.
+async fn want_nothing(store: &dyn SharedStore, stream: &Stream) -> Result<(), StoreError> {
+    let mut passed = Vec::new();
+    for row in store.rows(stream).await? {
+        let hold = match row.hold {
+            Some(hold) if hold.worker == *store.me() => Some(hold),
+            _ if row.wanted_by.as_ref() == Some(store.me()) => store.withdraw(stream, &row.shard).await?,
+            _ => None,
+        };
+        if let Some(epoch) = hold.and_then(|hold| hold.epoch) {
+            passed.push(Lease { stream: stream.clone(), shard: row.shard, epoch }.back(Place::Nowhere, None));
+        }
+    }
+    store.release(passed).await.into_iter().try_for_each(|released| released.map(drop))
 }
 
 /// Shows how full the pool is, and says so when reading has stopped because nothing is acknowledged.

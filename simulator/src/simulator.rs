@@ -48,6 +48,8 @@ pub struct Call<'a> {
     pub asked: &'a Value,
     /// Why it was refused.
     pub error: Option<&'a ServiceError>,
+    /// Whether the answer gets on its way to the caller.
+    pub answered: bool,
 }
 
 /// Is shown every call that reached Kinesis.
@@ -172,7 +174,7 @@ impl Simulator {
             self.tell(clock.now(), link, operation, body, &answer);
             respond(status, "application/x-amz-json-1.0", answer.into())
         } else {
-            self.kinesis_answer(operation, encoding, request.body(), link, clock)
+            self.kinesis_answer(operation, encoding, request.body(), link, clock, after.is_none())
         };
         match after {
             Some(CallFault::AnswerSilent) => std::future::pending().await,
@@ -194,6 +196,7 @@ impl Simulator {
         body: &Bytes,
         link: &Link,
         clock: &Clock,
+        answered: bool,
     ) -> Response<Body> {
         let asked = encoding.read(body);
         let now = clock.now();
@@ -202,7 +205,7 @@ impl Simulator {
             .map_err(Clone::clone)
             .and_then(|asked| self.kinesis(|kinesis| kinesis.call(operation, asked, now)));
         if let (Some(watcher), Ok(asked)) = (&mut self.core().caller, &asked) {
-            watcher(&Call { at: now, by: &link.name(), operation, asked, error: reply.as_ref().err() });
+            watcher(&Call { at: now, by: &link.name(), operation, asked, error: reply.as_ref().err(), answered });
         }
         if self.core().log.is_some() {
             let said = match &reply {

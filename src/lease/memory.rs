@@ -234,7 +234,7 @@ impl LeaseStore for MemoryStore {
         for Release { stream, shard, epoch, place, to } in releases {
             let release = |core: &mut Core, row: &mut Row| {
                 row.place = forward(&row.place, place);
-                row.wanted_by = None;
+                let to = to.filter(|to| row.wanted_by.take().as_ref() == Some(to));
                 row.hold = to.map(|worker| {
                     let epoch = core.next();
                     Hold { worker, epoch: Some(epoch), stamp: epoch.to_string() }
@@ -298,6 +298,13 @@ impl SharedStore for MemoryStore {
         }
         row.wanted_by = Some(self.me.clone());
         Ok(true)
+    }
+
+    async fn withdraw(&self, stream: &Stream, shard: &ShardId) -> Result<Option<Hold>, StoreError> {
+        let mut core = self.core("withdraw").await?;
+        let Some(row) = core.rows.get_mut(&(stream.clone(), shard.clone())) else { return Ok(None) };
+        row.wanted_by.take_if(|by| *by == self.me);
+        Ok(row.hold.clone().filter(|hold| hold.worker == self.me))
     }
 
     async fn end(&self, stream: &Stream, shard: &ShardId) -> Result<bool, StoreError> {

@@ -154,6 +154,24 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     let (lease, place) = claim(b, "shard-3", From::Holder(&passed)).await;
     assert_eq!(place, at("6"));
 
+    // A request can be taken back: then nobody gets it.
+    let held = row(a, "shard-3").await.unwrap().hold.unwrap();
+    assert!(a.ask(&stream(), &"shard-3".into(), &held, None).await.unwrap());
+    assert_eq!(a.withdraw(&stream(), &"shard-3".into()).await.unwrap(), None);
+    assert_eq!(row(a, "shard-3").await.unwrap().wanted_by, None);
+    assert!(matches!(release(b, lease, at("6"), Some(a.me().clone())).await, Written::Stored { .. }));
+    assert_eq!(row(a, "shard-3").await.unwrap().hold, None);
+    // Unless it was granted before.
+    let (lease, _) = claim(b, "shard-3", From::Nobody).await;
+    let held = row(a, "shard-3").await.unwrap().hold.unwrap();
+    assert!(a.ask(&stream(), &"shard-3".into(), &held, None).await.unwrap());
+    release(b, lease, at("6"), Some(a.me().clone())).await;
+    let passed = a.withdraw(&stream(), &"shard-3".into()).await.unwrap().unwrap();
+    assert_eq!(&passed.worker, a.me());
+    let (lease, _) = claim(a, "shard-3", From::Holder(&passed)).await;
+    release(a, lease, Place::Nowhere, None).await;
+    let (lease, _) = claim(b, "shard-3", From::Nobody).await;
+
     // Taken by force, the old lease is worth nothing, for a commit, an end or a release.
     let held = row(a, "shard-3").await.unwrap().hold.unwrap();
     let (taken, place) = claim(a, "shard-3", From::Holder(&held)).await;

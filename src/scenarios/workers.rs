@@ -62,6 +62,42 @@ async fn graceful_hand_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_stops_wants_nothing_any_more() {
+    let script = Script::new(["one", "two"]);
+    for shard in ["one", "two"] {
+        script.answer(shard, [then_idle(1..=3), then_idle(4..=4)]);
+    }
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let a = bench.join(&table.worker("a")).await;
+    let mut receipts = Vec::new();
+    for _ in 0..2 {
+        receipts.push(take(&a).await.2);
+    }
+    let b = bench.join(&table.worker("b")).await;
+    let wanted =
+        || ["one", "two"].into_iter().find(|shard| table.row(shard).is_some_and(|row| row.wanted_by.is_some()));
+    let asked = async {
+        loop {
+            match wanted() {
+                Some(shard) => return shard,
+                None => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let moved = timeout(PERIOD, asked).await.expect("nobody asks");
+    close(&b).await;
+    assert_eq!(wanted(), None);
+    // The holder was about to pass it on.
+    for receipt in receipts {
+        receipt.settle(Verdicts::ACK).unwrap();
+    }
+    sleep(secs(5)).await;
+    assert_ne!(table.holder(moved), Some("b".into()), "nobody reads it until its lease is over");
+    table.until_held(moved, "a").await;
+    close(&a).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shard_that_is_not_handed_over_is_taken_by_force() {
     let script = Script::new(["one", "two"]);
     for shard in ["one", "two"] {

@@ -129,6 +129,8 @@ async fn lost_answers_change_nothing() {
 
     let Claim::Owned(lease, place) = store.claim(&stream(), &shard, From::Nobody).await.unwrap() else { panic!() };
     assert_eq!(place, at("6"));
+    let held = store.rows(&stream()).await.unwrap()[0].hold.clone().unwrap();
+    assert_eq!(local.store("b").await.ask(&stream(), &shard, &held, None).await, Ok(true));
     lose();
     assert_eq!(store.release(vec![lease.back(at("7"), Some("b".into()))]).await, stored(at("7")));
     let rows = store.rows(&stream()).await.unwrap();

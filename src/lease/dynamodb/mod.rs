@@ -54,6 +54,8 @@ const WORKERS: &str = "kinesis-input/workers";
 const STREAMS: &str = "kinesis-input/streams";
 /// Writes on their way at once. More would only wait for each other in the table's partitions.
 const WRITES_AT_ONCE: usize = 16;
+/// That a lease is ours still.
+const OWNED: &str = "ClientID = :me AND LeaseID = :lease";
 
 /// The store in a table.
 #[derive(Debug)]
@@ -105,7 +107,7 @@ impl DynamoDbStore {
     fn update_owned(&self, stream: &Stream, shard: &ShardId, epoch: u64) -> UpdateItemFluentBuilder {
         self.table
             .update(&self.stream_id(stream), shard.as_str())
-            .condition_expression("ClientID = :me AND LeaseID = :lease")
+            .condition_expression(OWNED)
             .expression_attribute_values(":me", text(self.me.as_str()))
             .expression_attribute_values(":lease", row::lease_id(&self.me, epoch))
             .return_values(ReturnValue::AllNew)
@@ -148,40 +150,63 @@ impl DynamoDbStore {
     async fn release_one(&self, release: Release) -> Result<Written, StoreError> {
         let Release { stream, shard, epoch, place, to } = release;
         let place = self.onward(&stream, &shard, epoch, place);
-        let update = self.update_owned(&stream, &shard, epoch);
+        let mut written = self.let_go(&stream, &shard, epoch, &place, to.as_ref()).await?;
+        if written.is_none() && to.is_some() {
+            written = self.let_go(&stream, &shard, epoch, &place, None).await?;
+        }
+        lock(&self.places).remove(&(stream, shard));
+        Ok(written.unwrap_or_else(|| Written::Lost { holder: "nobody".into() }))
+    }
+
+    /// Lets go of a shard. `None` if it is ours still, for who is to get it does not want it any more.
+    async fn let_go(
+        &self,
+        stream: &Stream,
+        shard: &ShardId,
+        epoch: u64,
+        place: &Place,
+        to: Option<&WorkerId>,
+    ) -> Result<Option<Written>, StoreError> {
+        let update = self.update_owned(stream, shard, epoch);
         let passed = fastrand::u64(..);
-        let update = match &to {
+        let update = match to {
             // `LeaseID` stays: if the answer is lost, it says that it was us who let go.
-            None => with_place(update, &place, "", "REMOVE ClientID, LeaseTimeout, WantedBy, ClaimedAt"),
+            None => with_place(update, place, "", "REMOVE ClientID, LeaseTimeout, WantedBy, ClaimedAt"),
             Some(to) => {
                 let update = update
+                    .condition_expression(format!("{OWNED} AND WantedBy = :to"))
                     .expression_attribute_values(":to", text(to.as_str()))
                     .expression_attribute_values(":passed", row::lease_id(to, passed))
                     .expression_attribute_values(":timeout", self.timeout());
                 let set = "SET ClientID = :to, LeaseID = :passed, LeaseTimeout = :timeout";
-                with_place(update, &place, set, "REMOVE WantedBy")
+                with_place(update, place, set, "REMOVE WantedBy")
             }
         };
-        let outcome = update.send().await;
-        let key = (stream, shard);
-        let written = match outcome {
+        let written = match update.send().await {
             Ok(answer) => {
-                let row = self.read(&key.0, &key.1, answer.attributes())?;
+                let row = self.read(stream, shard, answer.attributes())?;
                 Written::Stored { place: row.place, wanted_by: None }
             }
             Err(error) => {
                 let found = refused("give a lease back", error)?;
                 let is_ours = |id: AttributeValue| found.get("LeaseID") == Some(&id);
-                let let_go = match &to {
+                let is_held = found.get("ClientID") == Some(&text(self.me.as_str()));
+                let let_go = match to {
                     None => !found.contains_key("ClientID") && is_ours(row::lease_id(&self.me, epoch)),
                     Some(to) => is_ours(row::lease_id(to, passed)),
                 };
+                if to.is_some() && is_held && is_ours(row::lease_id(&self.me, epoch)) {
+                    return Ok(None);
+                }
                 // Written by a try whose answer was lost.
-                if let_go { Written::Stored { place, wanted_by: None } } else { self.lost(&key.0, &key.1, &found) }
+                if let_go {
+                    Written::Stored { place: place.clone(), wanted_by: None }
+                } else {
+                    self.lost(stream, shard, &found)
+                }
             }
         };
-        lock(&self.places).remove(&key);
-        Ok(written)
+        Ok(Some(written))
     }
 
     fn lost(&self, stream: &Stream, shard: &ShardId, found: &Item) -> Written {
@@ -494,6 +519,26 @@ impl SharedStore for DynamoDbStore {
             Ok(_) => Ok(true),
             Err(error) if is_refusal(&error) => Ok(false),
             Err(error) => Err(failed("ask for a shard", &error)),
+        }
+    }
+
+    async fn withdraw(&self, stream: &Stream, shard: &ShardId) -> Result<Option<Hold>, StoreError> {
+        let update = self
+            .table
+            .update(&self.stream_id(stream), shard.as_str())
+            .update_expression("REMOVE WantedBy")
+            .condition_expression("WantedBy = :me")
+            .expression_attribute_values(":me", text(self.me.as_str()))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        match update.send().await {
+            Ok(_) => Ok(None),
+            Err(error) => {
+                let found = refused("take a request back", error)?;
+                if found.is_empty() {
+                    return Ok(None);
+                }
+                Ok(self.read(stream, shard, Some(&found))?.hold.filter(|hold| hold.worker == self.me))
+            }
         }
     }
 

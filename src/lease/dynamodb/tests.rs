@@ -66,7 +66,7 @@ impl Local {
         Table::open(&Self::session(), &self.config(), LEASE / 3).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    async fn store(&self, me: &str) -> DynamoDbStore {
+    pub(super) async fn store(&self, me: &str) -> DynamoDbStore {
         DynamoDbStore::new(self.table().await, me.into(), LEASE)
     }
 }

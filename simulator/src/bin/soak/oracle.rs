@@ -151,7 +151,9 @@ impl Oracle {
     /// Learns which shards there are, and what is past retention.
     pub(crate) fn learn(&mut self, parents: BTreeMap<u32, Vec<u32>>) {
         let ids: Vec<u32> = self.books.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.expire(id));
+        for id in ids {
+            self.expire(id);
+        }
         self.known = parents.keys().copied().collect();
         for (shard, parents) in parents {
             self.books.entry(shard).or_default().parents = parents;
@@ -403,7 +405,7 @@ impl Oracle {
             return;
         };
         let Some((granted, refused)) = self.grants.get_mut(&id) else { return };
-        if error.code != "ResourceInUseException" || call.at.since(*granted) >= takeover {
+        if error.code != "ResourceInUseException" || !call.answered || call.at.since(*granted) >= takeover {
             return;
         }
         if refused.iter().any(|other| other == call.by) {
