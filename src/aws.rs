@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
-use aws_sdk_kinesis::config::retry::RetryConfig;
+use aws_sdk_kinesis::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents, StalledStreamProtectionConfig};
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
@@ -54,6 +54,8 @@ impl Aws {
         common.set_endpoint_url(endpoint.map(ToOwned::to_owned));
         let control = common
             .clone()
+            // A budget of its own: by default all clients in a process share one, of other inputs too.
+            .retry_partition(RetryPartition::custom("kinesis-input-control").build())
             .timeout_config(
                 TimeoutConfig::builder()
                     .operation_timeout(CONTROL_TIMEOUT)

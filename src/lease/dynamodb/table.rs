@@ -52,11 +52,13 @@ impl Table {
         let client = common
             .clone()
             .retry_config(RetryConfig::standard().with_max_attempts(4))
+            // A budget of its own: by default all clients in a process share one, of other inputs too.
+            .retry_partition(RetryPartition::custom("kinesis-input-leases").build())
             .timeout_config(timeouts(CALL_TIMEOUT, ATTEMPT_TIMEOUT))
             .build();
         let beats = common
             .retry_config(RetryConfig::standard().with_max_attempts(2))
-            .retry_partition(RetryPartition::new("kinesis-input-beats"))
+            .retry_partition(RetryPartition::custom("kinesis-input-beats").build())
             .timeout_config(timeouts(beat, beat.mul_f64(0.6)))
             .build();
         let time = access::clock(session);

@@ -7,6 +7,7 @@
 mod log;
 mod oracle;
 mod plan;
+mod signal;
 mod worker;
 mod world;
 

@@ -109,7 +109,7 @@ pub(crate) struct Oracle {
     grants: BTreeMap<u32, (Time, Vec<String>)>,
     /// When each worker was last seen alive in the table.
     beats: BTreeMap<String, Time>,
-    /// When each worker was last started.
+    /// When each worker was last started, or came back after a silence in which its leases ran out.
     lives: BTreeMap<String, Time>,
     pub(crate) counts: Counts,
     pub(crate) violations: Vec<Violation>,
@@ -276,7 +276,10 @@ impl Oracle {
         match hash {
             "kinesis-input/workers" => {
                 if row.after.is_some() && row.by == range {
-                    self.beats.insert(range.to_owned(), self.now);
+                    let before = self.beats.insert(range.to_owned(), self.now);
+                    if before.is_some_and(|before| self.now.since(before) > self.lease) {
+                        self.lives.insert(range.to_owned(), self.now);
+                    }
                 }
             }
             "kinesis-input/streams" => self.pin(item),
@@ -353,7 +356,7 @@ impl Oracle {
         book.holder = after_holder;
     }
 
-    /// Whoever lives is asked first. What it took before it was started anew, it does not hold any more.
+    /// Whoever lives is asked first. What it took before it was started anew, or fell silent, it does not hold any more.
     fn check_taking(&mut self, shard: u32, by: &str, from: &str, asked: bool) {
         let claimed = self.books.get(&shard).map_or_else(Time::default, |book| book.claimed);
         let Some(beat) = self.beats.get(from).copied() else { return };
@@ -439,7 +442,7 @@ impl Oracle {
     pub(crate) fn check_beat(&mut self, worker: &str, well_for: Duration) {
         let (Some(beat), Some(life)) = (self.beats.get(worker), self.lives.get(worker)) else { return };
         let silent = self.now.since(*beat);
-        if beat > life && silent > self.lease && well_for > self.lease * 2 {
+        if beat >= life && silent > self.lease && well_for > self.lease * 2 {
             self.violate(
                 Broken::Stalled,
                 format!("{worker} has not beaten for {silent:?}, and nothing is wrong with it"),

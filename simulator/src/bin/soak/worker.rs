@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +14,13 @@ use pipeline_plugin_api::config::{Document, Environment};
 use pipeline_plugin_api::registry::Registry;
 use pipeline_plugin_api::{Batch, Demand, Input, InputError, Receipt, Verdict, Verdicts};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{advance, sleep};
 
 use crate::log::Log;
 use crate::oracle::{Broken, Oracle};
 use crate::plan::Config;
+use crate::signal::Signal;
 
 /// The most bytes of data in an event.
 const LARGEST_EVENT: u64 = 1 << 20;
@@ -71,8 +70,8 @@ pub(crate) struct Worker {
     pub(crate) link: Link,
     runtime: Runtime,
     clock: Clock,
-    mood: watch::Sender<Mood>,
-    stage: watch::Sender<Stage>,
+    mood: Signal<Mood>,
+    stage: Signal<Stage>,
     /// Since when it stands still.
     paused: Option<Time>,
     /// When it last stood still, or could not reach the service.
@@ -92,8 +91,7 @@ impl Worker {
             Builder::new_current_thread().enable_time().start_paused(true).build().map_err(|e| e.to_string())?;
         let clock = runtime.block_on(async { Clock::tokio(now) });
         let link = Link::new(&name, seed);
-        let (mood, moods) = watch::channel(Mood::Prompt);
-        let (stage, stages) = watch::channel(Stage::Running);
+        let (mood, stage) = (Signal::new(Mood::Prompt), Signal::new(Stage::Running));
         let host = Host {
             name: name.clone(),
             yaml: config.yaml(&name, settings),
@@ -102,9 +100,8 @@ impl Worker {
                 .time_source(clock.clone()),
             clock: clock.clone(),
             shared: shared.clone(),
-            mood: moods,
-            stage: stages,
-            done: stage.clone(),
+            mood: mood.clone(),
+            stage: stage.clone(),
             out: Arc::default(),
             most: (config.max_records, config.max_bytes),
             rng: fastrand::Rng::with_seed(seed ^ 0x05e1),
@@ -115,7 +112,7 @@ impl Worker {
     }
 
     pub(crate) fn set_mood(&self, mood: Mood) {
-        self.mood.send_replace(mood);
+        self.mood.set(mood);
     }
 
     pub(crate) fn set_skew(&self, millis: i64) {
@@ -139,17 +136,13 @@ impl Worker {
 
     /// Stops softly: takes nothing more, settles what it has, closes.
     pub(crate) fn stop(&self) {
-        self.stage.send_if_modified(|stage| {
-            let running = *stage == Stage::Running;
-            if running {
-                *stage = Stage::Stopping;
-            }
-            running
-        });
+        if self.stage.get() == Stage::Running {
+            self.stage.set(Stage::Stopping);
+        }
     }
 
     pub(crate) fn has_stopped(&self) -> bool {
-        *self.stage.borrow() == Stage::Stopped
+        self.stage.get() == Stage::Stopped
     }
 
     /// Runs until this time, unless it stands still.
@@ -183,9 +176,8 @@ struct Host {
     plugin: KinesisInput,
     clock: Clock,
     shared: Shared,
-    mood: watch::Receiver<Mood>,
-    stage: watch::Receiver<Stage>,
-    done: watch::Sender<Stage>,
+    mood: Signal<Mood>,
+    stage: Signal<Stage>,
     out: Out,
     most: (u64, u64),
     rng: fastrand::Rng,
@@ -216,7 +208,7 @@ impl Host {
             };
             let Some(reason) = self.host(&input).await else {
                 self.shared.log.line(self.clock.now(), &self.name, "has stopped");
-                self.done.send_replace(Stage::Stopped);
+                self.stage.set(Stage::Stopped);
                 return;
             };
             // Somebody starts it again, as somebody would.
@@ -247,27 +239,25 @@ impl Host {
         let mut connected = false;
         loop {
             while settling.try_join_next().is_some() {}
-            if *self.stage.borrow_and_update() != Stage::Running {
+            if self.stage.get() != Stage::Running {
                 break;
             }
-            // Seen, so that a clone waits for the next change.
-            let mood = *self.mood.borrow_and_update();
+            let mood = self.mood.get();
             let most = match mood {
                 Mood::Prompt => 1,
                 Mood::Slow(_) | Mood::Refusing(_) | Mood::Losing(_) => 8,
                 Mood::Blocked => 64,
             };
             if settling.len() >= most {
-                let (mut changed, mut stage) = (self.mood.clone(), self.stage.clone());
                 tokio::select! {
                     biased;
                     _ = settling.join_next() => {}
-                    _ = changed.changed() => {}
-                    _ = stage.changed() => {}
+                    () = self.mood.is_not(mood) => {}
+                    () = self.stage.is_not(Stage::Running) => {}
                 }
                 continue;
             }
-            let mut stage = self.stage.clone();
+            let stage = self.stage.clone();
             let step = async {
                 if connected {
                     let demand = Demand::new(self.rng.usize(1..200), Duration::from_millis(self.rng.u64(0..2000)));
@@ -278,7 +268,7 @@ impl Host {
             };
             let step = tokio::select! {
                 biased;
-                _ = stage.changed() => break,
+                () = stage.is_not(Stage::Running) => break,
                 step = step => step,
             };
             match step {
@@ -363,25 +353,16 @@ impl Host {
             Mood::Refusing(_) | Mood::Losing(_) => Duration::from_millis(self.rng.u64(0..500)),
             Mood::Prompt | Mood::Blocked => Duration::ZERO,
         };
-        let (mut moods, stage) = (self.mood.clone(), self.stage.clone());
+        let (moods, stage) = (self.mood.clone(), self.stage.clone());
         let (shared, clock, name, out) =
             (self.shared.clone(), self.clock.clone(), self.name.clone(), Arc::clone(&self.out));
         async move {
             sleep(wait).await;
             if mood == Mood::Blocked {
-                let mut stage = stage;
-                let unblocked = async {
-                    let _ = moods.wait_for(|mood| *mood != Mood::Blocked).await;
-                };
-                let stopped = async {
-                    if stage.wait_for(|stage| *stage != Stage::Running).await.is_err() {
-                        pending::<()>().await;
-                    }
-                };
                 tokio::select! {
                     biased;
-                    () = unblocked => {}
-                    () = stopped => {}
+                    () = moods.is_not(Mood::Blocked) => {}
+                    () = stage.is_not(Stage::Running) => {}
                 }
             }
             let Held { receipt, seen, bytes } = held;
