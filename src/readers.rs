@@ -234,8 +234,9 @@ impl Readers {
     /// Reads the table.
     async fn look(&mut self, store: &dyn SharedStore) -> Result<Looked, StoreError> {
         let asked_at = Instant::now();
-        let rows = try_join_all(self.streams.iter().map(|state| store.rows(&state.stream)));
-        let (workers, rows) = tokio::try_join!(store.workers(), rows)?;
+        let rows = try_join_all(self.streams.iter().map(|state| store.rows(&state.stream))).await?;
+        // Afterwards: whoever claimed a shard by then has shown itself before, so nobody is taken from who just came back.
+        let workers = store.workers().await?;
         let answered_at = Instant::now();
         let seen = self.streams.iter().zip(&rows).map(|(state, rows)| (&state.stream, &**rows));
         self.watch.look(answered_at, &workers, seen);

@@ -553,6 +553,25 @@ async fn a_slow_look_takes_nothing_from_the_living() {
     }
 }
 
+/// Whoever claims a shard has beaten before. So whom a row shows that was read first, the workers show as alive.
+#[tokio::test(start_paused = true)]
+async fn a_look_reads_the_rows_before_the_workers() {
+    let script = Script::new(["one"]);
+    script.answer("one", [then_idle(1..=1)]);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let store = table.worker("a");
+    let a = bench.join(&store).await;
+    sleep(MINUTE).await;
+    let looks = table.calls("workers");
+    store.trouble("rows", Some(Trouble::Slow(secs(10))));
+    table.nudge("a").await;
+    sleep(secs(8)).await;
+    assert_eq!(table.calls("workers"), looks, "who lives was asked while the rows were still to come");
+    sleep(secs(8)).await;
+    assert!(table.calls("workers") > looks);
+    close(&a).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_cannot_show_itself_takes_nothing() {
     let script = Script::new(["one", "two"]);

@@ -382,6 +382,12 @@ impl Oracle {
         }
     }
 
+    /// Who holds shards that are not past retention.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = &str> {
+        let known = self.books.iter().filter(|(id, _)| self.known.contains(id));
+        known.filter_map(|(_, book)| book.holder.as_deref())
+    }
+
     /// How many records are still to be acknowledged.
     pub(crate) fn unacked(&self) -> usize {
         self.books.values().map(Book::open).sum()

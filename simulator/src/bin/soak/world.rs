@@ -205,11 +205,17 @@ impl World {
         }
         let end = self.now + CALM;
         let settle = self.now + Duration::from_secs(30);
-        while self.now < end && (self.now < settle || self.unacked() > 0) {
+        while self.now < end && (self.now < settle || self.unacked() > 0 || self.is_held_by_the_dead()) {
             self.tick()?;
         }
         self.shared.oracle().finish();
         Ok(())
+    }
+
+    /// Whether somebody holds a shard who is not there any more.
+    fn is_held_by_the_dead(&self) -> bool {
+        let alive: Vec<&str> = self.fleet.values().chain(&self.leaving).map(|worker| worker.name.as_str()).collect();
+        self.shared.oracle().holders().any(|holder| !alive.contains(&holder))
     }
 
     fn unacked(&self) -> usize {
