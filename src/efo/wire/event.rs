@@ -395,8 +395,9 @@ impl EventReader {
                 self.state = State::Open(Object::Child);
             }
             Array::Parents => {
+                let parent = ShardId::from(&*text.string()?.text()?);
                 self.name_shard()?;
-                self.parents.push(ShardId::from(&*text.string()?.text()?));
+                self.parents.push(parent);
                 self.state = State::NextArray(array);
             }
         }
@@ -661,6 +662,58 @@ mod tests {
     }
 
     #[test]
+    fn of_what_comes_twice_the_last_counts() {
+        let text = r#"{
+            "Records": [{"SequenceNumber":"7","Data":"eA=="}, {"SequenceNumber":"8"}],
+            "Records": [{"SequenceNumber":"1","SequenceNumber":"2","Data":"eHh4","Data":"YQ==","PartitionKey":"k","PartitionKey":null,
+                "ApproximateArrivalTimestamp":1,"ApproximateArrivalTimestamp":2}, {"SequenceNumber":"3","Data":"YQ==","Data":null}],
+            "ChildShards": [{"ShardId":"x"}],
+            "ChildShards": [{"ShardId":"x","ShardId":"a","ParentShards":["x"],"ParentShards":["b"]}],
+            "MillisBehindLatest": 1, "MillisBehindLatest": 2,
+            "ContinuationSequenceNumber": "1", "ContinuationSequenceNumber": null }"#;
+        let event = Event::parse(text.as_bytes()).unwrap();
+        let records = event.rows.iter();
+        let records = records.map(|one| (one.sequence(), one.data_ref(), one.partition_key(), one.arrival_millis()));
+        assert_eq!(records.collect::<Vec<_>>(), [("2", &b"a"[..], None, Some(2000)), ("3", &b""[..], None, None)]);
+        assert_eq!(event.children, [ChildShard { id: "a".into(), parents: vec!["b".into()] }]);
+        assert_eq!((event.millis_behind, event.continuation), (Some(2), None));
+    }
+
+    #[test]
+    fn nothing_of_a_broken_event_gets_into_the_next() {
+        let text = EVENT.trim_end().as_bytes();
+        let whole = Event::parse(text).unwrap();
+        for len in 0..text.len() {
+            for broken in ["", "*"] {
+                let mut reader = EventReader::default();
+                reader.begin(text.len());
+                // Whether that is seen to be wrong at once is not asked here.
+                let _ = reader.feed(&text[..len]).and_then(|()| reader.feed(broken.as_bytes()));
+                reader.begin(text.len());
+                reader.feed(text).unwrap();
+                assert_eq!(reader.finish().as_ref(), Ok(&whole), "after {len} bytes and {broken:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_cut_is_counted_once() {
+        let parents = vec![r#""shardId-000000000001""#; 900].join(",");
+        let text = format!(r#"{{"ChildShards":[{{"ShardId":"a","ParentShards":[{parents}]}}]}}"#);
+        for len in [1, 7, 100] {
+            let event = in_pieces(text.as_bytes(), &[len]).unwrap();
+            assert_eq!(event.children[0].parents.len(), 900, "pieces of {len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_time_before_all_times_is_not_none() {
+        let event =
+            Event::parse(br#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":-1e300}]}"#).unwrap();
+        assert_eq!(event.rows.last().unwrap().arrival_millis(), Some(i64::MIN + 1));
+    }
+
+    #[test]
     fn nothing_may_follow_padding() {
         for data in ["YQ==YQ==", "YQ=", "YQ==\\u0059", "=", "Y==="] {
             let text = format!(r#"{{"Records":[{{"SequenceNumber":"1","Data":"{data}"}}]}}"#);
@@ -690,10 +743,10 @@ mod tests {
         use super::super::rows::PAGE;
         let sizes: Vec<_> = (0..5000).map(|_| 300).chain([1 << 20, 10, 10]).chain((0..30_000).map(|_| 0)).collect();
         let pages = Event::parse(event_of(&sizes).as_bytes()).unwrap().rows.into_pages();
-        assert!(pages.len() > 20);
+        assert!((20..80).contains(&pages.len()), "{}", pages.len());
         for page in &pages {
             let largest = page.iter().map(|record| record.data_ref().len()).max().unwrap();
-            assert!(page.kept_bytes() <= largest + 2 * PAGE + PAGE / 4, "{}", page.kept_bytes());
+            assert!(page.kept_bytes() <= largest + PAGE + PAGE / 4, "{}", page.kept_bytes());
             assert!(largest < PAGE || page.len() == 1, "a large record shares its page with {}", page.len());
         }
     }
@@ -786,8 +839,10 @@ mod tests {
             let text = serde_json::json!({"Records": rows, "MillisBehindLatest": 7}).to_string();
             let event = Event::parse(text.as_bytes()).unwrap();
             prop_assert_eq!(event.rows.len(), records.len());
-            for (record, (data, key, millis)) in event.rows.iter().zip(&records) {
+            for (at, (record, (data, key, millis))) in event.rows.iter().zip(&records).enumerate() {
+                prop_assert_eq!(record.sequence(), (1000 + at).to_string());
                 prop_assert_eq!(record.data_ref(), &data[..]);
+                prop_assert_eq!(record.data(), &data[..]);
                 prop_assert_eq!(record.partition_key(), Some(&key[..]));
                 prop_assert_eq!(record.arrival_millis(), Some(*millis));
             }
