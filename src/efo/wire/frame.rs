@@ -247,6 +247,7 @@ mod tests {
         let prelude = Prelude::parse(prelude)?;
         let (content, crc) = rest.split_last_chunk::<CRC_LEN>().unwrap();
         assert_eq!(content.len(), prelude.headers_len() + prelude.payload_len());
+        assert_eq!(bytes.len(), prelude.total_len());
         let mut checksum = prelude.checksum();
         content.chunks(3).for_each(|some| checksum.update(some));
         checksum.verify(*crc)?;
@@ -303,8 +304,11 @@ mod tests {
             bytes[8..].copy_from_slice(&crc.to_be_bytes());
             Prelude::parse(&bytes)
         };
-        assert!(prelude(16, 0).is_ok());
-        for (total, headers) in [(0, 0), (15, 0), (16, 1), (u32::MAX, 0), (1 << 20, (1 << 17) + 1)] {
+        for (total, headers) in [(16, 0), (17, 1), (1 << 20, 1 << 17), (64 << 20, 0)] {
+            assert!(prelude(total, headers).is_ok(), "{total} {headers}");
+        }
+        for (total, headers) in [((64 << 20) + 1, 0), (0, 0), (15, 0), (16, 1), (u32::MAX, 0), (1 << 20, (1 << 17) + 1)]
+        {
             assert_eq!(prelude(total, headers), Err(FrameError::Length { total, headers }));
         }
     }

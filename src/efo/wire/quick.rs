@@ -76,3 +76,76 @@ fn number(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = text.iter().position(|byte| matches!(byte, b',' | b'}'))?;
     Some(text.split_at(end))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How much of the text was read as a record, and the number, data and key of that record.
+    fn read(text: &str) -> Option<(usize, String, Vec<u8>, Option<String>)> {
+        let mut filling = Filling::default();
+        filling.expect(text.len());
+        let len = record(text.as_bytes(), &mut filling)?;
+        let rows = filling.finish().unwrap();
+        let record = rows.last().unwrap();
+        Some((len, record.sequence().into(), record.data_ref().into(), record.partition_key().map(Into::into)))
+    }
+
+    #[test]
+    fn what_the_service_writes_is_taken() {
+        let usual = "4".repeat(USUAL_SEQUENCE);
+        for sequence in ["495", &usual] {
+            let fields = [
+                format!(r#""SequenceNumber":"{sequence}""#),
+                r#""Data":"aGVsbG8=""#.into(),
+                r#""PartitionKey":"k""#.into(),
+                r#""ApproximateArrivalTimestamp":1.7E9"#.into(),
+                r#""EncryptionType":"KMS""#.into(),
+            ];
+            for first in 0..fields.len() {
+                let in_any_order: Vec<_> = fields.iter().cycle().skip(first).take(fields.len()).cloned().collect();
+                let text = format!("{{{}}}", in_any_order.join(","));
+                let expected = Some((text.len(), sequence.into(), b"hello".to_vec(), Some("k".into())));
+                assert_eq!(read(&text), expected, "{text}");
+                assert_eq!(read(&format!("{text},{text}")), expected, "the next one is not read");
+            }
+        }
+        assert!(read(r#"{"SequenceNumber":"1","Data":""}"#).is_some());
+    }
+
+    #[test]
+    fn what_is_not_for_it_is_left_to_the_general_way() {
+        for text in [
+            r#" {"SequenceNumber":"1","Data":""}"#,
+            r#"{"SequenceNumber": "1","Data":""}"#,
+            r#"{"SequenceNumber":"1","Data":"" }"#,
+            r#"{"SequenceNumber":"1","Data":"";"PartitionKey":"k"}"#,
+            r#"{"SequenceNumber":"1","Data":"","Data":""}"#,
+            r#"{"SequenceNumber":"1","SequenceNumber":"1","Data":""}"#,
+            r#"{"SequenceNumber":"1"}"#,
+            r#"{"Data":""}"#,
+            r#"{"SequenceNumber":"1","Data":"YQ\u003d="}"#,
+            r#"{"SequenceNumber":"1","Data":"YQ="}"#,
+            r#"{"SequenceNumber":"1\u0031","Data":""}"#,
+            r#"{"SequenceNumber":"1","Data":"","PartitionKey":"\""}"#,
+            r#"{"SequenceNumber":"1","Data":"","PartitionKey":null}"#,
+            r#"{"SequenceNumber":"1","Data":"","EncryptionType":"\""}"#,
+            r#"{"SequenceNumber":"1","Data":"","ApproximateArrivalTimestamp":x}"#,
+            r#"{"SequenceNumber":"1","Data":"","Unknown":"x"}"#,
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+        let whole = r#"{"SequenceNumber":"1","Data":"YQ==","PartitionKey":"k","ApproximateArrivalTimestamp":1}"#;
+        for len in 0..whole.len() {
+            assert_eq!(read(&whole[..len]), None, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_short_sequence_number_ends_at_its_own_quote() {
+        for len in 0..2 * USUAL_SEQUENCE {
+            let text = format!(r#"{{"SequenceNumber":"1","Data":"","PartitionKey":"{}"}}"#, "k".repeat(len));
+            assert_eq!(read(&text), Some((text.len(), "1".into(), vec![], Some("k".repeat(len)))));
+        }
+    }
+}

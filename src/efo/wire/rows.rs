@@ -302,3 +302,117 @@ fn trim<T>(buffer: &mut Vec<T>) {
         buffer.shrink_to_fit();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Event;
+    use super::*;
+
+    fn record(filling: &mut Filling, sequence: &str, data: &[u8]) {
+        filling.begin().unwrap();
+        filling.data(data.len()).unwrap().extend_from_slice(data);
+        filling.end(sequence.as_bytes(), Some(b"key"), None).unwrap();
+    }
+
+    #[test]
+    fn no_more_is_allocated_than_the_frame_can_bring() {
+        let mut filling = Filling::default();
+        filling.expect(400);
+        filling.begin().unwrap();
+        assert_eq!(filling.data(30).unwrap().capacity(), 303);
+        // A page at first, doubled for a large record, and no more than all of it at last.
+        let mut filling = Filling::default();
+        filling.expect(240_000);
+        filling.begin().unwrap();
+        let mut capacities = Vec::new();
+        for _ in 0..18 {
+            let data = filling.data(10_000).unwrap();
+            data.extend_from_slice(&[0; 10_000]);
+            let (len, capacity) = (data.len(), data.capacity());
+            filling.expect(240_000 - len / 3 * 4);
+            capacities.push(capacity);
+        }
+        capacities.dedup();
+        assert_eq!(capacities, [PAGE, 2 * PAGE, 180_004]);
+    }
+
+    #[test]
+    fn what_a_buffer_has_to_spare_is_given_back_if_it_is_more_than_an_eighth() {
+        for (capacity, kept) in [(90, 90), (91, 80), (800, 80)] {
+            let mut buffer = Vec::with_capacity(capacity);
+            buffer.extend_from_slice(&[0_u8; 80]);
+            trim(&mut buffer);
+            assert_eq!(buffer.capacity(), kept);
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_page_is_that_of_its_data_its_text_and_its_rows() {
+        let mut filling = Filling::default();
+        filling.expect(1000);
+        record(&mut filling, "1", &[0; 300]);
+        record(&mut filling, "2", &[0; 300]);
+        let rows = filling.finish().unwrap();
+        let least = 600 + "1key2key".len() + 2 * size_of::<Row>();
+        let kept: usize = rows.pages.iter().map(Page::kept_bytes).sum();
+        assert!((least..least + least / 4).contains(&kept), "{kept} for {least}");
+        assert_eq!(rows.kept_bytes(), kept + rows.pages.capacity() * size_of::<Page>());
+    }
+
+    #[test]
+    fn what_an_event_may_need_is_bounded_by_its_frame() {
+        for (frame, needed) in [(0, 1024), (1000, 4524), (1 << 20, (3 << 19) + (128 << 10) + 1024)] {
+            assert_eq!(bytes_needed(frame), needed);
+        }
+    }
+
+    #[test]
+    fn a_page_is_full_of_data_or_of_text_and_rows() {
+        let filled = |data: usize, count: usize| {
+            let mut filling = Filling::default();
+            filling.expect(10 << 20);
+            for at in 0..count {
+                record(&mut filling, &(1000 + at).to_string(), &vec![0; data]);
+            }
+            filling.finish().unwrap().pages.iter().map(Page::len).collect::<Vec<_>>()
+        };
+        // Seven bytes of text and a row for each.
+        let in_page = PAGE.div_ceil(size_of::<Row>() + 7);
+        assert_eq!(filled(0, 2 * in_page + 1), [in_page, in_page, 1]);
+        assert_eq!(filled(PAGE / 2 - 100, 5), [2, 2, 1]);
+        assert_eq!(filled(PAGE / 2, 3), [2, 1]);
+        assert_eq!(filled(PAGE / 2 + 1, 3), [1, 1, 1]);
+        assert_eq!(filled(3 * PAGE, 2), [1, 1]);
+    }
+
+    #[test]
+    fn events_are_the_same_if_all_of_their_records_are() {
+        let event = |data: &str, key: &str, seconds: u32| {
+            let json = format!(
+                r#"{{"Records":[{{"SequenceNumber":"1","Data":"{data}","PartitionKey":"{key}","ApproximateArrivalTimestamp":{seconds}}}]}}"#
+            );
+            Event::parse(json.as_bytes()).unwrap()
+        };
+        assert_eq!(event("YWJj", "k", 1), event("YWJj", "k", 1));
+        for other in [event("YWJk", "k", 1), event("YWJj", "l", 1), event("YWJj", "k", 2)] {
+            assert_ne!(event("YWJj", "k", 1), other);
+        }
+    }
+
+    #[test]
+    fn records_are_found_by_their_place() {
+        let mut filling = Filling::default();
+        filling.expect(1000);
+        assert!(filling.finish().unwrap().is_empty());
+        record(&mut filling, "1", b"one");
+        record(&mut filling, "2", b"two");
+        let rows = filling.finish().unwrap();
+        assert!(!rows.is_empty());
+        assert_eq!(rows.last().unwrap().sequence(), "2");
+        let [page] = &rows.into_pages()[..] else { panic!("more than one page") };
+        assert_eq!((page.len(), page.is_empty()), (2, false));
+        assert_eq!(page.record(1).unwrap().data(), b"two"[..]);
+        assert!(page.record(2).is_none());
+        assert!(Page::default().is_empty() && Rows::default().last().is_none());
+    }
+}
