@@ -22,6 +22,8 @@ pub(crate) mod keeper;
 pub(crate) mod memory;
 pub(crate) mod round;
 #[cfg(test)]
+mod round_tests;
+#[cfg(test)]
 mod store_tests;
 pub(crate) mod watch;
 

@@ -314,6 +314,48 @@ mod tests {
     }
 
     #[test]
+    fn who_renews_a_row_is_alive_though_it_shows_no_beat() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        look(&mut watch, start, &[], &[row(&hold("a", Some(1), "x"))]);
+        let renewed = hold("a", Some(1), "y");
+        look(&mut watch, start + 20 * SECOND, &[], &[row(&renewed)]);
+        look(&mut watch, start + 25 * SECOND, &[], &[row(&renewed)]);
+        assert!(watch.is_alive(&"a".into(), start + 49 * SECOND));
+        assert!(!watch.is_alive(&"a".into(), start + 50 * SECOND));
+    }
+
+    #[test]
+    fn who_shows_beats_is_not_alive_by_its_rows() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        look(&mut watch, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "x"))]);
+        look(&mut watch, start + 20 * SECOND, &[worker("a", 1)], &[row(&hold("a", Some(1), "y"))]);
+        assert!(!watch.is_alive(&"a".into(), start + LEASE));
+    }
+
+    #[test]
+    fn it_tells_when_a_row_of_another_program_will_be_over() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let rows = [row(&hold("theirs", None, "1"))];
+        look(&mut watch, start, &[], &rows);
+        assert_eq!(watch.next_over(start), None);
+        look(&mut watch, start + SECOND, &[], &rows);
+        assert_eq!(watch.next_over(start + SECOND), Some(start + 90 * SECOND));
+    }
+
+    #[test]
+    fn who_was_not_seen_before_came_and_so_did_we_at_our_first_look() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let came = |watch: &Watch, second: u32| watch.someone_came(10 * SECOND, start + second * SECOND);
+        assert!(!came(&watch, 0));
+        look(&mut watch, start, &[], &[]);
+        assert!(came(&watch, 9) && !came(&watch, 10));
+        look(&mut watch, start + 20 * SECOND, &[worker("a", 1)], &[]);
+        assert!(came(&watch, 29) && !came(&watch, 30));
+        look(&mut watch, start + 25 * SECOND, &[worker("a", 2)], &[]);
+        assert!(!came(&watch, 30));
+    }
+
+    #[test]
     fn it_tells_when_the_lease_of_a_silent_one_will_be_over() {
         let (mut watch, start) = (Watch::new(LEASE), Instant::now());
         let rows = [row(&hold("a", Some(1), "x"))];
