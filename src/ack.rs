@@ -173,6 +173,7 @@ mod tests {
         track(&mut watermark, 1, 3);
         watermark.ack(0..2);
         assert_eq!(watermark.checkpoint(), Some(number(1001)));
+        assert!(!watermark.is_drained());
         watermark.ack(2..3);
         assert_eq!(watermark.checkpoint(), Some(number(1502)));
         assert!(watermark.is_drained());

@@ -47,8 +47,16 @@ mod tests {
         let mut backoff = Backoff::new(300 * MS, 5000 * MS);
         let delays: Vec<_> = (0..6).map(|_| backoff.next_delay(1.0)).collect();
         assert_eq!(delays, [300 * MS, 600 * MS, 1200 * MS, 2400 * MS, 4800 * MS, 5000 * MS]);
+        assert_eq!(backoff.tries(), 6);
         backoff.reset();
+        assert_eq!(backoff.tries(), 0);
         assert_eq!(backoff.next_delay(0.0), 150 * MS);
+    }
+
+    #[test]
+    fn a_ceiling_below_the_first_delay_holds_all_the_same() {
+        let mut backoff = Backoff::new(300 * MS, 100 * MS);
+        assert_eq!([backoff.next_delay(1.0), backoff.next_delay(1.0)], [100 * MS; 2]);
     }
 
     #[test]

@@ -170,7 +170,24 @@ mod tests {
     }
 
     #[test]
+    fn names_are_shown_as_they_were_given() {
+        let (shard, worker, number) = (ShardId::from("s"), WorkerId::from("w"), SequenceNumber::new("1").unwrap());
+        assert_eq!([shard.as_str(), worker.as_str(), number.as_str()], ["s", "w", "1"]);
+        assert_eq!(format!("{shard} {worker} {number} {number:?}"), "s w 1 1");
+        let stream = Stream::new("orders", "arn:orders");
+        assert_eq!([stream.name(), stream.arn(), &stream.to_string()], ["orders", "arn:orders", "orders"]);
+        assert_ne!(WorkerId::random(), WorkerId::random());
+    }
+
+    #[test]
+    fn numbers_that_differ_in_zeros_only_are_not_the_same() {
+        let of = |text: &str| SequenceNumber::new(text).unwrap();
+        assert!(of("12") < of("012") && of("012") < of("13"));
+    }
+
+    #[test]
     fn what_no_service_sends_is_refused() {
+        assert!(SequenceNumber::new(&"9".repeat(256)).is_ok());
         for text in ["", "1 2", "1\n", "ü"] {
             assert!(SequenceNumber::new(text).is_err(), "{text:?}");
         }

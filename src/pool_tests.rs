@@ -45,7 +45,9 @@ fn what_is_dropped_comes_back() {
         let permit = now(pool.reserve(100)).unwrap();
         assert!(now(pool.reserve(1)).is_none());
         drop(permit);
-        assert_eq!((pool.bytes().used, pool.bytes().peak), (0, 100));
+        assert_eq!((pool.bytes().used, pool.bytes().peak, pool.bytes().returned), (0, 100, 100));
+        drop(now(pool.reserve(20)));
+        assert_eq!((pool.bytes().peak, pool.bytes().returned), (100, 120));
     });
 }
 
@@ -118,6 +120,7 @@ fn records_that_wait_do_not_stand_behind_bytes_that_wait() {
         assert!(poll(&mut next_frame).is_none());
         let mut records = pool.admit(5);
         assert!(poll(&mut records).is_none());
+        assert_eq!((pool.records().used, pool.records().capacity, pool.records().waiting), (10, 10, 1));
         drop(delivered);
         assert!(poll(&mut records).is_some(), "the event would hold its bytes for ever");
     });

@@ -173,12 +173,52 @@ mod tests {
             (Origin::Stream, "KMSOptInRequired", Remedy::RetrySlowly),
             (Origin::Stream, "KMSThrottlingException", Remedy::Retry),
             (Origin::Stream, "InternalFailureException", Remedy::Retry),
+            (Origin::Call, "ValidationException", Remedy::Fatal),
+            (Origin::Call, "SerializationException", Remedy::Fatal),
+            (Origin::Call, "UnknownOperationException", Remedy::Fatal),
+            (Origin::Stream, "ValidationException", Remedy::Retry),
+            (Origin::Stream, "InvalidArgumentException", Remedy::Retry),
             (Origin::Wire, "reset", Remedy::Retry),
+            (Origin::Wire, "AccessDeniedException", Remedy::Retry),
             (Origin::Local, "credentials", Remedy::RetrySlowly),
         ];
         for (origin, code, remedy) in table {
             assert_eq!(subscription(&fault(origin, code)), remedy, "{origin:?} {code}");
         }
+    }
+
+    #[test]
+    fn what_only_a_person_can_mend_is_tried_slowly_and_fatal_at_connect() {
+        for code in [
+            "AccessDeniedException",
+            "AccessDenied",
+            "UnrecognizedClientException",
+            "InvalidClientTokenId",
+            "InvalidSignatureException",
+            "SignatureDoesNotMatch",
+            "IncompleteSignature",
+            "MissingAuthenticationToken",
+            "ExpiredTokenException",
+            "ExpiredToken",
+            "OptInRequired",
+            "KMSAccessDeniedException",
+            "KMSDisabledException",
+            "KMSInvalidStateException",
+            "KMSNotFoundException",
+            "KMSOptInRequired",
+        ] {
+            assert_eq!(subscription(&fault(Origin::Call, code)), Remedy::RetrySlowly, "{code}");
+            assert_eq!(control(&fault(Origin::Call, code)), Control::Fatal, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_fault_is_told_by_its_name_and_what_the_service_says() {
+        let told = |code: &str, message: &str| Fault::wire(code, message).to_string();
+        assert_eq!(
+            [told("reset", "by peer"), told("reset", ""), told("", "by peer")],
+            ["reset: by peer", "reset", "by peer"]
+        );
     }
 
     #[test]
@@ -188,5 +228,11 @@ mod tests {
         assert_eq!(control(&fault(Origin::Call, "LimitExceededException")), Control::Retry);
         assert_eq!(control(&fault(Origin::Wire, "connect")), Control::Retry);
         assert_eq!(control(&fault(Origin::Call, "ResourceNotFoundException")), Control::NotFound);
+        assert_eq!(control(&fault(Origin::Call, "ResourceInUseException")), Control::InUse);
+        for code in
+            ["InvalidArgumentException", "ValidationException", "SerializationException", "UnknownOperationException"]
+        {
+            assert_eq!(control(&fault(Origin::Call, code)), Control::Fatal, "{code}");
+        }
     }
 }

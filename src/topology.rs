@@ -507,11 +507,55 @@ mod tests {
         assert_eq!(topology.readable(), ids(&["b"]), "its parent is not ours to read");
         topology.claimed(&"b".into());
         topology.children(&[ChildShard { id: "d".into(), parents: ids(&["b"]) }], Instant::now());
+        assert!(!topology.all_ended());
         topology.ended(&"b".into(), None);
         assert_eq!(topology.readable(), []);
         assert!(topology.all_ended());
         let missing = Topology::new(Some(ids(&["x"]).into_iter().collect()), Fresh::Oldest);
         assert_eq!(missing.missing(), ids(&["x"]));
+        assert!(!missing.all_ended());
+    }
+
+    #[test]
+    fn a_whole_stream_never_ends() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        listed(&mut topology, vec![shard("a", &[], true)]);
+        topology.readable();
+        read(&mut topology, "a", None);
+        assert!(!topology.all_ended());
+    }
+
+    #[test]
+    fn what_is_claimed_is_read_until_it_is_released_or_ended() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        listed(&mut topology, vec![shard("a", &[], false), shard("b", &[], false), shard("c", &[], false)]);
+        topology.readable();
+        assert_eq!(topology.reading(), []);
+        topology.claimed(&"a".into());
+        topology.claimed(&"b".into());
+        assert_eq!(topology.reading(), ids(&["a", "b"]));
+        topology.released(&"a".into());
+        topology.ended(&"b".into(), None);
+        assert_eq!(topology.reading(), []);
+    }
+
+    #[test]
+    fn a_shard_was_open_if_it_was_so_when_it_was_first_seen() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        listed(&mut topology, vec![shard("a", &[], true), shard("b", &[], false)]);
+        listed(&mut topology, vec![shard("a", &[], true), shard("b", &[], true)]);
+        topology.children(&[ChildShard { id: "c".into(), parents: ids(&["b"]) }], Instant::now());
+        assert_eq!(["a", "b", "c", "x"].map(|id| topology.seen_open(&id.into())), [false, true, true, false]);
+    }
+
+    #[test]
+    fn what_was_taken_for_ended_and_is_not_is_read() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        topology.learn(&[theirs("b", Place::After(number("5")))], Instant::now());
+        listed(&mut topology, vec![shard("a", &[], true), shard("b", &["a"], false)]);
+        assert_eq!(topology.ended_elsewhere(), ids(&["a"]));
+        topology.not_ended(&"a".into());
+        assert_eq!(topology.readable(), ids(&["a"]));
     }
 
     #[test]
@@ -610,6 +654,17 @@ mod tests {
         assert_eq!(topology.readable(), []);
         listed(&mut topology, vec![shard("p", &[], true), shard("c", &["p"], false)]);
         assert_eq!(topology.readable(), ids(&["c"]));
+    }
+
+    #[test]
+    fn a_listing_says_all_of_what_was_known_when_it_was_asked_for() {
+        let (mut topology, at) = (Topology::new(None, Fresh::Oldest), Instant::now());
+        topology.learn(&[row("gone", Place::After(number("7")))], at);
+        assert!(topology.wants_listing());
+        let listing = Listing { asked_at: at, shards: vec![shard("a", &[], false)].into() };
+        assert_eq!(topology.listed(&listing), ids(&["gone"]));
+        assert!(!topology.wants_listing());
+        assert_eq!(topology.listed(&listing), [], "once is enough");
     }
 
     #[test]
