@@ -274,6 +274,93 @@ mod tests {
 
     use super::*;
 
+    /// What a string stands for.
+    fn text(json: &str) -> Look<String> {
+        Cursor::new(json.as_bytes()).string()?.text().map(Cow::into_owned)
+    }
+
+    #[test]
+    fn escapes_stand_for_their_characters() {
+        for (json, expected) in [
+            (r#""""#, ""),
+            (r#" "plain" "#, "plain"),
+            (r#""\"\\\/\b\f\n\r\t.""#, "\"\\/\u{8}\u{c}\n\r\t."),
+            (r#""a\u0000\u00e9\uD7ff\ue000\uFFFFz""#, "a\0\u{e9}\u{d7ff}\u{e000}\u{ffff}z"),
+            (r#""\ud800\udc00\uD83D\uDE00\udbff\udfff""#, "\u{10000}\u{1f600}\u{10ffff}"),
+        ] {
+            assert_eq!(text(json).as_deref(), Ok(expected), "{json}");
+        }
+        for json in [
+            r#""\x""#,
+            r#""\u12""#,
+            r#""\u12g4""#,
+            r#""\udc00""#,
+            r#""\ud800""#,
+            r#""\ud800x""#,
+            r#""\ud800\n""#,
+            r#""\ud800\udbff""#,
+            r#""\ud800\ue000""#,
+            r#""\ud800\u""#,
+        ] {
+            assert!(matches!(text(json), Err(Stop::Bad(_))), "{json}: {:?}", text(json));
+        }
+    }
+
+    #[test]
+    fn names_are_the_same_however_they_are_escaped() {
+        let is = |json: &str, name: &str| Cursor::new(json.as_bytes()).string().unwrap().is(name);
+        assert!(is(r#""Data""#, "Data") && is(r#""D\u0061ta""#, "Data"));
+        assert!(!is(r#""Date""#, "Data") && !is(r#""D\u0062ta""#, "Data") && !is(r#""\x""#, "x"));
+    }
+
+    #[test]
+    fn a_token_that_is_cut_asks_for_more_and_a_wrong_one_does_not() {
+        let more = |stopped: bool, json: &str| assert!(stopped, "{json}");
+        for json in ["", " ", "\"", "\"a", "\"a\\", "\"a\\\""] {
+            more(Cursor::new(json.as_bytes()).string().err() == Some(Stop::More), json);
+        }
+        for json in ["", "t", "tru"] {
+            more(Cursor::new(json.as_bytes()).literal(b"true") == Err(Stop::More), json);
+        }
+        for json in ["", " ", "1", "-1.5e3"] {
+            more(Cursor::new(json.as_bytes()).number() == Err(Stop::More), json);
+        }
+        for json in ["", "n", "nul"] {
+            more(Cursor::new(json.as_bytes()).null() == Err(Stop::More), json);
+        }
+        assert!(matches!(Cursor::new(b"1").string(), Err(Stop::Bad(_))));
+        assert!(matches!(Cursor::new(b"trx").literal(b"true"), Err(Stop::Bad(_))));
+        assert!(matches!(Cursor::new(b"x").number(), Err(Stop::Bad(_))));
+        assert_eq!(Cursor::new(b"1").null(), Ok(false));
+    }
+
+    #[test]
+    fn a_token_is_passed_and_no_more() {
+        let mut cursor = Cursor::new(b" \n\r\t\"a\\\"b\" , null 12}");
+        assert_eq!(cursor.string().unwrap().text().unwrap(), "a\"b");
+        assert_eq!(cursor.rest(), b" , null 12}");
+        cursor.expect(b',', "a comma").unwrap();
+        assert!(cursor.expect(b',', "a comma").is_err());
+        assert!(cursor.optional_string().unwrap().is_none());
+        assert_eq!(cursor.number(), Ok(&b"12"[..]));
+        assert_eq!(cursor.peek(), Ok(b'}'));
+        cursor.pass();
+        cursor.pass();
+        assert_eq!((cursor.at, cursor.rest()), (cursor.text.len(), &b""[..]));
+    }
+
+    #[test]
+    fn whole_numbers_in_every_form() {
+        for (number, expected) in
+            [("0", 0), ("-12", -12), ("12.0", 12), ("1e3", 1000), ("9223372036854775807", i64::MAX)]
+        {
+            assert_eq!(integer(number.as_bytes()), Ok(expected), "{number}");
+        }
+        for number in ["", "-", "1.2.3", "e"] {
+            assert!(integer(number.as_bytes()).is_err(), "{number}");
+        }
+    }
+
     #[test]
     fn times_in_every_form_of_a_number() {
         for (text, expected) in [
@@ -286,6 +373,12 @@ mod tests {
             ("1700000000", 1_700_000_000_000),
             ("1700000000.1234567", 1_700_000_000_123),
             ("1700000000.1235", 1_700_000_000_124),
+            ("1700000000.1234", 1_700_000_000_123),
+            ("0.0005", 1),
+            ("0.00049", 0),
+            ("1.7E9", 1_700_000_000_000),
+            ("1.5e0", 1500),
+            ("9223372036854775.807", i64::MAX),
             ("0", 0),
             ("-1.5", -1500),
             ("-0.0", 0),
