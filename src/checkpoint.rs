@@ -97,15 +97,6 @@ pub(crate) enum Leave {
     Over,
 }
 
-/// How thoroughly to store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flush {
-    /// What was acked, and idle places that have become old.
-    Due,
-    /// Everything that moved at all.
-    All,
-}
-
 impl Checkpointer {
     /// Leases last for `lease`, and acks are waited for at most `grace` before one is given back.
     pub(crate) fn new(store: Arc<dyn LeaseStore>, outbox: Arc<Outbox>, lease: Duration, grace: Duration) -> Self {
@@ -161,16 +152,16 @@ impl Checkpointer {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if let Err(error) = self.flush(Flush::Due).await {
+            if let Err(error) = self.flush().await {
                 telemetry::store_failed(&error);
             }
         }
     }
 
-    /// The first error, if there was one; what could be stored is.
-    async fn flush(self: &Arc<Self>, flush: Flush) -> Result<(), StoreError> {
+    /// Stores what is due. The first error, if there was one; what could be stored is.
+    async fn flush(self: &Arc<Self>) -> Result<(), StoreError> {
         let _turn = self.flushing.write().await;
-        let due = self.due(flush);
+        let due = self.due();
         if due.is_empty() {
             return Ok(());
         }
@@ -196,7 +187,8 @@ impl Checkpointer {
         outcome
     }
 
-    fn due(&self, flush: Flush) -> Vec<Due> {
+    /// What was acked, and idle places that have become old.
+    fn due(&self) -> Vec<Due> {
         let shards = lock(&self.shards);
         let mut due = Vec::new();
         for (key, entry) in shards.iter() {
@@ -205,7 +197,7 @@ impl Checkpointer {
             let old = entry.stored_at.elapsed() >= self.idle;
             // Where others look, a lease is renewed even if its place never moved.
             let renew = old && (moved || self.store.shared().is_some());
-            if renew || moved && (flush == Flush::All || done > entry.stored_done) {
+            if renew || moved && done > entry.stored_done {
                 let place = place.filter(|_| moved);
                 due.push(Due { key: key.clone(), epoch: entry.lease.epoch, place, done });
             }
