@@ -545,6 +545,7 @@ mod tests {
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &[], false)]);
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &[], true)]);
         topology.children(&[ChildShard { id: "c".into(), parents: ids(&["b"]) }], Instant::now());
+        assert_eq!(topology.len(), 3);
         assert_eq!(["a", "b", "c", "x"].map(|id| topology.seen_open(&id.into())), [false, true, true, false]);
     }
 

@@ -105,6 +105,47 @@ proptest! {
     }
 }
 
+proptest! {
+    /// More than can be compared with all other plans.
+    #[test]
+    fn many_streams_are_dealt_fairly(
+        members in 2_usize..12,
+        streams in proptest::collection::vec(proptest::collection::vec(0_usize..12, 0..20), 1..12),
+    ) {
+        let names: Vec<String> = (0..20).map(|at| format!("name-{at:02}")).collect();
+        let reads = vec![true; streams.len()];
+        let members: Vec<Member<'_>> =
+            names[..members].iter().map(|name| Member { name, foreign: false, streams: reads.clone() }).collect();
+        let mut shards = Vec::new();
+        for (stream, owners) in streams.iter().enumerate() {
+            for (owner, name) in owners.iter().zip(&names) {
+                shards.push(Share { stream, name, owner: Some(*owner).filter(|who| *who < members.len()) });
+            }
+        }
+        let all: Vec<&str> = names[..streams.len()].iter().map(String::as_str).collect();
+        let dealt = plan(&members, &all, &shards);
+        let mut sums = vec![0; members.len()];
+        for stream in 0..streams.len() {
+            let counts = counts(&dealt, &shards, stream, members.len());
+            prop_assert!(spread(&counts) <= 1, "within a stream: {counts:?}");
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        prop_assert!(spread(&sums) <= 1, "over all: {sums:?}");
+    }
+}
+
+#[test]
+fn who_comes_gets_as_much_as_others_though_each_stream_has_too_few_for_all() {
+    let member = |name| Member { name, foreign: false, streams: vec![true; 3] };
+    let members = ["a", "b", "c", "d"].map(member);
+    let shards: Vec<Share<'_>> =
+        (0..9).map(|at| Share { stream: at / 3, name: ["one", "two", "three"][at % 3], owner: Some(at % 3) }).collect();
+    let dealt = plan(&members, &["s", "t", "u"], &shards);
+    let mut sums: Vec<usize> = (0..4).map(|who| dealt.iter().filter(|owner| **owner == Some(who)).count()).collect();
+    sums.sort_unstable();
+    assert_eq!(sums, [2, 2, 2, 3]);
+}
+
 #[test]
 fn another_program_keeps_its_share_and_is_given_nothing() {
     let member = |name, foreign| Member { name, foreign, streams: vec![true] };

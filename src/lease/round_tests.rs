@@ -13,7 +13,7 @@ use crate::names::{ShardId, Stream, WorkerId};
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(30);
 
-/// What `me` sees of one stream. Whoever holds something and is not among the workers, died before the first look.
+/// What `me` sees of one stream. One by the name of `dead` gives no sign of life after the first look.
 struct Scene {
     workers: Vec<Worker>,
     rows: Vec<Row>,
@@ -48,7 +48,7 @@ impl Scene {
         let mut watch = Watch::new(LEASE);
         let mut workers = self.workers.clone();
         watch.look(start, &workers, [(&stream, &*self.rows)]);
-        workers.iter_mut().for_each(|worker| worker.beat = "2".into());
+        workers.iter_mut().filter(|worker| worker.id.as_str() != "dead").for_each(|worker| worker.beat = "2".into());
         watch.look(now, &workers, [(&stream, &*self.rows)]);
         let asked = self.asked.iter().map(|(shard, (hold, until))| {
             ((stream.clone(), shard.clone()), Asked { hold: hold.clone(), until: start + *until * SECOND })
@@ -133,8 +133,8 @@ fn another_program_is_robbed_of_one_shard_at_a_time_once_all_have_come() {
 
 #[test]
 fn as_many_are_asked_for_as_half_of_our_share_and_four_at_least() {
-    for (all, asked) in [(6, 3), (12, 4), (20, 5)] {
-        let scene = Scene::new(&["me", "other"], rows(all, Some(&hold("other"))));
+    for (all, asked) in [(9, 3), (18, 4), (30, 5)] {
+        let scene = Scene::new(&["me", "other", "third"], rows(all, Some(&hold("other"))));
         assert_eq!(scene.share(), (asks("other", asked), true), "{all} shards");
     }
 }
@@ -184,6 +184,19 @@ fn a_shard_that_waits_for_its_parents_counts_and_is_left_alone() {
     scene.rows[..2].iter_mut().for_each(|row| row.hold = None);
     scene.readable = scene.rows[2..].iter().map(|row| row.shard.clone()).collect();
     assert_eq!(scene.share(), (vec![], false));
+}
+
+#[test]
+fn what_our_name_holds_and_waits_counts_as_ours() {
+    let mut scene = Scene::new(&["me", "other"], rows(4, Some(&hold("other"))));
+    scene.rows[..2].iter_mut().for_each(|row| row.hold = Some(hold("me")));
+    scene.readable.drain(..2);
+    assert_eq!(scene.share(), (vec![], false), "two for each");
+}
+
+#[test]
+fn the_dead_have_no_part_in_the_sharing_though_they_are_shown() {
+    assert_eq!(Scene::new(&["dead", "me"], rows(4, None)).share(), (vec![What::Claim; 2], true));
 }
 
 #[test]
@@ -240,6 +253,53 @@ fn who_is_told_fails_where_a_live_one_reads_and_waits_to_see_whether_one_lives()
     assert_eq!(scene.told(), Ok((vec![], true)));
     let other = Scene::new(&["me"], rows(2, Some(&theirs())));
     assert_eq!(other.told(), Ok((vec![], true)), "it has not renewed it while we looked");
+}
+
+/// What `me` does about two streams, whose shards are `ours` in hand, and those of the rows.
+fn share_two(workers: &[Worker], ours: [usize; 2], rows: [&[Row]; 2], free: usize) -> (usize, bool) {
+    let streams = ["one", "two"].map(|name| Stream::new(name, name));
+    let (start, mut watch) = (Instant::now(), Watch::new(LEASE));
+    watch.look(start, workers, streams.iter().zip(rows));
+    let ids =
+        |kind: &str, count: usize| (0..count).map(|at| ShardId::from(&*format!("{kind}-{at}"))).collect::<Vec<_>>();
+    let in_hand = ours.map(|count| ids("ours", count).into_iter().collect::<BTreeSet<_>>());
+    let readable = rows
+        .map(|rows| ids("free", free).into_iter().chain(rows.iter().map(|row| row.shard.clone())).collect::<Vec<_>>());
+    let seen = |at: usize| StreamSight {
+        stream: &streams[at],
+        rows: rows[at],
+        readable: &readable[at],
+        in_hand: &in_hand[at],
+    };
+    let steps = share(&Sight {
+        now: start + SECOND,
+        me: &"me".into(),
+        workers,
+        streams: &[seen(0), seen(1)],
+        watch: &watch,
+        settle: Duration::ZERO,
+        asked: &HashMap::new(),
+    });
+    (steps.steps.len(), steps.more)
+}
+
+#[test]
+fn a_worker_has_its_part_of_the_streams_that_it_reads() {
+    let reads = |id: &str, streams: &[&str]| {
+        let streams = streams.iter().map(|arn| (*arn).to_owned()).collect();
+        Worker { id: id.into(), beat: "1".into(), presence: Presence { streams, ..Presence::default() } }
+    };
+    let workers = [reads("me", &["one", "two"]), reads("other", &["one"])];
+    // Two of four, and four of four; half of that at once.
+    assert_eq!(share_two(&workers, [0, 0], [&[], &[]], 4), (3, true));
+}
+
+#[test]
+fn another_program_has_its_part_of_the_streams_of_which_it_holds_something() {
+    let (one, two) = (rows(1, Some(&theirs())), rows(3, Some(&Hold { epoch: None, ..hold("another") })));
+    let me = Scene::new(&["me"], vec![]).workers;
+    assert_eq!(share_two(&me, [1, 3], [&one, &two], 0), (0, false), "as many as we have ourselves");
+    assert_eq!(share_two(&me, [1, 1], [&one, &two], 0), (1, false), "one too many");
 }
 
 #[test]

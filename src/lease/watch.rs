@@ -319,7 +319,6 @@ mod tests {
         look(&mut watch, start, &[], &[row(&hold("a", Some(1), "x"))]);
         let renewed = hold("a", Some(1), "y");
         look(&mut watch, start + 20 * SECOND, &[], &[row(&renewed)]);
-        look(&mut watch, start + 25 * SECOND, &[], &[row(&renewed)]);
         assert!(watch.is_alive(&"a".into(), start + 49 * SECOND));
         assert!(!watch.is_alive(&"a".into(), start + 50 * SECOND));
     }

@@ -144,8 +144,11 @@ mod tests {
     #[test]
     fn a_short_sequence_number_ends_at_its_own_quote() {
         for len in 0..2 * USUAL_SEQUENCE {
-            let text = format!(r#"{{"SequenceNumber":"1","Data":"","PartitionKey":"{}"}}"#, "k".repeat(len));
-            assert_eq!(read(&text), Some((text.len(), "1".into(), vec![], Some("k".repeat(len)))));
+            for sequence in ["1", "12"] {
+                let key = "k".repeat(len);
+                let text = format!(r#"{{"SequenceNumber":"{sequence}","Data":"","PartitionKey":"{key}"}}"#);
+                assert_eq!(read(&text), Some((text.len(), sequence.into(), vec![], Some(key))));
+            }
         }
     }
 }
