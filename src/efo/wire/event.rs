@@ -697,6 +697,23 @@ mod tests {
     }
 
     #[test]
+    fn a_long_field_may_be_cut_but_none_beyond_all_limits() {
+        let event = |len: usize| format!(r#"{{"ChildShards":[{{"ShardId":"{}"}}]}}"#, "s".repeat(len));
+        let long = event(3000);
+        for len in [100, 500, 2000] {
+            assert_eq!(in_pieces(long.as_bytes(), &[len]), Event::parse(long.as_bytes()), "pieces of {len} bytes");
+        }
+        assert!(in_pieces(event(MAX_CUT + 2000).as_bytes(), &[1000]).is_err());
+    }
+
+    #[test]
+    fn an_error_tells_its_place_however_the_event_was_cut() {
+        for len in 1..8 {
+            assert_eq!(in_pieces(br#"{"x":1} y"#, &[len]).unwrap_err().at, 8, "pieces of {len} bytes");
+        }
+    }
+
+    #[test]
     fn what_is_cut_is_counted_once() {
         let parents = vec![r#""shardId-000000000001""#; 900].join(",");
         let text = format!(r#"{{"ChildShards":[{{"ShardId":"a","ParentShards":[{parents}]}}]}}"#);
