@@ -27,6 +27,8 @@ const TICK: Duration = Duration::from_millis(20);
 const STALLED: Duration = Duration::from_mins(15);
 /// How long it may take in calm weather until everything is acknowledged.
 const CALM: Duration = Duration::from_mins(10);
+/// How long everything is quiet before all stop.
+const SETTLE: Duration = Duration::from_secs(30);
 /// How long a soft stop may take.
 const STOP: Duration = Duration::from_mins(2);
 
@@ -204,9 +206,13 @@ impl World {
             }
         }
         let end = self.now + CALM;
-        let settle = self.now + Duration::from_secs(30);
-        while self.now < end && (self.now < settle || self.unacked() > 0 || self.is_held_by_the_dead()) {
+        let mut settle = self.now + SETTLE;
+        while self.now < end && (self.now < settle || self.unacked() > 0) {
             self.tick()?;
+            // What they were given and did not store, somebody else has to read again.
+            if self.is_held_by_the_dead() {
+                settle = self.now + SETTLE;
+            }
         }
         self.shared.oracle().finish();
         Ok(())
