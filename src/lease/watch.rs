@@ -75,6 +75,7 @@ impl Watch {
     ) {
         let there = Sign { at: now, proven: self.looked_before };
         let happened = Sign { at: now, proven: true };
+        let passed_on = Sign { at: now, proven: false };
         if !self.looked_before || workers.iter().any(|worker| !self.workers.contains_key(&worker.id)) {
             self.arrival = Some(now);
         }
@@ -95,13 +96,18 @@ impl Watch {
                 let Some(hold) = &row.hold else { continue };
                 let seen = match before.remove(&row.shard) {
                     Some(seen) if seen.hold == *hold => seen,
-                    // Renewed, or claimed anew. A lease that was passed on says nothing of the one who got it.
-                    Some(before) if before.hold.worker == hold.worker => Seen { hold: hold.clone(), sign: happened },
-                    _ => Seen { hold: hold.clone(), sign: there },
+                    None => Seen { hold: hold.clone(), sign: there },
+                    // Renewed, or claimed anew; other programs pass nothing on.
+                    Some(before) if before.hold.worker == hold.worker || hold.epoch.is_none() => {
+                        Seen { hold: hold.clone(), sign: happened }
+                    }
+                    // A lease that was passed on says nothing of the one who got it.
+                    Some(_) => Seen { hold: hold.clone(), sign: passed_on },
                 };
                 if hold.epoch.is_some() {
                     if !self.workers.contains_key(&hold.worker) {
-                        self.workers.insert(hold.worker.clone(), Life { beat: None, sign: there, lease: self.lease });
+                        let life = Life { beat: None, sign: seen.sign, lease: self.lease };
+                        self.workers.insert(hold.worker.clone(), life);
                     }
                     if seen.sign.at == now
                         && seen.sign.proven
@@ -321,6 +327,21 @@ mod tests {
         look(&mut watch, start + 20 * SECOND, &[], &[row(&renewed)]);
         assert!(watch.is_alive(&"a".into(), start + 49 * SECOND));
         assert!(!watch.is_alive(&"a".into(), start + 50 * SECOND));
+    }
+
+    #[test]
+    fn a_lease_that_is_passed_on_proves_nothing_of_who_gets_it() {
+        let start = Instant::now();
+        let mut watch = Watch::new(LEASE);
+        look(&mut watch, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "1"))]);
+        // Not seen before, and shows nothing of itself.
+        let passed = hold("b", Some(2), "2");
+        look(&mut watch, start + SECOND, &[worker("a", 2)], &[row(&passed)]);
+        let shard = row(&passed).shard;
+        let later = start + SECOND * 2;
+        assert!(!watch.is_over(&stream(), &shard, &passed, later), "it may be on its way");
+        assert!(!watch.is_proven(&stream(), &shard, &passed, later));
+        assert!(watch.is_over(&stream(), &shard, &passed, start + SECOND + LEASE));
     }
 
     #[test]
