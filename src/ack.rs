@@ -200,6 +200,57 @@ mod tests {
         assert!(watermark.room_for(6));
     }
 
+    /// Hosts ack from several threads while one reads how far it got. What it reads is acked, and never moves back, in
+    /// whatever order all this happens.
+    #[test]
+    fn concurrent_acks() {
+        use shuttle::sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering};
+        shuttle::check_random(
+            || {
+                let mut watermark = Watermark::new(100);
+                for event in 0..3 {
+                    track(&mut watermark, event, 2);
+                }
+                let watermark = Arc::new(Mutex::new(watermark));
+                let settled: Arc<Vec<AtomicBool>> = Arc::new((0..6).map(|_| AtomicBool::new(false)).collect());
+                let hosts: Vec<_> = [vec![0..1, 3..5], vec![5..6, 1..2], vec![2..3]]
+                    .into_iter()
+                    .map(|acks| {
+                        let (watermark, settled) = (Arc::clone(&watermark), Arc::clone(&settled));
+                        shuttle::thread::spawn(move || {
+                            for ack in acks {
+                                for ordinal in ack.clone() {
+                                    settled[ordinal as usize].store(true, Ordering::SeqCst);
+                                }
+                                watermark.lock().unwrap().ack(ack);
+                            }
+                        })
+                    })
+                    .collect();
+                let mut before = None;
+                let mut look = || {
+                    let place = watermark.lock().unwrap().checkpoint();
+                    assert!(before <= place, "from {before:?} back to {place:?}");
+                    for (ordinal, settled) in settled.iter().enumerate() {
+                        // Each event has two, numbered from its thousand.
+                        let record = number((ordinal as u64 / 2) * 1000 + ordinal as u64 % 2);
+                        let covered = place.as_ref().is_some_and(|place| record <= *place);
+                        assert!(!covered || settled.load(Ordering::SeqCst), "{place:?} is past {record:?}");
+                    }
+                    before = place;
+                };
+                for _ in 0..4 {
+                    look();
+                    shuttle::thread::yield_now();
+                }
+                hosts.into_iter().for_each(|host| host.join().unwrap());
+                look();
+                assert_eq!(before, Some(number(2501)));
+            },
+            2_000,
+        );
+    }
+
     proptest! {
         /// Against a model that keeps a flag for every record.
         #[test]
