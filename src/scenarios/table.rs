@@ -64,6 +64,24 @@ impl Table {
         self.worker("somebody").nudge(&worker.into()).await.unwrap();
     }
 
+    /// The one of these shards that somebody asks for.
+    pub(super) fn wanted<'s>(&self, shards: &[&'s str]) -> Option<&'s str> {
+        shards.iter().copied().find(|shard| self.row(shard).is_some_and(|row| row.wanted_by.is_some()))
+    }
+
+    /// Waits until somebody asks for one of these shards.
+    pub(super) async fn until_wanted<'s>(&self, shards: &[&'s str]) -> &'s str {
+        let asked = async {
+            loop {
+                match self.wanted(shards) {
+                    Some(shard) => return shard,
+                    None => sleep(Duration::from_millis(50)).await,
+                }
+            }
+        };
+        timeout(PERIOD, asked).await.expect("nobody asks")
+    }
+
     /// How many calls of a kind there were.
     pub(super) fn calls(&self, kind: &str) -> u64 {
         lock(&self.0.core).by_call.get(kind).copied().unwrap_or_default()

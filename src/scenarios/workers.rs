@@ -31,17 +31,8 @@ async fn graceful_hand_over() {
     }
     let b = bench.join(&table.worker("b")).await;
     // It asks, and the holder waits for what is out.
-    let asked = async {
-        loop {
-            for shard in ["one", "two"] {
-                if table.row(shard).is_some_and(|row| row.wanted_by == Some("b".into())) {
-                    return shard;
-                }
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let moved = timeout(PERIOD, asked).await.expect("nobody asks");
+    let moved = table.until_wanted(&["one", "two"]).await;
+    assert_eq!(table.row(moved).and_then(|row| row.wanted_by), Some("b".into()));
     sleep(secs(1)).await;
     assert_eq!(table.holder(moved), Some("a".into()));
     for receipt in receipts {
@@ -74,19 +65,9 @@ async fn who_stops_wants_nothing_any_more() {
         receipts.push(take(&a).await.2);
     }
     let b = bench.join(&table.worker("b")).await;
-    let wanted =
-        || ["one", "two"].into_iter().find(|shard| table.row(shard).is_some_and(|row| row.wanted_by.is_some()));
-    let asked = async {
-        loop {
-            match wanted() {
-                Some(shard) => return shard,
-                None => sleep(Duration::from_millis(50)).await,
-            }
-        }
-    };
-    let moved = timeout(PERIOD, asked).await.expect("nobody asks");
+    let moved = table.until_wanted(&["one", "two"]).await;
     close(&b).await;
-    assert_eq!(wanted(), None);
+    assert_eq!(table.wanted(&["one", "two"]), None);
     // The holder was about to pass it on.
     for receipt in receipts {
         receipt.settle(Verdicts::ACK).unwrap();
