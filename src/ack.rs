@@ -213,16 +213,16 @@ mod tests {
                 }
                 let watermark = Arc::new(Mutex::new(watermark));
                 let settled: Arc<Vec<AtomicBool>> = Arc::new((0..6).map(|_| AtomicBool::new(false)).collect());
-                let hosts: Vec<_> = [vec![0..1, 3..5], vec![5..6, 1..2], vec![2..3]]
+                let hosts: Vec<_> = [vec![(0, 1), (3, 5)], vec![(5, 6), (1, 2)], vec![(2, 3)]]
                     .into_iter()
                     .map(|acks| {
                         let (watermark, settled) = (Arc::clone(&watermark), Arc::clone(&settled));
                         shuttle::thread::spawn(move || {
-                            for ack in acks {
-                                for ordinal in ack.clone() {
+                            for (start, end) in acks {
+                                for ordinal in start..end {
                                     settled[ordinal as usize].store(true, Ordering::SeqCst);
                                 }
-                                watermark.lock().unwrap().ack(ack);
+                                watermark.lock().unwrap().ack(start..end);
                             }
                         })
                     })
@@ -243,7 +243,9 @@ mod tests {
                     look();
                     shuttle::thread::yield_now();
                 }
-                hosts.into_iter().for_each(|host| host.join().unwrap());
+                for host in hosts {
+                    host.join().unwrap();
+                }
                 look();
                 assert_eq!(before, Some(number(2501)));
             },
