@@ -4,11 +4,15 @@
 //! lease store needs) and beside it: whoever wants to check what is written is shown each row, before and after.
 
 use std::fmt;
+use std::time::Duration;
 
 use dynoxide::{AttributeValue, Database, DynoxideError, Item};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use crate::past::Past;
+use crate::time::Time;
 
 /// A row that was written.
 #[derive(Debug)]
@@ -40,6 +44,7 @@ pub type Watcher = Box<dyn FnMut(&RowWritten<'_>) + Send>;
 /// A DynamoDB in memory.
 pub(crate) struct DynamoDb {
     database: Database,
+    past: Past,
     watcher: Option<Watcher>,
 }
 
@@ -50,42 +55,62 @@ impl fmt::Debug for DynamoDb {
 }
 
 impl DynamoDb {
-    pub(crate) fn new() -> dynoxide::Result<Self> {
-        Ok(Self { database: Database::memory()?, watcher: None })
+    /// One whose copies lag behind by so much.
+    pub(crate) fn new(lag: Duration) -> dynoxide::Result<Self> {
+        Ok(Self { database: Database::memory()?, past: Past::new(lag), watcher: None })
     }
 
     pub(crate) fn watch(&mut self, watcher: Watcher) {
         self.watcher = Some(watcher);
     }
 
-    /// Answers a call: a status and a body.
-    pub(crate) fn call(&mut self, operation: &str, body: &str, by: &str) -> (u16, String) {
-        let answer = match operation {
-            "UpdateItem" | "PutItem" | "DeleteItem" => self.write(operation, body, by),
+    /// Answers a call: a status and a body. Without a time nothing lags behind.
+    pub(crate) fn call(&mut self, operation: &str, body: &str, by: &str, now: Option<Time>) -> (u16, String) {
+        let request: Value = serde_json::from_str(body).unwrap_or_default();
+        let answer = match (operation, now) {
+            ("UpdateItem" | "PutItem" | "DeleteItem", _) => self.write(operation, body, &request, by, now),
+            (_, Some(now)) if Past::is_asked(operation, &request) => self.dispatch(operation, body).map(|answer| {
+                let answer = serde_json::from_str(&answer).unwrap_or_default();
+                self.past.rewrite(&request, answer, now).to_string()
+            }),
             _ => self.dispatch(operation, body),
         };
+        if operation == "CreateTable" && answer.is_ok() {
+            self.past.table(&request);
+        }
         answer.map_or_else(|error| (error.status_code(), error.to_json()), |body| (200, body))
     }
 
-    fn write(&mut self, operation: &str, body: &str, by: &str) -> dynoxide::Result<String> {
-        if self.watcher.is_none() {
+    fn write(
+        &mut self,
+        operation: &str,
+        body: &str,
+        request: &Value,
+        by: &str,
+        now: Option<Time>,
+    ) -> dynoxide::Result<String> {
+        let table = request["TableName"].as_str().unwrap_or_default();
+        let written = request.get("Key").or_else(|| request.get("Item"));
+        let Some(key) = written.and_then(|row| self.past.key(table, row)) else {
             return self.dispatch(operation, body);
-        }
-        let before = self.row(body);
+        };
+        let before = self.row(table, &key);
         let answer = self.dispatch(operation, body)?;
-        let after = self.row(body);
-        if let Some(watcher) = &mut self.watcher {
-            watcher(&RowWritten { by, before: before.as_ref(), after: after.as_ref() });
+        if let Some(now) = now {
+            self.past.note(now, table, &key, before.as_ref());
+        }
+        if self.watcher.is_some() {
+            let after = self.row(table, &key);
+            if let Some(watcher) = &mut self.watcher {
+                watcher(&RowWritten { by, before: before.as_ref(), after: after.as_ref() });
+            }
         }
         Ok(answer)
     }
 
-    /// The row that a write is about, as it is now.
-    fn row(&self, body: &str) -> Option<Item> {
-        let request: Value = serde_json::from_str(body).ok()?;
-        let key = request.get("Key").or_else(|| request.get("Item"))?;
-        let key = serde_json::json!({ "StreamID": key["StreamID"], "ShardID": key["ShardID"] });
-        let get = serde_json::json!({ "TableName": request["TableName"], "Key": key, "ConsistentRead": true });
+    /// A row, as it is now.
+    fn row(&self, table: &str, key: &Value) -> Option<Item> {
+        let get = serde_json::json!({ "TableName": table, "Key": key, "ConsistentRead": true });
         self.database.get_item(serde_json::from_value(get).ok()?).ok()?.item
     }
 

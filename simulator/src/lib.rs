@@ -20,6 +20,7 @@ mod dynamodb;
 pub mod faults;
 mod in_process;
 pub mod kinesis;
+mod past;
 #[cfg(feature = "server")]
 pub mod server;
 mod simulator;

@@ -88,9 +88,10 @@ impl Simulator {
     ///
     /// The database behind the tables can't be made.
     pub fn new(settings: Settings) -> Result<Self, dynoxide::DynoxideError> {
+        let lag = settings.table_lag;
         let core = Core {
             kinesis: Kinesis::new(settings),
-            dynamodb: DynamoDb::new()?,
+            dynamodb: DynamoDb::new(lag)?,
             waiting: BTreeMap::new(),
             log: None,
             caller: None,
@@ -122,7 +123,7 @@ impl Simulator {
 
     /// Asks the table something beside its clients: the answer's status and body.
     pub fn table(&self, operation: &str, body: &Value) -> (u16, String) {
-        self.core().dynamodb.call(operation, &body.to_string(), "")
+        self.core().dynamodb.call(operation, &body.to_string(), "", None)
     }
 
     /// Tells of every call.
@@ -170,7 +171,7 @@ impl Simulator {
         }
         let answer = if table {
             let body = std::str::from_utf8(request.body()).unwrap_or_default();
-            let (status, answer) = self.core().dynamodb.call(operation, body, &link.name());
+            let (status, answer) = self.core().dynamodb.call(operation, body, &link.name(), Some(clock.now()));
             self.tell(clock.now(), link, operation, body, &answer);
             respond(status, "application/x-amz-json-1.0", answer.into())
         } else {

@@ -74,6 +74,8 @@ pub struct Settings {
     pub iterator_life: Duration,
     /// The most entries that a page of a listing holds.
     pub page: usize,
+    /// How far a read of the table lags behind that is not asked to be consistent.
+    pub table_lag: Duration,
     /// How many calls for subscriptions are let through in a second, over all shards, where there is such a limit.
     pub subscribes: Option<f64>,
 }
@@ -98,6 +100,7 @@ impl Default for Settings {
             end_with_records: false,
             iterator_life: Duration::from_mins(5),
             page: 1000,
+            table_lag: Duration::from_millis(500),
             subscribes: None,
         }
     }

@@ -62,6 +62,7 @@ impl Plan {
         settings.event_gap = Duration::from_millis(pick(rng, &[50, 200, 1000]));
         settings.reshard = secs(rng.u64(1..20));
         settings.activation = secs(rng.u64(1..20));
+        settings.table_lag = Duration::from_millis(100 * (seed % 30));
         settings.unread = secs(pick(rng, &[40, 120, 300]));
         // Longer than anybody may be kept waiting, unless all are down.
         settings.retention = pick(rng, &[Duration::from_hours(24), Duration::from_hours(24), Duration::from_mins(17)]);
