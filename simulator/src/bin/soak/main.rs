@@ -29,11 +29,15 @@ const HELP: &str = "soak: the Kinesis input in a simulated world, and an oracle 
   --from SEED           the first one (default: by the time of day)
   --minutes-virtual M   how long each goes wrong, in virtual minutes (default 60)
   --threads N           how many run at a time (default: as many as there are cores)
-  --hangs-after S       real seconds after which a seed counts as hanging (default 300)
+  --hangs-after S       real seconds after which a seed counts as hanging (default: 5 for each virtual
+                        minute, 300 at least)
   --until-broken        stop at the first seed that fails
   --seed SEED           replay one, and write down everything that happened
   --log FILE            where to (default soak-SEED.log)
   --trace               with the plugin's own log lines on standard error";
+
+/// How often it says how far it is.
+const PROGRESS: Duration = Duration::from_mins(1);
 
 /// What was asked for.
 struct Asked {
@@ -41,7 +45,7 @@ struct Asked {
     from: Option<u64>,
     minutes: u64,
     threads: usize,
-    hangs_after: Duration,
+    hangs_after: Option<Duration>,
     until_broken: bool,
     seed: Option<u64>,
     log: Option<PathBuf>,
@@ -55,7 +59,7 @@ fn asked() -> Result<Option<Asked>, String> {
         from: None,
         minutes: 60,
         threads: cores,
-        hangs_after: Duration::from_mins(5),
+        hangs_after: None,
         until_broken: false,
         seed: None,
         log: None,
@@ -70,7 +74,7 @@ fn asked() -> Result<Option<Asked>, String> {
             "--from" => asked.from = Some(number(value()?)?),
             "--minutes-virtual" => asked.minutes = number(value()?)?,
             "--threads" => asked.threads = number(value()?)?.max(1) as usize,
-            "--hangs-after" => asked.hangs_after = Duration::from_secs(number(value()?)?),
+            "--hangs-after" => asked.hangs_after = Some(Duration::from_secs(number(value()?)?)),
             "--until-broken" => asked.until_broken = true,
             "--seed" => asked.seed = Some(number(value()?)?),
             "--log" => asked.log = Some(value()?.into()),
@@ -164,7 +168,9 @@ fn soak(asked: &Asked) -> ExitCode {
         });
     }
     drop(tell);
+    let hangs_after = asked.hangs_after.unwrap_or_else(|| Duration::from_secs((5 * asked.minutes).max(300)));
     let (mut total, mut running) = (Total::default(), BTreeMap::new());
+    let mut shown = begun;
     loop {
         match told.recv_timeout(Duration::from_secs(1)) {
             Ok(Told::Begins(seed)) => {
@@ -184,10 +190,14 @@ fn soak(asked: &Asked) -> ExitCode {
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
         // Something goes round without virtual time going on. Its thread can't be stopped, but the program ends.
-        if let Some((seed, _)) = running.iter().find(|(_, begun)| begun.elapsed() > asked.hangs_after) {
-            println!("seed {seed} is broken 1 times. Hangs at 0: no end after {:?}", asked.hangs_after);
+        if let Some((seed, _)) = running.iter().find(|(_, begun)| begun.elapsed() > hangs_after) {
+            println!("seed {seed} is broken 1 times. Hangs at 0: no end after {hangs_after:?}");
             total.errors += 1;
             break;
+        }
+        if shown.elapsed() >= PROGRESS {
+            shown = Instant::now();
+            eprintln!("{} of {} seeds after {} s", total.seeds, asked.seeds, begun.elapsed().as_secs());
         }
         if asked.until_broken && total.is_broken() {
             break;
