@@ -141,13 +141,11 @@ async fn say_goodbye(store: &dyn SharedStore, streams: &[Stream]) -> Option<Vec<
         store.leave().await?;
         let others = others.insert(store.workers().await?);
         // Unless another process goes by our name: then these are its own.
-        if !others.is_empty() && others.iter().all(|other| other.id != *store.me()) {
-            for stream in streams {
-                want_nothing(store, stream).await?;
-            }
-        }
+        let ours = !others.is_empty() && others.iter().all(|other| other.id != *store.me());
+        let wanted = join_all(streams.iter().filter(|_| ours).map(|stream| want_nothing(store, stream))).await;
+        // They are told in any case.
         let nudges = others.iter().take(NUDGED_AT_CLOSE).map(|worker| store.nudge(&worker.id));
-        join_all(nudges).await.into_iter().collect::<Result<(), _>>()
+        wanted.into_iter().chain(join_all(nudges).await).collect::<Result<(), _>>()
     };
     // Whoever was not told finds out with his next round.
     if let Ok(Err(error)) = timeout(GOODBYE, goodbye).await {
