@@ -148,17 +148,19 @@ impl DynamoDbStore {
     }
 
     async fn release_one(&self, release: Release) -> Result<Written, StoreError> {
-        let Release { stream, shard, epoch, place, to } = release;
+        let Release { stream, shard, epoch, place, mut to } = release;
         let place = self.onward(&stream, &shard, epoch, place);
-        let mut written = self.let_go(&stream, &shard, epoch, &place, to.as_ref()).await?;
-        if written.is_none() && to.is_some() {
-            written = self.let_go(&stream, &shard, epoch, &place, None).await?;
-        }
+        let written = loop {
+            match self.let_go(&stream, &shard, epoch, &place, to.as_ref()).await? {
+                Some(written) => break written,
+                None => to = None,
+            }
+        };
         lock(&self.places).remove(&(stream, shard));
-        Ok(written.unwrap_or_else(|| Written::Lost { holder: "nobody".into() }))
+        Ok(written)
     }
 
-    /// Lets go of a shard. `None` if it is ours still, for who is to get it does not want it any more.
+    /// Lets go of a shard. `None` if it is ours still, for the one `to` whom it is to go does not want it any more.
     async fn let_go(
         &self,
         stream: &Stream,
