@@ -31,7 +31,7 @@ use self::subscription::Subscription;
 use crate::time::Time;
 
 pub use error::ServiceError;
-pub use number::{Number, shard_id};
+pub use number::{Number, parse_shard_id, shard_id};
 pub use shard::Record;
 pub use stream::Key;
 pub use subscription::{Child, Event, Next, SubscriptionId};

@@ -55,7 +55,7 @@ pub fn shard_id(shard: u32) -> String {
 }
 
 /// The number of a shard by its id. The bare number will do, as it does at the service.
-pub(super) fn parse_shard_id(id: &str) -> Option<u32> {
+pub fn parse_shard_id(id: &str) -> Option<u32> {
     id.strip_prefix("shardId-").unwrap_or(id).parse().ok()
 }
 

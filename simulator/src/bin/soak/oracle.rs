@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use kinesis_simulator::kinesis::{Number, shard_id};
+use kinesis_simulator::kinesis::{Number, parse_shard_id, shard_id};
 use kinesis_simulator::{Call, RowWritten, Time, flag, text};
 
 /// What is broken.
@@ -150,9 +150,9 @@ impl Oracle {
 
     /// Learns which shards there are, and what is past retention.
     pub(crate) fn learn(&mut self, parents: BTreeMap<u32, Vec<u32>>) {
-        let ids: Vec<u32> = self.books.keys().copied().collect();
-        for id in ids {
-            self.expire(id);
+        let oldest = self.now - self.retention;
+        for book in self.books.values_mut() {
+            self.counts.expired += book.expire(oldest, self.oldest, self.pinned);
         }
         self.known = parents.keys().copied().collect();
         for (shard, parents) in parents {
@@ -162,12 +162,8 @@ impl Oracle {
 
     /// Strikes off what is past retention.
     fn expire(&mut self, shard: u32) {
-        let oldest = self.now - self.retention;
-        let Some(book) = self.books.get_mut(&shard) else { return };
-        while let Some(put) = book.puts.get_mut(book.unacked).filter(|put| put.at < oldest) {
-            self.counts.expired += 1;
-            put.expired = true;
-            book.advance(self.oldest, self.pinned);
+        if let Some(book) = self.books.get_mut(&shard) {
+            self.counts.expired += book.expire(self.now - self.retention, self.oldest, self.pinned);
         }
     }
 
@@ -302,7 +298,7 @@ impl Oracle {
     }
 
     fn lease_row(&mut self, row: &RowWritten<'_>, shard: &str) {
-        let Some(id) = shard.strip_prefix("shardId-").and_then(|id| id.parse::<u32>().ok()) else { return };
+        let Some(id) = parse_shard_id(shard) else { return };
         let holder = |item: &kinesis_simulator::Item| text(item, "ClientID").map(ToOwned::to_owned);
         let place = |item: &kinesis_simulator::Item| text(item, "SequenceNumber").and_then(Number::parse);
         let before_holder = row.before.and_then(holder);
@@ -408,7 +404,7 @@ impl Oracle {
             return;
         }
         let shard = call.asked["ShardId"].as_str().unwrap_or_default();
-        let Some(id) = shard.strip_prefix("shardId-").and_then(|id| id.parse::<u32>().ok()) else { return };
+        let Some(id) = parse_shard_id(shard) else { return };
         let Some(error) = call.error else {
             self.grants.insert(id, (call.at, Vec::new()));
             return;
@@ -513,6 +509,17 @@ impl Put {
 }
 
 impl Book {
+    /// Strikes off what came before, and says how much that was.
+    fn expire(&mut self, before: Time, oldest: bool, pinned: Option<Time>) -> u64 {
+        let mut expired = 0;
+        while let Some(put) = self.puts.get_mut(self.unacked).filter(|put| put.at < before) {
+            put.expired = true;
+            expired += 1;
+            self.advance(oldest, pinned);
+        }
+        expired
+    }
+
     fn advance(&mut self, oldest: bool, pinned: Option<Time>) {
         while self.puts.get(self.frontier).is_some_and(|put| put.delivered || !put.is_expected(oldest, pinned)) {
             self.frontier += 1;

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Signal<T>(Arc<Core<T>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Core<T> {
     value: Mutex<T>,
     changed: Notify,
