@@ -149,11 +149,20 @@ impl Script {
 
     /// Waits until there were so many calls for subscriptions.
     pub(super) async fn called(&self, count: usize) {
+        self.until(|| self.calls().len() >= count).await;
+    }
+
+    /// Waits until there was a call for a subscription of a shard.
+    pub(super) async fn called_for(&self, shard: &str) {
+        self.until(|| !self.calls_of(shard).is_empty()).await;
+    }
+
+    async fn until(&self, is: impl Fn() -> bool) {
         loop {
             let called = self.called.notified();
             let mut called = std::pin::pin!(called);
             called.as_mut().enable();
-            if self.calls().len() >= count {
+            if is() {
                 return;
             }
             called.await;

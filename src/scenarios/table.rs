@@ -75,7 +75,7 @@ impl Table {
             loop {
                 match self.wanted(shards) {
                     Some(shard) => return shard,
-                    None => sleep(Duration::from_millis(50)).await,
+                    None => sleep(Duration::from_millis(10)).await,
                 }
             }
         };

@@ -1,19 +1,42 @@
 //! Several workers that share shards through one table.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use pipeline_plugin_api::{Demand, InputError, State, Verdicts};
+use pipeline_plugin_api::{Demand, InputError, Receipt, State, Verdicts};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
 use super::script::{Piece, Script, body, end, event, listed, records};
 use super::table::{LEASE, MINUTE, PERIOD, Table, keeps_beating, place, reads, secs, stream, then_idle};
-use crate::lease::memory::Trouble;
+use crate::lease::memory::{MemoryStore, Trouble};
 use crate::lease::{LeaseStore, Place, Presence, Row, SharedStore};
 use crate::session::Session;
 use crate::sync::lock;
 use crate::topology::Start;
+
+/// `a` has two shards, and what it was given of them is out; `b` asks for one of them.
+struct Asked {
+    a: Session,
+    b: Session,
+    receipts: Vec<Receipt>,
+    moved: &'static str,
+}
+
+async fn b_asks_a(bench: &Bench, table: &Table, store: &Arc<MemoryStore>) -> Asked {
+    let a = bench.join(store).await;
+    let mut receipts = Vec::new();
+    for _ in 0..2 {
+        let (_, taken, receipt) = take(&a).await;
+        assert_eq!(taken, [1, 2, 3]);
+        receipts.push(receipt);
+    }
+    let b = bench.join(&table.worker("b")).await;
+    let moved = table.until_wanted(&["one", "two"]).await;
+    assert_eq!(table.row(moved).and_then(|row| row.wanted_by), Some("b".into()));
+    Asked { a, b, receipts, moved }
+}
 
 #[tokio::test(start_paused = true)]
 async fn graceful_hand_over() {
@@ -22,17 +45,8 @@ async fn graceful_hand_over() {
         script.answer(shard, [then_idle(1..=3), then_idle(4..=4)]);
     }
     let (bench, table) = (Bench::new(script, ""), Table::new());
-    let a = bench.join(&table.worker("a")).await;
-    let mut receipts = Vec::new();
-    for _ in 0..2 {
-        let (_, taken, receipt) = take(&a).await;
-        assert_eq!(taken, [1, 2, 3]);
-        receipts.push(receipt);
-    }
-    let b = bench.join(&table.worker("b")).await;
-    // It asks, and the holder waits for what is out.
-    let moved = table.until_wanted(&["one", "two"]).await;
-    assert_eq!(table.row(moved).and_then(|row| row.wanted_by), Some("b".into()));
+    // The holder waits for what is out.
+    let Asked { a, b, receipts, moved } = b_asks_a(&bench, &table, &table.worker("a")).await;
     sleep(secs(1)).await;
     assert_eq!(table.holder(moved), Some("a".into()));
     for receipt in receipts {
@@ -59,13 +73,7 @@ async fn who_stops_wants_nothing_any_more() {
         script.answer(shard, [then_idle(1..=3), then_idle(4..=4)]);
     }
     let (bench, table) = (Bench::new(script, ""), Table::new());
-    let a = bench.join(&table.worker("a")).await;
-    let mut receipts = Vec::new();
-    for _ in 0..2 {
-        receipts.push(take(&a).await.2);
-    }
-    let b = bench.join(&table.worker("b")).await;
-    let moved = table.until_wanted(&["one", "two"]).await;
+    let Asked { a, b, receipts, moved } = b_asks_a(&bench, &table, &table.worker("a")).await;
     close(&b).await;
     assert_eq!(table.wanted(&["one", "two"]), None);
     // The holder was about to pass it on.
@@ -86,23 +94,7 @@ async fn a_shard_that_is_not_handed_over_is_taken_by_force() {
     }
     let (bench, table) = (Bench::new(script, ""), Table::new());
     let store = table.worker("a");
-    let a = bench.join(&store).await;
-    let mut receipts = Vec::new();
-    for _ in 0..2 {
-        receipts.push(take(&a).await.2);
-    }
-    let b = bench.join(&table.worker("b")).await;
-    let hung = async {
-        loop {
-            for shard in ["one", "two"] {
-                if table.row(shard).is_some_and(|row| row.wanted_by.is_some()) {
-                    return shard;
-                }
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let moved = timeout(PERIOD, hung).await.expect("nobody asks");
+    let Asked { a, b, receipts, moved } = b_asks_a(&bench, &table, &store).await;
     // It beats on, but can't give the shard back: only that call hangs, as far as the other can see.
     store.freeze(true);
     let asked = Instant::now();
@@ -502,6 +494,8 @@ async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
     drop(beating);
     // It goes on where that one stopped.
     table.until_held("child", "a").await;
+    // The lease is in the table before the shard is read.
+    bench.script.called_for("child").await;
     assert_eq!(bench.script.calls_of("child")[0].start, Start::After(place(777)));
     close(&a).await;
 }
