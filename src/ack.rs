@@ -13,6 +13,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
+use tokio::time::Instant;
+
 use crate::names::SequenceNumber;
 
 /// Tells the sequence number of the records of one event, as long as one of them is out.
@@ -21,6 +23,18 @@ use crate::names::SequenceNumber;
 pub(crate) trait Sequences {
     /// The number of the record at this index of the event. `None` once the event is gone.
     fn sequence(&self, index: usize) -> Option<SequenceNumber>;
+
+    /// How old the record at this index is.
+    fn oldest(&self, index: usize) -> Oldest;
+}
+
+/// The oldest record that is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Oldest {
+    /// When it arrived at the stream, in milliseconds since 1970; `None` where the service does not say.
+    pub(crate) arrived: Option<i64>,
+    /// When it was read.
+    pub(crate) tracked_at: Instant,
 }
 
 /// The watermark of one shard.
@@ -59,6 +73,13 @@ impl<S: Sequences> Watermark<S> {
     pub(crate) fn track(&mut self, records: S, count: u64, continuation: SequenceNumber) -> Range<u64> {
         let ordinals = self.next..self.next + count;
         self.next = ordinals.end;
+        // An event without records only moves the place behind what came before it.
+        if count == 0
+            && let Some(last) = self.marks.back_mut()
+        {
+            last.continuation = continuation;
+            return ordinals;
+        }
         self.marks.push_back(Mark { ordinals: ordinals.clone(), records, continuation });
         self.pass();
         ordinals
@@ -120,6 +141,12 @@ impl<S: Sequences> Watermark<S> {
         self.low
     }
 
+    /// The oldest record that is out; `None` if there is none.
+    pub(crate) fn oldest(&self) -> Option<Oldest> {
+        let mark = self.marks.front().filter(|mark| mark.ordinals.end > self.low)?;
+        Some(mark.records.oldest(self.low.saturating_sub(mark.ordinals.start) as usize))
+    }
+
     /// Whether everything that was tracked is done.
     pub(crate) fn is_drained(&self) -> bool {
         self.low == self.next
@@ -145,6 +172,10 @@ mod tests {
     impl Sequences for From {
         fn sequence(&self, index: usize) -> Option<SequenceNumber> {
             Some(number(self.0 + index as u64))
+        }
+
+        fn oldest(&self, index: usize) -> Oldest {
+            Oldest { arrived: Some(self.0 as i64 + index as i64), tracked_at: Instant::now() }
         }
     }
 

@@ -26,7 +26,7 @@ use aws_types::SdkConfig;
 use pipeline_plugin_api::causes;
 
 use crate::access;
-use crate::names::{ShardId, Stream};
+use crate::names::{SequenceNumber, ShardId, Stream};
 use crate::retry::{Fault, Origin};
 use crate::service::{ConsumerDescription, ConsumerStatus, Service};
 use crate::sync::{Mutex, lock};
@@ -117,7 +117,8 @@ impl Service for Aws {
         };
         let answer = call.send().await.map_err(|error| fault(&error))?;
         let summary = answer.stream_description_summary().ok_or_else(|| incomplete("StreamDescriptionSummary"))?;
-        Ok(Stream::new(summary.stream_name(), summary.stream_arn()))
+        let created = summary.stream_creation_timestamp().to_millis().ok().filter(|created| *created > 0);
+        Ok(Stream::new(summary.stream_name(), summary.stream_arn()).created_at(created))
     }
 
     async fn list_shards(&self, stream: &Stream) -> Result<Vec<Listed>, Fault> {
@@ -133,12 +134,14 @@ impl Service for Aws {
             let page = call.send().await.map_err(|error| fault(&error))?;
             for shard in page.shards() {
                 let parents = [shard.parent_shard_id(), shard.adjacent_parent_shard_id()];
-                let closed =
-                    shard.sequence_number_range().is_some_and(|range| range.ending_sequence_number().is_some());
+                let range = shard.sequence_number_range();
+                let closed = range.is_some_and(|range| range.ending_sequence_number().is_some());
+                let begin = range.and_then(|range| SequenceNumber::stored(range.starting_sequence_number()).ok());
                 shards.push(Listed {
                     id: shard.shard_id().into(),
                     parents: parents.into_iter().flatten().map(ShardId::from).collect(),
                     closed,
+                    begin,
                 });
             }
             match page.next_token() {

@@ -17,16 +17,18 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
 use crate::delivery::Progress;
+use crate::ending::Ending;
+use crate::health::{Aspect, Health, Part};
 use crate::lease::{Lease, LeaseStore, Place, Release, Row, StoreError, Write, Written};
 use crate::names::{SequenceNumber, ShardId, Stream, WorkerId};
 use crate::outbox::Outbox;
 use crate::sync::{Mutex, lock};
-use crate::telemetry;
+use crate::{supervise, telemetry};
 
 /// How often the place of an idle shard is stored where nobody else looks.
 const IDLE_PERIOD: Duration = Duration::from_mins(5);
@@ -53,6 +55,8 @@ pub(crate) struct Checkpointer {
     flushing: tokio::sync::RwLock<()>,
     /// Leases that may be given back at once.
     releasing: Semaphore,
+    health: Arc<Health>,
+    ending: Arc<Ending>,
     /// How often an idle lease is renewed.
     idle: Duration,
     /// How long acks are waited for when a lease is to be given back.
@@ -99,7 +103,14 @@ pub(crate) enum Leave {
 
 impl Checkpointer {
     /// Leases last for `lease`, and acks are waited for at most `grace` before one is given back.
-    pub(crate) fn new(store: Arc<dyn LeaseStore>, outbox: Arc<Outbox>, lease: Duration, grace: Duration) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn LeaseStore>,
+        outbox: Arc<Outbox>,
+        health: Arc<Health>,
+        ending: Arc<Ending>,
+        lease: Duration,
+        grace: Duration,
+    ) -> Self {
         let idle = if store.shared().is_some() { lease.mul_f64(IDLE_LEASES) } else { IDLE_PERIOD };
         Self {
             store,
@@ -107,6 +118,8 @@ impl Checkpointer {
             shards: Mutex::default(),
             flushing: tokio::sync::RwLock::new(()),
             releasing: Semaphore::new(RELEASES_AT_ONCE),
+            health,
+            ending,
             idle,
             grace,
             look: Notify::new(),
@@ -152,8 +165,9 @@ impl Checkpointer {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if let Err(error) = self.flush().await {
-                telemetry::store_failed(&error);
+            match self.flush().await {
+                Ok(()) => self.health.stored(),
+                Err(error) => self.health.store_failed(&error),
             }
         }
     }
@@ -228,9 +242,37 @@ impl Checkpointer {
             // Reading stops before anything else.
             self.stop_reading(&entry);
             entry.progress.retire();
+            self.health.forget(&entry.progress.names);
             telemetry::lease_lost(&key.0, &key.1, holder);
             self.look.notify_one();
         }
+    }
+
+    /// A lease is given back.
+    fn remove(&self, key: &Key) {
+        if let Some(entry) = lock(&self.shards).remove(key) {
+            self.health.forget(&entry.progress.names);
+        }
+    }
+
+    /// A stream does not exist any more: stops reading its shards at once. Nothing of them is stored, for another stream has
+    /// its name.
+    pub(crate) fn abandon(&self, stream: &Stream) {
+        let abandoned: Vec<Entry> = {
+            let mut shards = lock(&self.shards);
+            let keys: Vec<Key> = shards.keys().filter(|(other, _)| other == stream).cloned().collect();
+            keys.iter().filter_map(|key| shards.remove(key)).collect()
+        };
+        for entry in abandoned {
+            self.stop_reading(&entry);
+            entry.progress.retire();
+            self.health.forget(&entry.progress.names);
+        }
+    }
+
+    /// A guard that ends what is being given back when it is dropped.
+    pub(crate) fn closing(&self) -> DropGuard {
+        self.closing.clone().drop_guard()
     }
 
     /// Nothing more of the shard is read, or goes to the host.
@@ -291,9 +333,11 @@ impl Checkpointer {
         };
         telemetry::leaving(&key.0, &key.1, &why);
         let (this, key, closing) = (Arc::clone(self), key.clone(), self.closing.clone());
-        self.leaving.spawn(async move {
+        let ending = Arc::clone(&self.ending);
+        // If it broke, the lease would be renewed and its shard read by no worker.
+        self.leaving.spawn(supervise::essential("release", ending, || true, async move {
             closing.run_until_cancelled(this.let_go(&key, &progress, why)).await;
-        });
+        }));
     }
 
     async fn let_go(&self, key: &Key, progress: &Progress, why: Leave) {
@@ -316,18 +360,24 @@ impl Checkpointer {
             };
             match written {
                 Some((Ok(Written::Stored { .. }), _)) => {
-                    lock(&self.shards).remove(key);
+                    self.remove(key);
                     telemetry::given_back(&key.0, &key.1, to.as_ref());
                     if let (Some(taker), Some(shared)) = (&to, self.store.shared())
                         && let Err(error) = shared.nudge(taker).await
                     {
-                        telemetry::store_failed(&error);
+                        self.health.meter.look_failed(&error);
                     }
                     self.look.notify_one();
                     return;
                 }
                 Some((Ok(Written::Lost { holder }), epoch)) => return self.lost(key, epoch, &holder),
-                Some((Err(error), _)) => telemetry::release_failed(&key.0, &key.1, &error),
+                Some((Err(error), _)) => {
+                    telemetry::release_failed(&key.0, &key.1, &error);
+                    self.health.failing(
+                        Part::Shard(key.0.clone(), key.1.clone(), Aspect::End),
+                        &format_args!("its lease can't be given back: {error}"),
+                    );
+                }
                 None => {}
             }
             sleep(backoff.next_delay(fastrand::f64())).await;
@@ -363,7 +413,7 @@ impl Checkpointer {
             match written {
                 Some((Ok(Written::Stored { .. }), _)) => {
                     telemetry::stored(1);
-                    lock(&self.shards).remove(&key);
+                    self.remove(&key);
                     progress.retire();
                     return EndStored::Stored;
                 }
@@ -371,7 +421,7 @@ impl Checkpointer {
                     self.lost(&key, epoch, &holder);
                     return EndStored::Lost;
                 }
-                Some((Err(error), _)) => telemetry::store_failed(&error),
+                Some((Err(error), _)) => self.health.end_failed(&progress.names, &error),
                 None => {}
             }
             sleep(backoff.next_delay(fastrand::f64())).await;

@@ -76,7 +76,11 @@ impl Bench<MemoryStore> {
 impl<S: LeaseStore> Bench<S> {
     fn on(store: S) -> Self {
         let (store, outbox) = (Arc::new(store), Arc::new(Outbox::new(64, Arc::new(Tenure::forever()))));
-        let checkpointer = Checkpointer::new(Arc::clone(&store) as _, Arc::clone(&outbox), LEASE, GRACE);
+        let (stop, keep) = (CancellationToken::new(), CancellationToken::new());
+        let ending = Arc::new(Ending::new(1, Arc::clone(&outbox), stop, keep));
+        let health = Arc::default();
+        let checkpointer =
+            Checkpointer::new(Arc::clone(&store) as _, Arc::clone(&outbox), health, ending, LEASE, GRACE);
         Self { store, outbox, checkpointer: Arc::new(checkpointer), tasks: TaskTracker::new() }
     }
 

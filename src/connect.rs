@@ -34,7 +34,7 @@ use crate::lease::{DynamoDbStore, FileStore, LeaseStore, Presence, StoreError, T
 use crate::names::{ShardId, Stream, WorkerId};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
-use crate::readers::{Readers, Settings, StreamState, Tools};
+use crate::readers::{Readers, Settings, StreamState, Tools, report_unreadable, set_aside_former};
 use crate::retry::{self, Control, Fault, Origin};
 use crate::service::Service;
 use crate::session::Session;
@@ -43,7 +43,7 @@ use crate::sync::Mutex;
 use crate::threads::Threads;
 use crate::topology::{Fresh, Topology};
 use crate::transport::{ControlClient, SubscriptionClient};
-use crate::{region, telemetry, transport, unbuilt};
+use crate::{region, supervise, telemetry, transport, unbuilt};
 
 /// How long a host should wait before it tries again what did not work this time.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -153,7 +153,14 @@ impl From<ConnectError> for InputError {
 }
 
 /// Opens everything and starts reading.
-pub(crate) async fn connect(config: &Config, given: &Given, me: &WorkerId) -> Result<Session, ConnectError> {
+///
+/// `background` takes what outlives a connect that is given up, for moments.
+pub(crate) async fn connect(
+    config: &Config,
+    given: &Given,
+    me: &WorkerId,
+    background: &TaskTracker,
+) -> Result<Session, ConnectError> {
     unbuilt::refuse(config)?;
     let control = given.client.clone().unwrap_or_else(|| ControlClient::new(&given.trusted).into_shared());
     // Connections of its own for each who asks.
@@ -178,7 +185,7 @@ pub(crate) async fn connect(config: &Config, given: &Given, me: &WorkerId) -> Re
     let service = || -> Arc<dyn Service> { Arc::new(Aws::new(&access, config.endpoint.as_deref(), subscriptions())) };
     let store = store(config, &table_access, me).await?;
     let threads = Arc::new(Threads::start(config.enhanced_fan_out.reader_threads, service)?);
-    let connecting = Connecting { config, threads, store, region, time: outside.time };
+    let connecting = Connecting { config, threads, store, region, time: outside.time, background: background.clone() };
     connecting.open().await
 }
 
@@ -200,6 +207,14 @@ pub(crate) struct Connecting<'a> {
     pub(crate) store: Arc<dyn LeaseStore>,
     pub(crate) region: String,
     pub(crate) time: SharedTimeSource,
+    pub(crate) background: TaskTracker,
+}
+
+/// What the parts of an input have in common from the beginning.
+struct Common {
+    health: Arc<Health>,
+    /// Has the coordinator look at once.
+    look: Arc<Notify>,
 }
 
 /// A stream that was found, with what is known of it.
@@ -216,18 +231,19 @@ impl Connecting<'_> {
         let config = self.config;
         let streams = try_join_all(config.stream_entries().iter().map(|entry| self.find(entry))).await?;
         each_once(config.stream_entries(), &streams)?;
+        let target = streams.iter().map(Stream::name).collect::<Vec<_>>().join(", ");
+        let common = Common { health: Arc::new(Health::new(&target, self.time.clone())), look: Arc::new(Notify::new()) };
         let registering = Semaphore::new(REGISTERING_AT_ONCE);
         let found = config.stream_entries().iter().zip(&streams);
-        let found = try_join_all(found.map(|(entry, stream)| self.prepare(entry, stream, &registering))).await?;
+        let found = try_join_all(found.map(|(entry, stream)| self.prepare(entry, stream, &common, &registering))).await?;
 
         let fan_out = &config.enhanced_fan_out;
         let pool = Pool::new(fan_out.max_pending_records as u64, fan_out.max_pending_bytes.bytes());
         let (stop, keep) = (CancellationToken::new(), CancellationToken::new());
-        let health = Arc::new(Health::default());
+        let Common { health, look } = common;
         let lease: Duration = config.lease_period.into();
         let grace: Duration = config.steal_grace_period.into();
         let settings = self.settings();
-        let look = Arc::new(Notify::new());
         let every = keeper::beat_period(lease, config.commit_period.into());
         // The last thing that can fail: what was shown is not left behind.
         let presence = Presence {
@@ -236,19 +252,22 @@ impl Connecting<'_> {
             lease: Some(lease),
             beats_every: Some(every),
         };
-        let (tenure, nudges) = match self.store.shared() {
-            Some(shared) => keeper::begin(shared, &presence, lease).await?,
-            None => (Tenure::forever(), 0),
+        let (tenure, nudges) = if self.store.shared().is_some() {
+            keeper::begin(&self.store, presence.clone(), lease, &self.background).await?
+        } else {
+            (Tenure::forever(), 0)
         };
         let tenure = Arc::new(tenure);
         let outbox = Arc::new(Outbox::new(config.message_buffer_cap, Arc::clone(&tenure)));
+        let ending = Arc::new(Ending::new(found.len(), Arc::clone(&outbox), stop.clone(), keep.clone()));
         let checkpointer = Arc::new(Checkpointer::new(
             Arc::clone(&self.store),
             Arc::clone(&outbox),
+            Arc::clone(&health),
+            Arc::clone(&ending),
             lease,
             grace.mul_f64(GRACE_FOR_ACKS),
         ));
-        let ending = Arc::new(Ending::new(found.len(), Arc::clone(&outbox), stop.clone(), keep.clone()));
         let keeper = self.store.shared().is_some().then(|| Keeper {
             store: Arc::clone(&self.store),
             presence,
@@ -257,6 +276,7 @@ impl Connecting<'_> {
             tenure: Arc::clone(&tenure),
             checkpointer: Arc::clone(&checkpointer),
             ending: Arc::clone(&ending),
+            health: Arc::clone(&health),
             look: Arc::clone(&look),
             nudges,
         });
@@ -281,13 +301,21 @@ impl Connecting<'_> {
             checkpointer: Arc::clone(&checkpointer),
             outbox: Arc::clone(&outbox),
             ending: Arc::clone(&ending),
+            health: Arc::clone(&health),
             settings,
             look,
             stop: stop.clone(),
         };
-        tasks.spawn(Readers::new(states, tools).run());
+        let (is_over, stopped) = (Arc::clone(&ending), stop.clone());
+        tasks.spawn(supervise::essential(
+            "coordinator",
+            Arc::clone(&ending),
+            move || stopped.is_cancelled() || is_over.end().is_some(),
+            Readers::new(states, tools).run(),
+        ));
         let session = Session {
-            target: streams.iter().map(Stream::name).collect::<Vec<_>>().join(", "),
+            _closing: checkpointer.closing(),
+            target,
             pool,
             outbox,
             health,
@@ -350,20 +378,25 @@ impl Connecting<'_> {
         &self,
         entry: &StreamEntry,
         stream: &Stream,
+        common: &Common,
         registering: &Semaphore,
     ) -> Result<Found, ConnectError> {
         let explicit: BTreeSet<ShardId> = entry.shards.iter().map(|shard| shard_id(shard)).collect();
         let explicit = (!explicit.is_empty()).then_some(explicit);
         let mut topology = Topology::new(explicit, self.fresh(stream).await?);
         self.store.adopt(stream, &entry.stream.to_string()).await?;
-        topology.learn(&self.store.rows(stream).await?, Instant::now());
+        let (rows, read_at) = (self.store.rows(stream).await?, Instant::now());
         // After what is stored, so that what is not in it is gone.
-        let shards = Arc::new(Shards::new(self.service(), stream.clone()));
+        let (health, look) = (Arc::clone(&common.health), Arc::clone(&common.look));
+        let shards = Arc::new(Shards::new(self.service(), stream.clone(), look, health));
         let listing = shards.list(Duration::ZERO).await;
         let listing = listing.map_err(|fault| failed(stream.to_string(), "listing its shards", fault))?;
-        for shard in topology.listed(&listing) {
-            telemetry::vanished_before_connect(stream, &shard);
-        }
+        let mut begins = topology.anew();
+        begins.listed(&listing);
+        let rows = set_aside_former(&*self.store, stream, &begins, rows).await?;
+        report_unreadable(&common.health, stream, &rows);
+        topology.learn(&rows, read_at);
+        topology.listed(&listing);
         let missing = topology.missing();
         if !missing.is_empty() {
             let shards = missing.iter().map(ShardId::as_str).collect::<Vec<_>>().join(", ");

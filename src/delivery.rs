@@ -11,11 +11,13 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use pipeline_plugin_api::{Batch, Receipt, Settle, Verdict, Verdicts};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use crate::ack::Watermark;
+use crate::ack::{Oldest, Sequences, Watermark};
 use crate::names::SequenceNumber;
 use crate::outbox::Outbox;
 use crate::pool::Permit;
@@ -23,12 +25,29 @@ use crate::record::{RecordTable, ShardNames};
 use crate::sync::{Mutex, lock};
 use crate::telemetry::ShardMeter;
 
+/// The records of an event that was read.
+#[derive(Debug)]
+struct Tracked {
+    table: Weak<RecordTable>,
+    at: Instant,
+}
+
+impl Sequences for Tracked {
+    fn sequence(&self, index: usize) -> Option<SequenceNumber> {
+        self.table.upgrade()?.sequence(index)
+    }
+
+    fn oldest(&self, index: usize) -> Oldest {
+        Oldest { arrived: self.table.upgrade().and_then(|table| table.arrival_millis(index)), tracked_at: self.at }
+    }
+}
+
 /// How far a shard has got, shared by the one who reads it, those who ack it and the one who stores it.
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) names: Arc<ShardNames>,
     pub(crate) meter: ShardMeter,
-    watermark: Mutex<Watermark<Weak<RecordTable>>>,
+    watermark: Mutex<Watermark<Tracked>>,
     /// Signals every ack. The shard's task waits on it, for room or for the last ack.
     moved: Notify,
     /// Deliveries that the host has and has not settled.
@@ -56,7 +75,8 @@ impl Progress {
     /// Takes the records of an event; returns the ordinal of the first.
     pub(crate) fn track(&self, table: &Arc<RecordTable>, continuation: SequenceNumber) -> u64 {
         let count = table.len() as u64;
-        lock(&self.watermark).track(Arc::downgrade(table), count, continuation).start
+        let records = Tracked { table: Arc::downgrade(table), at: Instant::now() };
+        lock(&self.watermark).track(records, count, continuation).start
     }
 
     /// Counts records as done.
@@ -82,7 +102,7 @@ impl Progress {
         self.until(|_| self.out.load(Ordering::Acquire) == 0).await;
     }
 
-    async fn until(&self, mut holds: impl FnMut(&Watermark<Weak<RecordTable>>) -> bool) {
+    async fn until(&self, mut holds: impl FnMut(&Watermark<Tracked>) -> bool) {
         loop {
             let moved = self.moved.notified();
             let mut moved = std::pin::pin!(moved);
@@ -99,6 +119,17 @@ impl Progress {
     pub(crate) fn checkpoint(&self) -> (Option<SequenceNumber>, u64) {
         let watermark = lock(&self.watermark);
         (watermark.checkpoint(), watermark.done())
+    }
+
+    /// How long ago the oldest record arrived that is not acknowledged, or not read. `wall` is the time of day in
+    /// milliseconds since 1970, by which arrivals are told.
+    pub(crate) fn lag(&self, now: Instant, wall: i64) -> Duration {
+        let oldest = lock(&self.watermark).oldest();
+        let unacked = oldest.map_or(Duration::ZERO, |oldest| match oldest.arrived {
+            Some(arrived) => Duration::from_millis(u64::try_from(wall.saturating_sub(arrived)).unwrap_or_default()),
+            None => now.saturating_duration_since(oldest.tracked_at),
+        });
+        unacked.max(self.meter.unread(now))
     }
 
     pub(crate) fn is_live(&self) -> bool {

@@ -10,6 +10,9 @@ use aws_smithy_runtime_api::client::http::{HttpClient, SharedHttpClient};
 use pipeline_plugin_api::registry::{About, InputPlugin};
 use pipeline_plugin_api::{Batch, BoxError, Demand, Input, InputError, State, Status};
 
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
 use crate::config::Config;
 use crate::names::WorkerId;
 use crate::session::Session;
@@ -89,6 +92,8 @@ struct Kinesis {
     me: WorkerId,
     /// One connect or close at a time.
     changing: tokio::sync::Mutex<()>,
+    /// What is left of connects that were given up, for moments.
+    background: TaskTracker,
     phase: Mutex<Phase>,
 }
 
@@ -111,7 +116,8 @@ struct NotYet;
 impl Kinesis {
     fn new(config: Config, given: Given) -> Self {
         let me = config.client_id.as_deref().map_or_else(WorkerId::random, |id: &str| WorkerId::from(id));
-        Self { config, given, me, changing: tokio::sync::Mutex::new(()), phase: Mutex::new(Phase::Disconnected) }
+        let (changing, background) = (tokio::sync::Mutex::new(()), TaskTracker::new());
+        Self { config, given, me, changing, background, phase: Mutex::new(Phase::Disconnected) }
     }
 
     fn session(&self) -> Result<Arc<Session>, InputError> {
@@ -136,7 +142,7 @@ impl Input for Kinesis {
             Phase::Closed => return Err(InputError::Fatal(IsClosed.into())),
             Phase::Disconnected => {}
         }
-        let session = connect::connect(&self.config, &self.given, &self.me).await?;
+        let session = connect::connect(&self.config, &self.given, &self.me, &self.background).await?;
         *lock(&self.phase) = Phase::Connected(Arc::new(session));
         Ok(())
     }
@@ -150,7 +156,12 @@ impl Input for Kinesis {
         let before = std::mem::replace(&mut *lock(&self.phase), Phase::Closed);
         match before {
             Phase::Connected(session) => session.close(within).await,
-            Phase::Disconnected | Phase::Closed => Ok(()),
+            Phase::Disconnected | Phase::Closed => {
+                // What a connect has shown that was given up is taken back. It bounds itself too.
+                self.background.close();
+                let _ = timeout(within, self.background.wait()).await;
+                Ok(())
+            }
         }
     }
 

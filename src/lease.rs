@@ -71,6 +71,10 @@ pub(crate) trait LeaseStore: Debug + Send + Sync + 'static {
     /// Forgets a shard that is not in its stream any more, unless its row has changed.
     async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError>;
 
+    /// Sets a row aside that was written for a stream of the same name and ARN that does not exist any more, unless the row
+    /// has changed; whether it was. What is set aside replaces what an earlier life of the shard left there.
+    async fn set_aside(&self, stream: &Stream, row: &Row) -> Result<bool, StoreError>;
+
     /// The side of it for several workers; `None` if it serves just one.
     fn shared(&self) -> Option<&dyn SharedStore> {
         None
@@ -126,6 +130,27 @@ pub(crate) struct Row {
     pub(crate) wanted_by: Option<WorkerId>,
     /// Another program wrote it, which removes rows instead of marking shards as ended.
     pub(crate) foreign: bool,
+    /// When the stream was created that it was written for, in milliseconds since 1970. Unknown of rows of other programs,
+    /// and of those that earlier versions wrote.
+    pub(crate) created: Option<i64>,
+    /// What keeps its position from being understood, and what the user can do. Its `place` means nothing then, and the
+    /// shard is left alone.
+    pub(crate) unreadable: Option<String>,
+}
+
+impl Row {
+    /// A row with a position, held by no worker.
+    pub(crate) fn new(shard: impl Into<ShardId>, place: Place) -> Self {
+        Self {
+            shard: shard.into(),
+            place,
+            hold: None,
+            wanted_by: None,
+            foreign: false,
+            created: None,
+            unreadable: None,
+        }
+    }
 }
 
 /// A shard is held.

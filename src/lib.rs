@@ -48,6 +48,7 @@ mod service;
 mod session;
 mod shard;
 mod shards;
+mod supervise;
 mod sync;
 pub mod telemetry;
 mod threads;

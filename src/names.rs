@@ -63,12 +63,26 @@ pub struct Stream(Arc<StreamNames>);
 struct StreamNames {
     arn: String,
     name: String,
+    /// When it was created, in milliseconds since 1970; `None` where the service does not say.
+    created: Option<i64>,
 }
 
 impl Stream {
     /// A stream of this name and ARN.
     pub fn new(name: impl Into<String>, arn: impl Into<String>) -> Self {
-        Self(Arc::new(StreamNames { arn: arn.into(), name: name.into() }))
+        Self(Arc::new(StreamNames { arn: arn.into(), name: name.into(), created: None }))
+    }
+
+    /// The same stream, created at this time (milliseconds since 1970). A stream that was deleted and made again has the
+    /// same name and ARN and is another stream.
+    #[must_use]
+    pub fn created_at(&self, created: Option<i64>) -> Self {
+        Self(Arc::new(StreamNames { arn: self.0.arn.clone(), name: self.0.name.clone(), created }))
+    }
+
+    /// When it was created, in milliseconds since 1970. `None` where the service does not say.
+    pub fn created(&self) -> Option<i64> {
+        self.0.created
     }
 
     /// The name alone.
@@ -76,7 +90,7 @@ impl Stream {
         &self.0.name
     }
 
-    /// The ARN: the one identity of the stream, however it was configured.
+    /// The ARN. Together with the time of creation it is the identity of the stream, however it was configured.
     pub fn arn(&self) -> &str {
         &self.0.arn
     }
@@ -118,6 +132,17 @@ impl SequenceNumber {
     pub(crate) fn read(checked: &str) -> Self {
         debug_assert!(Self::is_valid(checked.as_bytes()));
         Self(checked.into())
+    }
+
+    /// A number that was stored as a position, possibly by hand.
+    ///
+    /// # Errors
+    ///
+    /// When it is anything but a decimal number above zero. Words such as `LATEST` or `TRIM_HORIZON` mean something to
+    /// other programs, and the service would answer to them as it does to an expired number.
+    pub fn stored(text: &str) -> Result<Self, NotASequenceNumber> {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit()) && text.bytes().any(|byte| byte != b'0');
+        if is_number { Self::new(text) } else { Err(NotASequenceNumber(text.chars().take(64).collect())) }
     }
 
     pub(crate) fn is_valid(text: &[u8]) -> bool {

@@ -8,7 +8,10 @@
 //! [`watch`](crate::lease::watch). Losing one is not waited for here: the [`Checkpointer`] stops the reading at once.
 
 mod claiming;
+mod former;
 mod tidying;
+
+pub(crate) use former::{report_unreadable, set_aside_former};
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::Checkpointer;
 use crate::efo::subscription::Shared;
 use crate::ending::Ending;
+use crate::health::Health;
 use crate::lease::keeper::Tenure;
 use crate::lease::round::{self, Asked, SOON, Sight, Step, StreamSight, What};
 use crate::lease::watch::Watch;
@@ -32,12 +36,14 @@ use crate::names::{ShardId, Stream, WorkerId};
 use crate::outbox::Outbox;
 use crate::retry::Fault;
 use crate::shard::task::Outcome;
-use crate::telemetry;
 use crate::threads::Threads;
 use crate::topology::{Listing, Topology};
+use crate::{supervise, telemetry};
 
 /// The first round comes so much later at most, so that workers that start together see each other.
 const START_JITTER: Duration = Duration::from_secs(2);
+/// The least time between two listings that may confirm something.
+const JUDGE_AGAIN: Duration = Duration::from_millis(500);
 /// After a look that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -75,6 +81,7 @@ pub(crate) struct Tools {
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) ending: Arc<Ending>,
+    pub(crate) health: Arc<Health>,
     pub(crate) settings: Settings,
     /// Somebody wants a round now.
     pub(crate) look: Arc<Notify>,
@@ -90,6 +97,8 @@ pub(crate) struct Readers {
     /// What we asked other workers for.
     asked: HashMap<(Stream, ShardId), Asked>,
     running: Running,
+    /// Since when each shard of a stream has been read by no worker, as far as was seen.
+    unread: HashMap<(usize, ShardId), Instant>,
     /// Streams of which everything that was asked for is read.
     done: BTreeSet<usize>,
 }
@@ -107,13 +116,21 @@ struct Looked {
 #[derive(Debug, Default)]
 struct Running {
     tasks: JoinSet<Outcome>,
-    shards: HashMap<Id, (usize, ShardId)>,
+    shards: HashMap<Id, (usize, ShardId, Stream)>,
 }
 
 impl Readers {
     pub(crate) fn new(streams: Vec<StreamState>, tools: Tools) -> Self {
         let watch = Watch::new(tools.settings.lease_period);
-        Self { streams, tools, watch, asked: HashMap::new(), running: Running::default(), done: BTreeSet::new() }
+        Self {
+            streams,
+            tools,
+            watch,
+            asked: HashMap::new(),
+            running: Running::default(),
+            unread: HashMap::new(),
+            done: BTreeSet::new(),
+        }
     }
 
     /// Reads until it is told to stop, or until all that was asked for is read. When it returns, no task of it runs.
@@ -158,28 +175,34 @@ impl Readers {
         let period = self.tools.settings.rebalance_period;
         let (stop, store) = (self.tools.stop.clone(), Arc::clone(&self.tools.store));
         let Some(store) = store.shared() else {
+            stop.run_until_cancelled(self.begin_anew_where_made_again()).await?;
             stop.run_until_cancelled(self.refresh_all(period / 2)).await?;
+            stop.run_until_cancelled(self.forget_what_is_gone()).await?;
             self.give_up_what_is_gone();
             for at in 0..self.streams.len() {
                 self.claim_free(at, None).await;
             }
-            return Some(period);
+            self.note_unread(&[]);
+            return Some(self.until_judged(period));
         };
         if self.tools.tenure.is_over() {
             // To others we are gone. The keeper tells when they see us again.
             return Some(LOOK_AGAIN.min(period));
         }
+        stop.run_until_cancelled(self.begin_anew_where_made_again()).await?;
         let looked = match stop.run_until_cancelled(self.look(store)).await? {
             Ok(looked) => looked,
             Err(error) => {
-                telemetry::look_failed(&error);
+                self.tools.health.look_failed(&error);
                 return Some(LOOK_AGAIN.min(period));
             }
         };
+        self.tools.health.looked();
         stop.run_until_cancelled(self.refresh_all(period / 2)).await?;
         stop.run_until_cancelled(self.note_ends_elsewhere(store)).await?;
         self.give_up_what_is_gone();
         let more = self.act(store, &looked).await;
+        self.note_unread(&looked.rows);
         stop.run_until_cancelled(self.tidy(store, &looked)).await?;
         if more {
             return Some(SOON.min(period));
@@ -187,36 +210,81 @@ impl Readers {
         let regular = period.mul_f64(0.9 + 0.1 * fastrand::f64());
         // When one that is silent will be seen to be gone.
         let over = self.watch.next_over(looked.asked_at).map(|over| over.saturating_duration_since(Instant::now()));
-        Some(over.map_or(regular, |over| regular.min(over)))
+        Some(self.until_judged(over.map_or(regular, |over| regular.min(over))))
+    }
+
+    /// This long, or until a listing may confirm what the last one left open.
+    fn until_judged(&self, time: Duration) -> Duration {
+        let judges_at = self.streams.iter().filter_map(|state| state.topology.judges_at()).min();
+        judges_at.map_or(time, |at| time.min(at.saturating_duration_since(Instant::now()).max(JUDGE_AGAIN)))
+    }
+
+    /// Notes since when shards are read by no worker: those that could be, and are not held by one that is alive.
+    fn note_unread(&mut self, rows: &[Vec<Row>]) {
+        let now = Instant::now();
+        let mut unread = HashMap::new();
+        for (at, state) in self.streams.iter_mut().enumerate() {
+            let in_hand = self.tools.checkpointer.in_hand(&state.stream);
+            let held: BTreeSet<&ShardId> = rows
+                .get(at)
+                .into_iter()
+                .flatten()
+                .filter(|row| {
+                    let hold = row.hold.as_ref();
+                    hold.is_some_and(|hold| !self.watch.is_over(&state.stream, &row.shard, hold, now))
+                })
+                .map(|row| &row.shard)
+                .collect();
+            for shard in state.topology.unread() {
+                if !in_hand.contains(&shard) && !held.contains(&shard) {
+                    let key = (at, shard);
+                    let since = self.unread.get(&key).copied().unwrap_or(now);
+                    unread.insert(key, since);
+                }
+            }
+        }
+        self.unread = unread;
+        self.tools.health.unread_since(self.unread.values().min().copied());
     }
 
     /// Has listings that are at most this old, or new ones where they are needed.
     async fn refresh_all(&mut self, max_age: Duration) {
         let listings = join_all(self.streams.iter().map(|state| {
-            let max_age = if state.topology.wants_listing() { Duration::ZERO } else { max_age };
+            let is_due = state.topology.judges_at().is_some_and(|at| at <= Instant::now());
+            let max_age = if is_due || state.topology.wants_listing() { Duration::ZERO } else { max_age };
             state.shared.shards.list(max_age)
         }));
         let listings = listings.await;
         for (at, listing) in listings.into_iter().enumerate() {
-            self.listed(at, listing);
+            self.listed(at, listing).await;
         }
     }
 
     /// Whether there is a listing of the stream.
-    fn listed(&mut self, at: usize, listing: Result<Listing, Fault>) -> bool {
+    async fn listed(&mut self, at: usize, listing: Result<Listing, Fault>) -> bool {
         let state = &mut self.streams[at];
-        match listing {
-            Ok(listing) => {
-                for shard in state.topology.listed(&listing) {
-                    telemetry::vanished_before_connect(&state.stream, &shard);
-                }
-                true
-            }
+        let listing = match listing {
+            Ok(listing) => listing,
             Err(fault) => {
-                telemetry::listing_failed(&state.stream, &fault);
-                false
+                self.tools.health.listing_failed(&state.stream, &fault);
+                return false;
             }
+        };
+        self.tools.health.listed(&state.stream);
+        let learned = state.topology.listed(&listing);
+        for shard in &learned.gone {
+            telemetry::vanished_before_connect(&state.stream, shard);
         }
+        if learned.made_again && state.stream.created().is_some() {
+            state.shared.shards.identity(listing.asked_at).await;
+        } else if learned.made_again {
+            // The service does not say when the stream was created, and the shards say enough.
+            let stream = state.stream.clone();
+            self.begin_anew(at, stream).await;
+        } else if !learned.contradicted.is_empty() {
+            self.set_aside(at, &learned.contradicted).await;
+        }
+        true
     }
 
     /// What nobody here has a lease of any more, may be claimed again.
@@ -244,9 +312,15 @@ impl Readers {
             // What was lost stops before anything else.
             let is_alive = |worker: &WorkerId| self.watch.is_alive(worker, asked_at);
             self.tools.checkpointer.compare(&state.stream, rows, is_alive);
-            state.topology.learn(rows, answered_at);
+            report_unreadable(&self.tools.health, &state.stream, rows);
         }
-        Ok(Looked { asked_at, workers, rows })
+        let mut of_this_stream = Vec::with_capacity(rows.len());
+        for (at, rows) in rows.into_iter().enumerate() {
+            let rows = self.without_former(at, rows).await;
+            self.streams[at].topology.learn(&rows, answered_at);
+            of_this_stream.push(rows);
+        }
+        Ok(Looked { asked_at, workers, rows: of_this_stream })
     }
 
     /// Stores that shards are ended which another program is done with, so that nobody has to find out again.
@@ -257,7 +331,7 @@ impl Readers {
                     Ok(true) => {}
                     // Somebody has begun it after we looked.
                     Ok(false) => state.topology.not_ended(&shard),
-                    Err(error) => telemetry::store_failed(&error),
+                    Err(error) => self.tools.health.look_failed(&error),
                 }
             }
         }
@@ -279,7 +353,7 @@ impl Readers {
         let settle = round::settle(self.tools.settings.rebalance_period);
         let (me, watch, asked) = (store.me(), &self.watch, &self.asked);
         let sight = Sight { now: *asked_at, me, workers, streams: &streams, watch, settle, asked };
-        telemetry::workers(workers.iter().filter(|worker| self.watch.is_alive(&worker.id, *asked_at)).count());
+        self.tools.health.meter.workers(workers.iter().filter(|worker| self.watch.is_alive(&worker.id, *asked_at)).count());
         let steps = if self.tools.settings.explicit {
             match round::told(&sight) {
                 Ok(steps) => steps,
@@ -311,11 +385,23 @@ impl Readers {
         let (task, outcome) = match ended {
             Ok((task, outcome)) => (task, outcome),
             Err(error) => {
-                self.tools.ending.fail(format!("the task of a shard broke: {error}"));
+                let shard = self.running.shards.remove(&error.id());
+                let of = shard.map_or_else(String::new, |(_, id, stream)| format!(" of {stream} {id}"));
+                let cause = match error.try_into_panic() {
+                    Ok(panic) => supervise::message(&*panic),
+                    Err(error) => error.to_string(),
+                };
+                telemetry::task_ended("shard", &cause, false);
+                let what = format!("the task{of} ended by itself ({cause}); this is a bug, please report it");
+                self.tools.ending.fail(what);
                 return;
             }
         };
-        let Some((at, id)) = self.running.shards.remove(&task) else { return };
+        let Some((at, id, stream)) = self.running.shards.remove(&task) else { return };
+        if self.streams[at].stream != stream {
+            // Of the stream that had the name before.
+            return;
+        }
         match outcome {
             Outcome::Ended { children, last } => {
                 let stop = self.tools.stop.clone();
@@ -345,12 +431,12 @@ fn occupied(stream: &Stream, shard: &ShardId, holder: &WorkerId) -> String {
 }
 
 impl Running {
-    fn start(&mut self, shard: (usize, ShardId), task: impl Future<Output = Outcome> + Send + 'static, on: &Handle) {
+    fn start(&mut self, shard: (usize, ShardId, Stream), task: impl Future<Output = Outcome> + Send + 'static, on: &Handle) {
         let handle = self.tasks.spawn_on(task, on);
         self.shards.insert(handle.id(), shard);
     }
 
     fn has(&self, stream: usize, shard: &ShardId) -> bool {
-        self.shards.values().any(|(at, id)| *at == stream && id == shard)
+        self.shards.values().any(|(at, id, _)| *at == stream && id == shard)
     }
 }

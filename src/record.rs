@@ -1,12 +1,11 @@
 //! What is known about a record, beside its data?
 
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pipeline_plugin_api::{Message, MetadataTable, Value};
 
-use crate::ack::Sequences;
 use crate::efo::wire::{Page, Record, Rows};
 use crate::names::{SequenceNumber, ShardId, Stream};
 
@@ -83,6 +82,16 @@ impl RecordTable {
         messages
     }
 
+    /// The sequence number of a record.
+    pub(crate) fn sequence(&self, row: usize) -> Option<SequenceNumber> {
+        self.record(row).map(|record| SequenceNumber::read(record.sequence()))
+    }
+
+    /// When a record arrived at the stream, in milliseconds since 1970.
+    pub(crate) fn arrival_millis(&self, row: usize) -> Option<i64> {
+        self.record(row)?.arrival_millis()
+    }
+
     fn record(&self, row: usize) -> Option<Record<'_>> {
         let at = self.ends.partition_point(|end| *end <= row);
         let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
@@ -90,11 +99,6 @@ impl RecordTable {
     }
 }
 
-impl Sequences for Weak<RecordTable> {
-    fn sequence(&self, index: usize) -> Option<SequenceNumber> {
-        self.upgrade()?.record(index).map(|record| SequenceNumber::read(record.sequence()))
-    }
-}
 
 fn arrival(record: Record<'_>) -> Option<SystemTime> {
     let millis = record.arrival_millis()?;

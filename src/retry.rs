@@ -82,8 +82,10 @@ pub fn subscription(fault: &Fault) -> Remedy {
         (_, "ResourceInUseException") => Remedy::RetryAfterTakeover,
         (_, "ResourceNotFoundException") => Remedy::LookAgain,
         (Origin::Call, "InvalidArgumentException") => Remedy::StartExpired,
-        // The request itself is wrong; it would be wrong again.
-        (Origin::Call, "ValidationException" | "SerializationException" | "UnknownOperationException") => Remedy::Fatal,
+        // Whoever answers knows no subscriptions.
+        (Origin::Call, "UnknownOperationException") => Remedy::Fatal,
+        // The request is wrong as it stands, for this shard.
+        (Origin::Call, "ValidationException" | "SerializationException") => Remedy::RetrySlowly,
         (_, code) if needs_a_person(code) => Remedy::RetrySlowly,
         (Origin::Local, _) => Remedy::RetrySlowly,
         // Throttling, internal failures, 5xx, and whatever is invented tomorrow.
@@ -173,8 +175,8 @@ mod tests {
             (Origin::Stream, "KMSOptInRequired", Remedy::RetrySlowly),
             (Origin::Stream, "KMSThrottlingException", Remedy::Retry),
             (Origin::Stream, "InternalFailureException", Remedy::Retry),
-            (Origin::Call, "ValidationException", Remedy::Fatal),
-            (Origin::Call, "SerializationException", Remedy::Fatal),
+            (Origin::Call, "ValidationException", Remedy::RetrySlowly),
+            (Origin::Call, "SerializationException", Remedy::RetrySlowly),
             (Origin::Call, "UnknownOperationException", Remedy::Fatal),
             (Origin::Stream, "ValidationException", Remedy::Retry),
             (Origin::Stream, "InvalidArgumentException", Remedy::Retry),

@@ -1,11 +1,12 @@
 //! What runs between connect and close?
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use pipeline_plugin_api::{Batch, Demand, InputError, State, Status};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
@@ -19,13 +20,11 @@ use crate::names::Stream;
 use crate::outbox::{Closed, Outbox};
 use crate::pool::Pool;
 use crate::sync::{Mutex, lock};
-use crate::telemetry;
+use crate::{supervise, telemetry};
 use crate::threads::Threads;
 
-/// How often the metrics of the pool are set.
+/// How often the gauges are set, and health is looked at.
 const POOL_PERIOD: Duration = Duration::from_secs(1);
-/// How long nothing may be given back before an operator is told, and then again.
-const BLOCKED_PERIOD: Duration = Duration::from_mins(1);
 
 /// How long a close waits for the others to be told.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -48,6 +47,9 @@ pub(crate) struct Session {
     pub(crate) tasks: TaskTracker,
     /// The threads on which shards are read.
     pub(crate) threads: Arc<Threads>,
+    /// Ends what is being given back, at the latest when the session is dropped: it could go on for as long as the store
+    /// can't be reached.
+    pub(crate) _closing: DropGuard,
     /// Tells every task that reads to stop, at the latest when the session is dropped.
     pub(crate) stop: DropGuard,
     /// Shows that we are alive, where others would take our shards if we didn't.
@@ -71,12 +73,28 @@ impl Session {
     pub(crate) fn start(&self, commit_period: Duration) {
         let (stop, keep) = (self.stop.token().clone(), self.keep.token().clone());
         let (checkpointer, commits) = (Arc::clone(&self.checkpointer), keep.clone());
-        self.tasks.spawn(async move { commits.run_until_cancelled(checkpointer.run(commit_period)).await });
+        self.tasks.spawn(async move {
+            let storing = supervise::restarted("checkpointer", move || {
+                let checkpointer = Arc::clone(&checkpointer);
+                async move { checkpointer.run(commit_period).await }
+            });
+            commits.run_until_cancelled(storing).await;
+        });
         if let Some(keeper) = lock(&self.keeper).take() {
-            self.tasks.spawn(async move { keep.run_until_cancelled(keeper.run()).await });
+            let ending = Arc::clone(&self.ending);
+            let (over, kept) = (Arc::clone(&ending), keep.clone());
+            self.tasks.spawn(supervise::essential(
+                "heartbeat",
+                ending,
+                move || kept.is_cancelled() || over.end().is_some(),
+                async move { keep.run_until_cancelled(keeper.run()).await.unwrap_or_default() },
+            ));
         }
         let (pool, health) = (self.pool.clone(), Arc::clone(&self.health));
-        self.tasks.spawn(async move { stop.run_until_cancelled(watch(pool, health)).await });
+        self.tasks.spawn(async move {
+            let watching = supervise::restarted("meter", move || watch(pool.clone(), Arc::clone(&health)));
+            stop.run_until_cancelled(watching).await;
+        });
     }
 
     pub(crate) async fn read(&self, demand: Demand) -> Result<Batch, InputError> {
@@ -117,7 +135,7 @@ impl Session {
         self.threads.end().await;
         let stored = self.checkpointer.finish().await;
         let others = match self.store.shared() {
-            Some(shared) => say_goodbye(shared, &self.streams).await,
+            Some(shared) => say_goodbye(shared, &self.streams, &self.health).await,
             None => Some(Vec::new()),
         };
         for consumer in &self.consumers {
@@ -127,15 +145,15 @@ impl Session {
                 consumer.deregister().await;
             }
         }
-        telemetry::pool(&self.pool);
-        telemetry::reading_shards(0);
-        telemetry::closed(!all_returned);
+        self.health.meter.reading_shards(0);
+        self.health.meter.report(&self.pool, Duration::ZERO, 0);
+        telemetry::closed(!all_returned, stored.as_ref().map(drop).map_err(|error| error as &dyn Display));
         stored.map_err(|error| InputError::Fatal(error.into()))
     }
 }
 
 /// Leaves, and has the others look at once who takes what we gave back. Returns who they are, if that could be seen.
-async fn say_goodbye(store: &dyn SharedStore, streams: &[Stream]) -> Option<Vec<Worker>> {
+async fn say_goodbye(store: &dyn SharedStore, streams: &[Stream], health: &Health) -> Option<Vec<Worker>> {
     let mut others = None;
     let goodbye = async {
         store.leave().await?;
@@ -149,7 +167,7 @@ async fn say_goodbye(store: &dyn SharedStore, streams: &[Stream]) -> Option<Vec<
     };
     // Whoever was not told finds out with his next round.
     if let Ok(Err(error)) = timeout(GOODBYE, goodbye).await {
-        telemetry::look_failed(&error);
+        health.meter.look_failed(&error);
     }
     others
 }
@@ -170,25 +188,12 @@ async fn want_nothing(store: &dyn SharedStore, stream: &Stream) -> Result<(), St
     store.release(passed).await.into_iter().try_for_each(|released| released.map(drop))
 }
 
-/// Shows how full the pool is, and says so when reading has stopped because nothing is acknowledged.
+/// Keeps the metrics up to date, and says when something is not read, delivered or stored.
 async fn watch(pool: Pool, health: Arc<Health>) {
     let mut ticks = interval(POOL_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut returned = 0;
-    let mut last_moved = Instant::now();
-    let mut last_told = Instant::now();
     loop {
-        let now = ticks.tick().await;
-        telemetry::pool(&pool);
-        let (records, bytes) = (pool.records(), pool.bytes());
-        let stuck = health.stuck_shards();
-        if returned != records.returned || records.waiting + bytes.waiting + stuck == 0 {
-            returned = records.returned;
-            last_moved = now;
-            last_told = now;
-        } else if now.duration_since(last_told) >= BLOCKED_PERIOD {
-            telemetry::blocked(&pool, stuck, now.duration_since(last_moved));
-            last_told = now;
-        }
+        ticks.tick().await;
+        health.report(&pool);
     }
 }

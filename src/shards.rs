@@ -5,35 +5,101 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::efo::wire::ChildShard;
+use crate::health::Health;
 use crate::names::{ShardId, Stream};
 use crate::retry::{self, Control, Fault};
 use crate::service::Service;
+use crate::sync::{Mutex, lock};
 use crate::topology::{Listed, Listing};
 
-/// A listing of this age is as good as a new one when a shard asks whether it is over.
+/// A listing of this age is as good as a new one when a shard asks whether it is closed, which it then stays.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// The listings of one stream.
+/// The listings of one stream, and whether it still is that stream.
 #[derive(Debug)]
 pub(crate) struct Shards {
     service: Arc<dyn Service>,
     stream: Stream,
     last: tokio::sync::Mutex<Option<Listing>>,
+    identity: tokio::sync::Mutex<Option<(Instant, Identity)>>,
+    /// The stream that is there now under our stream's name and ARN, once that is known.
+    successor: Mutex<Option<Stream>>,
+    /// Has the coordinator act on a successor.
+    wake: Arc<Notify>,
+    health: Arc<Health>,
+}
+
+/// Which stream the service has under the name and ARN of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// Ours, as far as can be told.
+    Same,
+    /// None.
+    Gone,
+    /// One that was made after ours was deleted.
+    MadeAgain,
+    /// The service did not say.
+    Unknown,
 }
 
 impl Shards {
-    pub(crate) fn new(service: Arc<dyn Service>, stream: Stream) -> Self {
-        Self { service, stream, last: tokio::sync::Mutex::new(None) }
+    /// The listings of a stream. `wake` is notified when the stream turns out to have been made again.
+    pub(crate) fn new(service: Arc<dyn Service>, stream: Stream, wake: Arc<Notify>, health: Arc<Health>) -> Self {
+        let (last, identity) = (tokio::sync::Mutex::new(None), tokio::sync::Mutex::new(None));
+        Self { service, stream, last, identity, successor: Mutex::new(None), wake, health }
+    }
+
+    /// Asks which stream is there now. Many shards may ask at the same time; an answer that was asked for at `since` or
+    /// later serves them all. Cancel safe.
+    pub(crate) async fn identity(&self, since: Instant) -> Identity {
+        let mut last = self.identity.lock().await;
+        if let Some((asked_at, identity)) = &*last
+            && *asked_at >= since
+        {
+            return identity.clone();
+        }
+        let asked_at = Instant::now();
+        let identity = match self.service.describe_stream(self.stream.arn()).await {
+            Ok(found) => match (found.created(), self.stream.created()) {
+                (Some(theirs), Some(ours)) if theirs != ours => {
+                    *lock(&self.successor) = Some(found);
+                    self.wake.notify_one();
+                    Identity::MadeAgain
+                }
+                _ => Identity::Same,
+            },
+            Err(fault) if retry::control(&fault) == Control::NotFound => Identity::Gone,
+            Err(_) => Identity::Unknown,
+        };
+        *last = Some((asked_at, identity.clone()));
+        identity
+    }
+
+    /// What the listings are asked of.
+    pub(crate) fn service(&self) -> Arc<dyn Service> {
+        Arc::clone(&self.service)
+    }
+
+    /// The stream that was made under our stream's name and ARN. Returned once.
+    pub(crate) fn take_successor(&self) -> Option<Stream> {
+        lock(&self.successor).take()
     }
 
     /// A listing that is at most this old. Cancel safe.
     pub(crate) async fn list(&self, max_age: Duration) -> Result<Listing, Fault> {
+        let now = Instant::now();
+        self.list_since(now.checked_sub(max_age).unwrap_or(now)).await
+    }
+
+    /// A listing that was asked for at this time or later. Cancel safe.
+    async fn list_since(&self, since: Instant) -> Result<Listing, Fault> {
         let mut last = self.last.lock().await;
         if let Some(listing) = &*last
-            && listing.asked_at.elapsed() <= max_age
+            && listing.asked_at >= since
         {
             return Ok(listing.clone());
         }
@@ -45,31 +111,36 @@ impl Shards {
 
     /// The children of a shard that is closed; `None` if it is open, or nobody can tell now.
     pub(crate) async fn closed(&self, shard: &ShardId) -> Option<Vec<ChildShard>> {
-        let shards = self.list_or_report().await?;
+        let now = Instant::now();
+        let shards = self.list_or_report(now.checked_sub(FRESH).unwrap_or(now)).await?.shards;
         shards.iter().any(|listed| listed.id == *shard && listed.closed).then(|| children(&shards, shard))
     }
 
-    /// The children of a shard that isn't in the stream any more; `None` if it is, or nobody can tell now.
-    pub(crate) async fn gone(&self, shard: &ShardId) -> Option<Vec<ChildShard>> {
-        let shards = self.list_or_report().await?;
-        shards.iter().all(|listed| listed.id != *shard).then(|| children(&shards, shard))
+    /// Whether the shard is in the stream, by a listing that was asked for at `since` or later; `None` if that can't be told
+    /// now.
+    pub(crate) async fn presence(&self, shard: &ShardId, since: Instant) -> Option<Presence> {
+        let Listing { asked_at, shards } = self.list_or_report(since).await?;
+        let is_listed = shards.iter().any(|listed| listed.id == *shard);
+        Some(if is_listed { Presence::Listed } else { Presence::Missing { asked_at, children: children(&shards, shard) } })
     }
 
-    /// Whether the stream itself is gone, as far as anybody can tell now.
-    pub(crate) async fn stream_is_gone(&self) -> bool {
-        let answer = self.service.describe_stream(self.stream.arn()).await;
-        answer.is_err_and(|fault| retry::control(&fault) == Control::NotFound)
-    }
-
-    async fn list_or_report(&self) -> Option<Arc<[Listed]>> {
-        match self.list(FRESH).await {
-            Ok(listing) => Some(listing.shards),
+    async fn list_or_report(&self, since: Instant) -> Option<Listing> {
+        match self.list_since(since).await {
+            Ok(listing) => Some(listing),
             Err(fault) => {
-                crate::telemetry::listing_failed(&self.stream, &fault);
+                self.health.listing_failed(&self.stream, &fault);
                 None
             }
         }
     }
+}
+
+/// Whether a shard is in its stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Listed,
+    /// A listing that was asked for then does not show it, but may show children of it.
+    Missing { asked_at: Instant, children: Vec<ChildShard> },
 }
 
 fn children(shards: &[Listed], of: &ShardId) -> Vec<ChildShard> {

@@ -3,14 +3,17 @@
 //! Nothing else in this crate calls `metrics` or `tracing`. A library installs neither a recorder nor a subscriber:
 //! without them all this costs next to nothing. A healthy run logs nothing above `debug` but its start and its stop.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
-use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, gauge};
+use tokio::time::Instant;
 
 use crate::checkpoint::Leave;
+use crate::health::Part;
 use crate::lease::Hold;
 use crate::names::{ShardId, Stream, WorkerId};
 use crate::pool::Pool;
@@ -23,6 +26,7 @@ use crate::topology::Start;
 const TOLD_EVERY: Duration = Duration::from_mins(1);
 
 /// When was it told last?
+#[derive(Debug)]
 struct Seldom(Mutex<Option<Instant>>);
 
 impl Seldom {
@@ -92,7 +96,7 @@ metrics! {
     AGGREGATED = "kinesis_input_aggregated_records_total", Counter, Count, by_shard: true,
         "Records that hold several records of a KPL producer. They are delivered whole: taking them apart is not built yet.";
     BEHIND = "kinesis_input_behind_latest_seconds", Gauge, Seconds, by_shard: true,
-        "How far the reader is behind the tip of the shard, as the service last said.";
+        "The age of the oldest record of the shard that is not acknowledged, or not read. It grows while the shard can't be read.";
     SUBSCRIBED = "kinesis_input_subscriptions_total", Counter, Count, by_shard: true,
         "Subscriptions that were opened. About one in five minutes is healthy.";
     FAULTS = "kinesis_input_faults_total", Counter, Count, by_shard: true,
@@ -103,6 +107,14 @@ metrics! {
         "Checkpoints that were older than the stream's retention: records were lost before they could be read.";
     ENDED = "kinesis_input_ended_shards_total", Counter, Count, by_shard: true,
         "Shards that were read to their end, acknowledged and stored.";
+    LAG = "kinesis_input_lag_seconds", Gauge, Seconds, by_shard: false,
+        "The greatest lag of all shards of all streams that this worker reads, or that no worker reads.";
+    DEGRADED = "kinesis_input_degraded_parts", Gauge, Count, by_shard: false,
+        "Parts of the input that can't be read, delivered or stored at the moment; the log says which, and why.";
+    PANICS = "kinesis_input_panics_total", Counter, Count, by_shard: false,
+        "Background tasks that panicked, by `task`. Each is a bug: please report it.";
+    MADE_AGAIN = "kinesis_input_recreated_streams_total", Counter, Count, by_shard: false,
+        "Streams that turned out to have been deleted and made again.";
     READING = "kinesis_input_reading_shards", Gauge, Count, by_shard: false,
         "Shards that are being read or drained.";
     PENDING_RECORDS = "kinesis_input_pending_records", Gauge, Count, by_shard: false,
@@ -145,6 +157,154 @@ pub(crate) fn describe_metrics() {
     }
 }
 
+/// The inputs of this process, so that the gauges of each have a label of their own.
+static INPUTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The gauges of one input, and what it logs at most once a minute.
+#[derive(Debug)]
+pub(crate) struct InputMeter {
+    input: String,
+    store_failed: Seldom,
+    look_failed: Seldom,
+    listing_failed: Seldom,
+    reading: AtomicU64,
+    workers: AtomicU64,
+    /// 0 or 1; 2 where there are no leases to renew.
+    leases_good: AtomicU64,
+}
+
+impl Drop for InputMeter {
+    fn drop(&mut self) {
+        lock(&INPUTS).remove(&self.input);
+    }
+}
+
+impl InputMeter {
+    /// The meter of an input that reads this. A second one of the same name in the process gets a number.
+    pub(crate) fn new(target: &str) -> Self {
+        let mut inputs = lock(&INPUTS);
+        let mut input = target.to_owned();
+        let mut number = 1;
+        while !inputs.insert(input.clone()) {
+            number += 1;
+            input = format!("{target}#{number}");
+        }
+        Self {
+            input,
+            store_failed: Seldom::new(),
+            look_failed: Seldom::new(),
+            listing_failed: Seldom::new(),
+            reading: AtomicU64::new(0),
+            workers: AtomicU64::new(0),
+            leases_good: AtomicU64::new(2),
+        }
+    }
+
+    fn set(&self, name: &'static str, value: f64) {
+        gauge!(name, "input" => self.input.clone()).set(value);
+    }
+
+    /// Sets all gauges but those of shards. Called every second, so that a recorder may forget what is not set any more.
+    pub(crate) fn report(&self, pool: &Pool, lag: Duration, degraded: usize) {
+        let (records, bytes) = (pool.records(), pool.bytes());
+        self.set(PENDING_RECORDS, records.used as f64);
+        self.set(PENDING_RECORDS_PEAK, records.peak as f64);
+        self.set(PENDING_BYTES, bytes.used as f64);
+        self.set(PENDING_BYTES_PEAK, bytes.peak as f64);
+        self.set(POOL_WAITING, (records.waiting + bytes.waiting) as f64);
+        self.set(LAG, lag.as_secs_f64());
+        self.set(DEGRADED, degraded as f64);
+        self.set(READING, self.reading.load(Ordering::Relaxed) as f64);
+        let leases_good = self.leases_good.load(Ordering::Relaxed);
+        if leases_good < 2 {
+            self.set(LEASES_GOOD, leases_good as f64);
+            self.set(WORKERS, self.workers.load(Ordering::Relaxed) as f64);
+        }
+    }
+
+    /// The lag of one shard.
+    pub(crate) fn lag(&self, names: &ShardNames, lag: Duration) {
+        let mut labels = shard_labels(names);
+        labels.push(metrics::Label::new("input", self.input.clone()));
+        gauge!(BEHIND, labels).set(lag.as_secs_f64());
+    }
+
+    pub(crate) fn reading_shards(&self, count: usize) {
+        self.reading.store(count as u64, Ordering::Relaxed);
+        self.set(READING, count as f64);
+    }
+
+    pub(crate) fn workers(&self, alive: usize) {
+        self.workers.store(alive as u64, Ordering::Relaxed);
+        self.set(WORKERS, alive as f64);
+    }
+
+    pub(crate) fn leases_good(&self) {
+        self.leases_good.store(1, Ordering::Relaxed);
+        self.set(LEASES_GOOD, 1.0);
+    }
+
+    pub(crate) fn leases_over(&self, lease_period: Duration) {
+        self.leases_good.store(0, Ordering::Relaxed);
+        self.set(LEASES_GOOD, 0.0);
+        tracing::warn!(?lease_period, "leases could not be renewed in time; stopped reading, for others may read by now");
+    }
+
+    pub(crate) fn leases_again(&self) {
+        self.leases_good();
+        tracing::warn!("leases can be renewed again; reading on with what is free");
+    }
+
+    pub(crate) fn store_failed(&self, error: &dyn Display) {
+        counter!(STORE_FAILED).increment(1);
+        if self.store_failed.is_due(Instant::now()) {
+            tracing::warn!(%error, "could not store checkpoints; trying again");
+        } else {
+            tracing::debug!(%error, "could not store checkpoints; trying again");
+        }
+    }
+
+    pub(crate) fn look_failed(&self, error: &dyn Display) {
+        counter!(LOOK_FAILED).increment(1);
+        if self.look_failed.is_due(Instant::now()) {
+            tracing::warn!(%error, "could not share shards with other workers; trying again");
+        } else {
+            tracing::debug!(%error, "could not share shards with other workers; trying again");
+        }
+    }
+
+    pub(crate) fn listing_failed(&self, stream: &Stream, fault: &Fault) {
+        if self.listing_failed.is_due(Instant::now()) {
+            tracing::warn!(%stream, %fault, "could not list the shards; trying again");
+        } else {
+            tracing::debug!(%stream, %fault, "could not list the shards; trying again");
+        }
+    }
+
+    /// A part has not done its work for this long.
+    pub(crate) fn degraded(&self, part: &Part, reason: &str, lasts: Duration) {
+        tracing::warn!(
+            input = self.input,
+            stream = part.stream().map(tracing::field::display),
+            shard = part.shard().map(tracing::field::display),
+            reason,
+            for_seconds = lasts.as_secs(),
+            "a part of the input is not read, delivered or stored"
+        );
+    }
+
+    /// What was logged as degraded works again, after this long.
+    pub(crate) fn recovered(&self, part: &Part, lasted: Duration) {
+        tracing::info!(
+            input = self.input,
+            stream = part.stream().map(tracing::field::display),
+            shard = part.shard().map(tracing::field::display),
+            after_seconds = lasted.as_secs(),
+            "a part of the input recovered"
+        );
+    }
+}
+
 /// The metrics of one shard. Looked up once, since that is the dear part.
 #[derive(Debug)]
 pub(crate) struct ShardMeter {
@@ -154,11 +314,26 @@ pub(crate) struct ShardMeter {
     delivered: Counter,
     acked: Counter,
     nacked: Counter,
-    behind: Gauge,
     subscribed: Counter,
     /// Whether the log has been told of aggregated records.
     told_aggregated: AtomicBool,
+    unread: Unread,
 }
+
+/// How far the reader is behind the tip of the shard.
+#[derive(Debug)]
+struct Unread {
+    /// When reading began.
+    start: Instant,
+    /// What the service said last, in milliseconds.
+    behind: AtomicI64,
+    /// When it said so, in milliseconds after `start`.
+    said_at: AtomicU64,
+}
+
+/// An idle shard says something about every five seconds, and a subscription that is silent for 35 s is replaced. If nothing
+/// came for longer than this, whatever came to the shard since is not read.
+const SILENT_AFTER: Duration = Duration::from_secs(40);
 
 impl ShardMeter {
     pub(crate) fn new(names: &Arc<ShardNames>) -> Self {
@@ -170,10 +345,18 @@ impl ShardMeter {
             delivered: of(DELIVERED),
             acked: of(ACKED),
             nacked: of(NACKED),
-            behind: gauge!(BEHIND, shard_labels(names)),
             subscribed: of(SUBSCRIBED),
             told_aggregated: AtomicBool::new(false),
+            unread: Unread { start: Instant::now(), behind: AtomicI64::new(0), said_at: AtomicU64::new(0) },
         }
+    }
+
+    /// How long ago the oldest record arrived that is not read, as far as can be told.
+    pub(crate) fn unread(&self, now: Instant) -> Duration {
+        let behind = Duration::from_millis(self.unread.behind.load(Ordering::Relaxed).max(0).unsigned_abs());
+        let said_at = self.unread.start + Duration::from_millis(self.unread.said_at.load(Ordering::Relaxed));
+        let since = now.saturating_duration_since(said_at);
+        if behind.is_zero() && since < SILENT_AFTER { Duration::ZERO } else { behind + since }
     }
 
     pub(crate) fn read(&self, records: usize, bytes: usize) {
@@ -181,8 +364,10 @@ impl ShardMeter {
         self.read_bytes.increment(bytes as u64);
     }
 
+    /// The service said how far behind the tip of the shard the reader is.
     pub(crate) fn behind(&self, millis: i64) {
-        self.behind.set(millis as f64 / 1000.0);
+        self.unread.behind.store(millis, Ordering::Relaxed);
+        self.unread.said_at.store(self.unread.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn delivered(&self, records: usize) {
@@ -267,7 +452,6 @@ impl ShardMeter {
 
     pub(crate) fn ended(&self, children: &[ShardId]) {
         counter!(ENDED, shard_labels(&self.names)).increment(1);
-        self.behind.set(0.0);
         let ShardNames { stream, shard } = &*self.names;
         tracing::info!(%stream, %shard, ?children, "read the shard to its end");
     }
@@ -280,41 +464,32 @@ fn shard_labels(names: &ShardNames) -> Vec<metrics::Label> {
     ]
 }
 
-/// Shows how full the pool is.
-pub(crate) fn pool(pool: &Pool) {
-    let (records, bytes) = (pool.records(), pool.bytes());
-    gauge!(PENDING_RECORDS).set(records.used as f64);
-    gauge!(PENDING_RECORDS_PEAK).set(records.peak as f64);
-    gauge!(PENDING_BYTES).set(bytes.used as f64);
-    gauge!(PENDING_BYTES_PEAK).set(bytes.peak as f64);
-    gauge!(POOL_WAITING).set((records.waiting + bytes.waiting) as f64);
-}
-
-/// Shards wait for room, in the pool or under a limit of their own, and nothing was acknowledged for this long.
-pub(crate) fn blocked(pool: &Pool, stuck_shards: usize, since: Duration) {
+/// Shards wait for room, in the pool or under a limit of their own, and nothing of them was acknowledged for this long.
+pub(crate) fn stalled(pool: &Pool, stream: &Stream, shard: &ShardId, shards: usize, since: Duration) {
     let (records, bytes) = (pool.records(), pool.bytes());
     tracing::warn!(
+        %stream,
+        %shard,
+        stuck_shards = shards,
         pending_records = records.used,
         max_pending_records = records.capacity,
         pending_bytes = bytes.used,
         max_pending_bytes = bytes.capacity,
         waiting = records.waiting + bytes.waiting,
-        stuck_shards,
         for_seconds = since.as_secs(),
         "reading has stopped: as much is pending as may be, and the output acknowledges nothing"
     );
-}
-
-pub(crate) fn reading_shards(count: usize) {
-    gauge!(READING).set(count as f64);
 }
 
 pub(crate) fn connected(stream: &Stream, shards: usize, consumer: &str) {
     tracing::info!(%stream, shards, consumer, "reading the stream");
 }
 
-pub(crate) fn closed(outstanding: bool) {
-    if outstanding {
+/// How an input was closed.
+pub(crate) fn closed(outstanding: bool, stored: Result<(), &dyn Display>) {
+    if let Err(error) = stored {
+        tracing::error!(%error, "closed, and the last checkpoints are not stored; what they stood for will be read again");
+    } else if outstanding {
         tracing::warn!("closed before everything was acknowledged; the rest will be read again");
     } else {
         tracing::info!("closed; everything that was delivered is stored");
@@ -323,16 +498,6 @@ pub(crate) fn closed(outstanding: bool) {
 
 pub(crate) fn stored(checkpoints: usize) {
     counter!(STORED).increment(checkpoints as u64);
-}
-
-pub(crate) fn store_failed(error: &dyn Display) {
-    static SELDOM: Seldom = Seldom::new();
-    counter!(STORE_FAILED).increment(1);
-    if SELDOM.is_due(Instant::now()) {
-        tracing::warn!(%error, "could not store checkpoints; trying again");
-    } else {
-        tracing::debug!(%error, "could not store checkpoints; trying again");
-    }
 }
 
 /// A lease could not be given back yet.
@@ -389,24 +554,6 @@ pub(crate) fn given_back(stream: &Stream, shard: &ShardId, to: Option<&WorkerId>
     tracing::debug!(%stream, %shard, to, "gave the shard back");
 }
 
-pub(crate) fn workers(alive: usize) {
-    gauge!(WORKERS).set(alive as f64);
-}
-
-pub(crate) fn leases_good() {
-    gauge!(LEASES_GOOD).set(1.0);
-}
-
-pub(crate) fn leases_over(lease_period: Duration) {
-    gauge!(LEASES_GOOD).set(0.0);
-    tracing::warn!(?lease_period, "leases could not be renewed in time; stopped reading, for others may read by now");
-}
-
-pub(crate) fn leases_again() {
-    leases_good();
-    tracing::warn!("leases can be renewed again; reading on with what is free");
-}
-
 pub(crate) fn beat_failed(error: &dyn Display, tries: u32) {
     counter!(BEAT_FAILED).increment(1);
     // One is life; that it goes on is news, and not at every try.
@@ -414,16 +561,6 @@ pub(crate) fn beat_failed(error: &dyn Display, tries: u32) {
         tracing::warn!(%error, tries, "could not renew the leases; trying on");
     } else {
         tracing::debug!(%error, tries, "could not renew the leases; trying again");
-    }
-}
-
-pub(crate) fn look_failed(error: &dyn Display) {
-    static SELDOM: Seldom = Seldom::new();
-    counter!(LOOK_FAILED).increment(1);
-    if SELDOM.is_due(Instant::now()) {
-        tracing::warn!(%error, "could not share shards with other workers; trying again");
-    } else {
-        tracing::debug!(%error, "could not share shards with other workers; trying again");
     }
 }
 
@@ -449,16 +586,17 @@ pub(crate) fn held(stream: &Stream, shard: &ShardId, holder: &str) {
     tracing::debug!(%stream, %shard, holder, "the shard is read by another worker");
 }
 
-pub(crate) fn listing_failed(stream: &Stream, fault: &Fault) {
-    tracing::warn!(%stream, %fault, "could not list the shards; trying again");
-}
-
 pub(crate) fn registering(stream: &Stream, consumer: &str) {
     tracing::info!(%stream, consumer, "registering the consumer");
 }
 
 pub(crate) fn consumer_changed(stream: &Stream, arn: &str) {
     tracing::warn!(%stream, arn, "the consumer was made anew; going on with its new ARN");
+}
+
+/// The consumer of a stream that was made again could not be had yet; its shards try on.
+pub(crate) fn consumer_failed(stream: &Stream, error: &dyn Display) {
+    tracing::debug!(%stream, %error, "could not find or register the consumer; trying again");
 }
 
 pub(crate) fn deregister_failed(stream: &Stream, fault: &Fault) {
@@ -468,6 +606,33 @@ pub(crate) fn deregister_failed(stream: &Stream, fault: &Fault) {
 /// A shard of which something was stored left the stream while nobody read it.
 pub(crate) fn vanished_before_connect(stream: &Stream, shard: &ShardId) {
     ShardMeter::new(&Arc::new(ShardNames { stream: stream.clone(), shard: shard.clone() })).vanished();
+}
+
+/// A stream has the name and ARN of one that was read before.
+pub(crate) fn made_again(before: Option<i64>, stream: &Stream, rows: usize) {
+    counter!(MADE_AGAIN).increment(1);
+    let created = |millis: Option<i64>| {
+        let time = millis.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
+        time.map_or_else(|| "unknown".to_owned(), |time| time.to_string())
+    };
+    tracing::warn!(
+        %stream,
+        created_before = created(before),
+        created_now = created(stream.created()),
+        positions = rows,
+        "the stream was deleted and made again; its former positions are set aside, and it is read from the start that is \
+         configured for a new stream"
+    );
+}
+
+/// A task panicked, or ended though it should go on.
+pub(crate) fn task_ended(task: &'static str, cause: &str, restarted: bool) {
+    counter!(PANICS, "task" => task).increment(1);
+    if restarted {
+        tracing::error!(task, cause, "a background task ended by itself, and was started again; please report this");
+    } else {
+        tracing::error!(task, cause, "a background task ended by itself, so the input stops; please report this");
+    }
 }
 
 pub(crate) fn resumed_at(names: &ShardNames, start: &Start) {

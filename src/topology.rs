@@ -6,12 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::lease::{Place, Row};
 use crate::names::{SequenceNumber, ShardId};
 use crate::shard::Life;
+
+/// What a listing does not show, or shows otherwise than it is stored, is believed after this time: listings lag behind
+/// what happens, and pages of one may contradict each other.
+pub(crate) const CONFIRMED_AFTER: Duration = Duration::from_secs(10);
 
 /// A shard as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +25,8 @@ pub(crate) struct Listed {
     pub(crate) parents: Vec<ShardId>,
     /// Nothing is written to it any more.
     pub(crate) closed: bool,
+    /// The sequence number at which it begins. A shard of the same id in a stream that was made again begins elsewhere.
+    pub(crate) begin: Option<SequenceNumber>,
 }
 
 /// All shards of a stream, as the service listed them.
@@ -61,8 +68,50 @@ pub(crate) struct Topology {
     listed_at: Option<Instant>,
     /// Since when we know of a shard, or of parents, that no listing has shown yet.
     wants_listing: Option<Instant>,
-    /// Shards that were told to be gone; once is enough.
-    told_gone: BTreeSet<ShardId>,
+}
+
+/// What a listing says that is not plain from the shards themselves.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Learned {
+    /// Shards that are gone from the stream before they were read to the end.
+    pub(crate) gone: Vec<ShardId>,
+    /// Shards whose end is stored, though they are open: what is stored of them is of another stream.
+    pub(crate) contradicted: Vec<ShardId>,
+    /// A shard begins elsewhere than it did: the stream was deleted and made again.
+    pub(crate) made_again: bool,
+}
+
+/// What is stored of a stream of the same name and ARN that does not exist any more.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct FormerRows<'r> {
+    pub(crate) rows: Vec<&'r Row>,
+    /// A row is of a stream that was made after the one that we know.
+    pub(crate) made_again: bool,
+}
+
+impl<'r> FormerRows<'r> {
+    /// Finds the rows of former streams: those that say so, and those whose position lies before their shard begins.
+    pub(crate) fn among<'b>(
+        rows: &'r [Row],
+        created: Option<i64>,
+        begin_of: impl Fn(&ShardId) -> Option<&'b SequenceNumber>,
+    ) -> Self {
+        let mut found = Self::default();
+        for row in rows {
+            let place = match &row.place {
+                Place::After(place) | Place::End(Some(place)) => Some(place),
+                Place::End(None) | Place::Nowhere => None,
+            };
+            let precedes = |begin: &SequenceNumber| place.is_some_and(|place| place < begin);
+            match (row.created, created) {
+                (Some(theirs), Some(ours)) if theirs > ours => found.made_again = true,
+                (Some(theirs), Some(ours)) if theirs < ours => found.rows.push(row),
+                (None, _) if begin_of(&row.shard).is_some_and(precedes) => found.rows.push(row),
+                _ => {}
+            }
+        }
+        found
+    }
 }
 
 #[derive(Debug)]
@@ -80,6 +129,18 @@ struct Node {
     stored: Stored,
     /// Since when its row is missing, as long as it isn't known what that means.
     vanished: Option<Instant>,
+    /// Where it begins.
+    begin: Option<SequenceNumber>,
+    /// What is stored of it can't be understood, so it is left alone.
+    unreadable: bool,
+    /// When the first listing was asked for that does not show it, of those since the last that does.
+    missing_since: Option<Instant>,
+    /// Listings have not shown it for long enough.
+    gone: bool,
+    /// When its end was learned from a row that does not say of which stream it is.
+    end_believed_at: Option<Instant>,
+    /// When the first listing was asked for that shows it open though its end is stored.
+    contradicted_since: Option<Instant>,
 }
 
 /// What the store knows of a shard.
@@ -102,8 +163,12 @@ impl Topology {
             fresh,
             listed_at: None,
             wants_listing: None,
-            told_gone: BTreeSet::new(),
         }
+    }
+
+    /// What is to be read of a stream that was made again: the same, from the same start, and nothing is known of it yet.
+    pub(crate) fn anew(&self) -> Self {
+        Self::new(self.explicit.clone(), self.fresh)
     }
 
     /// Learns everything that is stored, as it was at this time. What we read ourselves, we know better.
@@ -131,12 +196,14 @@ impl Topology {
                 Stored::No | Stored::Ours => Stored::Ours,
             };
             node.vanished = None;
-            if node.life == Life::Reading {
+            node.unreadable = row.unreadable.is_some();
+            if node.life == Life::Reading || node.unreadable {
                 continue;
             }
             node.place = row.place.clone();
-            if matches!(row.place, Place::End(_)) {
+            if matches!(row.place, Place::End(_)) && node.life != Life::Ended {
                 node.life = Life::Ended;
+                node.end_believed_at = Some(at).filter(|_| row.created.is_none());
             }
         }
         self.judge_vanished();
@@ -191,17 +258,41 @@ impl Topology {
     /// What is stored of shards that are not in the stream any more, by the last listing, and that nothing depends on. The
     /// listing has to be younger than the rows: a shard that is in use may have been born in between.
     pub(crate) fn forgettable<'r>(&self, rows: &'r [Row]) -> Vec<&'r Row> {
-        let is_listed = |id: &ShardId| self.nodes.get(id).is_some_and(|node| node.listed);
+        let is_gone = |id: &ShardId| self.nodes.get(id).is_some_and(|node| node.gone);
         // Where a child starts that nobody has begun, its parent's row may say.
         let is_needed = |id: &ShardId| {
             self.nodes.values().any(|node| node.listed && node.stored == Stored::No && node.parents.contains(id))
         };
-        rows.iter().filter(|row| !is_listed(&row.shard) && !is_needed(&row.shard)).collect()
+        rows.iter()
+            .filter(|row| row.unreadable.is_none() && is_gone(&row.shard) && !is_needed(&row.shard))
+            .collect()
     }
 
-    /// Learns a whole listing. Returns the shards that are gone from the stream before they were read to the end.
-    pub(crate) fn listed(&mut self, listing: &Listing) -> Vec<ShardId> {
+    /// Whether rows are left of shards that are gone.
+    pub(crate) fn has_leftovers(&self) -> bool {
+        self.nodes.values().any(|node| node.gone && node.stored != Stored::No)
+    }
+
+    /// The shards that are to be read and are not at their end, and whose parents are: some worker should read them.
+    pub(crate) fn unread(&self) -> Vec<ShardId> {
+        let is_due = |id: &ShardId, node: &Node| {
+            self.wanted(id) && !node.gone && node.life != Life::Ended && node.parents.iter().all(|parent| self.done(parent))
+        };
+        self.nodes.iter().filter(|(id, node)| is_due(id, node)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// A row was removed from the store.
+    pub(crate) fn forgotten(&mut self, id: &ShardId) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.stored = Stored::No;
+        }
+    }
+
+    /// Learns a whole listing.
+    pub(crate) fn listed(&mut self, listing: &Listing) -> Learned {
         let Listing { asked_at, shards } = listing;
+        let confirmed = |since: Instant| asked_at.saturating_duration_since(since) >= CONFIRMED_AFTER;
+        let mut learned = Learned::default();
         let present: BTreeSet<&ShardId> = shards.iter().map(|shard| &shard.id).collect();
         for shard in &**shards {
             let node = self.nodes.entry(shard.id.clone());
@@ -211,26 +302,96 @@ impl Topology {
             }
             node.parents.clone_from(&shard.parents);
             node.listed = true;
-            node.closed = shard.closed;
+            (node.gone, node.missing_since) = (false, None);
+            // An older listing than the one before may still show it open.
+            node.closed |= shard.closed;
+            learned.made_again |= node.begin.is_some() && shard.begin.is_some() && node.begin != shard.begin;
+            node.begin = shard.begin.clone().or(node.begin.take());
+            let is_doubted = !node.closed
+                && node.life == Life::Ended
+                && node.end_believed_at.is_some_and(|believed| believed <= *asked_at);
+            node.contradicted_since = is_doubted.then(|| node.contradicted_since.unwrap_or(*asked_at));
+            if node.contradicted_since.is_some_and(confirmed) {
+                learned.contradicted.push(shard.id.clone());
+            }
         }
         self.listed_at = Some(*asked_at);
         self.wants_listing = self.wants_listing.filter(|since| since > asked_at);
-        let mut gone = Vec::new();
-        let told = &mut self.told_gone;
-        self.nodes.retain(|id, node| {
+        self.note_missing_parents(*asked_at);
+        for (id, node) in &mut self.nodes {
             if present.contains(id) || node.known_since > *asked_at {
-                return true;
+                continue;
             }
             node.listed = false;
-            // Who is being read finds out alone; what is ended is kept, for its children's start.
-            let keep = matches!(node.life, Life::Reading | Life::Ended);
-            if !keep && !matches!(node.place, Place::Nowhere) && told.insert(id.clone()) {
-                gone.push(id.clone());
+            let since = *node.missing_since.get_or_insert(*asked_at);
+            // A shard that is being read finds out alone.
+            if node.gone || node.life == Life::Reading || !confirmed(since) {
+                continue;
             }
-            keep
-        });
+            node.gone = true;
+            if node.life != Life::Ended && !matches!(node.place, Place::Nowhere) {
+                learned.gone.push(id.clone());
+            }
+        }
+        self.prune();
         self.judge_vanished();
-        gone
+        learned
+    }
+
+    /// A parent that no listing has shown may be past retention, or missing in this listing alone. Where nothing is stored
+    /// of the child, it waits until that is known.
+    fn note_missing_parents(&mut self, asked_at: Instant) {
+        if self.explicit.is_some() {
+            return;
+        }
+        let waiting = self.nodes.values().filter(|node| {
+            node.listed && node.stored == Stored::No && matches!(node.life, Life::WaitingForParents | Life::Unowned)
+        });
+        let missing: Vec<ShardId> = waiting
+            .flat_map(|node| &node.parents)
+            .filter(|parent| !self.nodes.contains_key(*parent))
+            .cloned()
+            .collect();
+        for id in missing {
+            self.nodes.insert(id, Node::new(Vec::new(), false, asked_at));
+        }
+    }
+
+    /// Forgets shards that are gone, unless a row of theirs is left, or a child that is not ended has to know of them.
+    fn prune(&mut self) {
+        let needed: BTreeSet<ShardId> = self
+            .nodes
+            .values()
+            .filter(|node| node.life != Life::Ended && !node.gone)
+            .flat_map(|node| node.parents.iter().cloned())
+            .collect();
+        self.nodes.retain(|id, node| !node.gone || node.stored != Stored::No || needed.contains(id));
+    }
+
+    /// When the next listing may confirm what the last one left open.
+    pub(crate) fn judges_at(&self) -> Option<Instant> {
+        let open = self.nodes.values().filter_map(|node| {
+            let missing = node.missing_since.filter(|_| !node.gone && node.life != Life::Reading);
+            missing.into_iter().chain(node.contradicted_since).min()
+        });
+        open.min().map(|since| since + CONFIRMED_AFTER)
+    }
+
+    /// What was stored of a shard was set aside: nothing of it was read.
+    pub(crate) fn set_aside(&mut self, id: &ShardId) {
+        if let Some(node) = self.nodes.get_mut(id)
+            && node.life != Life::Reading
+        {
+            node.life = Life::WaitingForParents;
+            node.place = Place::Nowhere;
+            node.stored = Stored::No;
+            (node.end_believed_at, node.contradicted_since, node.vanished) = (None, None, None);
+        }
+    }
+
+    /// Where a shard begins.
+    pub(crate) fn begin_of(&self, id: &ShardId) -> Option<&SequenceNumber> {
+        self.nodes.get(id)?.begin.as_ref()
     }
 
     /// Learns the children that the end of a shard names.
@@ -246,7 +407,7 @@ impl Topology {
 
     /// How many shards are known.
     pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
+        self.nodes.values().filter(|node| node.missing_since.is_none()).count()
     }
 
     /// Whether a listing is needed before all that waits can be judged.
@@ -263,6 +424,8 @@ impl Topology {
             .filter(|(id, node)| {
                 self.wanted(id)
                     && node.vanished.is_none()
+                    && node.missing_since.is_none()
+                    && !node.unreadable
                     && match node.life {
                         Life::Unowned => true,
                         Life::WaitingForParents => {
@@ -282,7 +445,7 @@ impl Topology {
 
     /// A parent need not be waited for when it is ended, not in the stream any more, or not ours to read.
     fn done(&self, parent: &ShardId) -> bool {
-        !self.wanted(parent) || self.nodes.get(parent).is_none_or(|node| node.life == Life::Ended)
+        !self.wanted(parent) || self.nodes.get(parent).is_none_or(|node| node.life == Life::Ended || node.gone)
     }
 
     fn wanted(&self, id: &ShardId) -> bool {
@@ -350,7 +513,7 @@ impl Topology {
     /// Whether all shards that were asked for by name are ended. A whole stream never is.
     pub(crate) fn all_ended(&self) -> bool {
         self.explicit.as_ref().is_some_and(|explicit| {
-            explicit.iter().all(|id| self.nodes.get(id).is_some_and(|node| node.life == Life::Ended))
+            explicit.iter().all(|id| self.nodes.get(id).is_some_and(|node| node.life == Life::Ended || node.gone))
         })
     }
 }
@@ -367,6 +530,12 @@ impl Node {
             place: Place::Nowhere,
             stored: Stored::No,
             vanished: None,
+            begin: None,
+            unreadable: false,
+            missing_since: None,
+            gone: false,
+            end_believed_at: None,
+            contradicted_since: None,
         }
     }
 }
@@ -377,11 +546,11 @@ mod tests {
     use crate::efo::wire::ChildShard;
 
     fn shard(id: &str, parents: &[&str], closed: bool) -> Listed {
-        Listed { id: id.into(), parents: ids(parents), closed }
+        Listed { id: id.into(), parents: ids(parents), closed, begin: None }
     }
 
     fn row(id: &str, place: Place) -> Row {
-        Row { shard: id.into(), place, hold: None, wanted_by: None, foreign: false }
+        Row::new(id, place)
     }
 
     fn theirs(id: &str, place: Place) -> Row {
@@ -398,7 +567,18 @@ mod tests {
 
     /// Learns a listing that was asked for now.
     fn listed(topology: &mut Topology, shards: Vec<Listed>) -> Vec<ShardId> {
-        topology.listed(&Listing { asked_at: Instant::now(), shards: shards.into() })
+        listed_after(topology, Duration::ZERO, shards).gone
+    }
+
+    /// Learns a listing that was asked for this much later.
+    fn listed_after(topology: &mut Topology, after: Duration, shards: Vec<Listed>) -> Learned {
+        topology.listed(&Listing { asked_at: Instant::now() + after, shards: shards.into() })
+    }
+
+    /// Learns two listings that say the same, so far apart that what they don't show is gone.
+    fn listed_for_long(topology: &mut Topology, shards: &[Listed]) -> Vec<ShardId> {
+        assert_eq!(listed(topology, shards.to_vec()), []);
+        listed_after(topology, CONFIRMED_AFTER + Duration::from_secs(1), shards.to_vec()).gone
     }
 
     /// Claims and reads a shard to its end.
@@ -451,8 +631,126 @@ mod tests {
     #[test]
     fn parents_past_retention_are_not_waited_for() {
         let mut topology = Topology::new(None, Fresh::Oldest);
+        listed_for_long(&mut topology, &[shard("b", &["gone"], false)]);
+        assert_eq!(topology.readable(), ids(&["b"]));
+        assert!(topology.judges_at().is_none());
+    }
+
+    #[test]
+    fn parent_that_one_listing_lacks_is_waited_for() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        listed(&mut topology, vec![shard("b", &["a"], false)]);
+        assert_eq!(topology.readable(), []);
+        assert!(topology.judges_at().is_some());
+        listed(&mut topology, split());
+        assert_eq!(topology.readable(), ids(&["a"]));
+        topology.claimed(&"a".into());
+        topology.released(&"a".into());
+        // Another worker reads it, which a listing that lacks it does not end.
+        listed(&mut topology, vec![shard("b", &["a"], false)]);
+        assert_eq!(topology.readable(), []);
+        listed(&mut topology, split());
+        assert_eq!(topology.readable(), ids(&["a"]));
+    }
+
+    #[test]
+    fn child_that_was_begun_does_not_wait_for_parents_past_retention() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        topology.learn(&[row("b", Place::After(number("5")))], Instant::now());
         listed(&mut topology, vec![shard("b", &["gone"], false)]);
         assert_eq!(topology.readable(), ids(&["b"]));
+    }
+
+    #[test]
+    fn unreadable_row_stops_its_shard_alone() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        let bad = Row { unreadable: Some("its SequenceNumber is LATEST".into()), ..row("a", Place::Nowhere) };
+        topology.learn(&[bad.clone()], Instant::now());
+        listed(&mut topology, vec![shard("a", &[], true), shard("b", &["a"], false), shard("c", &[], false)]);
+        assert_eq!(topology.readable(), ids(&["c"]));
+        assert_eq!(topology.forgettable(&[bad]), Vec::<&Row>::new());
+        topology.learn(&[row("a", Place::After(number("5")))], Instant::now());
+        assert_eq!(topology.readable(), ids(&["a", "c"]));
+    }
+
+    #[test]
+    fn shard_that_begins_elsewhere_is_of_a_stream_made_again() {
+        let begins = |at: &str| vec![Listed { begin: Some(number(at)), ..shard("a", &[], false) }];
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        for listing in [begins("100"), vec![shard("a", &[], false)], begins("100")] {
+            assert!(!listed_after(&mut topology, Duration::ZERO, listing).made_again);
+        }
+        assert!(listed_after(&mut topology, Duration::ZERO, begins("200")).made_again);
+    }
+
+    #[test]
+    fn end_of_an_open_shard_is_doubted_where_the_row_does_not_say_of_which_stream_it_is() {
+        let open = || vec![shard("a", &[], false)];
+        let late = CONFIRMED_AFTER + Duration::from_secs(1);
+        for (created, doubted) in [(None, ids(&["a"])), (Some(5), ids(&[]))] {
+            let mut topology = Topology::new(None, Fresh::Oldest);
+            topology.learn(&[Row { created, ..row("a", Place::End(None)) }], Instant::now());
+            assert_eq!(listed_after(&mut topology, Duration::ZERO, open()).contradicted, []);
+            assert_eq!(listed_after(&mut topology, late, open()).contradicted, doubted);
+            for id in &doubted {
+                topology.set_aside(id);
+                assert_eq!(topology.readable(), ids(&["a"]));
+            }
+        }
+        // A listing that shows it closed settles it, whatever an older one says afterwards.
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        topology.learn(&[row("a", Place::End(None))], Instant::now());
+        listed(&mut topology, vec![shard("a", &[], true)]);
+        assert_eq!(listed_after(&mut topology, late, open()).contradicted, []);
+        assert_eq!(listed_after(&mut topology, late * 2, open()).contradicted, []);
+    }
+
+    #[test]
+    fn end_that_was_read_here_is_not_doubted() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        listed(&mut topology, vec![shard("a", &[], false)]);
+        topology.readable();
+        read(&mut topology, "a", None);
+        for seconds in [0, 11, 22] {
+            let after = Duration::from_secs(seconds);
+            assert_eq!(listed_after(&mut topology, after, vec![shard("a", &[], false)]).contradicted, []);
+        }
+    }
+
+    #[test]
+    fn rows_of_former_streams_say_so_or_lie_before_their_shard() {
+        let of = |created: i64, row: Row| Row { created: Some(created), ..row };
+        let rows = [
+            of(1, row("a", Place::End(None))),
+            of(2, row("b", Place::After(number("5")))),
+            row("c", Place::After(number("5"))),
+            row("d", Place::End(Some(number("99")))),
+            row("e", Place::After(number("100"))),
+            row("f", Place::After(number("5"))),
+            row("a", Place::End(None)),
+        ];
+        let begin = number("100");
+        let begin_of = |id: &ShardId| (*id != "f".into()).then_some(&begin);
+        let found = FormerRows::among(&rows, Some(2), begin_of);
+        let ids: Vec<&str> = found.rows.iter().map(|row| row.shard.as_str()).collect();
+        assert_eq!((ids, found.made_again), (vec!["a", "c", "d"], false));
+        assert!(FormerRows::among(&[of(3, row("a", Place::Nowhere))], Some(2), begin_of).made_again);
+        assert_eq!(FormerRows::among(&rows[..2], None, begin_of), FormerRows::default());
+    }
+
+    #[test]
+    fn what_is_gone_leaves_nothing_behind() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        listed(&mut topology, split());
+        topology.readable();
+        read(&mut topology, "a", None);
+        for seconds in 1..100 {
+            let after = CONFIRMED_AFTER * seconds;
+            let id = |number: u32| format!("child-{number}");
+            let shards = vec![shard(&id(seconds), &[&id(seconds - 1)], false)];
+            listed_after(&mut topology, after, shards);
+            assert!(topology.nodes.len() < 8, "{:?}", topology.nodes.keys());
+        }
     }
 
     #[test]
@@ -573,7 +871,7 @@ mod tests {
     fn what_is_gone_before_it_was_read_is_told() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         topology.learn(&[row("a", Place::After(number("5"))), row("b", Place::End(None))], Instant::now());
-        assert_eq!(listed(&mut topology, vec![shard("c", &["a"], false)]), ids(&["a"]));
+        assert_eq!(listed_for_long(&mut topology, &[shard("c", &["a"], false)]), ids(&["a"]));
         assert_eq!(topology.readable(), ids(&["c"]));
     }
 
@@ -633,7 +931,7 @@ mod tests {
         let mut topology = Topology::new(None, Fresh::Oldest);
         let rows = [row("gone", Place::End(None)), row("parent", Place::End(None)), row("b", Place::Nowhere)];
         topology.learn(&rows, Instant::now());
-        listed(&mut topology, vec![shard("b", &["gone"], false), shard("c", &["parent"], false)]);
+        listed_for_long(&mut topology, &[shard("b", &["gone"], false), shard("c", &["parent"], false)]);
         let forgettable = |rows: &[Row], topology: &Topology| -> Vec<ShardId> {
             topology.forgettable(rows).into_iter().map(|row| row.shard.clone()).collect()
         };
@@ -651,7 +949,7 @@ mod tests {
         topology.learn(&[row("p", Place::End(None)), row("c", Place::After(number("7")))], Instant::now());
         assert!(topology.wants_listing(), "its parents are unknown");
         assert_eq!(topology.readable(), []);
-        assert_eq!(topology.listed(&before), [], "it is not gone");
+        assert_eq!(topology.listed(&before).gone, [], "it is not gone");
         assert_eq!(topology.readable(), []);
         listed(&mut topology, vec![shard("p", &[], true), shard("c", &["p"], false)]);
         assert_eq!(topology.readable(), ids(&["c"]));
@@ -663,9 +961,12 @@ mod tests {
         topology.learn(&[row("gone", Place::After(number("7")))], at);
         assert!(topology.wants_listing());
         let listing = Listing { asked_at: at, shards: vec![shard("a", &[], false)].into() };
-        assert_eq!(topology.listed(&listing), ids(&["gone"]));
+        assert_eq!(topology.listed(&listing).gone, []);
         assert!(!topology.wants_listing());
-        assert_eq!(topology.listed(&listing), [], "once is enough");
+        let later = Listing { asked_at: at + CONFIRMED_AFTER, ..listing };
+        assert_eq!(topology.judges_at(), Some(later.asked_at));
+        assert_eq!(topology.listed(&later).gone, ids(&["gone"]));
+        assert_eq!(topology.listed(&later).gone, [], "once is enough");
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //!                                 └─▶ close, wait on         └─▶ end of shard
 //! ```
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use async_trait::async_trait;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::body::Frames;
-use super::consumer::{Consumer, ConsumerError};
+use super::consumer::Consumer;
 use super::wire::{ChildShard, Event, Frame, Prelude, Rows, bytes_needed};
 use crate::backoff::Backoff;
 use crate::delivery::Progress;
@@ -28,8 +29,8 @@ use crate::pool::{Permit, Pool};
 use crate::reader::{ReadError, ReadEvent, ShardReader, Step};
 use crate::retry::{self, Fault, Origin, Remedy};
 use crate::service::Service;
-use crate::shards::Shards;
-use crate::topology::Start;
+use crate::shards::{Identity, Presence, Shards};
+use crate::topology::{CONFIRMED_AFTER, Start};
 
 /// The first delay before subscribing again.
 const FIRST_DELAY: Duration = Duration::from_millis(300);
@@ -38,6 +39,23 @@ const FIRST_FRAME: Duration = Duration::from_secs(20);
 /// How long we keep a subscription open without reading from it. The service gives up on such readers at some point;
 /// a clean close and a fresh start is better for both.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A stream that was deleted may be made again, which takes some minutes. After this time the input gives up.
+const STREAM_GONE_AFTER: Duration = Duration::from_mins(5);
+/// A subscription is taken over at a hand-over that went wrong, which is rare. Taken over this often within this time, it is
+/// taken by another fleet.
+const TAKEN_OVER_OFTEN: usize = 4;
+const TAKEN_OVER_WITHIN: Duration = Duration::from_mins(3);
+
+/// What came of looking for what is not found.
+enum Looked {
+    /// It is there, or nothing can be told now.
+    There,
+    /// It may come; why not now.
+    NotYet(String),
+    /// The shard is past retention. These are its children, as far as they are listed.
+    Over(Vec<ChildShard>),
+}
 
 /// What every subscription of a stream shares.
 #[derive(Debug, Clone)]
@@ -71,6 +89,12 @@ pub(crate) struct Subscription {
     ended: Option<Vec<ChildShard>>,
     /// The listing shows the shard closed, with these children; the next subscription has to bring no record.
     confirming: Option<Vec<ChildShard>>,
+    /// When the first listing was asked for that does not show the shard.
+    missing_since: Option<Instant>,
+    /// Since when the stream itself has not been there.
+    stream_gone_since: Option<Instant>,
+    /// When subscriptions were taken over that nothing of ours took over, the last few.
+    taken_over: VecDeque<Instant>,
 }
 
 /// A subscription that is open.
@@ -116,6 +140,9 @@ impl Subscription {
             not_before: begin,
             ended: None,
             confirming: None,
+            missing_since: None,
+            stream_gone_since: None,
+            taken_over: VecDeque::new(),
         }
     }
 
@@ -152,13 +179,20 @@ impl Subscription {
                 // Closed while we waited: the frame will come again in the next subscription.
                 return Ok(None);
             };
+            let is_spare = permit.amount() > bytes_needed(prelude.total_len());
             let Some(open) = &mut self.open else { return Ok(None) };
             match open.frames.frame(&prelude).await? {
+                // What was granted for a larger frame waits for it: what comes before it are frames without records.
+                Frame::Event(event) if is_spare && event.rows.is_empty() => {
+                    let kept = permit.split(event.rows.kept_bytes() as u64);
+                    self.spare = Some(permit);
+                    return Ok(Some((event, kept)));
+                }
                 Frame::Event(event) => {
                     permit.shrink_to(event.rows.kept_bytes() as u64);
                     return Ok(Some((event, permit)));
                 }
-                Frame::InitialResponse => {}
+                Frame::InitialResponse => self.spare = Some(permit).filter(|_| is_spare),
                 Frame::Exception { code, payload } => {
                     let message = message_of(&payload);
                     return Err(Fault { origin: Origin::Stream, code, message });
@@ -172,13 +206,12 @@ impl Subscription {
         }
     }
 
-    /// Reserves space for a frame. `None` when it took so long that the subscription was closed; the space is kept.
+    /// Reserves space for a frame, or more if more is at hand. `None` when it took so long that the subscription was closed;
+    /// the space is kept.
     async fn reserve(&mut self, prelude: &Prelude) -> Option<Permit> {
         let needed = bytes_needed(prelude.total_len());
-        if let Some(mut spare) = self.spare.take()
-            && spare.amount() >= needed
-        {
-            spare.shrink_to(needed);
+        // What is too small goes back first: held beside the wait it could keep what is larger than the pool out of it.
+        if let Some(spare) = self.spare.take().filter(|spare| spare.amount() >= needed) {
             return Some(spare);
         }
         let mut granted = self.shared.pool.reserve(needed);
@@ -186,7 +219,9 @@ impl Subscription {
             Some(permit)
         } else {
             self.pause();
-            // Our place in the queue is kept: what is granted now serves the first frame of the next subscription.
+            let _waiting = self.shared.health.waits_for_space(&self.progress);
+            // The place in the queue is kept: what is granted now is for the same frame in the next subscription, whatever
+            // comes there before it.
             self.spare = Some(granted.await);
             None
         }
@@ -244,7 +279,12 @@ impl Subscription {
             self.backoff.reset();
             self.slow_backoff.reset();
         }
-        self.shared.health.well(&self.progress.names);
+        self.shared.health.reads(&self.progress.names);
+        (self.missing_since, self.stream_gone_since) = (None, None);
+        if self.taken_over.back().is_some_and(|at| at.elapsed() >= TAKEN_OVER_WITHIN) {
+            self.taken_over.clear();
+            self.shared.health.own_consumer(&self.progress.names);
+        }
         moved.then_some(Step::Event(ReadEvent { rows, continuation: place, permit, not_before }))
     }
 
@@ -275,49 +315,104 @@ impl Subscription {
         self.spare = None;
         let now = Instant::now();
         let mut delay = self.backoff.next_delay(fastrand::f64());
+        let names = Arc::clone(&self.progress.names);
+        self.shared.health.read_failed(&names, &fault);
         match retry::subscription(&fault) {
             Remedy::Retry => {}
             Remedy::RetryAfterTakeover => {
                 // Somebody was granted it a moment ago: we, or another, or we without hearing of it.
                 let ours = self.granted.map(|granted| granted + retry::TAKEOVER_AFTER).filter(|free| *free > now);
                 delay = delay.max(ours.map_or(retry::TAKEOVER_AFTER, |free| free - now));
+                if fault.origin == Origin::Stream {
+                    self.note_taken_over(now);
+                }
             }
             Remedy::RetrySlowly => {
                 delay = self.slow_backoff.next_delay(fastrand::f64());
-                self.shared.health.ailing(&self.progress.names, &fault);
+                self.shared.health.unreadable(&names, &fault);
             }
-            Remedy::LookAgain => match self.shared.consumer.refresh().await {
-                Ok(()) => {
-                    if let Some(children) = self.shared.shards.gone(&self.progress.names.shard).await {
-                        self.progress.meter.vanished();
-                        return Ok(Some(Step::End(children)));
-                    }
+            Remedy::LookAgain => match self.look_again().await? {
+                Looked::Over(children) => {
+                    self.progress.meter.vanished();
+                    return Ok(Some(Step::End(children)));
                 }
-                Err(error) => {
+                Looked::There => {}
+                Looked::NotYet(reason) => {
                     delay = self.slow_backoff.next_delay(fastrand::f64());
-                    self.shared.health.ailing(&self.progress.names, &error);
-                    if let ConsumerError::Refused { fault, .. } = &error
-                        && fault.code == "ResourceNotFoundException"
-                        && self.shared.shards.stream_is_gone().await
-                    {
-                        return Err(self.fatal(&"the stream does not exist any more"));
-                    }
+                    self.shared.health.unreadable(&names, &reason);
                 }
             },
             Remedy::StartExpired => match &self.start {
+                // A number of the stream that had this name before is no expired one.
+                Start::After(_) if self.shared.shards.identity(now).await == Identity::MadeAgain => {
+                    delay = self.slow_backoff.next_delay(fastrand::f64());
+                }
                 Start::After(place) => {
                     self.progress.meter.expired(place.as_str());
                     self.start = Start::Oldest;
                 }
-                // A time ahead of the service's clock is refused, and ours may be ahead of it. It comes.
-                Start::At(_) => self.shared.health.ailing(&self.progress.names, &fault),
-                Start::Oldest => return Err(self.fatal(&fault)),
+                // A time ahead of the service's clock is refused, and ours may be ahead of it. It comes. And what is odd
+                // about one shard is that shard's.
+                Start::At(_) | Start::Oldest => {
+                    delay = self.slow_backoff.next_delay(fastrand::f64());
+                    self.shared.health.unreadable(&names, &fault);
+                }
             },
             Remedy::Fatal => return Err(self.fatal(&fault)),
         }
         self.progress.meter.fault(&fault, self.backoff.tries(), delay);
         self.wait_at_least(delay);
         Ok(None)
+    }
+
+    /// Something is not found: the consumer, the shard or the stream.
+    async fn look_again(&mut self) -> Result<Looked, ReadError> {
+        let now = Instant::now();
+        match self.shared.shards.identity(now).await {
+            // The coordinator hears of it too, and has this reader stopped.
+            Identity::MadeAgain => return Ok(Looked::NotYet("the stream was deleted and made again".into())),
+            Identity::Gone => {
+                let since = *self.stream_gone_since.get_or_insert(now);
+                if now.duration_since(since) >= STREAM_GONE_AFTER {
+                    return Err(self.fatal(&"the stream does not exist any more"));
+                }
+                return Ok(Looked::NotYet("the stream does not exist; waiting for one of its name".into()));
+            }
+            Identity::Same => self.stream_gone_since = None,
+            Identity::Unknown => {}
+        }
+        if let Err(error) = self.shared.consumer.refresh().await {
+            return Ok(Looked::NotYet(error.to_string()));
+        }
+        let shard = &self.progress.names.shard;
+        match self.shared.shards.presence(shard, now).await {
+            Some(Presence::Missing { asked_at, children }) => {
+                let since = *self.missing_since.get_or_insert(asked_at);
+                if asked_at.duration_since(since) < CONFIRMED_AFTER {
+                    return Ok(Looked::NotYet("the shard is not listed".into()));
+                }
+                // A stream that was made again in the meantime may have fewer shards.
+                match self.shared.shards.identity(asked_at).await {
+                    Identity::Same => Ok(Looked::Over(children)),
+                    _ => Ok(Looked::NotYet("the shard is not listed".into())),
+                }
+            }
+            Some(Presence::Listed) => {
+                self.missing_since = None;
+                Ok(Looked::There)
+            }
+            None => Ok(Looked::There),
+        }
+    }
+
+    /// A subscription of ours was taken over. Our own requests don't do that: they wait for the one before.
+    fn note_taken_over(&mut self, now: Instant) {
+        self.taken_over.push_back(now);
+        self.taken_over.retain(|at| now.duration_since(*at) < TAKEN_OVER_WITHIN);
+        if self.taken_over.len() >= TAKEN_OVER_OFTEN {
+            self.taken_over.drain(..self.taken_over.len() - TAKEN_OVER_OFTEN);
+            self.shared.health.shared_consumer(&self.progress.names, self.shared.consumer.label());
+        }
     }
 
     fn wait_at_least(&mut self, delay: Duration) {
@@ -388,8 +483,8 @@ impl ShardReader for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // Ended, lost or stopped: it is nothing that anybody has to mend any more.
-        self.shared.health.well(&self.progress.names);
+        // Ended, lost or stopped: reading it is over here.
+        self.shared.health.forget(&self.progress.names);
     }
 }
 

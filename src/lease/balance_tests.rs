@@ -570,6 +570,8 @@ fn what_was_asked_of_one_holder_is_not_taken_from_the_next() {
         hold: Some(hold(2)),
         wanted_by: None,
         foreign: false,
+        created: None,
+        unreadable: None,
     };
     let rows: Vec<Row> = shards.iter().map(row).collect();
     let mut watch = Watch::new(Duration::from_secs(30));

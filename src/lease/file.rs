@@ -22,6 +22,8 @@ use crate::sync::{Mutex, lock};
 
 /// Places, by stream ARN and shard: a [`StoredPlace`] as JSON.
 const PLACES: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("places");
+/// Places of streams that were deleted and made again, by stream ARN and shard: the last that was set aside.
+const FORMER: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("former");
 /// What "latest" means, by stream ARN, in milliseconds since 1970.
 const PINS: TableDefinition<'_, &str, i64> = TableDefinition::new("latest");
 /// What the file itself is: its format and its name.
@@ -39,6 +41,9 @@ struct StoredPlace {
     after: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     ended: bool,
+    /// When the stream was created that it belongs to, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created: Option<i64>,
 }
 
 /// The store in a file.
@@ -95,6 +100,7 @@ impl FileStore {
         let write = database.begin_write().map_err(failed(what))?;
         let identity = {
             write.open_table(PLACES).map_err(failed(what))?;
+            write.open_table(FORMER).map_err(failed(what))?;
             write.open_table(PINS).map_err(failed(what))?;
             let mut about = write.open_table(ABOUT).map_err(failed(what))?;
             let format = about.get("format").map_err(failed(what))?.map(|value| value.value().to_owned());
@@ -150,8 +156,7 @@ impl LeaseStore for FileStore {
                 if arn != stream.arn() {
                     break;
                 }
-                let place = inner.place(value.value())?;
-                rows.push(Row { shard: shard.into(), place, hold: None, wanted_by: None, foreign: false });
+                rows.push(row(shard, value.value()));
             }
             Ok(rows)
         })
@@ -187,7 +192,13 @@ impl LeaseStore for FileStore {
                 let read = inner.database.begin_read().map_err(failed(what))?;
                 let table = read.open_table(PLACES).map_err(failed(what))?;
                 match table.get((stream.arn(), shard.as_str())).map_err(failed(what))? {
-                    Some(value) => inner.place(value.value())?,
+                    Some(value) => {
+                        let (place, created) = inner.place(value.value())?;
+                        if created.is_some_and(|life| stream.created().is_some_and(|ours| ours != life)) {
+                            return Ok(Claim::HeldBy("another life of the stream".into()));
+                        }
+                        place
+                    }
                     None => Place::Nowhere,
                 }
             };
@@ -232,12 +243,36 @@ impl LeaseStore for FileStore {
             {
                 let mut table = write.open_table(PLACES).map_err(failed(what))?;
                 let key = (stream.arn(), row.shard.as_str());
-                let now = table.get(key).map_err(failed(what))?.map(|value| inner.place(value.value())).transpose()?;
-                if now.is_some_and(|now| now == row.place) {
+                let now = table.get(key).map_err(failed(what))?.map(|value| self::row(row.shard.as_str(), value.value()));
+                if now.is_some_and(|now| now == row) {
                     table.remove(key).map_err(failed(what))?;
                 }
             }
             write.commit().map_err(failed(what))
+        })
+        .await
+    }
+
+    async fn set_aside(&self, stream: &Stream, row: &Row) -> Result<bool, StoreError> {
+        let (inner, stream, row) = (Arc::clone(&self.inner), stream.clone(), row.clone());
+        let what = "set aside the checkpoint of a former stream";
+        blocking(what, move || {
+            let write = inner.begin_write(what)?;
+            let is_unchanged = {
+                let mut table = write.open_table(PLACES).map_err(failed(what))?;
+                let key = (stream.arn(), row.shard.as_str());
+                let now = table.get(key).map_err(failed(what))?.map(|value| value.value().to_owned());
+                let same = now.filter(|now| self::row(row.shard.as_str(), now) == row);
+                if let Some(text) = &same {
+                    let mut former = write.open_table(FORMER).map_err(failed(what))?;
+                    former.insert(key, text.as_str()).map_err(failed(what))?;
+                    table.remove(key).map_err(failed(what))?;
+                }
+                same.is_some()
+            };
+            write.commit().map_err(failed(what))?;
+            lock(&inner.claims).owned.remove(&(stream, row.shard));
+            Ok(is_unchanged)
         })
         .await
     }
@@ -273,11 +308,11 @@ impl Inner {
                 }
                 let key = (one.stream.arn(), one.shard.as_str());
                 let before = match table.get(key).map_err(failed(what))? {
-                    Some(value) => self.place(value.value())?,
+                    Some(value) => self.place(value.value())?.0,
                     None => Place::Nowhere,
                 };
                 let place = forward(&before, one.place);
-                let text = stored_text(&place).map_err(failed(what))?;
+                let text = stored_text(&place, one.stream.created()).map_err(failed(what))?;
                 table.insert(key, text.as_str()).map_err(failed(what))?;
                 written.push(Written::Stored { place, wanted_by: None });
             }
@@ -293,29 +328,43 @@ impl Inner {
         Ok(write)
     }
 
-    fn place(&self, text: &str) -> Result<Place, StoreError> {
-        let foreign = |what| StoreError::Foreign { path: self.path.clone(), what };
-        let stored: StoredPlace = serde_json::from_str(text)
-            .map_err(|error| foreign(format!("a checkpoint in it can't be read: {error}")))?;
-        let after = match stored.after {
-            Some(text) => Some(SequenceNumber::new(&text).map_err(|error| foreign(error.to_string()))?),
-            None => None,
-        };
-        Ok(match (stored.ended, after) {
-            (true, last) => Place::End(last),
-            (false, Some(after)) => Place::After(after),
-            (false, None) => Place::Nowhere,
-        })
+    /// A place, and when its stream was created.
+    fn place(&self, text: &str) -> Result<(Place, Option<i64>), StoreError> {
+        place(text).map_err(|what| StoreError::Foreign { path: self.path.clone(), what })
     }
 }
 
-fn stored_text(place: &Place) -> Result<String, serde_json::Error> {
+/// A place, and when its stream was created; or what is wrong with it.
+fn place(text: &str) -> Result<(Place, Option<i64>), String> {
+    let stored: StoredPlace =
+        serde_json::from_str(text).map_err(|error| format!("a checkpoint in it can't be read: {error}"))?;
+    let after = match stored.after {
+        Some(text) => Some(SequenceNumber::stored(&text).map_err(|error| format!("a checkpoint in it is {error}"))?),
+        None => None,
+    };
+    let place = match (stored.ended, after) {
+        (true, last) => Place::End(last),
+        (false, Some(after)) => Place::After(after),
+        (false, None) => Place::Nowhere,
+    };
+    Ok((place, stored.created))
+}
+
+/// What is known of a shard. What can't be read of it is the shard's, not the file's.
+fn row(shard: &str, text: &str) -> Row {
+    match place(text) {
+        Ok((place, created)) => Row { created, ..Row::new(shard, place) },
+        Err(what) => Row { unreadable: Some(what), ..Row::new(shard, Place::Nowhere) },
+    }
+}
+
+fn stored_text(place: &Place, created: Option<i64>) -> Result<String, serde_json::Error> {
     let (after, ended) = match place {
         Place::Nowhere => (None, false),
         Place::After(after) => (Some(after), false),
         Place::End(last) => (last.as_ref(), true),
     };
-    serde_json::to_string(&StoredPlace { after: after.map(ToString::to_string), ended })
+    serde_json::to_string(&StoredPlace { after: after.map(ToString::to_string), ended, created })
 }
 
 /// Runs what waits for the disk where it holds nobody up.

@@ -8,17 +8,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::task::TaskTracker;
 
 use super::{Beat, LeaseStore, Presence, SharedStore, StoreError};
 use crate::backoff::Backoff;
 use crate::checkpoint::Checkpointer;
 use crate::ending::Ending;
+use crate::health::{Health, Part};
 use crate::telemetry;
 
 /// The shortest timeout of a beat.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it may take to take back what a connect showed that was given up.
+const TAKE_BACK_WITHIN: Duration = Duration::from_secs(5);
 /// How long to wait after a beat that failed, at first.
 const FIRST_RETRY: Duration = Duration::from_millis(300);
 
@@ -28,20 +32,38 @@ pub(crate) struct Tenure {
     start: Instant,
     /// Milliseconds after `start`.
     until: AtomicU64,
+    /// How often the leases were past their time.
+    expirations: AtomicU64,
 }
+
+/// An unbroken time in which the leases were valid. What was claimed in one is good for nothing in another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Term(u64);
 
 impl Tenure {
     /// One that ends at a point in time, unless it is prolonged.
     pub(crate) fn until(end: Instant) -> Self {
         let start = Instant::now();
-        let tenure = Self { start, until: AtomicU64::new(0) };
+        let tenure = Self { start, until: AtomicU64::new(0), expirations: AtomicU64::new(0) };
         tenure.prolong(end);
         tenure
     }
 
     /// One that nobody can end.
     pub(crate) fn forever() -> Self {
-        Self { start: Instant::now(), until: AtomicU64::new(u64::MAX) }
+        Self { start: Instant::now(), until: AtomicU64::new(u64::MAX), expirations: AtomicU64::new(0) }
+    }
+
+    /// The present term; `None` while the leases are past their time.
+    pub(crate) fn term(&self) -> Option<Term> {
+        // Read first: if they expire in between, the term is an old one.
+        let term = Term(self.expirations.load(Ordering::Acquire));
+        (!self.is_over()).then_some(term)
+    }
+
+    /// The leases are past their time, and everything that was claimed under them stops.
+    fn expire(&self) {
+        self.expirations.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -69,6 +91,7 @@ pub(crate) struct Keeper {
     pub(crate) tenure: Arc<Tenure>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) ending: Arc<Ending>,
+    pub(crate) health: Arc<Health>,
     /// Makes somebody look at the table.
     pub(crate) look: Arc<Notify>,
     pub(crate) nudges: u64,
@@ -86,15 +109,39 @@ pub(crate) fn beat_timeout(lease: Duration, commit: Duration) -> Duration {
 }
 
 /// The first beat. From when the tenure runs, and how often we were nudged.
+///
+/// # Cancel safety
+///
+/// A beat that is on its way can't be called back. If this is dropped, one of `tasks` waits for its answer and takes back what
+/// it showed, so that the others don't wait for a worker that is not there.
 pub(crate) async fn begin(
-    store: &dyn SharedStore,
-    presence: &Presence,
+    store: &Arc<dyn LeaseStore>,
+    presence: Presence,
     lease: Duration,
+    tasks: &TaskTracker,
 ) -> Result<(Tenure, u64), StoreError> {
     let start = Instant::now();
-    match store.beat(presence).await? {
-        Beat::Alive { nudges } => Ok((Tenure::until(start + lease), nudges)),
-        Beat::Replaced => Err(replaced(store)),
+    let (answer, answered) = oneshot::channel();
+    let store = Arc::clone(store);
+    tasks.spawn(async move {
+        let Some(shared) = store.shared() else { return };
+        let outcome = match shared.beat(&presence).await {
+            Ok(Beat::Replaced) => Err(replaced(shared)),
+            other => other,
+        };
+        // Whatever the answer: the beat may have been written.
+        if answer.send(outcome).is_err()
+            && let Ok(Err(error)) = timeout(TAKE_BACK_WITHIN, shared.leave()).await
+        {
+            telemetry::beat_failed(&error, 1);
+        }
+    });
+    match answered.await {
+        Ok(Ok(Beat::Alive { nudges })) => Ok((Tenure::until(start + lease), nudges)),
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(Beat::Replaced)) | Err(_) => {
+            Err(StoreError::Failed { what: "show that this worker is alive", cause: "the task that does so ended".into() })
+        }
     }
 }
 
@@ -109,7 +156,7 @@ impl Keeper {
         let mut ticks = interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
-        telemetry::leases_good();
+        self.health.meter.leases_good();
         let mut backoff = Backoff::new(FIRST_RETRY.min(self.every), self.every);
         let mut over = false;
         loop {
@@ -130,8 +177,9 @@ impl Keeper {
                 Ok(Beat::Alive { nudges }) => {
                     self.tenure.prolong(start + self.lease);
                     backoff.reset();
+                    self.health.recovered(&Part::LeaseTable);
                     if over {
-                        telemetry::leases_again();
+                        self.health.leases_renewed();
                         over = false;
                         self.look.notify_one();
                     }
@@ -148,6 +196,7 @@ impl Keeper {
                 Err(error) => {
                     let again = Instant::now() + backoff.next_delay(fastrand::f64());
                     telemetry::beat_failed(&error, backoff.tries());
+                    self.health.failing(Part::LeaseTable, &format!("the leases can't be renewed: {error}"));
                     // That our leases are over is not found out later for it.
                     sleep_until(if over { again } else { again.min(self.tenure.end()) }).await;
                     ticks.reset_immediately();
@@ -160,8 +209,9 @@ impl Keeper {
     fn check(&self, before: bool) -> bool {
         let over = self.tenure.is_over();
         if over && !before {
-            telemetry::leases_over(self.lease);
+            self.tenure.expire();
             self.checkpointer.all_over();
+            self.health.leases_expired(self.lease);
         }
         over
     }

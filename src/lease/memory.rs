@@ -29,6 +29,8 @@ pub(crate) struct Core {
     pub(crate) rows: BTreeMap<(Stream, ShardId), Row>,
     pub(crate) workers: BTreeMap<WorkerId, Member>,
     pins: BTreeMap<Stream, i64>,
+    /// What was set aside.
+    pub(crate) former: BTreeMap<(Stream, ShardId), Row>,
     /// Counts whatever has to differ from what was before.
     count: u64,
     /// Nothing can be read or written.
@@ -141,7 +143,7 @@ impl MemoryStore {
         change: impl FnOnce(&mut Core, &mut Row) + Send,
     ) -> Result<Written, StoreError> {
         let mut core = self.core("update").await?;
-        let key = (stream, shard);
+        let key = key(&stream, &shard);
         let Some(mut row) = core.rows.get(&key).cloned() else {
             return Ok(Written::Lost { holder: "nobody".into() });
         };
@@ -168,7 +170,7 @@ impl Core {
     }
 
     fn claim(&mut self, me: &WorkerId, stream: &Stream, shard: &ShardId, from: From<'_>) -> Claim {
-        let key = (stream.clone(), shard.clone());
+        let key = key(stream, shard);
         let before = self.rows.get(&key).cloned();
         let hold = before.as_ref().and_then(|row| row.hold.as_ref());
         let as_expected = match (from, hold) {
@@ -177,14 +179,16 @@ impl Core {
             (From::Holder(expected), Some(hold)) => expected.is_same(hold),
             _ => false,
         };
-        if !as_expected {
+        let life = before.as_ref().and_then(|row| row.created);
+        let is_other_life = life.is_some_and(|life| stream.created().is_some_and(|ours| ours != life));
+        if !as_expected || is_other_life {
             return Claim::HeldBy(holder(hold));
         }
         let taken = hold.is_some_and(|hold| hold.worker != *me);
         let place = before.map(|row| row.place).unwrap_or_default();
         let epoch = self.next();
         let hold = Hold { worker: me.clone(), epoch: Some(epoch), stamp: epoch.to_string() };
-        let row = Row { shard: shard.clone(), place: place.clone(), hold: Some(hold), wanted_by: None, foreign: false };
+        let row = Row { hold: Some(hold), created: stream.created(), ..Row::new(shard.clone(), place.clone()) };
         self.rows.insert(key, row);
         *self.by_call.entry("claimed").or_default() += 1;
         if taken {
@@ -202,11 +206,11 @@ impl LeaseStore for MemoryStore {
 
     async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError> {
         let core = self.core("rows").await?;
-        Ok(core.rows.iter().filter(|((other, _), _)| other == stream).map(|(_, row)| row.clone()).collect())
+        Ok(core.rows.iter().filter(|((other, _), _)| other.arn() == stream.arn()).map(|(_, row)| row.clone()).collect())
     }
 
     async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError> {
-        Ok(*self.core("pin").await?.pins.entry(stream.clone()).or_insert(now))
+        Ok(*self.core("pin").await?.pins.entry(stream.created_at(None)).or_insert(now))
     }
 
     async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError> {
@@ -247,16 +251,31 @@ impl LeaseStore for MemoryStore {
 
     async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError> {
         let mut core = self.core("forget").await?;
-        let key = (stream.clone(), row.shard.clone());
+        let key = key(stream, &row.shard);
         if core.rows.get(&key) == Some(row) {
             core.rows.remove(&key);
         }
         Ok(())
     }
 
+    async fn set_aside(&self, stream: &Stream, row: &Row) -> Result<bool, StoreError> {
+        let mut core = self.core("set_aside").await?;
+        let key = key(stream, &row.shard);
+        let is_unchanged = core.rows.get(&key) == Some(row);
+        if is_unchanged && let Some(row) = core.rows.remove(&key) {
+            core.former.insert(key, row);
+        }
+        Ok(is_unchanged)
+    }
+
     fn shared(&self) -> Option<&dyn SharedStore> {
         Some(self)
     }
+}
+
+/// The key of a row: the same for all lives of a stream.
+fn key(stream: &Stream, shard: &ShardId) -> (Stream, ShardId) {
+    (stream.created_at(None), shard.clone())
 }
 
 #[async_trait]
@@ -291,7 +310,7 @@ impl SharedStore for MemoryStore {
         instead_of: Option<&WorkerId>,
     ) -> Result<bool, StoreError> {
         let mut core = self.core("ask").await?;
-        let Some(row) = core.rows.get_mut(&(stream.clone(), shard.clone())) else { return Ok(false) };
+        let Some(row) = core.rows.get_mut(&key(stream, shard)) else { return Ok(false) };
         let same = row.hold.as_ref().is_some_and(|hold| hold.is_same(holder));
         if !same || row.wanted_by.as_ref().is_some_and(|other| *other != self.me && Some(other) != instead_of) {
             return Ok(false);
@@ -302,17 +321,17 @@ impl SharedStore for MemoryStore {
 
     async fn withdraw(&self, stream: &Stream, shard: &ShardId) -> Result<Option<Hold>, StoreError> {
         let mut core = self.core("withdraw").await?;
-        let Some(row) = core.rows.get_mut(&(stream.clone(), shard.clone())) else { return Ok(None) };
+        let Some(row) = core.rows.get_mut(&key(stream, shard)) else { return Ok(None) };
         row.wanted_by.take_if(|by| *by == self.me);
         Ok(row.hold.clone().filter(|hold| hold.worker == self.me))
     }
 
     async fn end(&self, stream: &Stream, shard: &ShardId) -> Result<bool, StoreError> {
         let ended = self.core("end").await.map(|mut core| {
-            let key = (stream.clone(), shard.clone());
+            let key = key(stream, shard);
             let new = !core.rows.contains_key(&key);
             let place = Place::End(None);
-            let row = Row { shard: shard.clone(), place, hold: None, wanted_by: None, foreign: false };
+            let row = Row { created: stream.created(), ..Row::new(shard.clone(), place) };
             core.rows.entry(key).or_insert(row);
             new
         });

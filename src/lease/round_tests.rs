@@ -92,6 +92,8 @@ fn rows(count: usize, hold: Option<&Hold>) -> Vec<Row> {
         hold: hold.cloned(),
         wanted_by: None,
         foreign: false,
+        created: None,
+        unreadable: None,
     };
     (0..count).map(row).collect()
 }

@@ -8,8 +8,10 @@ use futures::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{LOOK_AGAIN, Readers};
+use crate::checkpoint::Leave;
 use crate::delivery::Progress;
 use crate::efo::subscription::Subscription;
+use crate::lease::keeper::Term;
 use crate::lease::round::{Asked, Step, What};
 use crate::lease::{Claim, From, Lease, LeaseStore, Place, SharedStore, Write, Written};
 use crate::names::ShardId;
@@ -30,13 +32,15 @@ pub(super) struct Got {
     stream: usize,
     lease: Lease,
     place: Place,
+    /// When it was claimed. In another term it is not known whose it is.
+    term: Term,
     /// Its holder before, who knows no requests, may store a place until then.
     settles: Option<Instant>,
 }
 
 impl Readers {
     pub(super) async fn ask(&mut self, store: &dyn SharedStore, asks: Vec<Step>) {
-        let streams = &self.streams;
+        let (streams, health) = (&self.streams, &self.tools.health);
         let asking = stream::iter(asks).map(|step| async move {
             let stream = &streams[step.stream].stream;
             let What::Ask { hold, instead_of } = step.what else { return None };
@@ -45,7 +49,7 @@ impl Readers {
                 // Somebody else was quicker.
                 Ok(false) => None,
                 Err(error) => {
-                    telemetry::look_failed(&error);
+                    health.look_failed(&error);
                     None
                 }
             }
@@ -60,7 +64,7 @@ impl Readers {
         }
         for holder in holders {
             if let Err(error) = store.nudge(&holder).await {
-                telemetry::look_failed(&error);
+                self.tools.health.look_failed(&error);
             }
         }
     }
@@ -71,11 +75,9 @@ impl Readers {
     /// with the rest. Nobody else would know that we have it.
     pub(super) async fn claim(&mut self, steps: Vec<Step>) -> Vec<Got> {
         let (streams, store, settings) = (&self.streams, &self.tools.store, &self.tools.settings);
-        let (stop, tenure) = (&self.tools.stop, &self.tools.tenure);
+        let (stop, tenure, health) = (&self.tools.stop, &self.tools.tenure, &self.tools.health);
         let claiming = stream::iter(steps).map(|step| async move {
-            if stop.is_cancelled() || tenure.is_over() {
-                return None;
-            }
+            let term = tenure.term().filter(|_| !stop.is_cancelled())?;
             let stream = &streams[step.stream].stream;
             let (from, how, hold) = match &step.what {
                 What::Claim => (From::Nobody, Claimed::Free, None),
@@ -90,14 +92,14 @@ impl Readers {
                     telemetry::claimed(stream, &step.shard, how, hold);
                     let settles =
                         matches!(step.what, What::Steal(_)).then(|| Instant::now() + settings.handed_over_within);
-                    Some(Got { stream: step.stream, lease, place, settles })
+                    Some(Got { stream: step.stream, lease, place, settles, term })
                 }
                 Ok(Claim::HeldBy(holder)) => {
                     telemetry::held(stream, &step.shard, &holder);
                     None
                 }
                 Err(error) => {
-                    telemetry::look_failed(&error);
+                    health.look_failed(&error);
                     None
                 }
             }
@@ -139,36 +141,36 @@ impl Readers {
         for got in got {
             self.start(got, spread);
         }
-        telemetry::reading_shards(self.tools.checkpointer.len());
+        self.tools.health.meter.reading_shards(self.tools.checkpointer.len());
     }
 
     fn start(&mut self, got: Got, spread: Duration) {
-        let Got { stream: at, lease, place, settles } = got;
+        let Got { stream: at, lease, place, term, settles } = got;
         let tools = &self.tools;
         let state = &mut self.streams[at];
         let id = lease.shard.clone();
         state.topology.claimed(&id);
-        if let Place::End(last) = place {
-            // Someone else finished it after we looked.
-            state.topology.ended(&id, last);
-            let (store, lease) = (Arc::clone(&tools.store), lease.back(Place::Nowhere, None));
-            self.running.tasks.spawn(async move {
-                if let Some(Err(error)) = store.release(vec![lease]).await.pop() {
-                    telemetry::store_failed(&error);
-                }
-                Outcome::Stopped
-            });
-            return;
-        }
+        let ended = if let Place::End(last) = &place { Some(last.clone()) } else { None };
         let names = Arc::new(ShardNames { stream: state.stream.clone(), shard: id.clone() });
         let start = state.topology.start(&id, &place);
-        telemetry::resumed_at(&names, &start);
         let progress = Progress::new(names, tools.settings.checkpoint_limit, tools.settings.replay_nacks);
         let progress = Arc::new(progress);
         let stop = tools.stop.child_token();
         let epoch = lease.epoch;
         let settling = settles.map(|until| (until, Arc::clone(&tools.store), epoch));
+        let key = (lease.stream.clone(), lease.shard.clone());
         tools.checkpointer.add(lease, Arc::clone(&progress), stop.clone());
+        // From here on an end of the term stops it like all others. One that came before, we have to see.
+        if ended.is_some() || tools.tenure.term() != Some(term) {
+            tools.checkpointer.leave(&key, Leave::Over);
+            if let Some(last) = ended {
+                // Another worker finished it after we looked.
+                state.topology.ended(&id, last);
+            }
+            return;
+        }
+        telemetry::resumed_at(&progress.names, &start);
+        tools.health.reads_shard(&progress);
         let begin = Instant::now() + spread.mul_f64(fastrand::f64());
         let thread = tools.threads.next();
         let lane = tools.outbox.lane(&progress.names);
@@ -178,7 +180,7 @@ impl Readers {
             lane,
             progress,
             pool: state.shared.pool.clone(),
-            health: Arc::clone(&state.shared.health),
+            health: Arc::clone(&tools.health),
             checkpointer: Arc::clone(&tools.checkpointer),
             slice: tools.settings.slice,
             deaggregate: tools.settings.deaggregate,
@@ -186,8 +188,10 @@ impl Readers {
             stop,
         };
         match settling {
-            None => self.running.start((at, id), task.run(), &thread.handle),
-            Some(settling) => self.running.start((at, id), after_the_last_commit(settling, task), &thread.handle),
+            None => self.running.start((at, id, key.0), task.run(), &thread.handle),
+            Some(settling) => {
+                self.running.start((at, id, key.0), after_the_last_commit(settling, task), &thread.handle);
+            }
         }
     }
 }
@@ -203,7 +207,7 @@ async fn after_the_last_commit(settling: (Instant, Arc<dyn LeaseStore>, u64), mu
             match store.commit(vec![renewal]).await.pop() {
                 Some(Ok(Written::Stored { place, .. })) => return Some(place),
                 Some(Ok(Written::Lost { .. })) | None => return None,
-                Some(Err(error)) => telemetry::store_failed(&error),
+                Some(Err(error)) => task.health.store_failed(&error),
             }
             sleep(LOOK_AGAIN).await;
         }

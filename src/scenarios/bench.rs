@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use aws_smithy_async::time::{SharedTimeSource, SystemTimeSource};
 use pipeline_plugin_api::config::{Document, Environment};
 use pipeline_plugin_api::{Batch, Demand, Receipt, Verdicts};
+use tokio_util::task::TaskTracker;
 
 use super::script::Script;
 use crate::Config;
@@ -77,6 +78,10 @@ impl LeaseStore for Store {
     async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError> {
         self.memory.forget(stream, row).await
     }
+
+    async fn set_aside(&self, stream: &Stream, row: &Row) -> Result<bool, StoreError> {
+        self.memory.set_aside(stream, row).await
+    }
 }
 
 impl Store {
@@ -124,6 +129,7 @@ impl Bench {
             store,
             region: region.into(),
             time: SharedTimeSource::new(SystemTimeSource::new()),
+            background: TaskTracker::new(),
         };
         connecting.open().await
     }

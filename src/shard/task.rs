@@ -91,7 +91,7 @@ impl ShardTask {
             delivered
         } else {
             self.reader.pause();
-            let _stuck = self.health.stuck();
+            let _waiting = self.health.waits_for_space(&self.progress);
             delivering.await
         }
     }

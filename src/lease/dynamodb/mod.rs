@@ -6,10 +6,11 @@
 //! ```text
 //! StreamID               ShardID                what it is
 //! orders                 shardId-000000000000   a lease: SequenceNumber, ClientID, LeaseTimeout, as they write it,
-//!                                               and LeaseID, WantedBy, Ended, ClaimedAt, which are ours
+//!                                               and LeaseID, WantedBy, Ended, ClaimedAt, StreamCreated, which are ours
 //! kinesis-input/workers  worker-1               a worker: its Beat, what it reads, its periods, how often it was nudged
 //! kinesis-input/streams  arn:aws:kinesis:…      a stream: under which StreamID its leases are, what "latest" means
 //! kinesis-input/streams  orders                 a name: which stream it means in this table
+//! kinesis-input/former   arn:…/shardId-…        a lease of a stream that was deleted and made again, as it was
 //! ```
 //!
 //! - `row`: what is in a row (pure); `table`: finding and making the table; `calls`: what everyone asks of it;
@@ -52,6 +53,8 @@ pub(crate) use table::Table;
 const WORKERS: &str = "kinesis-input/workers";
 /// The hash key under which it is kept what belongs to a whole stream.
 const STREAMS: &str = "kinesis-input/streams";
+/// The hash key under which rows of streams are that were deleted and made again.
+const FORMER: &str = "kinesis-input/former";
 /// Writes on their way at once. More would only wait for each other in the table's partitions.
 const WRITES_AT_ONCE: usize = 16;
 /// That a lease is ours still.
@@ -217,7 +220,11 @@ impl DynamoDbStore {
     }
 
     fn read(&self, stream: &Stream, shard: &ShardId, item: Option<&Item>) -> Result<Row, StoreError> {
-        let read = item.ok_or_else(|| "it is missing in the answer".to_owned()).and_then(row::lease);
+        let read = item.map(row::lease).ok_or_else(|| "it is missing in the answer".to_owned());
+        let read = read.and_then(|row| match row.unreadable {
+            Some(what) => Err(what),
+            None => Ok(row),
+        });
         read.map_err(|what| self.table.bad_row(&self.stream_id(stream), shard.as_str(), what))
     }
 }
@@ -311,9 +318,7 @@ impl LeaseStore for DynamoDbStore {
 
     async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError> {
         let id = self.stream_id(stream);
-        let items = self.table.query("read the leases", &id).await?;
-        let read = |item: &Item| row::lease(item).map_err(|what| self.table.bad_row(&id, row::range(item), what));
-        items.iter().map(read).collect()
+        Ok(self.table.query("read the leases", &id).await?.iter().map(row::lease).collect())
     }
 
     async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError> {
@@ -336,9 +341,7 @@ impl LeaseStore for DynamoDbStore {
         let update = self
             .table
             .update(&self.stream_id(stream), shard.as_str())
-            .update_expression(
-                "SET ClientID = :me, LeaseID = :lease, LeaseTimeout = :timeout, ClaimedAt = :now REMOVE WantedBy",
-            )
+
             .expression_attribute_values(":me", text(self.me.as_str()))
             .expression_attribute_values(":lease", id.clone())
             .expression_attribute_values(":timeout", self.timeout())
@@ -355,23 +358,34 @@ impl LeaseStore for DynamoDbStore {
                 None => (update, "ClientID = :holder"),
             }
         };
-        let update = match from {
-            From::Nobody => update.condition_expression("attribute_not_exists(ClientID)"),
+        let set = "SET ClientID = :me, LeaseID = :lease, LeaseTimeout = :timeout, ClaimedAt = :now";
+        // A worker that has not noticed yet that the stream was made again gets nothing of the new one.
+        let (update, of_this_stream) = match row::created(stream) {
+            None => (update.update_expression(format!("{set} REMOVE WantedBy")), ""),
+            Some(created) => (
+                update
+                    .update_expression(format!("{set}, StreamCreated = :created REMOVE WantedBy"))
+                    .expression_attribute_values(":created", created),
+                " AND (attribute_not_exists(StreamCreated) OR StreamCreated = :created)",
+            ),
+        };
+        let (update, condition) = match from {
+            From::Nobody => (update, "attribute_not_exists(ClientID)".to_owned()),
             From::Holder(hold) => {
                 let (update, condition) = held_as(update, hold);
-                update.condition_expression(condition)
+                (update, condition.to_owned())
             }
             From::Unchanged(hold) if hold.stamp.is_empty() => {
                 let (update, condition) = held_as(update, hold);
-                update.condition_expression(format!("{condition} AND attribute_not_exists(LeaseTimeout)"))
+                (update, format!("{condition} AND attribute_not_exists(LeaseTimeout)"))
             }
             From::Unchanged(hold) => {
                 let (update, condition) = held_as(update, hold);
-                update
-                    .expression_attribute_values(":stamp", text(&hold.stamp))
-                    .condition_expression(format!("{condition} AND LeaseTimeout = :stamp"))
+                let update = update.expression_attribute_values(":stamp", text(&hold.stamp));
+                (update, format!("{condition} AND LeaseTimeout = :stamp"))
             }
         };
+        let update = update.condition_expression(format!("{condition}{of_this_stream}"));
         let row = match update.send().await {
             Ok(answer) => self.read(stream, shard, answer.attributes())?,
             Err(error) => {
@@ -428,6 +442,15 @@ impl LeaseStore for DynamoDbStore {
             Err(error) if !is_refusal(&error) => Err(failed("forget a shard that is gone", &error)),
             _ => Ok(()),
         }
+    }
+
+    async fn set_aside(&self, stream: &Stream, row: &Row) -> Result<bool, StoreError> {
+        let what = "set aside the position of a former stream";
+        let get = self.client().get_item().table_name(&self.table.name).consistent_read(true);
+        let get = get.key("StreamID", text(&self.stream_id(stream))).key("ShardID", text(row.shard.as_str()));
+        let found = get.send().await.map_err(|error| failed(what, &error))?;
+        let Some(item) = found.item().filter(|item| row::lease(item) == *row) else { return Ok(false) };
+        spelling::set_aside(self, what, item, format!("{}/{}", stream.arn(), row.shard)).await
     }
 
     fn shared(&self) -> Option<&dyn SharedStore> {
@@ -554,6 +577,12 @@ impl SharedStore for DynamoDbStore {
             .expression_attribute_values(":ended", AttributeValue::Bool(true))
             .expression_attribute_values(":lease", id.clone())
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let update = match row::created(stream) {
+            None => update,
+            Some(created) => update
+                .update_expression("SET Ended = :ended, LeaseID = :lease, StreamCreated = :created")
+                .expression_attribute_values(":created", created),
+        };
         match update.send().await {
             Ok(_) => Ok(true),
             // Written by a try whose answer was lost, or by somebody else.

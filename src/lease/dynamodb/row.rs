@@ -9,7 +9,10 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 
 use crate::lease::{Hold, Place, Presence, Row, Worker};
-use crate::names::{SequenceNumber, WorkerId};
+use crate::names::{SequenceNumber, Stream, WorkerId};
+
+/// When the stream was created that the row is of, in milliseconds since 1970.
+pub(super) const STREAM_CREATED: &str = "StreamCreated";
 
 pub(super) type Item = HashMap<String, AttributeValue>;
 
@@ -33,6 +36,11 @@ pub(super) fn lease_id(holder: &WorkerId, epoch: u64) -> AttributeValue {
 fn epoch(holder: &str, lease_id: &str) -> Option<u64> {
     let epoch = lease_id.strip_prefix(holder)?.strip_prefix('/')?;
     u64::from_str_radix(epoch, 16).ok()
+}
+
+/// The creation of a stream, as its rows say it.
+pub(super) fn created(stream: &Stream) -> Option<AttributeValue> {
+    stream.created().map(|created| AttributeValue::N(created.to_string()))
 }
 
 /// A text attribute; one that is empty counts as missing.
@@ -61,22 +69,11 @@ pub(super) fn range(item: &Item) -> &str {
     string(item, "ShardID").unwrap_or("?")
 }
 
-/// The lease in a row, or what is wrong with it and what to do.
-pub(super) fn lease(item: &Item) -> Result<Row, String> {
-    let shard = string(item, "ShardID").ok_or("it has no ShardID; remove it")?;
-    let after =
-        match item.get("SequenceNumber") {
-            None => None,
-            Some(AttributeValue::S(number)) if number.is_empty() => None,
-            Some(AttributeValue::S(number)) => Some(SequenceNumber::new(number).map_err(|error| {
-                format!("its SequenceNumber is {error}; correct it, or remove the row to begin anew")
-            })?),
-            Some(_) => return Err("its SequenceNumber is no text; correct it, or remove the row to begin anew".into()),
-        };
-    let place = match (flag(item, "Ended"), after) {
-        (true, last) => Place::End(last),
-        (false, Some(after)) => Place::After(after),
-        (false, None) => Place::Nowhere,
+/// The lease in a row. What is wrong with its position, and what to do about it, is in the row as well.
+pub(super) fn lease(item: &Item) -> Row {
+    let (place, unreadable) = match position(item) {
+        Ok(place) => (place, None),
+        Err(what) => (Place::Nowhere, Some(what)),
     };
     let id = string(item, "LeaseID");
     let hold = string(item, "ClientID").map(|holder| Hold {
@@ -85,7 +82,34 @@ pub(super) fn lease(item: &Item) -> Result<Row, String> {
         stamp: string(item, "LeaseTimeout").unwrap_or_default().to_owned(),
     });
     let wanted_by = string(item, "WantedBy").map(WorkerId::from);
-    Ok(Row { shard: shard.into(), place, hold, wanted_by, foreign: id.is_none() })
+    let (foreign, created) = (id.is_none(), number(item, STREAM_CREATED));
+    Row { shard: range(item).into(), place, hold, wanted_by, foreign, created, unreadable }
+}
+
+/// The position in a row, or what is wrong with it and what to do.
+fn position(item: &Item) -> Result<Place, String> {
+    const ADVICE: &str = "correct it, or remove the row to begin anew";
+    let after = match item.get("SequenceNumber") {
+        None => None,
+        Some(AttributeValue::S(number)) if number.is_empty() => None,
+        Some(AttributeValue::S(number)) => Some(
+            SequenceNumber::stored(number).map_err(|error| format!("its SequenceNumber is {error}; {ADVICE}"))?,
+        ),
+        Some(_) => return Err(format!("its SequenceNumber is no text; {ADVICE}")),
+    };
+    let ended = match item.get("Ended") {
+        None | Some(AttributeValue::Null(_)) => false,
+        Some(AttributeValue::Bool(ended)) => *ended,
+        Some(_) => return Err(format!("its Ended is neither true nor false; {ADVICE}")),
+    };
+    if item.contains_key(STREAM_CREATED) && number(item, STREAM_CREATED).is_none() {
+        return Err(format!("its {STREAM_CREATED} is no whole number; {ADVICE}"));
+    }
+    Ok(match (ended, after) {
+        (true, last) => Place::End(last),
+        (false, Some(after)) => Place::After(after),
+        (false, None) => Place::Nowhere,
+    })
 }
 
 /// The worker in a row.
@@ -136,7 +160,6 @@ mod tests {
             ("ClientID", "2f0bb2b2-7c3b-4f0e-9f0b-3a3a9b9a1f11"),
             ("LeaseTimeout", "2026-11-24T10:11:12.123456789+01:00"),
         ]));
-        let row = row.unwrap();
         assert!(matches!(row.place, Place::After(_)) && row.foreign);
         let hold = row.hold.unwrap();
         assert_eq!((hold.worker.as_str(), hold.epoch), ("2f0bb2b2-7c3b-4f0e-9f0b-3a3a9b9a1f11", None));
@@ -147,21 +170,33 @@ mod tests {
     fn a_shard_that_connect_took_from_us_is_theirs() {
         // It changes the holder, and leaves our attributes.
         let row = lease(&item(&[("ShardID", "s"), ("ClientID", "theirs"), ("LeaseID", "ours/00000000000000ff")]));
-        let row = row.unwrap();
         assert_eq!(row.hold.unwrap().epoch, None);
         let ours = lease(&item(&[("ShardID", "s"), ("ClientID", "ours"), ("LeaseID", "ours/00000000000000ff")]));
-        assert_eq!(ours.unwrap().hold.unwrap().epoch, Some(255));
+        assert_eq!(ours.hold.unwrap().epoch, Some(255));
     }
 
     #[test]
-    fn what_is_no_sequence_number_is_told() {
-        let bad = lease(&item(&[("ShardID", "s"), ("SequenceNumber", "no number\n")])).unwrap_err();
-        assert!(bad.contains("remove the row"), "{bad}");
-        let mut wrong = item(&[("ShardID", "s")]);
-        wrong.insert("SequenceNumber".into(), AttributeValue::N("5".into()));
-        assert!(lease(&wrong).is_err());
-        assert!(lease(&Item::new()).is_err());
-        assert_eq!(lease(&item(&[("ShardID", "s"), ("SequenceNumber", "")])).unwrap().place, Place::Nowhere);
+    fn hand_made_positions_are_refused_by_name() {
+        let words = ["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP", "SHARD_END", "latest", "None", "null"];
+        let odd = ["0", "000", "-1", " 49", "49 ", "4.5", "1e10", "0x1f", "\"49\"", "no number\n", "٤٩"];
+        for text in words.into_iter().chain(odd) {
+            let row = lease(&item(&[("ShardID", "s"), ("SequenceNumber", text)]));
+            let what = row.unreadable.unwrap_or_else(|| panic!("{text:?} was taken"));
+            assert!(what.contains(&format!("{text:?}")) && what.contains("remove the row"), "{what}");
+            assert_eq!(row.shard, "s".into());
+        }
+        assert_eq!(lease(&item(&[("ShardID", "s"), ("SequenceNumber", "")])).unreadable, None);
+    }
+
+    #[test]
+    fn attributes_of_another_type_are_refused() {
+        for name in ["SequenceNumber", "StreamCreated", "Ended"] {
+            let mut wrong = item(&[("ShardID", "s")]);
+            let value = if name == "SequenceNumber" { AttributeValue::N("5".into()) } else { text("5") };
+            wrong.insert(name.into(), value);
+            let what = lease(&wrong).unreadable.unwrap();
+            assert!(what.contains(name), "{what}");
+        }
     }
 
     #[test]

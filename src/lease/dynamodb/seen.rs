@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::row::{self, Item, string, text};
 use super::table::Table;
-use super::{Place, STREAMS, StoreError, WORKERS, failed, is_refusal};
+use super::{FORMER, Place, Row, STREAMS, StoreError, WORKERS, failed, is_refusal};
 use crate::inspect::{Overview, SeenShard, SeenWorker, State};
 
 impl Table {
@@ -23,7 +23,7 @@ impl Table {
         let mut seen = Overview::default();
         for item in &items {
             match string(item, "StreamID") {
-                Some(STREAMS) | None => {}
+                Some(STREAMS | FORMER) | None => {}
                 Some(WORKERS) => seen.workers.extend(worker(item, now)),
                 Some(stream) => seen.shards.push(shard(stream, item, now)),
             }
@@ -99,8 +99,8 @@ fn shard(stream: &str, item: &Item, now: Timestamp) -> SeenShard {
         remark: None,
     };
     match row::lease(item) {
-        Err(what) => seen.remark = Some(what),
-        Ok(row) => {
+        Row { unreadable: Some(what), .. } => seen.remark = Some(what),
+        row => {
             seen.state = match (&row.place, &row.hold) {
                 (Place::End(_), _) => State::Ended,
                 (_, Some(_)) => State::Held,

@@ -10,11 +10,12 @@
 use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::types::{Delete, Put, ReturnValue, TransactWriteItem};
+use aws_sdk_dynamodb::types::builders::PutBuilder;
+use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, ReturnValue, TransactWriteItem};
 use tokio::time::sleep;
 
 use super::row::{self, Item, string, text};
-use super::{DynamoDbStore, STREAMS, StoreError, failed};
+use super::{DynamoDbStore, FORMER, STREAMS, StoreError, failed};
 use crate::backoff::Backoff;
 use crate::lease::Place;
 use crate::names::{SequenceNumber, Stream};
@@ -120,28 +121,55 @@ async fn decide(store: &DynamoDbStore, stream: &Stream, best: &str) -> Result<St
 /// Moves a row, unless somebody changes it meanwhile; whether it was. Where both names have one, the one that is further
 /// stays.
 async fn move_over(store: &DynamoDbStore, to: &str, stray: &Item, rival: Option<&Item>) -> Result<bool, StoreError> {
-    let broken =
-        |error: aws_sdk_dynamodb::error::BuildError| StoreError::Failed { what: MOVING, cause: error.to_string() };
-    let mut delete = Delete::builder().table_name(&store.table.name);
-    for key in ["StreamID", "ShardID"] {
-        delete = delete.key(key, text(string(stray, key).unwrap_or_default()));
-    }
-    let (condition, values) = unchanged(stray);
-    let delete = delete.condition_expression(condition).set_expression_attribute_values(values);
-    let delete = TransactWriteItem::builder().delete(delete.build().map_err(broken)?).build();
-    let mut call = store.client().transact_write_items().transact_items(delete);
     let stays = rival.filter(|rival| string(rival, "ClientID").is_some() || place(rival) >= place(stray));
-    if stays.is_none() {
+    let put = if stays.is_none() {
         let mut item = stray.clone();
         item.insert("StreamID".into(), text(to));
         let put = Put::builder().table_name(&store.table.name).set_item(Some(item));
-        let put = match rival {
+        Some(match rival {
             None => put.condition_expression("attribute_not_exists(StreamID)"),
             Some(rival) => {
                 let (condition, values) = unchanged(rival);
                 put.condition_expression(condition).set_expression_attribute_values(values)
             }
-        };
+        })
+    } else {
+        None
+    };
+    replace(store, MOVING, stray, put).await
+}
+
+/// Moves the row of a shard of a former stream out of the way, unless it changes meanwhile; whether it was moved.
+pub(super) async fn set_aside(
+    store: &DynamoDbStore,
+    what: &'static str,
+    item: &Item,
+    range: String,
+) -> Result<bool, StoreError> {
+    let mut former = item.clone();
+    former.insert("StreamID".into(), text(FORMER));
+    former.insert("ShardID".into(), AttributeValue::S(range));
+    let put = Put::builder().table_name(&store.table.name).set_item(Some(former));
+    replace(store, what, item, Some(put)).await
+}
+
+/// Removes a row that is still as it was read, and writes another in the same transaction; whether it was done.
+async fn replace(
+    store: &DynamoDbStore,
+    what: &'static str,
+    item: &Item,
+    put: Option<PutBuilder>,
+) -> Result<bool, StoreError> {
+    let broken = |error: aws_sdk_dynamodb::error::BuildError| StoreError::Failed { what, cause: error.to_string() };
+    let mut delete = Delete::builder().table_name(&store.table.name);
+    for key in ["StreamID", "ShardID"] {
+        delete = delete.key(key, text(string(item, key).unwrap_or_default()));
+    }
+    let (condition, values) = unchanged(item);
+    let delete = delete.condition_expression(condition).set_expression_attribute_values(values);
+    let delete = TransactWriteItem::builder().delete(delete.build().map_err(broken)?).build();
+    let mut call = store.client().transact_write_items().transact_items(delete);
+    if let Some(put) = put {
         call = call.transact_items(TransactWriteItem::builder().put(put.build().map_err(broken)?).build());
     }
     match call.send().await {
@@ -152,7 +180,7 @@ async fn move_over(store: &DynamoDbStore, to: &str, stray: &Item, rival: Option<
         {
             Ok(false)
         }
-        Err(error) => Err(failed(MOVING, &error)),
+        Err(error) => Err(failed(what, &error)),
     }
 }
 
@@ -173,6 +201,6 @@ fn unchanged(item: &Item) -> (String, Option<Item>) {
 
 /// How far a row has got: ended or not, and where.
 fn place(item: &Item) -> (bool, Option<SequenceNumber>) {
-    let ended = row::lease(item).is_ok_and(|row| matches!(row.place, Place::End(_)));
+    let ended = matches!(row::lease(item).place, Place::End(_));
     (ended, string(item, "SequenceNumber").and_then(|number| SequenceNumber::new(number).ok()))
 }

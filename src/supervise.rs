@@ -1,0 +1,53 @@
+//! What happens when a background task ends by itself?
+//!
+//! Every task that is to run until the input closes is watched. One that panics, or returns before it should, is started
+//! again where a fresh start is as good, and otherwise fails the input: an input that looks connected and does nothing would be
+//! the worst of all.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::time::sleep;
+
+use crate::ending::Ending;
+use crate::telemetry;
+
+/// How long a task that panicked waits before it starts again.
+const START_AGAIN: Duration = Duration::from_secs(1);
+
+/// Runs a task that must not panic, nor return unless `may_end` says so. If it does, the input fails.
+pub(crate) async fn essential(
+    task: &'static str,
+    ending: Arc<Ending>,
+    may_end: impl Fn() -> bool,
+    work: impl Future<Output = ()>,
+) {
+    // What tasks share is locked in a way that outlives a panic, and the input closes without this task.
+    let ended = AssertUnwindSafe(work).catch_unwind().await;
+    let cause = match ended {
+        Ok(()) if may_end() => return,
+        Ok(()) => "it returned".to_owned(),
+        Err(panic) => message(&*panic),
+    };
+    telemetry::task_ended(task, &cause, false);
+    ending.fail(format!("the background task `{task}` ended by itself ({cause}); this is a bug, please report it"));
+}
+
+/// Runs a task that keeps nothing between its rounds: after a panic, or if it returns, it starts again.
+pub(crate) async fn restarted<F: Future<Output = ()>>(task: &'static str, mut work: impl FnMut() -> F) {
+    loop {
+        let ended = AssertUnwindSafe(work()).catch_unwind().await;
+        let cause = ended.map_or_else(|panic| message(&*panic), |()| "it returned".to_owned());
+        telemetry::task_ended(task, &cause, true);
+        sleep(START_AGAIN).await;
+    }
+}
+
+/// What a panic says.
+pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", said.unwrap_or("no message"))
+}
