@@ -25,8 +25,9 @@ use crate::telemetry::{self, InputMeter};
 const GRACE: Duration = Duration::from_secs(30);
 /// A shard that waits for space and of which nothing was acknowledged for this long has stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(25);
-/// How often what lasts is logged again.
-const LOGGED_EVERY: Duration = Duration::from_mins(1);
+/// How often what lasts is logged again: that the output takes nothing, and everything else.
+const STALL_LOGGED_EVERY: Duration = Duration::from_mins(1);
+const LOGGED_EVERY: Duration = Duration::from_mins(5);
 
 /// A part of the input that may be kept from its work.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -300,7 +301,9 @@ impl Health {
         self.meter.report(pool, lag, lock(&self.conditions).values().filter(|one| one.shown_from <= now).count());
         let mut stalled = Vec::new();
         for (part, condition) in &mut *lock(&self.conditions) {
-            let is_due = condition.logged.is_none_or(|logged| now.duration_since(logged) >= LOGGED_EVERY);
+            let is_stall = matches!(part, Part::Shard(_, _, Aspect::Delivery));
+            let every = if is_stall { STALL_LOGGED_EVERY } else { LOGGED_EVERY };
+            let is_due = condition.logged.is_none_or(|logged| now.duration_since(logged) >= every);
             if condition.shown_from > now || !is_due {
                 continue;
             }

@@ -22,6 +22,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::shared::IntoShared;
 use futures::stream::{self, StreamExt};
 use pipeline_plugin_api::config::Optional;
+use pipeline_plugin_api::deadline;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -247,7 +248,7 @@ impl LeaseTable {
         if shards.is_empty() && shown.is_none() {
             return Err(InspectError::NoSuchWorker(worker.to_owned()));
         }
-        let until = Instant::now() + long_enough(watched, shown);
+        let until = deadline(long_enough(watched, shown));
         loop {
             let now = self.look(None).await?;
             let renewed = |shard: &SeenShard| {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pipeline_plugin_api::{Batch, Demand};
+use pipeline_plugin_api::{Batch, Demand, deadline};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -120,18 +120,23 @@ impl Outbox {
     ///
     /// A dropped call has taken nothing.
     pub(crate) async fn next(self: &Arc<Self>, demand: Demand) -> Result<Batch, Closed> {
-        let give_up = Instant::now() + demand.max_wait;
+        let give_up = deadline(demand.max_wait);
+        let mut watching = WatchesRest { outbox: self, until: None };
         loop {
             let ready = self.ready.notified();
             let mut ready = std::pin::pin!(ready);
             // In the queue before the look, so that nothing slips in between.
             ready.as_mut().enable();
-            let rested = match self.look(demand.max_messages.get()) {
-                Look::Ready(delivery) => return Ok(delivery.into_batch(self)),
+            watching.until = match self.look(demand.max_messages.get()) {
+                Look::Ready(delivery) => {
+                    // The look has woken another reader if there is more.
+                    watching.until = None;
+                    return Ok(delivery.into_batch(self));
+                }
                 Look::Closed => return Err(Closed),
                 Look::Later(rested) => rested,
             };
-            let until = rested.map_or(give_up, |rested| rested.min(give_up));
+            let until = watching.until.map_or(give_up, |until| until.min(give_up));
             tokio::select! {
                 biased;
                 () = ready => {}
@@ -335,6 +340,21 @@ impl Lane {
             Some(front) if front.len() > max => (Some(front.split_first(max)), false),
             Some(_) => (self.fresh.pop_front(), true),
             None => (None, false),
+        }
+    }
+}
+
+/// A reader that knows until when a nacked delivery rests. Of several readers one was woken for it, so when it gives up or is
+/// dropped, another one has to look.
+struct WatchesRest<'a> {
+    outbox: &'a Outbox,
+    until: Option<Instant>,
+}
+
+impl Drop for WatchesRest<'_> {
+    fn drop(&mut self) {
+        if self.until.is_some() {
+            self.outbox.ready.notify_one();
         }
     }
 }

@@ -360,3 +360,42 @@ async fn close_ends_every_wait_and_forgets_what_waits() {
     assert!(now(returned.as_mut()).is_some());
     assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
 }
+
+/// Of two readers, one was woken for a delivery that rests. It gives up, or is dropped: the other one gets it.
+#[tokio::test(start_paused = true)]
+async fn a_waiting_reader_is_woken() {
+    for is_dropped in [false, true] {
+        let outbox = Arc::new(Outbox::new(64, good()));
+        let mut shard = Shard::new(&outbox, &pool(), "s");
+        shard.push([1]).await;
+        let (_, _, mut receipt) = next(&outbox, 10).await;
+        // After some nacks it rests longer than the first reader waits.
+        for _ in 0..8 {
+            receipt.settle(Verdicts::NACK).unwrap();
+            (_, _, receipt) = next(&outbox, 10).await;
+        }
+        let mut impatient = Box::pin(outbox.next(Demand::new(10, Duration::from_millis(50))));
+        let mut patient = Box::pin(outbox.next(Demand::new(10, HOUR)));
+        assert!(now(impatient.as_mut()).is_none() && now(patient.as_mut()).is_none());
+        receipt.settle(Verdicts::NACK).unwrap();
+        assert!(now(impatient.as_mut()).is_none() && now(patient.as_mut()).is_none());
+        if is_dropped {
+            drop(impatient);
+        } else {
+            assert!(impatient.await.unwrap().is_empty());
+        }
+        let came = tokio::time::timeout(Duration::from_secs(2), patient).await;
+        assert_eq!(came.expect("it sleeps on").unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn longest_wait_is_a_wait() {
+    let outbox = Arc::new(Outbox::new(64, good()));
+    let mut shard = Shard::new(&outbox, &pool(), "s");
+    let reading = outbox.next(Demand::new(10, Duration::MAX));
+    let mut reading = std::pin::pin!(reading);
+    assert!(now(reading.as_mut()).is_none());
+    shard.push([1]).await;
+    assert_eq!(reading.await.unwrap().len(), 1);
+}

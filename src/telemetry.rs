@@ -13,7 +13,7 @@ use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, gauge};
 use tokio::time::Instant;
 
 use crate::checkpoint::Leave;
-use crate::health::Part;
+use crate::health::{Aspect, Part};
 use crate::lease::Hold;
 use crate::names::{ShardId, Stream, WorkerId};
 use crate::pool::Pool;
@@ -283,6 +283,11 @@ impl InputMeter {
 
     /// A part has not done its work for this long.
     pub(crate) fn degraded(&self, part: &Part, reason: &str, lasts: Duration) {
+        if let Part::Shard(stream, shard, Aspect::Reading) = part {
+            let for_seconds = lasts.as_secs();
+            tracing::warn!(%stream, %shard, fault = reason, for_seconds, "the shard can't be read; trying on");
+            return;
+        }
         tracing::warn!(
             input = self.input,
             stream = part.stream().map(tracing::field::display),
@@ -416,12 +421,8 @@ impl ShardMeter {
         let mut labels = shard_labels(&self.names);
         labels.push(metrics::Label::new("code", fault.code.clone()));
         counter!(FAULTS, labels).increment(1);
-        // One broken connection is life; a shard that doesn't come back is news, and not at every try.
-        if tries == 4 || (tries > 4 && tries.is_multiple_of(20)) {
-            tracing::warn!(%stream, %shard, %fault, tries, ?wait, "the shard can't be read; trying on");
-        } else {
-            tracing::debug!(%stream, %shard, %fault, tries, ?wait, "subscription lost; subscribing again");
-        }
+        // One broken connection is life. That a shard does not come back, its health says.
+        tracing::debug!(%stream, %shard, %fault, tries, ?wait, "subscription lost; subscribing again");
     }
 
     pub(crate) fn yielded(&self) {

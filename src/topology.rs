@@ -401,7 +401,12 @@ impl Topology {
                 self.wants_listing = Some(now);
             }
             // Born before our eyes.
-            self.nodes.entry(child.id.clone()).or_insert_with(|| Node::new(child.parents.clone(), true, now));
+            let node = self.nodes.entry(child.id.clone());
+            let node = node.or_insert_with(|| Node::new(child.parents.clone(), true, now));
+            if !node.listed {
+                // Listings that did not show it were of an earlier state.
+                (node.known_since, node.missing_since, node.gone) = (now, None, false);
+            }
         }
     }
 
@@ -659,6 +664,24 @@ mod tests {
         topology.learn(&[row("b", Place::After(number("5")))], Instant::now());
         listed(&mut topology, vec![shard("b", &["gone"], false)]);
         assert_eq!(topology.readable(), ids(&["b"]));
+    }
+
+    #[test]
+    fn child_that_an_end_names_is_not_gone_because_listings_lag() {
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        let parents = || vec![shard("a", &[], false), shard("b", &[], false)];
+        listed(&mut topology, parents());
+        topology.readable();
+        let child = [ChildShard { id: "c".into(), parents: ids(&["a", "b"]) }];
+        let start = Instant::now();
+        for (id, after) in [("a", Duration::ZERO), ("b", CONFIRMED_AFTER / 2)] {
+            topology.claimed(&id.into());
+            topology.children(&child, start + after);
+            topology.ended(&id.into(), None);
+            assert_eq!(topology.readable(), if id == "b" { ids(&["c"]) } else { ids(&[]) });
+            listed_after(&mut topology, after + Duration::from_secs(1), parents());
+            assert_eq!(topology.readable(), []);
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod causes;
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod deadline;
 pub mod driver;
 pub mod input;
 pub mod message;
@@ -28,6 +29,7 @@ pub mod registry;
 
 pub use batch::{Batch, Demand};
 pub use causes::causes;
+pub use deadline::deadline;
 pub use input::{AckError, BoxError, Input, InputError, State, Status};
 pub use message::{Message, MetadataTable, Value};
 pub use receipt::{Receipt, Settle, Verdict, Verdicts};

@@ -17,6 +17,8 @@ use crate::retry::Fault;
 /// A subscription that says nothing for so long while we listen is dead. The service sends an event at least about
 /// every five seconds.
 pub(crate) const SILENCE: Duration = Duration::from_secs(35);
+/// The code of the fault that nothing came.
+pub(crate) const SILENCE_CODE: &str = "Silence";
 /// As much is kept of what a frame carries if it is no event: the message of an error.
 const MESSAGE: usize = 64 << 10;
 
@@ -125,7 +127,7 @@ impl Frames {
         loop {
             let next = timeout(SILENCE, poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx))).await;
             match next {
-                Err(_) => return Err(Fault::wire("Silence", format_args!("nothing came for {SILENCE:?}"))),
+                Err(_) => return Err(Fault::wire(SILENCE_CODE, format_args!("nothing came for {SILENCE:?}"))),
                 Ok(None) => return Ok(false),
                 Ok(Some(Err(error))) => return Err(Fault::wire("Connection", causes(&*error))),
                 Ok(Some(Ok(frame))) => {

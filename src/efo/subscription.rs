@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::body::Frames;
+use super::body::{Frames, SILENCE_CODE as SILENCE};
 use super::consumer::Consumer;
 use super::wire::{ChildShard, Event, Frame, Prelude, Rows, bytes_needed};
 use crate::backoff::Backoff;
@@ -93,6 +93,8 @@ pub(crate) struct Subscription {
     missing_since: Option<Instant>,
     /// Since when the stream itself has not been there.
     stream_gone_since: Option<Instant>,
+    /// The service says now and then that there is nothing new.
+    hears_of_idleness: bool,
     /// When subscriptions were taken over that nothing of ours took over, the last few.
     taken_over: VecDeque<Instant>,
 }
@@ -142,6 +144,7 @@ impl Subscription {
             confirming: None,
             missing_since: None,
             stream_gone_since: None,
+            hears_of_idleness: false,
             taken_over: VecDeque::new(),
         }
     }
@@ -263,6 +266,7 @@ impl Subscription {
 
     /// Moves on behind an event. `None` if it said nothing new.
     fn advance(&mut self, rows: Rows, place: SequenceNumber, permit: Permit) -> Option<Step> {
+        self.hears_of_idleness |= rows.is_empty();
         let moved = !rows.is_empty() || self.start != Start::After(place.clone());
         let not_before = match self.start {
             Start::At(time) => Some(time),
@@ -316,7 +320,10 @@ impl Subscription {
         let now = Instant::now();
         let mut delay = self.backoff.next_delay(fastrand::f64());
         let names = Arc::clone(&self.progress.names);
-        self.shared.health.read_failed(&names, &fault);
+        // Some servers say nothing of idle shards.
+        if fault.code != SILENCE || self.hears_of_idleness {
+            self.shared.health.read_failed(&names, &fault);
+        }
         match retry::subscription(&fault) {
             Remedy::Retry => {}
             Remedy::RetryAfterTakeover => {

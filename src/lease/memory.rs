@@ -70,6 +70,8 @@ pub(crate) enum Trouble {
     LateAnswer(Duration),
     /// It fails.
     Fails,
+    /// The task that makes it panics.
+    Panics,
 }
 
 impl Default for MemoryStore {
@@ -99,6 +101,22 @@ impl MemoryStore {
         };
     }
 
+    /// Writes a row by hand, of the stream that all scenarios read.
+    pub(crate) fn put(&self, row: Row) {
+        let stream = Stream::new("orders", "arn:orders");
+        lock(&self.table.core).rows.insert((stream, row.shard.clone()), row);
+    }
+
+    /// What was set aside, with the last place of each shard.
+    pub(crate) fn former(&self) -> Vec<(ShardId, crate::names::SequenceNumber)> {
+        let core = lock(&self.table.core);
+        let places = core.former.iter().filter_map(|((_, shard), row)| match &row.place {
+            Place::After(place) | Place::End(Some(place)) => Some((shard.clone(), place.clone())),
+            _ => None,
+        });
+        places.collect()
+    }
+
     fn trouble_with(&self, call: &str) -> Option<Trouble> {
         lock(&self.trouble).get(call).copied()
     }
@@ -117,6 +135,7 @@ impl MemoryStore {
             Some(Trouble::Fails) => {
                 return Err(StoreError::Failed { what: "reach the table", cause: "so it was told".into() });
             }
+            Some(Trouble::Panics) => panic!("so it was told"),
             Some(Trouble::LateAnswer(_)) | None => {}
         }
         loop {
@@ -137,12 +156,16 @@ impl MemoryStore {
 
     async fn write(
         &self,
+        call: &'static str,
         stream: Stream,
         shard: ShardId,
         epoch: u64,
         change: impl FnOnce(&mut Core, &mut Row) + Send,
     ) -> Result<Written, StoreError> {
-        let mut core = self.core("update").await?;
+        let mut core = {
+            assert!(!matches!(self.trouble_with(call), Some(Trouble::Panics)), "so it was told");
+            self.core("update").await?
+        };
         let key = key(&stream, &shard);
         let Some(mut row) = core.rows.get(&key).cloned() else {
             return Ok(Written::Lost { holder: "nobody".into() });
@@ -228,7 +251,7 @@ impl LeaseStore for MemoryStore {
                     hold.stamp = core.next().to_string();
                 }
             };
-            written.push(self.write(stream, shard, epoch, commit).await);
+            written.push(self.write("commit", stream, shard, epoch, commit).await);
         }
         written
     }
@@ -244,7 +267,7 @@ impl LeaseStore for MemoryStore {
                     Hold { worker, epoch: Some(epoch), stamp: epoch.to_string() }
                 });
             };
-            written.push(self.write(stream, shard, epoch, release).await);
+            written.push(self.write("release", stream, shard, epoch, release).await);
         }
         written
     }
@@ -285,17 +308,20 @@ impl SharedStore for MemoryStore {
     }
 
     async fn beat(&self, presence: &Presence) -> Result<Beat, StoreError> {
-        let mut core = self.core("beat").await?;
-        let beat = core.next().to_string();
-        let nudges = match core.workers.get(&self.me) {
-            // Who began later goes by the name.
-            Some(other) if other.life > self.life => return Ok(Beat::Replaced),
-            Some(other) => other.nudges,
-            None => 0,
-        };
-        let shown = Worker { id: self.me.clone(), beat, presence: presence.clone() };
-        core.workers.insert(self.me.clone(), Member { shown, life: self.life, nudges });
-        Ok(Beat::Alive { nudges })
+        let beat = self.core("beat").await.map(|mut core| {
+            let beat = core.next().to_string();
+            let nudges = match core.workers.get(&self.me) {
+                // Who began later goes by the name.
+                Some(other) if other.life > self.life => return Beat::Replaced,
+                Some(other) => other.nudges,
+                None => 0,
+            };
+            let shown = Worker { id: self.me.clone(), beat, presence: presence.clone() };
+            core.workers.insert(self.me.clone(), Member { shown, life: self.life, nudges });
+            Beat::Alive { nudges }
+        });
+        self.answered("beat").await;
+        beat
     }
 
     async fn workers(&self) -> Result<Vec<Worker>, StoreError> {

@@ -24,7 +24,7 @@ use crate::threads::Threads;
 /// A store that can be told to fail, and counts what it was asked to write.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    memory: MemoryStore,
+    pub(super) memory: MemoryStore,
     pub(super) fails: AtomicBool,
     pub(super) writes: AtomicU64,
     /// The lease of this shard is someone else's.

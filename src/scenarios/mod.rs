@@ -3,12 +3,14 @@
 //! - [`script`]: the service; [`bench`](mod@bench): a session that reads it.
 //! - `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks;
 //!   `stalls`: what may hold up nobody else; `told`: what an operator is told, by metrics and in the log; `workers`:
-//!   several workers that share shards in one `table`; `connect_beside`: Connect's among them.
+//!   several workers that share shards in one `table`; `connect_beside`: Connect's among them; `edges`: what lies outside a
+//!   well-behaved world: streams made again, panics, stores and hosts that fail for long.
 
 mod bench;
 mod bounds;
 mod connect_beside;
 mod costs;
+mod edges;
 mod faults;
 mod script;
 mod shards;

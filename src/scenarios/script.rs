@@ -25,6 +25,8 @@ pub(super) enum Answer {
     Refused(Fault),
     /// No answer.
     Silence,
+    /// The task that asks panics.
+    Panic,
     /// A body of these pieces.
     Body(Vec<Piece>),
 }
@@ -335,6 +337,7 @@ impl Service for Script {
         match answer.unwrap_or_else(|| body([Piece::Hang])) {
             Answer::Refused(fault) => Err(fault),
             Answer::Silence => std::future::pending().await,
+            Answer::Panic => panic!("so it was told"),
             Answer::Body(pieces) => Ok(SdkBody::from_body_1_x(Body { pieces: pieces.into(), waiting: None })),
         }
     }

@@ -21,18 +21,26 @@ const MINUTE: Duration = Duration::from_mins(1);
 
 /// Keeps what is counted.
 #[derive(Debug, Default)]
-struct Counts(Mutex<HashMap<Key, Arc<AtomicU64>>>);
+pub(super) struct Counts(Mutex<HashMap<Key, Arc<AtomicU64>>>);
 
 impl Counts {
     /// The sum of a counter, over the label values that hold `label`.
-    fn of(&self, name: &str, label: &str) -> u64 {
+    pub(super) fn of(&self, name: &str, label: &str) -> u64 {
         let counts = lock(&self.0);
         let named = counts.iter().filter(|(key, _)| key.name() == name);
         let labelled = named.filter(|(key, _)| label.is_empty() || key.labels().any(|pair| pair.value() == label));
         labelled.map(|(_, count)| count.load(Ordering::Relaxed)).sum()
     }
 
-    fn record(&self) -> LocalRecorderGuard<'_> {
+    /// What a gauge says, of the one whose label values hold `label`; `None` if there is none.
+    pub(super) fn gauge(&self, name: &str, label: &str) -> Option<f64> {
+        let counts = lock(&self.0);
+        let mut named = counts.iter().filter(|(key, _)| key.name() == name);
+        let found = named.find(|(key, _)| label.is_empty() || key.labels().any(|pair| pair.value() == label));
+        found.map(|(_, value)| f64::from_bits(value.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn record(&self) -> LocalRecorderGuard<'_> {
         metrics::set_default_local_recorder(self)
     }
 }
@@ -46,8 +54,8 @@ impl metrics::Recorder for Counts {
         Counter::from_arc(Arc::clone(lock(&self.0).entry(key.clone()).or_default()))
     }
 
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(Arc::clone(lock(&self.0).entry(key.clone()).or_default()))
     }
 
     fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
@@ -57,14 +65,14 @@ impl metrics::Recorder for Counts {
 
 /// Keeps what is logged above debug.
 #[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<Vec<(Level, String)>>>);
+pub(super) struct Log(Arc<Mutex<Vec<(Level, String)>>>);
 
 impl Log {
-    fn listen(&self) -> DefaultGuard {
+    pub(super) fn listen(&self) -> DefaultGuard {
         tracing::subscriber::set_default(self.clone())
     }
 
-    fn at(&self, level: Level) -> Vec<String> {
+    pub(super) fn at(&self, level: Level) -> Vec<String> {
         lock(&self.0).iter().filter(|(at, _)| *at == level).map(|(_, text)| text.clone()).collect()
     }
 }

@@ -10,7 +10,6 @@ use pipeline_plugin_api::{
     Batch, Demand, Input, InputError, Message, Receipt, Settle, State, Status, Verdict, Verdicts,
 };
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 /// A queue that outlives the inputs that read it, as a stream does. Cloning shares it.
 ///
@@ -185,7 +184,7 @@ impl Input for MemoryInput {
         if *self.state() != State::Connected {
             return Err(InputError::NotConnected("connect has not succeeded yet".into()));
         }
-        let until = Instant::now() + demand.max_wait;
+        let until = pipeline_plugin_api::deadline(demand.max_wait);
         loop {
             let changed = self.queue.0.changed.notified();
             tokio::pin!(changed);

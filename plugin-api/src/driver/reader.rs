@@ -66,7 +66,7 @@ impl Reader {
     ///
     /// Cancel safe: a call that is dropped has taken nothing, and its waits aren't shortened.
     pub async fn read(&mut self, demand: Demand) -> Result<Batch, InputError> {
-        let deadline = Instant::now() + demand.max_wait;
+        let deadline = crate::deadline(demand.max_wait);
         loop {
             if let Some(at) = self.not_before {
                 if at > deadline {
@@ -120,7 +120,7 @@ impl Reader {
             }
         };
         self.failures = self.failures.saturating_add(1);
-        self.not_before = Some(Instant::now() + after);
+        self.not_before = Some(crate::deadline(after));
         self.tell(&Event::Retrying { error: &error, after, failures: self.failures });
         Ok(())
     }

@@ -41,7 +41,7 @@ pub struct StopHandle {
 impl StopHandle {
     /// Stops reading; what is outstanding may be settled for this long. The first soft stop sets the deadline.
     pub fn soft(&self, within: Duration) {
-        let until = Instant::now() + within;
+        let until = crate::deadline(within);
         self.asked.send_if_modified(|stop| {
             let first = *stop == Stop::No;
             if first {

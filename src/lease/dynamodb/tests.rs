@@ -228,13 +228,50 @@ async fn a_table_that_is_missing_or_another_is_told() {
     assert!(other.contains("HASH leaseKey (S)") && other.contains("RANGE ShardID (S)"), "{other}");
 }
 
+fn at(number: &str) -> Place {
+    Place::After(crate::names::SequenceNumber::new(number).unwrap())
+}
+
 #[tokio::test]
-async fn a_row_that_makes_no_sense_is_an_error_that_names_it() {
+async fn row_that_makes_no_sense_is_read_beside_the_others() {
     let local = Local::start().await;
     let store = local.store("ours").await;
-    put(&store, &[("StreamID", "orders"), ("ShardID", "s"), ("SequenceNumber", "not one")]).await;
-    let error = store.rows(&stream()).await.unwrap_err().to_string();
-    assert!(error.contains("orders s") && error.contains("remove the row"), "{error}");
+    put(&store, &[("StreamID", "orders"), ("ShardID", "a"), ("SequenceNumber", "LATEST")]).await;
+    put(&store, &[("StreamID", "orders"), ("ShardID", "b"), ("SequenceNumber", "5")]).await;
+    let rows = store.rows(&stream()).await.unwrap();
+    assert!(rows[0].unreadable.as_deref().is_some_and(|what| what.contains("LATEST")), "{rows:?}");
+    assert_eq!((rows[1].unreadable.as_deref(), &rows[1].place), (None, &at("5")));
+    // An edit between a look and a claim is told with the row's name.
+    let error = store.claim(&stream(), &"a".into(), From::Nobody).await.unwrap_err().to_string();
+    assert!(error.contains("orders a") && error.contains("remove the row"), "{error}");
+}
+
+#[tokio::test]
+async fn row_of_a_former_stream_is_set_aside_and_claims_keep_to_their_stream() {
+    let local = Local::start().await;
+    let (old, new) = (stream().created_at(Some(1)), stream().created_at(Some(2)));
+    let (stale, store) = (local.store("stale").await, local.store("ours").await);
+    let Claim::Owned(lease, _) = stale.claim(&old, &"s".into(), From::Nobody).await.unwrap() else { panic!() };
+    stale.commit(vec![Write::new(&lease, at("5"))]).await.pop().unwrap().unwrap();
+    let row = store.rows(&new).await.unwrap().pop().unwrap();
+    assert_eq!((row.created, &row.place), (Some(1), &at("5")));
+    // A row that changed since is left.
+    stale.commit(vec![Write::new(&lease, at("6"))]).await.pop().unwrap().unwrap();
+    assert!(!store.set_aside(&new, &row).await.unwrap());
+    let row = store.rows(&new).await.unwrap().pop().unwrap();
+    assert!(store.set_aside(&new, &row).await.unwrap());
+    assert_eq!(store.rows(&new).await.unwrap(), []);
+    let Claim::Owned(_, place) = store.claim(&new, &"s".into(), From::Nobody).await.unwrap() else { panic!() };
+    assert_eq!(place, Place::Nowhere);
+    // Neither by its lease nor by a claim does the stale worker move anything of the new stream.
+    let late = stale.commit(vec![Write::new(&lease, at("7"))]).await.pop().unwrap().unwrap();
+    assert_eq!(late, Written::Lost { holder: "ours".into() });
+    let hold = store.rows(&new).await.unwrap().pop().unwrap().hold.unwrap();
+    assert!(matches!(stale.claim(&old, &"s".into(), From::Holder(&hold)).await.unwrap(), Claim::HeldBy(_)));
+    // Set aside means kept.
+    let kept = store.table.query("", FORMER).await.unwrap();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(row::string(&kept[0], "SequenceNumber"), Some("6"));
 }
 
 #[tokio::test]

@@ -1,0 +1,600 @@
+//! The edges of the world: streams that are made again, panics, rows by hand, stores and hosts that fail for long.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pipeline_plugin_api::{Demand, InputError, State, Verdicts};
+use tokio::time::{sleep, timeout};
+use tracing::Level;
+
+use super::bench::{Bench, close, is_quiet, numbers, take};
+use super::script::{Answer, Piece, Script, body, end, event, fault, large, listed, records};
+use super::table::{LEASE, MINUTE, Table, place, reads, secs, stream, then_idle};
+use super::told::{Counts, Log};
+use crate::lease::memory::Trouble;
+use crate::lease::{Place, Row, SharedStore};
+use crate::names::ShardId;
+use crate::session::Session;
+use crate::sync::lock;
+use crate::topology::Listed;
+
+fn begins(at: u64, listed: Listed) -> Listed {
+    Listed { begin: Some(place(at)), ..listed }
+}
+
+/// A stream of one shard that is split and read to its end, with its rows in the store.
+async fn read_a_split(bench: &Bench) -> Session {
+    bench.script.create_stream(1);
+    bench.script.answer("a", [body([end([1, 2], &[("b", &["a"]), ("c", &["a"])])])]);
+    bench.script.answer("b", [then_idle(3..=4)]);
+    bench.script.answer("c", [body([Piece::Wait(secs(1)), records([5]), Piece::Hang])]);
+    let session = bench.open().await;
+    let mut all = numbers(&session, 5).await;
+    all.sort_unstable();
+    assert_eq!(all, [1, 2, 3, 4, 5]);
+    session
+}
+
+/// Deletes the stream and makes it again with one shard of the id that the first had.
+fn make_again(bench: &Bench) {
+    bench.script.create_stream(2);
+    bench.script.list(vec![begins(100, listed("a", &[], false))]);
+    bench.script.answer("a", [body([records(101..=120), Piece::Hang])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn recreated_stream_is_read_after_a_restart() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let bench = Bench::new(Script::new(["a"]), "");
+    close(&read_a_split(&bench).await).await;
+    make_again(&bench);
+    let session = bench.open().await;
+    assert_eq!(numbers(&session, 20).await, (101..=120).collect::<Vec<_>>());
+    close(&session).await;
+    assert_eq!(bench.stored("a").await, Place::After(place(120)));
+    let warnings = log.at(Level::WARN);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    for said in ["made again", "created_before=\"1970-01-01T00:00:00.001Z\"", "created_now=\"1970-01-01T00:00:00.002Z\""] {
+        assert!(warnings[0].contains(said), "{warnings:?}");
+    }
+    // Set aside, not deleted; and once.
+    assert_eq!(bench.store.memory.former(), [("a", 2), ("b", 4), ("c", 5)].map(|(id, at)| (id.into(), place(at))));
+    let session = bench.open().await;
+    assert!(is_quiet(&session, secs(60)).await);
+    close(&session).await;
+    assert_eq!(log.at(Level::WARN).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn recreated_stream_is_read_while_running() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let bench = Bench::new(Script::new(["a"]), "");
+    let session = read_a_split(&bench).await;
+    bench.script.lose_stream(fault("ResourceNotFoundException"));
+    bench.script.refuse_all(Some(fault("ResourceNotFoundException")));
+    // What is open breaks, and the stream is away for a minute.
+    assert!(is_quiet(&session, MINUTE).await);
+    assert_eq!(session.status().state, State::Degraded);
+    assert!(session.status().reason.unwrap().contains("does not exist"), "{:?}", session.status());
+    bench.script.refuse_all(None);
+    make_again(&bench);
+    assert_eq!(numbers(&session, 20).await, (101..=120).collect::<Vec<_>>());
+    assert_eq!(session.status().state, State::Connected, "{:?}", session.status());
+    close(&session).await;
+    assert_eq!(bench.stored("a").await, Place::After(place(120)));
+    assert_eq!(log.at(Level::WARN).iter().filter(|line| line.contains("made again")).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn recreated_stream_is_noticed_by_where_its_shards_begin() {
+    // The service does not say when the stream was created.
+    let bench = Bench::new(Script::new(["a"]), "rebalance_period: 10s");
+    bench.script.list(vec![begins(1, listed("a", &[], false))]);
+    bench.script.answer("a", [then_idle(1..=3)]);
+    let session = bench.open().await;
+    numbers(&session, 3).await;
+    bench.script.list(vec![begins(100, listed("a", &[], false))]);
+    bench.script.answer("a", [body([records(101..=103), Piece::Hang])]);
+    assert_eq!(numbers(&session, 3).await, [101, 102, 103]);
+    close(&session).await;
+    assert_eq!(bench.stored("a").await, Place::After(place(103)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_that_an_earlier_version_stored_is_not_believed_of_an_open_shard() {
+    // Its rows don't say of which stream they are; of two, one has no number either.
+    for last in [Some(place(5)), None] {
+        let bench = Bench::new(Script::new(["a"]), "");
+        bench.store.memory.put(Row::new("a", Place::End(last.clone())));
+        bench.script.list(vec![begins(100, listed("a", &[], false))]);
+        bench.script.answer("a", [body([records(101..=103), Piece::Hang])]);
+        let session = bench.open().await;
+        assert_eq!(numbers(&session, 3).await, [101, 102, 103], "{last:?}");
+        close(&session).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn recreated_stream_is_read_by_workers_that_share_it() {
+    let bench = Bench::new(Script::new(["a", "b"]), "");
+    bench.script.create_stream(1);
+    bench.script.list(["a", "b"].map(|id| begins(1, listed(id, &[], false))).to_vec());
+    for shard in ["a", "b"] {
+        bench.script.answer(shard, [then_idle(1..=3)]);
+    }
+    let table = Table::new();
+    let (one, two) = (bench.join(&table.worker("one")).await, bench.join(&table.worker("two")).await);
+    drain(&[&one, &two], 6).await;
+    table.until_counts(&["one", "two"], &[1, 1]).await;
+    bench.script.create_stream(2);
+    bench.script.list(["a", "b"].map(|id| begins(100, listed(id, &[], false))).to_vec());
+    for shard in ["a", "b"] {
+        // Each worker may read it for a moment, before the other's rows are out of the way.
+        bench.script.answer(shard, (0..8).map(|_| body([records(101..=103), Piece::Hang])));
+    }
+    let got = drain(&[&one, &two], 6).await;
+    assert!((101..=103).all(|number| got.iter().filter(|got| **got == number).count() >= 2), "{got:?}");
+    let stored = async {
+        while !["a", "b"].iter().all(|shard| table.place(shard) == Place::After(place(103))) {
+            drain(&[&one, &two], 0).await;
+        }
+    };
+    timeout(5 * MINUTE, stored).await.unwrap();
+    for shard in ["a", "b"] {
+        assert_eq!(table.row(shard).unwrap().created, Some(2));
+    }
+    close(&one).await;
+    close(&two).await;
+}
+
+/// Takes and acks until this much came, and one second longer.
+async fn drain(sessions: &[&Session], count: usize) -> Vec<u64> {
+    let mut got = Vec::new();
+    let all = async {
+        loop {
+            let mut came = 0;
+            for session in sessions {
+                let batch = session.read(Demand::new(1000, Duration::from_millis(500))).await.unwrap();
+                let numbers: Vec<u64> = (batch.messages().iter())
+                    .map(|message| crate::KinesisRecord::of(message).unwrap().sequence_number())
+                    .map(|number| number.as_str().parse().unwrap())
+                    .collect();
+                came += numbers.len();
+                got.extend(numbers);
+                if !batch.is_empty() {
+                    batch.into_parts().1.settle(Verdicts::ACK).unwrap();
+                }
+            }
+            if came == 0 && got.len() >= count {
+                return;
+            }
+        }
+    };
+    timeout(10 * MINUTE, all).await.expect("it does not come");
+    got
+}
+
+#[tokio::test(start_paused = true)]
+async fn shard_gone_needs_a_listing_newer_than_the_shard() {
+    let bench = Bench::new(Script::new(["a"]), "rebalance_period: 1h\nlease_period: 2h");
+    bench.script.answer("a", [body([Piece::Wait(secs(1)), end([1], &[("b", &["a"])])])]);
+    // The child is not found at first, and the listing of a moment ago does not know it; for some seconds, the next neither.
+    bench.script.answer("b", (0..2).map(|_| Answer::Refused(fault("ResourceNotFoundException"))));
+    bench.script.answer("b", [body([records([2]), Piece::Hang])]);
+    let session = bench.open().await;
+    assert_eq!(numbers(&session, 2).await, [1, 2]);
+    assert!(bench.script.calls_of("b").len() == 3);
+    close(&session).await;
+    assert_eq!(bench.stored("b").await, Place::After(place(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn shard_that_is_gone_ends_once_listings_say_so_for_long() {
+    let bench = Bench::new(Script::new(["a", "other"]), "");
+    bench.script.answer("a", (0..20).map(|_| Answer::Refused(fault("ResourceNotFoundException"))));
+    bench.script.answer("other", [then_idle(1..=1)]);
+    let session = bench.open().await;
+    bench.script.list(vec![listed("other", &[], false)]);
+    numbers(&session, 1).await;
+    assert!(is_quiet(&session, 2 * MINUTE).await);
+    assert_eq!(bench.stored("a").await, Place::End(None));
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn hand_made_position_stops_its_shard_alone() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let bench = Bench::new(Script::new(["a", "b"]), "");
+    let unreadable = Some("its SequenceNumber is not a sequence number: \"LATEST\"".to_owned());
+    let table = Table::new();
+    let bad = Row { unreadable: unreadable.clone(), ..Row::new("a", Place::Nowhere) };
+    lock(&table.0.core).rows.insert((stream(), "a".into()), bad);
+    bench.script.answer("b", [then_idle(1..=3)]);
+    let session = bench.join(&table.worker("one")).await;
+    assert_eq!(numbers(&session, 3).await, [1, 2, 3]);
+    assert!(is_quiet(&session, 2 * MINUTE).await);
+    assert!(bench.script.calls_of("a").is_empty());
+    assert_eq!(table.row("a").unwrap().unreadable, unreadable, "it was touched");
+    let status = session.status();
+    assert_eq!(status.state, State::Degraded);
+    assert!(status.reason.is_some_and(|reason| reason.contains("orders a") && reason.contains("LATEST")));
+    assert!(log.at(Level::WARN).iter().any(|line| line.contains("shard=a ") && line.contains("LATEST")));
+    // Corrected, it is read without a restart.
+    lock(&table.0.core).rows.insert((stream(), "a".into()), Row::new("a", Place::After(place(9))));
+    bench.script.answer("a", [then_idle(10..=12)]);
+    assert_eq!(numbers(&session, 3).await, [10, 11, 12]);
+    assert_eq!(session.status().state, State::Connected);
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_claimed_under_a_validity_is_started_under_it() {
+    let script = Script::new(["a", "b"]);
+    for shard in ["a", "b"] {
+        script.answer(shard, (0..20).map(|_| then_idle(1..=3)));
+    }
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let slow = table.worker("slow");
+    // Its claim of one shard is answered only after its leases were past their time and are renewed again.
+    slow.trouble("claim", Some(Trouble::LateAnswer(3 * LEASE)));
+    let one = bench.join(&slow).await;
+    table.until_held("a", "slow").await;
+    slow.trouble("beat", Some(Trouble::Fails));
+    sleep(LEASE + secs(5)).await;
+    slow.trouble("beat", None);
+    slow.trouble("claim", None);
+    let before = bench.script.calls().len();
+    assert_eq!(before, 0, "nothing is read before the answer");
+    // Another one has taken it over by then.
+    let two = bench.join(&table.worker("other")).await;
+    let taken = async {
+        while table.counts(&["other"]) != [2] {
+            sleep(secs(1)).await;
+            drop(two.read(Demand::new(1000, Duration::ZERO)).await.unwrap());
+        }
+    };
+    let _ = timeout(2 * LEASE, taken).await;
+    let held_by_other: Vec<ShardId> =
+        ["a", "b"].map(ShardId::from).into_iter().filter(|id| table.holder(id.as_str()) == Some("other".into())).collect();
+    sleep(2 * LEASE).await;
+    // Whatever the late answers gave, nothing of what the other one holds is delivered here.
+    loop {
+        let batch = one.read(Demand::new(1000, Duration::from_millis(10))).await.unwrap();
+        if batch.is_empty() {
+            break;
+        }
+        for message in batch.messages() {
+            let shard = crate::KinesisRecord::of(message).unwrap().shard().clone();
+            let is_held_by_other = held_by_other.contains(&shard) && table.holder(shard.as_str()) == Some("other".into());
+            assert!(!is_held_by_other, "{shard} is read by another worker");
+        }
+        batch.into_parts().1.settle(Verdicts::ACK).unwrap();
+    }
+    one.close(secs(10)).await.unwrap();
+    two.close(secs(10)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn panicking_task_is_noticed() {
+    for (call, restarted) in [("beat", false), ("rows", false), ("commit", true), ("release", false)] {
+        let (counts, log) = (Counts::default(), Log::default());
+        let (_recording, _listening) = (counts.record(), log.listen());
+        let script = Script::new(["a"]);
+        script.answer("a", (0..3).map(|at| then_idle(at * 10 + 1..=at * 10 + 5)));
+        let (bench, table) = (Bench::new(script, ""), Table::new());
+        let store = table.worker("one");
+        let session = bench.join(&store).await;
+        numbers(&session, 3).await;
+        store.trouble(call, Some(Trouble::Panics));
+        if call == "release" {
+            let row = table.row("a").unwrap();
+            // A worker that is alive asks for it.
+            let other = table.worker("other");
+            other.beat(&reads("arn:orders")).await.unwrap();
+            assert!(other.ask(&stream(), &"a".into(), row.hold.as_ref().unwrap(), None).await.unwrap());
+            table.nudge("one").await;
+        }
+        if restarted {
+            assert!(is_quiet(&session, 10 * secs(1)).await);
+            store.trouble(call, None);
+            sleep(secs(5)).await;
+            assert!(matches!(table.place("a"), Place::After(_)), "{call}: it does not store any more");
+            assert_ne!(session.status().state, State::Failed);
+        } else {
+            let ended = timeout(2 * MINUTE, async {
+                loop {
+                    match session.read(Demand::new(1000, secs(1))).await {
+                        Ok(_) => {}
+                        Err(error) => return error,
+                    }
+                }
+            });
+            let error = ended.await.unwrap_or_else(|_| panic!("{call}: it was not noticed"));
+            assert!(matches!(&error, InputError::Fatal(_)) && error.to_string().contains("so it was told"), "{error}");
+            assert_eq!(session.status().state, State::Failed, "{call}");
+            store.trouble(call, None);
+        }
+        assert!(counts.of("kinesis_input_panics_total", "") >= 1, "{call}");
+        assert!(log.at(Level::ERROR).iter().any(|line| line.contains("so it was told")), "{call}");
+        session.close(secs(10)).await.unwrap();
+        assert_eq!(session.pool.records().used, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn panicking_shard_task_is_noticed() {
+    let script = Script::new(["a", "b"]);
+    script.answer("a", [Answer::Panic]);
+    script.answer("b", [then_idle(1..=3)]);
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    let error = timeout(MINUTE, async {
+        loop {
+            if let Err(error) = session.read(Demand::new(1000, secs(1))).await {
+                return error;
+            }
+        }
+    });
+    let error = error.await.unwrap();
+    assert!(matches!(&error, InputError::Fatal(_)) && error.to_string().contains("orders a"), "{error}");
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn oversize_event_comes_with_late_acks() {
+    let script = Script::new(["big", "small"]);
+    // Larger than the pool, and other shards fill that: each ack comes after more than the patience of a reader.
+    let oversize = |at: u64| body([Piece::Wait(secs(1)), event([], Some(at), &[]), large(1000, 100_000), Piece::Hang]);
+    script.answer("big", (0..200).map(oversize));
+    let busy = (0..400_u64).flat_map(|at| [Piece::Wait(secs(7)), records([at + 1])]);
+    script.answer("small", [body(busy)]);
+    let bench = Bench::new(script, "enhanced_fan_out: {enabled: true, max_pending_bytes: 64KiB}");
+    let session = bench.open().await;
+    let came = timeout(20 * MINUTE, async {
+        let mut held = Vec::new();
+        loop {
+            let (shard, _, receipt) = take(&session).await;
+            if shard == "big" {
+                return;
+            }
+            held.push(receipt);
+            sleep(secs(32)).await;
+            for receipt in held.drain(..) {
+                receipt.settle(Verdicts::ACK).unwrap();
+            }
+        }
+    });
+    came.await.expect("the event never comes");
+    assert!(bench.script.calls_of("big").len() < 20, "{}", bench.script.calls_of("big").len());
+    session.close(secs(1)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_unacknowledged_message_beside_a_busy_shard() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let script = Script::new(["held", "busy"]);
+    script.answer("held", (0..200).map(|_| body((0..10).map(|at| records(at * 5 + 1..=at * 5 + 5)).chain([Piece::Hang]))));
+    script.answer("busy", (0..20).map(|_| body((0..60).flat_map(|at| [Piece::Wait(secs(5)), records([at + 1])]))));
+    let bench = Bench::new(script, "checkpoint_limit: 10");
+    let session = bench.open().await;
+    let mut kept = Vec::new();
+    let started = tokio::time::Instant::now();
+    let mut degraded_after = None;
+    while started.elapsed() < 10 * MINUTE {
+        let (shard, _, receipt) = take(&session).await;
+        if shard == "held" {
+            kept.push(receipt);
+        } else {
+            receipt.settle(Verdicts::ACK).unwrap();
+        }
+        if session.status().state == State::Degraded {
+            degraded_after.get_or_insert(started.elapsed());
+        }
+    }
+    assert!(degraded_after.is_some_and(|after| after <= MINUTE + secs(5)), "{degraded_after:?}");
+    let reason = session.status().reason.unwrap();
+    assert!(reason.contains("orders held") && reason.contains("acknowledges nothing"), "{reason}");
+    let warnings = log.at(Level::WARN);
+    let blocked = warnings.iter().filter(|line| line.contains("acknowledges nothing") && line.contains("shard=held "));
+    assert!((8..=10).contains(&blocked.count()), "{warnings:?}");
+    for receipt in kept {
+        receipt.settle(Verdicts::ACK).unwrap();
+    }
+    let (_, _, receipt) = take(&session).await;
+    receipt.settle(Verdicts::ACK).unwrap();
+    sleep(secs(2)).await;
+    assert_eq!(session.status().state, State::Connected, "{:?}", session.status());
+    session.close(secs(10)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn undecodable_event_is_degraded_within_a_minute() {
+    let script = Script::new(["a"]);
+    let bad = || {
+        let mut bytes = super::script::bytes(records([1]));
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        body([Piece::Bytes(bytes), Piece::Hang])
+    };
+    script.answer("a", (0..1000).map(|_| bad()));
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    assert!(is_quiet(&session, MINUTE).await);
+    let status = session.status();
+    assert_eq!(status.state, State::Degraded);
+    assert!(status.reason.as_ref().is_some_and(|reason| reason.contains("orders a")), "{status:?}");
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn store_unreachable_is_degraded_within_a_minute() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let script = Script::new(["a"]);
+    script.answer("a", (0..3).map(|at| then_idle(at * 10 + 1..=at * 10 + 5)));
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    bench.store.fails.store(true, Ordering::Relaxed);
+    numbers(&session, 5).await;
+    assert!(is_quiet(&session, MINUTE).await);
+    let status = session.status();
+    assert_eq!(status.state, State::Degraded);
+    assert!(status.reason.as_ref().is_some_and(|reason| reason.contains("checkpoints can't be stored")), "{status:?}");
+    // What is closed like that is not all well.
+    let closed = session.close(secs(10)).await;
+    assert!(closed.is_err());
+    assert!(!log.at(Level::INFO).iter().any(|line| line.contains("everything that was delivered is stored")));
+    assert!(log.at(Level::ERROR).iter().any(|line| line.contains("not stored")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_that_can_not_be_stored_is_degraded_and_names_its_shard() {
+    let script = Script::new(["a"]);
+    script.answer("a", [body([end([1], &[("b", &["a"])])])]);
+    script.answer("b", [then_idle(2..=3)]);
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    bench.store.fails.store(true, Ordering::Relaxed);
+    numbers(&session, 1).await;
+    assert!(is_quiet(&session, MINUTE).await);
+    let reason = session.status().reason.unwrap();
+    assert!(reason.contains("can't be stored"), "{reason}");
+    bench.store.fails.store(false, Ordering::Relaxed);
+    assert_eq!(numbers(&session, 2).await, [2, 3]);
+    sleep(secs(2)).await;
+    assert_eq!(session.status().state, State::Connected, "{:?}", session.status());
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_leases_are_degraded_and_count_as_lag() {
+    let counts = Counts::default();
+    let _recording = counts.record();
+    let script = Script::new(["a"]);
+    script.answer("a", (0..9).map(|at| then_idle(at * 10 + 1..=at * 10 + 5)));
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let session = bench.join(&table.worker("one")).await;
+    numbers(&session, 5).await;
+    table.close(true);
+    sleep(LEASE + MINUTE).await;
+    let status = session.status();
+    assert_eq!(status.state, State::Degraded);
+    assert!(status.reason.as_ref().is_some_and(|reason| reason.contains("no shard is read")), "{status:?}");
+    let lag = counts.gauge("kinesis_input_lag_seconds", "").unwrap();
+    assert!((50.0..100.0).contains(&lag), "{lag}");
+    sleep(10 * MINUTE).await;
+    assert!(counts.gauge("kinesis_input_lag_seconds", "").unwrap() > 600.0);
+    table.close(false);
+    numbers(&session, 5).await;
+    sleep(secs(10)).await;
+    assert_eq!(session.status().state, State::Connected, "{:?}", session.status());
+    assert!(counts.gauge("kinesis_input_lag_seconds", "").unwrap() < 60.0);
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lag_grows_with_the_clock() {
+    let counts = Counts::default();
+    let _recording = counts.record();
+    let lag = |shard: &str| counts.gauge("kinesis_input_behind_latest_seconds", shard);
+    let script = Script::new(["a"]);
+    let idle = |last: u64| (0..12).flat_map(move |_| [Piece::Wait(secs(5)), event([], Some(last), &[])]);
+    script.answer("a", [body([records([1])].into_iter().chain(idle(1)))]);
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    let (_, _, receipt) = take(&session).await;
+    sleep(secs(30)).await;
+    // The record that is out arrived long after this test's clock began, so nothing is said by its arrival.
+    receipt.settle(Verdicts::ACK).unwrap();
+    sleep(secs(10)).await;
+    assert_eq!(lag("a"), Some(0.0));
+    // Nothing more comes, and nothing can be asked: whatever is in the shard waits.
+    bench.script.refuse_all(Some(fault("InternalFailureException")));
+    sleep(5 * MINUTE).await;
+    let before = lag("a").unwrap();
+    sleep(MINUTE).await;
+    let after = lag("a").unwrap();
+    assert!(before > 180.0 && (59.0..61.0).contains(&(after - before)), "{before} {after}");
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_session_leaves_nothing() {
+    let script = Script::new(["a"]);
+    script.answer("a", [then_idle(1..=5)]);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let session = bench.join(&table.worker("one")).await;
+    numbers(&session, 5).await;
+    // Its leases are over and can't be given back.
+    table.close(true);
+    sleep(2 * LEASE).await;
+    drop(session);
+    sleep(secs(5)).await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelled_connect_leaves_nothing() {
+    let (bench, table) = (Bench::new(Script::new(["a"]), ""), Table::new());
+    let store = table.worker("one");
+    // The first heartbeat is written, and its answer is on the way when the host gives up.
+    store.trouble("beat", Some(Trouble::LateAnswer(secs(3))));
+    assert!(timeout(secs(1), bench.join(&store)).await.is_err());
+    assert_eq!(lock(&table.0.core).workers.len(), 1);
+    sleep(secs(5)).await;
+    assert!(lock(&table.0.core).workers.is_empty(), "the others would wait for it");
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_odd_answer_for_one_shard() {
+    for code in ["InvalidArgumentException", "ValidationException", "SerializationException"] {
+        let script = Script::new(["odd", "well"]);
+        script.answer("odd", [Answer::Refused(fault(code)), body([records([9]), Piece::Hang])]);
+        script.answer("well", [then_idle(1..=3)]);
+        let bench = Bench::new(script, "");
+        let session = bench.open().await;
+        let mut all = numbers(&session, 3).await;
+        sleep(secs(1)).await;
+        assert_eq!(session.status().state, State::Degraded, "{code}");
+        all.extend(numbers(&session, 1).await);
+        assert_eq!(all, [1, 2, 3, 9], "{code}");
+        assert_eq!(session.status().state, State::Connected, "{code}");
+        close(&session).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_streams_one_table_cleanup() {
+    let table = Table::new();
+    let others = table.worker("aaa");
+    let _beats = super::table::keeps_beating(others, reads("arn:others"));
+    let gone = Row::new("gone", Place::End(None));
+    lock(&table.0.core).rows.insert((stream(), "gone".into()), gone);
+    let bench = Bench::new(Script::new(["a"]), "");
+    let session = bench.join(&table.worker("zzz")).await;
+    let cleaned = async {
+        while table.row("gone").is_some() {
+            sleep(secs(1)).await;
+        }
+    };
+    timeout(10 * MINUTE, cleaned).await.expect("the smallest name reads another stream");
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn taken_over_subscriptions_are_told_as_another_fleet() {
+    let script = Script::new(["a"]);
+    let taken = |at: u64| body([records([at + 1]), Piece::Wait(secs(6)), super::script::exception("ResourceInUseException")]);
+    script.answer("a", (0..20).map(taken));
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    numbers(&session, 5).await;
+    let reason = session.status().reason.unwrap();
+    assert!(reason.contains("another fleet") && reason.contains("consumer_name"), "{reason}");
+    close(&session).await;
+}
