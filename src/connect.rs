@@ -232,10 +232,12 @@ impl Connecting<'_> {
         let streams = try_join_all(config.stream_entries().iter().map(|entry| self.find(entry))).await?;
         each_once(config.stream_entries(), &streams)?;
         let target = streams.iter().map(Stream::name).collect::<Vec<_>>().join(", ");
-        let common = Common { health: Arc::new(Health::new(&target, self.time.clone())), look: Arc::new(Notify::new()) };
+        let common =
+            Common { health: Arc::new(Health::new(&target, self.time.clone())), look: Arc::new(Notify::new()) };
         let registering = Semaphore::new(REGISTERING_AT_ONCE);
         let found = config.stream_entries().iter().zip(&streams);
-        let found = try_join_all(found.map(|(entry, stream)| self.prepare(entry, stream, &common, &registering))).await?;
+        let found =
+            try_join_all(found.map(|(entry, stream)| self.prepare(entry, stream, &common, &registering))).await?;
 
         let fan_out = &config.enhanced_fan_out;
         let pool = Pool::new(fan_out.max_pending_records as u64, fan_out.max_pending_bytes.bytes());

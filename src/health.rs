@@ -66,6 +66,8 @@ struct Condition {
     /// From when on it is shown.
     shown_from: Instant,
     logged: Option<Instant>,
+    /// When a subscription was granted after the last failure. If none follows it, the part has recovered.
+    granted: Option<Instant>,
 }
 
 /// A shard that waits for space, with what was acknowledged of it when that last changed.
@@ -138,7 +140,9 @@ impl Health {
             reason: String::new(),
             shown_from: now + grace,
             logged: None,
+            granted: None,
         });
+        condition.granted = None;
         condition.reason = reason.to_string();
         condition.shown_from = condition.shown_from.min(now + grace);
         self.count.store(conditions.len(), Ordering::Release);
@@ -153,9 +157,13 @@ impl Health {
     }
 
     fn retain(&self, keep: impl Fn(&Part) -> bool) {
+        self.retain_conditions(|part, _| keep(part));
+    }
+
+    fn retain_conditions(&self, keep: impl Fn(&Part, &Condition) -> bool) {
         let mut conditions = lock(&self.conditions);
         conditions.retain(|part, condition| {
-            let keeps = keep(part);
+            let keeps = keep(part, condition);
             if !keeps && condition.logged.is_some() {
                 self.meter.recovered(part, condition.since.elapsed());
             }
@@ -187,6 +195,16 @@ impl Health {
     /// Nothing else reads the shard with our consumer any more.
     pub(crate) fn own_consumer(&self, names: &ShardNames) {
         self.recovered(&Part::Shard(names.stream.clone(), names.shard.clone(), Aspect::Consumer));
+    }
+
+    /// A subscription of the shard was granted. What it brings will show whether it can be read.
+    pub(crate) fn granted(&self, names: &ShardNames) {
+        if self.count.load(Ordering::Acquire) > 0 {
+            let part = Part::Shard(names.stream.clone(), names.shard.clone(), Aspect::Reading);
+            if let Some(condition) = lock(&self.conditions).get_mut(&part) {
+                condition.granted = Some(Instant::now());
+            }
+        }
     }
 
     /// The shard is being read.
@@ -297,6 +315,9 @@ impl Health {
     pub(crate) fn report(&self, pool: &Pool) {
         let now = Instant::now();
         self.look_for_stalls(now);
+        if self.count.load(Ordering::Acquire) > 0 {
+            self.retain_conditions(|_, condition| condition.granted.is_none_or(|at| now.duration_since(at) < GRACE));
+        }
         let lag = self.report_lags(now);
         self.meter.report(pool, lag, lock(&self.conditions).values().filter(|one| one.shown_from <= now).count());
         let mut stalled = Vec::new();

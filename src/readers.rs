@@ -353,7 +353,10 @@ impl Readers {
         let settle = round::settle(self.tools.settings.rebalance_period);
         let (me, watch, asked) = (store.me(), &self.watch, &self.asked);
         let sight = Sight { now: *asked_at, me, workers, streams: &streams, watch, settle, asked };
-        self.tools.health.meter.workers(workers.iter().filter(|worker| self.watch.is_alive(&worker.id, *asked_at)).count());
+        self.tools
+            .health
+            .meter
+            .workers(workers.iter().filter(|worker| self.watch.is_alive(&worker.id, *asked_at)).count());
         let steps = if self.tools.settings.explicit {
             match round::told(&sight) {
                 Ok(steps) => steps,
@@ -431,7 +434,12 @@ fn occupied(stream: &Stream, shard: &ShardId, holder: &WorkerId) -> String {
 }
 
 impl Running {
-    fn start(&mut self, shard: (usize, ShardId, Stream), task: impl Future<Output = Outcome> + Send + 'static, on: &Handle) {
+    fn start(
+        &mut self,
+        shard: (usize, ShardId, Stream),
+        task: impl Future<Output = Outcome> + Send + 'static,
+        on: &Handle,
+    ) {
         let handle = self.tasks.spawn_on(task, on);
         self.shards.insert(handle.id(), shard);
     }

@@ -99,7 +99,6 @@ impl RecordTable {
     }
 }
 
-
 fn arrival(record: Record<'_>) -> Option<SystemTime> {
     let millis = record.arrival_millis()?;
     let from_epoch = Duration::from_millis(millis.unsigned_abs());

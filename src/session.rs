@@ -20,8 +20,8 @@ use crate::names::Stream;
 use crate::outbox::{Closed, Outbox};
 use crate::pool::Pool;
 use crate::sync::{Mutex, lock};
-use crate::{supervise, telemetry};
 use crate::threads::Threads;
+use crate::{supervise, telemetry};
 
 /// How often the gauges are set, and health is looked at.
 const POOL_PERIOD: Duration = Duration::from_secs(1);

@@ -121,7 +121,11 @@ impl Shards {
     pub(crate) async fn presence(&self, shard: &ShardId, since: Instant) -> Option<Presence> {
         let Listing { asked_at, shards } = self.list_or_report(since).await?;
         let is_listed = shards.iter().any(|listed| listed.id == *shard);
-        Some(if is_listed { Presence::Listed } else { Presence::Missing { asked_at, children: children(&shards, shard) } })
+        Some(if is_listed {
+            Presence::Listed
+        } else {
+            Presence::Missing { asked_at, children: children(&shards, shard) }
+        })
     }
 
     async fn list_or_report(&self, since: Instant) -> Option<Listing> {
@@ -140,7 +144,10 @@ impl Shards {
 pub(crate) enum Presence {
     Listed,
     /// A listing that was asked for then does not show it, but may show children of it.
-    Missing { asked_at: Instant, children: Vec<ChildShard> },
+    Missing {
+        asked_at: Instant,
+        children: Vec<ChildShard>,
+    },
 }
 
 fn children(shards: &[Listed], of: &ShardId) -> Vec<ChildShard> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, gauge};
 use tokio::time::Instant;
+use tracing::field::display;
 
 use crate::checkpoint::Leave;
 use crate::health::{Aspect, Part};
@@ -247,7 +248,10 @@ impl InputMeter {
     pub(crate) fn leases_over(&self, lease_period: Duration) {
         self.leases_good.store(0, Ordering::Relaxed);
         self.set(LEASES_GOOD, 0.0);
-        tracing::warn!(?lease_period, "leases could not be renewed in time; stopped reading, for others may read by now");
+        tracing::warn!(
+            ?lease_period,
+            "leases could not be renewed in time; stopped reading, for others may read by now"
+        );
     }
 
     pub(crate) fn leases_again(&self) {
@@ -290,8 +294,8 @@ impl InputMeter {
         }
         tracing::warn!(
             input = self.input,
-            stream = part.stream().map(tracing::field::display),
-            shard = part.shard().map(tracing::field::display),
+            stream = part.stream().map(display),
+            shard = part.shard().map(display),
             reason,
             for_seconds = lasts.as_secs(),
             "a part of the input is not read, delivered or stored"
@@ -302,8 +306,8 @@ impl InputMeter {
     pub(crate) fn recovered(&self, part: &Part, lasted: Duration) {
         tracing::info!(
             input = self.input,
-            stream = part.stream().map(tracing::field::display),
-            shard = part.shard().map(tracing::field::display),
+            stream = part.stream().map(display),
+            shard = part.shard().map(display),
             after_seconds = lasted.as_secs(),
             "a part of the input recovered"
         );

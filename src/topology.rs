@@ -157,13 +157,7 @@ enum Stored {
 
 impl Topology {
     pub(crate) fn new(explicit: Option<BTreeSet<ShardId>>, fresh: Fresh) -> Self {
-        Self {
-            nodes: BTreeMap::new(),
-            explicit,
-            fresh,
-            listed_at: None,
-            wants_listing: None,
-        }
+        Self { nodes: BTreeMap::new(), explicit, fresh, listed_at: None, wants_listing: None }
     }
 
     /// What is to be read of a stream that was made again: the same, from the same start, and nothing is known of it yet.
@@ -263,9 +257,7 @@ impl Topology {
         let is_needed = |id: &ShardId| {
             self.nodes.values().any(|node| node.listed && node.stored == Stored::No && node.parents.contains(id))
         };
-        rows.iter()
-            .filter(|row| row.unreadable.is_none() && is_gone(&row.shard) && !is_needed(&row.shard))
-            .collect()
+        rows.iter().filter(|row| row.unreadable.is_none() && is_gone(&row.shard) && !is_needed(&row.shard)).collect()
     }
 
     /// Whether rows are left of shards that are gone.
@@ -276,7 +268,10 @@ impl Topology {
     /// The shards that are to be read and are not at their end, and whose parents are: some worker should read them.
     pub(crate) fn unread(&self) -> Vec<ShardId> {
         let is_due = |id: &ShardId, node: &Node| {
-            self.wanted(id) && !node.gone && node.life != Life::Ended && node.parents.iter().all(|parent| self.done(parent))
+            self.wanted(id)
+                && !node.gone
+                && node.life != Life::Ended
+                && node.parents.iter().all(|parent| self.done(parent))
         };
         self.nodes.iter().filter(|(id, node)| is_due(id, node)).map(|(id, _)| id.clone()).collect()
     }
@@ -674,8 +669,8 @@ mod tests {
         topology.readable();
         let child = [ChildShard { id: "c".into(), parents: ids(&["a", "b"]) }];
         let start = Instant::now();
+        ["a", "b"].into_iter().for_each(|id| topology.claimed(&id.into()));
         for (id, after) in [("a", Duration::ZERO), ("b", CONFIRMED_AFTER / 2)] {
-            topology.claimed(&id.into());
             topology.children(&child, start + after);
             topology.ended(&id.into(), None);
             assert_eq!(topology.readable(), if id == "b" { ids(&["c"]) } else { ids(&[]) });

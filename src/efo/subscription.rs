@@ -164,6 +164,7 @@ impl Subscription {
             .map_err(|_| Fault::wire("Timeout", "the first frame of the subscription did not come"))??
             .ok_or_else(|| Fault::wire("Disconnected", "the subscription ended before its first frame"))?;
         self.progress.meter.subscribed();
+        self.shared.health.granted(&self.progress.names);
         Ok(Open { frames, prelude: Some(first), seen: Seen::default() })
     }
 

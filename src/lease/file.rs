@@ -243,7 +243,8 @@ impl LeaseStore for FileStore {
             {
                 let mut table = write.open_table(PLACES).map_err(failed(what))?;
                 let key = (stream.arn(), row.shard.as_str());
-                let now = table.get(key).map_err(failed(what))?.map(|value| self::row(row.shard.as_str(), value.value()));
+                let now =
+                    table.get(key).map_err(failed(what))?.map(|value| self::row(row.shard.as_str(), value.value()));
                 if now.is_some_and(|now| now == row) {
                     table.remove(key).map_err(failed(what))?;
                 }

@@ -139,9 +139,10 @@ pub(crate) async fn begin(
     match answered.await {
         Ok(Ok(Beat::Alive { nudges })) => Ok((Tenure::until(start + lease), nudges)),
         Ok(Err(error)) => Err(error),
-        Ok(Ok(Beat::Replaced)) | Err(_) => {
-            Err(StoreError::Failed { what: "show that this worker is alive", cause: "the task that does so ended".into() })
-        }
+        Ok(Ok(Beat::Replaced)) | Err(_) => Err(StoreError::Failed {
+            what: "show that this worker is alive",
+            cause: "the task that does so ended".into(),
+        }),
     }
 }
 

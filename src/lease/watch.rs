@@ -220,7 +220,15 @@ mod tests {
 
     fn row(hold: &Hold) -> Row {
         let hold = Some(hold.clone());
-        Row { shard: "s".into(), place: Place::Nowhere, hold, wanted_by: None, foreign: false, created: None, unreadable: None }
+        Row {
+            shard: "s".into(),
+            place: Place::Nowhere,
+            hold,
+            wanted_by: None,
+            foreign: false,
+            created: None,
+            unreadable: None,
+        }
     }
 
     fn look(watch: &mut Watch, now: Instant, workers: &[Worker], rows: &[Row]) {

@@ -14,7 +14,6 @@ use super::table::{LEASE, MINUTE, Table, place, reads, secs, stream, then_idle};
 use super::told::{Counts, Log};
 use crate::lease::memory::Trouble;
 use crate::lease::{Place, Row, SharedStore};
-use crate::names::ShardId;
 use crate::session::Session;
 use crate::sync::lock;
 use crate::topology::Listed;
@@ -56,7 +55,9 @@ async fn recreated_stream_is_read_after_a_restart() {
     assert_eq!(bench.stored("a").await, Place::After(place(120)));
     let warnings = log.at(Level::WARN);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    for said in ["made again", "created_before=\"1970-01-01T00:00:00.001Z\"", "created_now=\"1970-01-01T00:00:00.002Z\""] {
+    for said in
+        ["made again", "created_before=\"1970-01-01T00:00:00.001Z\"", "created_now=\"1970-01-01T00:00:00.002Z\""]
+    {
         assert!(warnings[0].contains(said), "{warnings:?}");
     }
     // Set aside, not deleted; and once.
@@ -358,7 +359,10 @@ async fn one_unacknowledged_message_beside_a_busy_shard() {
     let log = Log::default();
     let _listening = log.listen();
     let script = Script::new(["held", "busy"]);
-    script.answer("held", (0..200).map(|_| body((0..10).map(|at| records(at * 5 + 1..=at * 5 + 5)).chain([Piece::Hang]))));
+    script.answer(
+        "held",
+        (0..200).map(|_| body((0..10).map(|at| records(at * 5 + 1..=at * 5 + 5)).chain([Piece::Hang]))),
+    );
     script.answer("busy", (0..20).map(|_| body((0..60).flat_map(|at| [Piece::Wait(secs(5)), records([at + 1])]))));
     let bench = Bench::new(script, "checkpoint_limit: 10");
     let session = bench.open().await;
@@ -570,7 +574,8 @@ async fn two_streams_one_table_cleanup() {
 #[tokio::test(start_paused = true)]
 async fn taken_over_subscriptions_are_told_as_another_fleet() {
     let script = Script::new(["a"]);
-    let taken = |at: u64| body([records([at + 1]), Piece::Wait(secs(6)), super::script::exception("ResourceInUseException")]);
+    let taken =
+        |at: u64| body([records([at + 1]), Piece::Wait(secs(6)), super::script::exception("ResourceInUseException")]);
     script.answer("a", (0..20).map(taken));
     let bench = Bench::new(script, "");
     let session = bench.open().await;

@@ -341,7 +341,6 @@ impl LeaseStore for DynamoDbStore {
         let update = self
             .table
             .update(&self.stream_id(stream), shard.as_str())
-
             .expression_attribute_values(":me", text(self.me.as_str()))
             .expression_attribute_values(":lease", id.clone())
             .expression_attribute_values(":timeout", self.timeout())

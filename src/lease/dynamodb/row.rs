@@ -92,9 +92,9 @@ fn position(item: &Item) -> Result<Place, String> {
     let after = match item.get("SequenceNumber") {
         None => None,
         Some(AttributeValue::S(number)) if number.is_empty() => None,
-        Some(AttributeValue::S(number)) => Some(
-            SequenceNumber::stored(number).map_err(|error| format!("its SequenceNumber is {error}; {ADVICE}"))?,
-        ),
+        Some(AttributeValue::S(number)) => {
+            Some(SequenceNumber::stored(number).map_err(|error| format!("its SequenceNumber is {error}; {ADVICE}"))?)
+        }
         Some(_) => return Err(format!("its SequenceNumber is no text; {ADVICE}")),
     };
     let ended = match item.get("Ended") {
