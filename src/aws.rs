@@ -19,11 +19,15 @@ use aws_sdk_kinesis::types::{ConsumerStatus as SdkConsumerStatus, ShardIteratorT
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextMut;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef,
+};
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::date_time::Format;
 use aws_types::SdkConfig;
 use pipeline_plugin_api::causes;
+use tokio::time::Instant;
 
 use crate::access;
 use crate::names::{SequenceNumber, ShardId, Stream};
@@ -45,6 +49,7 @@ pub(crate) struct Aws {
     control: Client,
     subscriptions: Client,
     time: SharedTimeSource,
+    service_time: ServiceTime,
 }
 
 impl Aws {
@@ -52,8 +57,10 @@ impl Aws {
     pub(crate) fn new(session: &SdkConfig, endpoint: Option<&str>, subscriptions: SharedHttpClient) -> Self {
         let mut common = aws_sdk_kinesis::config::Builder::from(session);
         common.set_endpoint_url(endpoint.map(ToOwned::to_owned));
+        let service_time = ServiceTime::default();
         let control = common
             .clone()
+            .interceptor(service_time.clone())
             // A budget of its own: by default all clients in a process share one, of other inputs too.
             .retry_partition(RetryPartition::custom("kinesis-input-control").build())
             .timeout_config(
@@ -71,7 +78,12 @@ impl Aws {
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .build();
         let time = access::clock(session);
-        Self { control: Client::from_conf(control), subscriptions: Client::from_conf(subscriptions), time }
+        Self {
+            control: Client::from_conf(control),
+            subscriptions: Client::from_conf(subscriptions),
+            time,
+            service_time,
+        }
     }
 }
 
@@ -107,6 +119,11 @@ impl Aws {
 
 #[async_trait]
 impl Service for Aws {
+    fn time(&self) -> Option<SystemTime> {
+        let (date, answered) = (*lock(&self.service_time.0))?;
+        date.checked_add(answered.elapsed())
+    }
+
     async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault> {
         let call = self.control.describe_stream_summary();
         let call = if is_arn(name_or_arn) {
@@ -206,6 +223,31 @@ impl Service for Aws {
             (None, Err(error)) => Err(fault(&error)),
             (None, Ok(_)) => Err(incomplete("body")),
         }
+    }
+}
+
+/// The `Date` of the last answer, and when it came.
+#[derive(Debug, Clone, Default)]
+struct ServiceTime(Arc<Mutex<Option<(SystemTime, Instant)>>>);
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for ServiceTime {
+    fn name(&self) -> &'static str {
+        "ServiceTime"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _runtime_components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date");
+        let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
+        if let Some(date) = date.and_then(|date| SystemTime::try_from(date).ok()) {
+            *lock(&self.0) = Some((date, Instant::now()));
+        }
+        Ok(())
     }
 }
 

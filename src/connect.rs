@@ -418,7 +418,9 @@ impl Connecting<'_> {
         if self.config.start_from_oldest {
             return Ok(Fresh::Oldest);
         }
-        Ok(Fresh::At(self.store.pin_latest(stream, millis(self.time.now())).await?))
+        // By the clock that arrivals are told by. Ours may be ahead of it, and records that came in between would be skipped.
+        let now = self.service().time().unwrap_or_else(|| self.time.now());
+        Ok(Fresh::At(self.store.pin_latest(stream, millis(now)).await?))
     }
 
     async fn consumer_spec(&self, stream: &Stream) -> Result<ConsumerSpec, ConnectError> {

@@ -3,6 +3,7 @@
 //! One trait with the calls we make, in our own words; [`crate::aws`] is its implementation, and tests script it.
 
 use std::fmt::Debug;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use aws_smithy_types::body::SdkBody;
@@ -14,6 +15,11 @@ use crate::topology::{Listed, Start};
 /// The calls.
 #[async_trait]
 pub(crate) trait Service: Debug + Send + Sync + 'static {
+    /// What time it is by the clock of the service, as its last answer told; `None` if none has.
+    fn time(&self) -> Option<SystemTime> {
+        None
+    }
+
     /// Finds a stream by name or ARN.
     async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault>;
 

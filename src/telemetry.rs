@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, gauge};
 use tokio::time::Instant;
-use tracing::field::display;
 
 use crate::checkpoint::Leave;
 use crate::health::{Aspect, Part};

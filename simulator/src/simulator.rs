@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::Value;
@@ -216,7 +218,7 @@ impl Simulator {
             };
             self.tell(now, link, operation, &asked.unwrap_or_default().to_string(), &said);
         }
-        match reply {
+        let mut answer = match reply {
             Ok(Reply::Json(answer)) => encoding.answer(200, &answer),
             Ok(Reply::Subscription(id)) => {
                 let body = Body::subscription(self.clone(), id, link.clone(), clock.clone());
@@ -226,7 +228,13 @@ impl Simulator {
                 answer
             }
             Err(error) => encoding.answer(error.status, &error.to_json()),
+        };
+        let seconds = (now.millis() / 1000) as i64;
+        let date = DateTime::from_secs(seconds).fmt(Format::HttpDate).ok();
+        if let Some(date) = date.and_then(|date| http::HeaderValue::try_from(date).ok()) {
+            answer.headers_mut().insert(http::header::DATE, date);
         }
+        answer
     }
 
     fn lost(&self, clock: &Clock, link: &Link, operation: &str, how: NoAnswer) -> Result<Response<Body>, NoAnswer> {

@@ -16,7 +16,7 @@ use crate::lease::memory::Trouble;
 use crate::lease::{Place, Row, SharedStore};
 use crate::session::Session;
 use crate::sync::lock;
-use crate::topology::Listed;
+use crate::topology::{Listed, Start};
 
 fn begins(at: u64, listed: Listed) -> Listed {
     Listed { begin: Some(place(at)), ..listed }
@@ -582,5 +582,17 @@ async fn taken_over_subscriptions_are_told_as_another_fleet() {
     numbers(&session, 5).await;
     let reason = session.status().reason.unwrap();
     assert!(reason.contains("another fleet") && reason.contains("consumer_name"), "{reason}");
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn latest_is_pinned_by_the_clock_of_the_service() {
+    let bench = Bench::new(Script::new(["a"]), "start_from_oldest: false");
+    // Minutes behind ours: by ours, what came since would be skipped.
+    bench.script.tell_time(std::time::UNIX_EPOCH + secs(1_000));
+    bench.script.answer("a", [then_idle(1..=1)]);
+    let session = bench.open().await;
+    numbers(&session, 1).await;
+    assert_eq!(bench.script.calls()[0].start, Start::At(1_000_000));
     close(&session).await;
 }

@@ -62,6 +62,8 @@ struct Core {
     /// What every subscription gets that no answer is left for.
     otherwise: Option<Fault>,
     listing: Vec<Listed>,
+    /// What time the service says it is.
+    time: Option<std::time::SystemTime>,
     /// When the stream was created.
     created: Option<i64>,
     /// Why the stream is not found.
@@ -87,6 +89,7 @@ impl Script {
             answers: HashMap::new(),
             otherwise: None,
             listing,
+            time: None,
             created: None,
             unfound: None,
             listing_is_silent: false,
@@ -126,6 +129,11 @@ impl Script {
     /// The stream can't be found.
     pub(super) fn lose_stream(&self, fault: Fault) {
         lock(&self.core).unfound = Some(fault);
+    }
+
+    /// The service says that it is this time.
+    pub(super) fn tell_time(&self, time: std::time::SystemTime) {
+        lock(&self.core).time = Some(time);
     }
 
     /// The stream was created at this time. One that was deleted is there again, without its consumer.
@@ -271,6 +279,10 @@ pub(super) fn bytes(piece: Piece) -> Vec<u8> {
 
 #[async_trait]
 impl Service for Script {
+    fn time(&self) -> Option<std::time::SystemTime> {
+        lock(&self.core).time
+    }
+
     async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault> {
         assert!(["orders", "arn:orders"].contains(&name_or_arn), "{name_or_arn}");
         if let Some(fault) = lock(&self.core).unfound.clone() {
