@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use metrics_util::MetricKindMask;
 use pipeline_plugin_api::config::Detail;
 use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 
@@ -77,6 +78,9 @@ struct Run {
     #[arg(long, value_name = "ADDR", value_parser = address)]
     metrics: Option<SocketAddr>,
 }
+
+/// A gauge that was not set for this long is not served any more.
+const IDLE_GAUGES: Duration = Duration::from_secs(15);
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse::<u16>() {
@@ -168,7 +172,10 @@ async fn run_pipeline(arguments: &Run, registry: &Registry, terminal: &Terminal)
         tracing::warn!("{warning}");
     }
     if let Some(address) = arguments.metrics {
-        let exporter = metrics_exporter_prometheus::PrometheusBuilder::new().with_http_listener(address);
+        // All gauges are set every second; those of shards that are not read here any more are left out.
+        let exporter = metrics_exporter_prometheus::PrometheusBuilder::new()
+            .with_http_listener(address)
+            .idle_timeout(MetricKindMask::GAUGE, Some(IDLE_GAUGES));
         if let Err(error) = exporter.install() {
             return fail(Exit::Failed, &format!("metrics can't be served at {address}: {error}"));
         }

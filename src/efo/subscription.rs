@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pipeline_plugin_api::Message;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::body::{Frames, SILENCE_CODE as SILENCE};
@@ -188,12 +189,12 @@ impl Subscription {
             match open.frames.frame(&prelude).await? {
                 // What was granted for a larger frame waits for it: what comes before it are frames without records.
                 Frame::Event(event) if is_spare && event.rows.is_empty() => {
-                    let kept = permit.split(event.rows.kept_bytes() as u64);
+                    let kept = permit.split(held_bytes(&event.rows));
                     self.spare = Some(permit);
                     return Ok(Some((event, kept)));
                 }
                 Frame::Event(event) => {
-                    permit.shrink_to(event.rows.kept_bytes() as u64);
+                    permit.shrink_to(held_bytes(&event.rows));
                     return Ok(Some((event, permit)));
                 }
                 Frame::InitialResponse => self.spare = Some(permit).filter(|_| is_spare),
@@ -494,6 +495,11 @@ impl Drop for Subscription {
         // Ended, lost or stopped: reading it is over here.
         self.shared.health.forget(&self.progress.names);
     }
+}
+
+/// Bytes of memory that records hold until they are acknowledged, with the messages that they are handed out as.
+fn held_bytes(rows: &Rows) -> u64 {
+    (rows.kept_bytes() + rows.len() * size_of::<Message>()) as u64
 }
 
 /// The `message` in the payload of an exception.

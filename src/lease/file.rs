@@ -5,6 +5,7 @@
 //! that uses the file and naming it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write as _};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -52,9 +53,11 @@ pub(crate) struct FileStore {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
-    database: Database,
+    /// `None` after something went wrong with it: redb takes nothing any more after an error of the disk, so it is opened
+    /// anew, which repairs it.
+    database: Mutex<Option<Database>>,
+    opener: Opener,
     path: PathBuf,
     identity: String,
     /// The shards that are claimed, with the epoch of the claim. In memory: a process that is gone owns nothing.
@@ -62,6 +65,9 @@ struct Inner {
     /// Held for as long as the store lives. After `database`, so that it goes last.
     _lock: LockFile,
 }
+
+/// How the database of a path is opened; made if it isn't there, where the flag says so.
+type Opener = Box<dyn Fn(&Path, bool) -> Result<Database, DatabaseError> + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct Claims {
@@ -87,10 +93,15 @@ impl FileStore {
     }
 
     fn open_now(path: PathBuf) -> Result<Self, StoreError> {
+        Self::open_by(path, Box::new(open_database))
+    }
+
+    fn open_by(path: PathBuf, opener: Opener) -> Result<Self, StoreError> {
         let lock = LockFile::take(&path)?;
-        let database = Database::create(&path).map_err(|error| opening(&path, &error))?;
+        let database = opener(&path, true).map_err(|error| opening(&path, &error))?;
         let identity = Self::prepare(&database, &path)?;
-        let inner = Inner { database, path, identity, claims: Mutex::default(), _lock: lock };
+        let database = Mutex::new(Some(database));
+        let inner = Inner { database, opener, path, identity, claims: Mutex::default(), _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -130,6 +141,19 @@ impl FileStore {
     }
 }
 
+fn open_database(path: &Path, create: bool) -> Result<Database, DatabaseError> {
+    let mut builder = Database::builder();
+    // A file that was changed by something else is an error then, and no panic.
+    builder.set_check_integrity_on_open(true);
+    if create { builder.create(path) } else { builder.open(path) }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileStore").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 /// A name for a new file: the file's own, and something that no other file has.
 fn new_identity(path: &Path) -> String {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -145,73 +169,76 @@ impl LeaseStore for FileStore {
 
     async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError> {
         let (inner, stream) = (Arc::clone(&self.inner), stream.clone());
-        blocking("read checkpoints", move || {
-            let what = "read checkpoints";
-            let read = inner.database.begin_read().map_err(failed(what))?;
-            let table = read.open_table(PLACES).map_err(failed(what))?;
-            let mut rows = Vec::new();
-            for entry in table.range((stream.arn(), "")..).map_err(failed(what))? {
-                let (key, value) = entry.map_err(failed(what))?;
-                let (arn, shard) = key.value();
-                if arn != stream.arn() {
-                    break;
+        let what = "read checkpoints";
+        inner
+            .work(what, move |_, database| {
+                let read = database.begin_read().map_err(failed(what))?;
+                let table = read.open_table(PLACES).map_err(failed(what))?;
+                let mut rows = Vec::new();
+                for entry in table.range((stream.arn(), "")..).map_err(failed(what))? {
+                    let (key, value) = entry.map_err(failed(what))?;
+                    let (arn, shard) = key.value();
+                    if arn != stream.arn() {
+                        break;
+                    }
+                    rows.push(row(shard, value.value()));
                 }
-                rows.push(row(shard, value.value()));
-            }
-            Ok(rows)
-        })
-        .await
+                Ok(rows)
+            })
+            .await
     }
 
     async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError> {
         let (inner, stream) = (Arc::clone(&self.inner), stream.clone());
-        blocking("store the meaning of latest", move || {
-            let what = "store the meaning of latest";
-            let write = inner.begin_write(what)?;
-            let pinned = {
-                let mut table = write.open_table(PINS).map_err(failed(what))?;
-                let known = table.get(stream.arn()).map_err(failed(what))?.map(|value| value.value());
-                if let Some(pinned) = known {
-                    pinned
-                } else {
-                    table.insert(stream.arn(), now).map_err(failed(what))?;
-                    now
-                }
-            };
-            write.commit().map_err(failed(what))?;
-            Ok(pinned)
-        })
-        .await
+        let what = "store the meaning of latest";
+        inner
+            .work(what, move |_, database| {
+                let write = begin_write(database, what)?;
+                let pinned = {
+                    let mut table = write.open_table(PINS).map_err(failed(what))?;
+                    let known = table.get(stream.arn()).map_err(failed(what))?.map(|value| value.value());
+                    if let Some(pinned) = known {
+                        pinned
+                    } else {
+                        table.insert(stream.arn(), now).map_err(failed(what))?;
+                        now
+                    }
+                };
+                write.commit().map_err(failed(what))?;
+                Ok(pinned)
+            })
+            .await
     }
 
     async fn claim(&self, stream: &Stream, shard: &ShardId, _: From<'_>) -> Result<Claim, StoreError> {
         let (inner, stream, shard) = (Arc::clone(&self.inner), stream.clone(), shard.clone());
-        blocking("claim a shard", move || {
-            let what = "claim a shard";
-            let place = {
-                let read = inner.database.begin_read().map_err(failed(what))?;
-                let table = read.open_table(PLACES).map_err(failed(what))?;
-                match table.get((stream.arn(), shard.as_str())).map_err(failed(what))? {
-                    Some(value) => {
-                        let (place, created) = inner.place(value.value())?;
-                        if created.is_some_and(|life| stream.created().is_some_and(|ours| ours != life)) {
-                            return Ok(Claim::HeldBy("another life of the stream".into()));
+        let what = "claim a shard";
+        inner
+            .work(what, move |inner, database| {
+                let place = {
+                    let read = database.begin_read().map_err(failed(what))?;
+                    let table = read.open_table(PLACES).map_err(failed(what))?;
+                    match table.get((stream.arn(), shard.as_str())).map_err(failed(what))? {
+                        Some(value) => {
+                            let (place, created) = inner.place(value.value())?;
+                            if created.is_some_and(|life| stream.created().is_some_and(|ours| ours != life)) {
+                                return Ok(Claim::HeldBy("another life of the stream".into()));
+                            }
+                            place
                         }
-                        place
+                        None => Place::Nowhere,
                     }
-                    None => Place::Nowhere,
+                };
+                let mut claims = lock(&inner.claims);
+                if claims.owned.contains_key(&(stream.clone(), shard.clone())) {
+                    return Ok(Claim::HeldBy("this process".into()));
                 }
-            };
-            let mut claims = lock(&inner.claims);
-            if claims.owned.contains_key(&(stream.clone(), shard.clone())) {
-                return Ok(Claim::HeldBy("this process".into()));
-            }
-            claims.epoch += 1;
-            let epoch = claims.epoch;
-            claims.owned.insert((stream.clone(), shard.clone()), epoch);
-            Ok(Claim::Owned(Lease { stream, shard, epoch }, place))
-        })
-        .await
+                claims.epoch += 1;
+                let epoch = claims.epoch;
+                claims.owned.insert((stream.clone(), shard.clone()), epoch);
+                Ok(Claim::Owned(Lease { stream, shard, epoch }, place))
+            })
+            .await
     }
 
     /// All of them on the disk, or none.
@@ -238,44 +265,46 @@ impl LeaseStore for FileStore {
     async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError> {
         let (inner, stream, row) = (Arc::clone(&self.inner), stream.clone(), row.clone());
         let what = "forget a shard that is gone";
-        blocking(what, move || {
-            let write = inner.begin_write(what)?;
-            {
-                let mut table = write.open_table(PLACES).map_err(failed(what))?;
-                let key = (stream.arn(), row.shard.as_str());
-                let now =
-                    table.get(key).map_err(failed(what))?.map(|value| self::row(row.shard.as_str(), value.value()));
-                if now.is_some_and(|now| now == row) {
-                    table.remove(key).map_err(failed(what))?;
+        inner
+            .work(what, move |_, database| {
+                let write = begin_write(database, what)?;
+                {
+                    let mut table = write.open_table(PLACES).map_err(failed(what))?;
+                    let key = (stream.arn(), row.shard.as_str());
+                    let now =
+                        table.get(key).map_err(failed(what))?.map(|value| self::row(row.shard.as_str(), value.value()));
+                    if now.is_some_and(|now| now == row) {
+                        table.remove(key).map_err(failed(what))?;
+                    }
                 }
-            }
-            write.commit().map_err(failed(what))
-        })
-        .await
+                write.commit().map_err(failed(what))
+            })
+            .await
     }
 
     async fn set_aside(&self, stream: &Stream, row: &Row) -> Result<bool, StoreError> {
         let (inner, stream, row) = (Arc::clone(&self.inner), stream.clone(), row.clone());
         let what = "set aside the checkpoint of a former stream";
-        blocking(what, move || {
-            let write = inner.begin_write(what)?;
-            let is_unchanged = {
-                let mut table = write.open_table(PLACES).map_err(failed(what))?;
-                let key = (stream.arn(), row.shard.as_str());
-                let now = table.get(key).map_err(failed(what))?.map(|value| value.value().to_owned());
-                let same = now.filter(|now| self::row(row.shard.as_str(), now) == row);
-                if let Some(text) = &same {
-                    let mut former = write.open_table(FORMER).map_err(failed(what))?;
-                    former.insert(key, text.as_str()).map_err(failed(what))?;
-                    table.remove(key).map_err(failed(what))?;
-                }
-                same.is_some()
-            };
-            write.commit().map_err(failed(what))?;
-            lock(&inner.claims).owned.remove(&(stream, row.shard));
-            Ok(is_unchanged)
-        })
-        .await
+        inner
+            .work(what, move |inner, database| {
+                let write = begin_write(database, what)?;
+                let is_unchanged = {
+                    let mut table = write.open_table(PLACES).map_err(failed(what))?;
+                    let key = (stream.arn(), row.shard.as_str());
+                    let now = table.get(key).map_err(failed(what))?.map(|value| value.value().to_owned());
+                    let same = now.filter(|now| self::row(row.shard.as_str(), now) == row);
+                    if let Some(text) = &same {
+                        let mut former = write.open_table(FORMER).map_err(failed(what))?;
+                        former.insert(key, text.as_str()).map_err(failed(what))?;
+                        table.remove(key).map_err(failed(what))?;
+                    }
+                    same.is_some()
+                };
+                write.commit().map_err(failed(what))?;
+                lock(&inner.claims).owned.remove(&(stream, row.shard));
+                Ok(is_unchanged)
+            })
+            .await
     }
 }
 
@@ -283,7 +312,7 @@ impl FileStore {
     async fn store(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
         let inner = Arc::clone(&self.inner);
         let count = writes.len();
-        let stored = blocking("store checkpoints", move || inner.store(writes)).await;
+        let stored = inner.work("store checkpoints", move |inner, database| inner.store(database, writes)).await;
         match stored {
             Ok(written) => written.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error); count],
@@ -292,9 +321,46 @@ impl FileStore {
 }
 
 impl Inner {
-    fn store(&self, writes: Vec<Write>) -> Result<Vec<Written>, StoreError> {
+    /// Does something with the database where that holds nobody up. If it fails, the next call opens the file anew.
+    async fn work<T: Send + 'static>(
+        self: Arc<Self>,
+        what: &'static str,
+        work: impl FnOnce(&Self, &Database) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        blocking(what, move || {
+            let mut slot = lock(&self.database);
+            // Left empty if this panics.
+            let database = match slot.take() {
+                Some(database) => database,
+                None => self.reopen()?,
+            };
+            let done = work(&self, &database);
+            if !matches!(done, Err(StoreError::Failed { .. })) {
+                *slot = Some(database);
+            }
+            done
+        })
+        .await
+    }
+
+    /// Opens the file again. It has to be the one that it was.
+    fn reopen(&self) -> Result<Database, StoreError> {
+        let what = "open the checkpoint file again";
+        if !self.path.exists() {
+            let cause = format!("{} is gone; it was moved or removed while it was in use", self.path.display());
+            return Err(StoreError::Failed { what, cause });
+        }
+        let database = (self.opener)(&self.path, false).map_err(failed(what))?;
+        if FileStore::prepare(&database, &self.path)? != self.identity {
+            let what = "another file was put in its place while it was in use; restart to use it".into();
+            return Err(StoreError::Foreign { path: self.path.clone(), what });
+        }
+        Ok(database)
+    }
+
+    fn store(&self, database: &Database, writes: Vec<Write>) -> Result<Vec<Written>, StoreError> {
         let what = "store checkpoints";
-        let write = self.begin_write(what)?;
+        let write = begin_write(database, what)?;
         let mut written = Vec::with_capacity(writes.len());
         {
             let mut table = write.open_table(PLACES).map_err(failed(what))?;
@@ -322,17 +388,17 @@ impl Inner {
         Ok(written)
     }
 
-    fn begin_write(&self, what: &'static str) -> Result<redb::WriteTransaction, StoreError> {
-        let mut write = self.database.begin_write().map_err(failed(what))?;
-        // On the disk before it returns: what was stored survives a power cut too.
-        write.set_durability(Durability::Immediate).map_err(failed(what))?;
-        Ok(write)
-    }
-
     /// A place, and when its stream was created.
     fn place(&self, text: &str) -> Result<(Place, Option<i64>), StoreError> {
         place(text).map_err(|what| StoreError::Foreign { path: self.path.clone(), what })
     }
+}
+
+fn begin_write(database: &Database, what: &'static str) -> Result<redb::WriteTransaction, StoreError> {
+    let mut write = database.begin_write().map_err(failed(what))?;
+    // On the disk before it returns: what was stored survives a power cut too.
+    write.set_durability(Durability::Immediate).map_err(failed(what))?;
+    Ok(write)
 }
 
 /// A place, and when its stream was created; or what is wrong with it.
@@ -379,12 +445,12 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> StoreError {
+fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> StoreError {
     move |error| StoreError::Failed { what, cause: error.to_string() }
 }
 
-fn opening(path: &Path, error: &redb::DatabaseError) -> StoreError {
-    if let redb::DatabaseError::DatabaseAlreadyOpen = error {
+fn opening(path: &Path, error: &DatabaseError) -> StoreError {
+    if let DatabaseError::DatabaseAlreadyOpen = error {
         return StoreError::InUse { path: path.into(), holder: "another process".into() };
     }
     let advice = "choose a path that this process may write, or remove the file to begin anew";
@@ -496,5 +562,163 @@ mod tests {
         std::fs::write(&other, "not a database at all, but long enough to be looked at".repeat(100)).unwrap();
         let other = FileStore::open(&other).await.unwrap_err();
         assert!(matches!(other, StoreError::Unusable { .. }), "{other}");
+    }
+
+    /// A disk that refuses some of what is asked of it.
+    #[derive(Debug)]
+    struct Disk {
+        file: redb::backends::FileBackend,
+        trouble: Arc<Mutex<Option<Trouble>>>,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Trouble {
+        /// It is full: it takes no more bytes, and no more length.
+        Full,
+        /// Nothing that is written or synced gets there.
+        Io,
+        /// It was mounted read-only.
+        ReadOnly,
+        /// Nothing can be read either.
+        Dead,
+    }
+
+    impl Disk {
+        fn fails(&self, is_read: bool) -> std::io::Result<()> {
+            let code = match *lock(&self.trouble) {
+                Some(Trouble::Full) if !is_read => 28,
+                Some(Trouble::Io) if !is_read => 5,
+                Some(Trouble::ReadOnly) if !is_read => 30,
+                Some(Trouble::Dead) => 5,
+                _ => return Ok(()),
+            };
+            Err(std::io::Error::from_raw_os_error(code))
+        }
+    }
+
+    impl redb::StorageBackend for Disk {
+        fn len(&self) -> std::io::Result<u64> {
+            self.fails(true)?;
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+            self.fails(true)?;
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> std::io::Result<()> {
+            self.fails(false)?;
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> std::io::Result<()> {
+            self.fails(false)?;
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+            self.fails(false)?;
+            self.file.write(offset, data)
+        }
+    }
+
+    /// A store on such a disk, and a shard that is claimed.
+    struct OnDisk {
+        folder: tempfile::TempDir,
+        trouble: Arc<Mutex<Option<Trouble>>>,
+        store: FileStore,
+        lease: Lease,
+    }
+
+    impl OnDisk {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let trouble = Arc::<Mutex<Option<Trouble>>>::default();
+            let on_disk = Arc::clone(&trouble);
+            let opener = move |path: &Path, create: bool| {
+                let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
+                let disk = Disk { file: redb::backends::FileBackend::new(file)?, trouble: Arc::clone(&on_disk) };
+                Database::builder().create_with_backend(disk)
+            };
+            let store = FileStore::open_by(folder.path().join("checkpoints"), Box::new(opener)).unwrap();
+            let stream = Stream::new("orders", "arn:orders");
+            let claim = store.claim(&stream, &"s".into(), From::Nobody).await.unwrap();
+            let Claim::Owned(lease, _) = claim else { panic!("held") };
+            Self { folder, trouble, store, lease }
+        }
+
+        async fn write(&self, number: u64) -> Result<Written, StoreError> {
+            let place = Place::After(SequenceNumber::new(&number.to_string()).unwrap());
+            self.store.commit(vec![Write::new(&self.lease, place)]).await.remove(0)
+        }
+
+        async fn place(&self) -> Place {
+            self.store.rows(&self.lease.stream).await.unwrap().remove(0).place
+        }
+
+        /// Stores through a spell of trouble; by itself it stores again afterwards, and nothing of before is lost.
+        async fn survives(&self, trouble: Trouble) {
+            self.write(1).await.unwrap();
+            *lock(&self.trouble) = Some(trouble);
+            for number in 2..10 {
+                let error = self.write(number).await.unwrap_err();
+                assert!(matches!(error, StoreError::Failed { .. }), "{error}");
+            }
+            *lock(&self.trouble) = None;
+            let before = self.place().await;
+            assert_eq!(before, Place::After(SequenceNumber::new("1").unwrap()), "{trouble:?}");
+            self.write(10).await.unwrap();
+            assert_eq!(self.place().await, Place::After(SequenceNumber::new("10").unwrap()));
+        }
+    }
+
+    #[tokio::test]
+    async fn checkpoint_file_survives_a_full_disk() {
+        OnDisk::new().await.survives(Trouble::Full).await;
+    }
+
+    #[tokio::test]
+    async fn checkpoint_file_survives_an_io_error() {
+        for trouble in [Trouble::Io, Trouble::Dead] {
+            OnDisk::new().await.survives(trouble).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn checkpoint_file_survives_a_read_only_spell() {
+        OnDisk::new().await.survives(Trouble::ReadOnly).await;
+    }
+
+    #[tokio::test]
+    async fn trouble_at_any_write_loses_nothing_that_was_stored() {
+        let on_disk = OnDisk::new().await;
+        for round in 1..40 {
+            on_disk.write(round * 10).await.unwrap();
+            *lock(&on_disk.trouble) = Some([Trouble::Full, Trouble::Io, Trouble::Dead][round as usize % 3]);
+            for _ in 0..round % 4 {
+                let _ = on_disk.write(round * 10 + 1).await;
+            }
+            *lock(&on_disk.trouble) = None;
+            let Place::After(place) = on_disk.place().await else { panic!("lost") };
+            assert!(place.as_str().parse::<u64>().unwrap() >= round * 10);
+        }
+    }
+
+    #[tokio::test]
+    async fn file_that_was_replaced_or_removed_is_not_taken_for_ours() {
+        let (ours, other) = (OnDisk::new().await, OnDisk::new().await);
+        ours.write(1).await.unwrap();
+        let path = ours.folder.path().join("checkpoints");
+        *lock(&ours.trouble) = Some(Trouble::Io);
+        ours.write(2).await.unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        *lock(&ours.trouble) = None;
+        let gone = ours.write(2).await.unwrap_err().to_string();
+        assert!(gone.contains("moved or removed"), "{gone}");
+        drop(other.store);
+        std::fs::rename(other.folder.path().join("checkpoints"), &path).unwrap();
+        let replaced = ours.write(2).await.unwrap_err().to_string();
+        assert!(replaced.contains("another file was put in its place"), "{replaced}");
     }
 }
