@@ -1,19 +1,35 @@
 //! With which region, credentials and connections is AWS reached?
 
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
 use aws_config::identity::IdentityCache;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, ConfigLoader};
 use aws_credential_types::Credentials as AwsCredentials;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::{SharedTimeSource, SystemTimeSource};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::SdkConfig;
+use aws_types::os_shim_internal::{Env, Fs};
 use aws_types::region::Region;
+use futures::FutureExt;
+use http::Uri;
 use pipeline_plugin_api::causes;
+use tokio::time::timeout;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use crate::config::{Config, Credentials, StreamRef};
+
+/// How long credentials may take to come, all tries of their provider included.
+const CREDENTIALS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why AWS can't be reached at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +41,34 @@ pub enum AccessError {
     /// Two ARNs contradict each other.
     #[error("the streams are in different regions ({0} and {1}): use one input for each region")]
     TwoRegions(String, String),
-    /// No credentials anywhere, or none that work.
+    /// A region that can't be the name of one.
+    #[error("region {0:?}: expected letters, digits and `-`, as in eu-west-1")]
+    BadRegion(String),
+    /// Credentials that are configured can't be right.
+    #[error("the AWS credentials can't be used: {0}")]
+    BadCredentials(String),
+    /// Credentials are configured, and can't be had at the moment.
+    #[error("the AWS credentials can't be had yet: {0}")]
+    CredentialsUnavailable(String),
+    /// A proxy of the environment can't be used. Its address may hold a password, so it is not shown.
+    #[error("{variable} {what}; correct it, or unset it")]
+    BadProxy {
+        /// The variable of the environment.
+        variable: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// A file of certificates can't be used.
+    #[error("{variable}: {path}: {cause}")]
+    BadCertificates {
+        /// What names the file.
+        variable: String,
+        /// The file.
+        path: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// No credentials anywhere.
     #[error(
         "no AWS credentials: set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), in a profile, or \
          in `credentials`. What was tried: {0}"
@@ -54,10 +97,10 @@ pub(crate) fn clock(session: &SdkConfig) -> SharedTimeSource {
 
 /// The session for the Kinesis API, with credentials that were there when it was made.
 pub(crate) async fn kinesis(config: &Config, outside: &Outside) -> Result<SdkConfig, AccessError> {
-    session(region(config)?, &config.credentials, outside).await
+    session(region(config)?, config.endpoint.as_deref(), &config.credentials, outside).await
 }
 
-/// The session for the lease table: that of the streams, unless the table has one of its own.
+/// The session for the lease table: that of the streams, its endpoint included, unless the table has one of its own.
 pub(crate) async fn dynamodb(
     config: &Config,
     kinesis: &SdkConfig,
@@ -68,19 +111,34 @@ pub(crate) async fn dynamodb(
         return Ok(kinesis.clone());
     }
     let region = table.region.as_deref().map(ToOwned::to_owned).or_else(|| kinesis.region().map(ToString::to_string));
-    // An endpoint alone makes a session of its own too, with the credentials that there are.
     if table.credentials == Credentials::default() {
-        return Ok(kinesis.clone().into_builder().region(region.map(Region::new)).build());
+        return beside(kinesis, region, table.endpoint.as_deref(), outside).await;
     }
-    session(region, &table.credentials, outside).await
+    session(region, table.endpoint.as_deref(), &table.credentials, outside).await
 }
 
-/// A session in this region, or in the environment's.
-pub(crate) async fn session(
+/// A session with the credentials of another one.
+pub(crate) async fn beside(
+    other: &SdkConfig,
     region: Option<String>,
-    credentials: &Credentials,
+    endpoint: Option<&str>,
     outside: &Outside,
 ) -> Result<SdkConfig, AccessError> {
+    let mut session = loader(region, endpoint, None, outside)?;
+    if let Some(credentials) = other.credentials_provider() {
+        session = session.credentials_provider(credentials);
+    }
+    with_region(session.load().await)
+}
+
+/// What every session begins with: what the configuration says, and the environment and the shared files where it is silent.
+fn loader(
+    region: Option<String>,
+    endpoint: Option<&str>,
+    profile: Option<&str>,
+    outside: &Outside,
+) -> Result<ConfigLoader, AccessError> {
+    check_proxies(|name| std::env::var(name).ok())?;
     let mut loader = ConfigLoader::default()
         .behavior_version(BehaviorVersion::latest())
         .http_client(outside.http.clone())
@@ -88,43 +146,181 @@ pub(crate) async fn session(
     if let Some(region) = region {
         loader = loader.region(Region::new(region));
     }
-    if let Some(profile) = credentials.profile.as_deref() {
+    if let Some(endpoint) = endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    if let Some(profile) = profile {
         loader = loader.profile_name(profile);
-        let chain = DefaultCredentialsChain::builder().profile_name(profile).build().await;
-        loader = loader.credentials_provider(chain);
-    } else if let Some(id) = credentials.id.as_deref() {
-        let token = Some(credentials.token.expose().to_owned()).filter(|token| !token.is_empty());
-        loader = loader.credentials_provider(AwsCredentials::new(
-            id,
-            credentials.secret.expose(),
-            token,
-            None,
-            "the configuration",
-        ));
     }
-    if credentials.from_ec2_role {
-        loader = loader.credentials_provider(ImdsCredentialsProvider::builder().build());
+    Ok(loader)
+}
+
+fn with_region(session: SdkConfig) -> Result<SdkConfig, AccessError> {
+    let region = session.region().ok_or(AccessError::NoRegion)?.as_ref();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if region.is_empty() || region.len() > 63 || !region.bytes().all(is_plain) {
+        return Err(AccessError::BadRegion(region.escape_debug().take(64).collect()));
     }
+    Ok(session)
+}
+
+/// A session in this region, or in the environment's. `endpoint` serves all services, that of roles included.
+pub(crate) async fn session(
+    region: Option<String>,
+    endpoint: Option<&str>,
+    credentials: &Credentials,
+    outside: &Outside,
+) -> Result<SdkConfig, AccessError> {
+    let profile = credentials.profile.as_deref();
+    let mut loader = loader(region, endpoint, profile, outside)?;
     if let Some(window) = credentials.expiry_window.as_ref().filter(|window| !window.is_zero()) {
         loader = loader.identity_cache(IdentityCache::lazy().buffer_time((*window).into()).build());
     }
-    let mut session = loader.load().await;
-    if session.region().is_none() {
-        return Err(AccessError::NoRegion);
-    }
+    let mut session = with_region(loader.load().await)?;
+    let surroundings = ProviderConfig::without_region()
+        .with_region(session.region().cloned())
+        .with_use_fips(session.use_fips())
+        .with_use_dual_stack(session.use_dual_stack())
+        .with_http_client(outside.http.clone())
+        .with_time_source(outside.time.clone())
+        .with_sleep_impl(TokioSleep::new());
+    let provider = if credentials.from_ec2_role {
+        SharedCredentialsProvider::new(ImdsCredentialsProvider::builder().configure(&surroundings).build())
+    } else if let Some(profile) = profile {
+        let provider = ProfileFileCredentialsProvider::builder().profile_name(profile).configure(&surroundings).build();
+        SharedCredentialsProvider::new(provider)
+    } else if let Some(id) = credentials.id.as_deref() {
+        let token = Some(credentials.token.expose().to_owned()).filter(|token| !token.is_empty());
+        let secret = credentials.secret.expose();
+        SharedCredentialsProvider::new(AwsCredentials::new(id, secret, token, None, "the configuration"))
+    } else {
+        session.credentials_provider().ok_or_else(|| AccessError::NoCredentials("no provider is set".into()))?
+    };
+    session = with_provider(&session, Checked(provider));
     if let Some(role) = credentials.role.as_deref().filter(|_| !credentials.from_ec2_role) {
         let mut assumed = AssumeRoleProvider::builder(role).configure(&session).session_name("kinesis-input");
         if let Some(external_id) = credentials.role_external_id.as_deref() {
             assumed = assumed.external_id(external_id);
         }
-        let assumed = assumed.build().await;
-        session = session.into_builder().credentials_provider(SharedCredentialsProvider::new(assumed)).build();
+        session = with_provider(&session, Checked(SharedCredentialsProvider::new(assumed.build().await)));
     }
     let provider =
         session.credentials_provider().ok_or_else(|| AccessError::NoCredentials("no provider is set".into()))?;
     // Asked once here, so that what is missing is told as such and not by the first call that needs it.
-    provider.provide_credentials().await.map_err(|error| AccessError::NoCredentials(causes(&error)))?;
-    Ok(session)
+    match timeout(CREDENTIALS_WITHIN, provider.provide_credentials()).await {
+        Ok(Ok(_)) => Ok(session),
+        Ok(Err(error)) => Err(judge(&error, credentials.from_ec2_role)),
+        Err(_) => {
+            let cause = format!("they did not come within {} s", CREDENTIALS_WITHIN.as_secs());
+            Err(AccessError::CredentialsUnavailable(cause))
+        }
+    }
+}
+
+fn with_provider(session: &SdkConfig, provider: Checked) -> SdkConfig {
+    session.clone().into_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build()
+}
+
+/// Whether waiting may help. Where credentials are configured, what fails at them may pass: a role that can't be assumed yet,
+/// a token file that is not there yet, an agent or a machine's service that starts later.
+fn judge(error: &CredentialsError, from_machine: bool) -> AccessError {
+    let cause = causes(error);
+    match error {
+        CredentialsError::InvalidConfiguration(_) => AccessError::BadCredentials(cause),
+        CredentialsError::CredentialsNotLoaded(_) if !from_machine => AccessError::NoCredentials(cause),
+        _ => AccessError::CredentialsUnavailable(cause),
+    }
+}
+
+/// Credentials that can be signed with. What can't be part of a header would make the signer panic, and what providers do with
+/// what they are given is not ours to know.
+#[derive(Debug)]
+struct Checked(SharedCredentialsProvider);
+
+impl ProvideCredentials for Checked {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            let provided = AssertUnwindSafe(self.0.provide_credentials()).catch_unwind().await;
+            let provided = provided.unwrap_or_else(|panic| {
+                let message = crate::supervise::message(&*panic);
+                Err(CredentialsError::unhandled(format!("the provider of credentials failed: {message}")))
+            })?;
+            check_credentials(&provided)?;
+            Ok(provided)
+        })
+    }
+
+    fn fallback_on_interrupt(&self) -> Option<AwsCredentials> {
+        self.0.fallback_on_interrupt()
+    }
+}
+
+/// Names what can't be right, and never shows it.
+fn check_credentials(credentials: &AwsCredentials) -> Result<(), CredentialsError> {
+    let parts = [
+        ("access key id", Some(credentials.access_key_id())),
+        ("secret access key", Some(credentials.secret_access_key())),
+        ("session token", credentials.session_token()),
+    ];
+    for (name, value) in parts {
+        let what = match value {
+            Some("") => "is empty",
+            Some(value) if value.bytes().any(|byte| byte == b'\n' || byte == b'\r') => "has a line break in it",
+            Some(value) if !value.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                "has blanks or other characters in it that no key has"
+            }
+            _ => continue,
+        };
+        return Err(CredentialsError::invalid_configuration(format!("the {name} {what}")));
+    }
+    Ok(())
+}
+
+/// The certificates that the environment or the profile says to trust, beside those of the system: `AWS_CA_BUNDLE`, or
+/// `ca_bundle` of the profile.
+pub(crate) async fn certificates(profile: Option<&str>) -> Result<Vec<u8>, AccessError> {
+    let from_environment = std::env::var("AWS_CA_BUNDLE").ok().filter(|path| !path.is_empty());
+    let (variable, path) = if let Some(path) = from_environment {
+        ("AWS_CA_BUNDLE", path)
+    } else {
+        let selected = profile.map(|profile| Cow::Owned(profile.to_owned()));
+        // A file that can't be read is told where credentials are looked for.
+        let Ok(profiles) = aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), selected).await else {
+            return Ok(Vec::new());
+        };
+        let Some(path) = profiles.get("ca_bundle") else { return Ok(Vec::new()) };
+        ("ca_bundle of the AWS profile", path.to_owned())
+    };
+    let bad = |cause: String| AccessError::BadCertificates { variable: variable.into(), path: path.clone(), cause };
+    let file = path.clone();
+    let read = tokio::task::spawn_blocking(move || std::fs::read(file)).await;
+    let pem = read.map_err(|error| bad(error.to_string()))?.map_err(|error| bad(error.to_string()))?;
+    let mut count = 0;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        certificate.map_err(|error| bad(format!("not PEM: {error}")))?;
+        count += 1;
+    }
+    if count == 0 { Err(bad("there is no certificate in it".into())) } else { Ok(pem) }
+}
+
+/// A proxy that can't be understood must not be passed by.
+fn check_proxies(variable: impl Fn(&str) -> Option<String>) -> Result<(), AccessError> {
+    for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        let Some(value) = variable(name).filter(|value| !value.is_empty()) else { continue };
+        let bad = |what: &str| AccessError::BadProxy { variable: name.to_owned(), what: what.to_owned() };
+        let uri: Uri = value.parse().map_err(|_| bad("is not a URL"))?;
+        match uri.scheme_str() {
+            None | Some("http") => {}
+            Some(_) => return Err(bad("is of a kind that is not supported: a proxy is spoken to by http://")),
+        }
+        if uri.host().is_none_or(str::is_empty) {
+            return Err(bad("names no host"));
+        }
+    }
+    Ok(())
 }
 
 /// The region that the configuration says, by itself or by the streams' ARNs; otherwise the environment's holds.
@@ -143,4 +339,81 @@ fn region(config: &Config) -> Result<Option<String>, AccessError> {
         }
     }
     Ok(found.map(ToOwned::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_that_can_not_be_signed_with_are_named_and_not_shown() {
+        let of = |id: &str, secret: &str, token: Option<&str>| {
+            let token = token.map(ToOwned::to_owned);
+            check_credentials(&AwsCredentials::new(id, secret, token, None, "test")).map_err(|error| causes(&error))
+        };
+        assert_eq!(of("AKIDEXAMPLE", "wJalr/XUtn+FEMI=", Some("token==")), Ok(()));
+        for odd in ["a\nb", "a\r\n", "\na", "a b", "a\tb", "ä", "\u{0}", "\u{7f}", ""] {
+            for (name, wrong) in [
+                ("access key id", of(odd, "secret", None)),
+                ("secret access key", of("id", odd, None)),
+                ("session token", of("id", "secret", Some(odd))),
+            ] {
+                let wrong = wrong.expect_err(odd);
+                assert!(wrong.contains(name), "{wrong}");
+                assert!(odd.is_empty() || !wrong.contains(odd), "{wrong}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn provider_that_panics_is_an_error() {
+        #[derive(Debug)]
+        struct Panics;
+        impl ProvideCredentials for Panics {
+            fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+            where
+                Self: 'a,
+            {
+                future::ProvideCredentials::new(async { panic!("so it was told") })
+            }
+        }
+        let error = Checked(SharedCredentialsProvider::new(Panics)).provide_credentials().await.unwrap_err();
+        assert!(causes(&error).contains("so it was told"), "{error:?}");
+        assert!(matches!(judge(&error, false), AccessError::CredentialsUnavailable(_)));
+    }
+
+    #[test]
+    fn fatal_is_what_nobody_configured_or_what_can_not_be_right() {
+        let not_loaded = CredentialsError::not_loaded("no");
+        assert!(matches!(judge(&not_loaded, false), AccessError::NoCredentials(_)));
+        assert!(matches!(judge(&not_loaded, true), AccessError::CredentialsUnavailable(_)));
+        let wrong = CredentialsError::invalid_configuration("no such profile");
+        assert!(matches!(judge(&wrong, true), AccessError::BadCredentials(_)));
+        for passing in [CredentialsError::provider_error("refused"), CredentialsError::unhandled("odd")] {
+            assert!(matches!(judge(&passing, false), AccessError::CredentialsUnavailable(_)));
+        }
+    }
+
+    #[test]
+    fn proxies_that_can_not_be_understood_are_errors_without_their_passwords() {
+        let with = |value: &str| check_proxies(|name| (name == "HTTPS_PROXY").then(|| value.to_owned()));
+        for right in ["", "http://proxy:3128", "http://user:secret@proxy:3128/", "proxy:3128"] {
+            assert_eq!(with(right), Ok(()), "{right}");
+        }
+        for wrong in ["http://", "http://user:secret@pro xy:3128", "socks5://user:secret@proxy", "https://user:secret@proxy", "://"] {
+            let error = with(wrong).expect_err(wrong).to_string();
+            assert!(error.contains("HTTPS_PROXY") && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn regions_are_names() {
+        let of = |region: &str| with_region(SdkConfig::builder().region(Region::new(region.to_owned())).build());
+        assert!(of("eu-west-1").is_ok() && of("local").is_ok());
+        for odd in ["", "eu-west-1\n", "eu west 1", "eu-west-1.example.com", "ü", "@evil/"] {
+            let error = of(odd).unwrap_err();
+            assert!(matches!(error, AccessError::BadRegion(_)), "{error}");
+            assert!(!error.to_string().contains('\n'), "{error}");
+        }
+    }
 }

@@ -54,9 +54,8 @@ pub(crate) struct Aws {
 
 impl Aws {
     /// Control calls go through the session's HTTP client, subscriptions through one of their own.
-    pub(crate) fn new(session: &SdkConfig, endpoint: Option<&str>, subscriptions: SharedHttpClient) -> Self {
-        let mut common = aws_sdk_kinesis::config::Builder::from(session);
-        common.set_endpoint_url(endpoint.map(ToOwned::to_owned));
+    pub(crate) fn new(session: &SdkConfig, subscriptions: SharedHttpClient) -> Self {
+        let common = aws_sdk_kinesis::config::Builder::from(session);
         let service_time = ServiceTime::default();
         let control = common
             .clone()

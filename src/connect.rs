@@ -145,6 +145,7 @@ impl From<ConnectError> for InputError {
             error,
             ConnectError::Unreachable { .. }
                 | ConnectError::Threads(_)
+                | ConnectError::Access(AccessError::CredentialsUnavailable(_))
                 | ConnectError::Store(StoreError::Failed { .. })
                 | ConnectError::Consumer(ConsumerError::NotActive { .. })
         );
@@ -162,14 +163,16 @@ pub(crate) async fn connect(
     background: &TaskTracker,
 ) -> Result<Session, ConnectError> {
     unbuilt::refuse(config)?;
-    let control = given.client.clone().unwrap_or_else(|| ControlClient::new(&given.trusted).into_shared());
+    let mut trusted = given.trusted.clone();
+    trusted.extend(access::certificates(config.credentials.profile.as_deref()).await?);
+    let control = given.client.clone().unwrap_or_else(|| ControlClient::new(&trusted).into_shared());
     // Connections of its own for each who asks.
     let subscriptions = || {
         given.client.clone().unwrap_or_else(|| {
             let settings = transport::Settings {
                 // Checked to be far below 4 GiB.
                 stream_window: config.enhanced_fan_out.stream_window.bytes() as u32,
-                trusted: given.trusted.clone(),
+                trusted: trusted.clone(),
                 ..transport::Settings::default()
             };
             SubscriptionClient::new(settings).into_shared()
@@ -182,7 +185,7 @@ pub(crate) async fn connect(
     let access = access::kinesis(config, &outside).await?;
     let table_access = access::dynamodb(config, &access, &outside).await?;
     let region = access.region().map(ToString::to_string).unwrap_or_default();
-    let service = || -> Arc<dyn Service> { Arc::new(Aws::new(&access, config.endpoint.as_deref(), subscriptions())) };
+    let service = || -> Arc<dyn Service> { Arc::new(Aws::new(&access, subscriptions())) };
     let store = store(config, &table_access, me).await?;
     let threads = Arc::new(Threads::start(config.enhanced_fan_out.reader_threads, service)?);
     let connecting = Connecting { config, threads, store, region, time: outside.time, background: background.clone() };

@@ -21,7 +21,6 @@ use std::time::Duration;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::shared::IntoShared;
 use futures::stream::{self, StreamExt};
-use pipeline_plugin_api::config::Optional;
 use pipeline_plugin_api::deadline;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -50,7 +49,7 @@ pub struct TableAt {
     pub table: String,
     /// The region of the table and the streams.
     pub region: Option<String>,
-    /// Another endpoint for the table than AWS's own.
+    /// Another endpoint than AWS's own, for the table and, unless they have one of their own, the streams.
     pub endpoint: Option<String>,
     /// Another endpoint for the streams than AWS's own.
     pub kinesis_endpoint: Option<String>,
@@ -186,12 +185,17 @@ impl LeaseTable {
     ///
     /// Without a region, credentials or such a table.
     pub async fn open(at: &TableAt) -> Result<Self, InspectError> {
-        let http: SharedHttpClient = ControlClient::new(&[]).into_shared();
-        let access = access::session(at.region.clone(), &at.credentials, &Outside::new(http.clone())).await?;
-        let config =
-            DynamoDb { table: at.table.clone(), endpoint: Optional::from(at.endpoint.clone()), ..DynamoDb::default() };
+        let trusted = access::certificates(at.credentials.profile.as_deref()).await?;
+        let http: SharedHttpClient = ControlClient::new(&trusted).into_shared();
+        let outside = Outside::new(http.clone());
+        let access = access::session(at.region.clone(), at.endpoint.as_deref(), &at.credentials, &outside).await?;
+        let config = DynamoDb { table: at.table.clone(), ..DynamoDb::default() };
         let table = Table::open(&access, &config, CALL).await?;
-        Ok(Self { table, streams: Aws::new(&access, at.kinesis_endpoint.as_deref(), http) })
+        let streams = match at.kinesis_endpoint.as_deref() {
+            None => access,
+            endpoint => access::beside(&access, at.region.clone(), endpoint, &outside).await?,
+        };
+        Ok(Self { table, streams: Aws::new(&streams, http) })
     }
 
     /// What is in the table now: all of it, or one stream as it is called there.

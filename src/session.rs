@@ -159,7 +159,7 @@ async fn say_goodbye(store: &dyn SharedStore, streams: &[Stream], health: &Healt
         store.leave().await?;
         let others = others.insert(store.workers().await?);
         // Unless another process goes by our name: then these are its own.
-        let ours = !others.is_empty() && others.iter().all(|other| other.id != *store.me());
+        let ours = others.iter().all(|other| other.id != *store.me());
         let wanted = join_all(streams.iter().filter(|_| ours).map(|stream| want_nothing(store, stream))).await;
         // They are told in any case.
         let nudges = others.iter().take(NUDGED_AT_CLOSE).map(|worker| store.nudge(&worker.id));

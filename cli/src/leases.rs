@@ -21,10 +21,10 @@ pub(crate) struct Leases {
     /// A profile of `~/.aws/credentials` [default: the environment's credentials]
     #[arg(long)]
     profile: Option<String>,
-    /// Another endpoint for the table than AWS's own.
+    /// Another endpoint than AWS's own, for the table and the streams.
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// Another endpoint for the streams than AWS's own.
+    /// Another endpoint for the streams than for the table.
     #[arg(long, value_name = "URL")]
     kinesis_endpoint: Option<String>,
     /// Only this stream, as the table calls it: by name or ARN.

@@ -13,7 +13,7 @@ use super::script::{Answer, Piece, Script, body, end, event, fault, large, liste
 use super::table::{LEASE, MINUTE, Table, place, reads, secs, stream, then_idle};
 use super::told::{Counts, Log};
 use crate::lease::memory::Trouble;
-use crate::lease::{Place, Row, SharedStore};
+use crate::lease::{Hold, Place, Row, SharedStore};
 use crate::session::Session;
 use crate::sync::lock;
 use crate::topology::{Listed, Start};
@@ -595,4 +595,16 @@ async fn latest_is_pinned_by_the_clock_of_the_service() {
     numbers(&session, 1).await;
     assert_eq!(bench.script.calls()[0].start, Start::At(1_000_000));
     close(&session).await;
+}
+
+/// The one that passes a shard on stops at the same time, so that no worker is left.
+#[tokio::test(start_paused = true)]
+async fn shard_that_is_passed_to_the_last_one_to_stop_is_given_back() {
+    let (bench, table) = (Bench::new(Script::new(["a"]), "rebalance_period: 1h\nlease_period: 2h"), Table::new());
+    let session = bench.join(&table.worker("one")).await;
+    table.until_held("a", "one").await;
+    let hold = Hold { worker: "one".into(), epoch: Some(99), stamp: "99".into() };
+    lock(&table.0.core).rows.insert((stream(), "b".into()), Row { hold: Some(hold), ..Row::new("b", Place::Nowhere) });
+    close(&session).await;
+    assert_eq!([table.holder("a"), table.holder("b")], [None, None]);
 }

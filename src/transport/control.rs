@@ -9,8 +9,12 @@ use std::time::Duration;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnectorSettings, SharedHttpConnector};
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use http::Uri;
 
 use crate::sync::{Mutex, lock};
 
@@ -39,19 +43,80 @@ impl ControlClient {
     }
 }
 
+/// Where the machine or the container says who it is. No proxy knows these addresses, and none is to see what they answer.
+const MACHINE_HOSTS: [&str; 5] =
+    ["169.254.169.254", "169.254.170.2", "169.254.170.23", "[fd00:ec2::254]", "[fd00:ec2::23]"];
+/// The variables that say other addresses for them.
+const MACHINE_ADDRESSES: [&str; 2] = ["AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_CONTAINER_CREDENTIALS_FULL_URI"];
+
+/// Whether a request asks the machine or the container.
+fn is_machine(uri: &Uri, variable: impl Fn(&str) -> Option<String>) -> bool {
+    let Some(host) = uri.host() else { return false };
+    MACHINE_HOSTS.contains(&host)
+        || MACHINE_ADDRESSES.into_iter().any(|name| {
+            let address = variable(name).and_then(|address| address.parse::<Uri>().ok());
+            address.is_some_and(|address| address.authority() == uri.authority())
+        })
+}
+
+/// Goes through the proxies of the environment, but to the machine itself.
+#[derive(Debug)]
+struct Routed {
+    proxied: SharedHttpConnector,
+    direct: SharedHttpConnector,
+}
+
+impl HttpConnector for Routed {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let is_machine =
+            request.uri().parse::<Uri>().is_ok_and(|uri| is_machine(&uri, |name| std::env::var(name).ok()));
+        if is_machine { self.direct.call(request) } else { self.proxied.call(request) }
+    }
+}
+
 impl HttpClient for ControlClient {
     fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
         let timeouts = (settings.connect_timeout(), settings.read_timeout());
         let mut connectors = lock(&self.connectors);
         let connector = connectors.entry(timeouts).or_insert_with(|| {
-            let mut builder = aws_smithy_http_client::Connector::builder()
-                .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-                .tls_context(self.tls.clone())
-                .connector_settings(settings.clone())
-                .proxy_config(ProxyConfig::from_env());
-            builder.set_sleep_impl(components.sleep_impl());
-            SharedHttpConnector::new(builder.build())
+            let connector = |proxies: ProxyConfig| {
+                let mut builder = aws_smithy_http_client::Connector::builder()
+                    .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+                    .tls_context(self.tls.clone())
+                    .connector_settings(settings.clone())
+                    .proxy_config(proxies);
+                builder.set_sleep_impl(components.sleep_impl());
+                SharedHttpConnector::new(builder.build())
+            };
+            let routed =
+                Routed { proxied: connector(ProxyConfig::from_env()), direct: connector(ProxyConfig::disabled()) };
+            SharedHttpConnector::new(routed)
         });
         connector.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_is_asked_without_proxies() {
+        let set = |name: &str| match name {
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT" => Some("http://127.0.0.1:1338".to_owned()),
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI" => Some("http://localhost:51679/creds".to_owned()),
+            _ => None,
+        };
+        for (uri, expected) in [
+            ("http://169.254.169.254/latest/api/token", true),
+            ("http://[fd00:ec2::254]/latest/api/token", true),
+            ("http://169.254.170.2/creds", true),
+            ("http://127.0.0.1:1338/latest/api/token", true),
+            ("http://localhost:51679/creds", true),
+            ("http://127.0.0.1:1339/", false),
+            ("https://kinesis.eu-west-1.amazonaws.com/", false),
+        ] {
+            assert_eq!(is_machine(&Uri::from_static(uri), set), expected, "{uri}");
+        }
     }
 }

@@ -47,8 +47,7 @@ impl Table {
         let timeouts = |whole: Duration, attempt: Duration| {
             TimeoutConfig::builder().operation_timeout(whole).operation_attempt_timeout(attempt).build()
         };
-        let mut common = aws_sdk_dynamodb::config::Builder::from(session);
-        common.set_endpoint_url(config.endpoint.as_deref().map(ToOwned::to_owned));
+        let common = aws_sdk_dynamodb::config::Builder::from(session);
         let client = common
             .clone()
             .retry_config(RetryConfig::standard().with_max_attempts(4))
