@@ -7,6 +7,7 @@ mod blocked;
 mod commands;
 #[path = "../../../benches/consume/control.rs"]
 mod control;
+mod credentials;
 mod documents;
 #[path = "../../../examples/hosting.rs"]
 #[allow(dead_code, reason = "what it prints is for people")]

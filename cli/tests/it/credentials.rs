@@ -1,0 +1,418 @@
+//! Whatever the source of credentials, the calls are signed with what it gives.
+//!
+//! A fake of Kinesis, DynamoDB, STS, IAM Identity Center, the metadata of an instance and the credentials of a container, all on one
+//! loopback address that `AWS_ENDPOINT_URL` and its like name. It writes down with which access key each call was signed, and
+//! refuses it, so that the program ends.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::process::Output;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use kinesis_input_cli::Exit;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::kinesis::PATIENCE;
+
+/// What the fake was asked: by which path or operation, signed with which key, with which body.
+#[derive(Debug, Clone)]
+struct Asked {
+    what: String,
+    key: String,
+    body: String,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    asked: Vec<Asked>,
+    /// How many of the next calls to STS, or to the container, are throttled.
+    throttled: usize,
+}
+
+struct Aws {
+    endpoint: String,
+    log: Arc<Mutex<Log>>,
+    folder: tempfile::TempDir,
+    _serving: JoinSet<()>,
+}
+
+const KEY: &str = "secretkeyofthetest";
+/// SHA-1 of `dev`, the name of the session: what the file of its token is called.
+const SSO_TOKEN: &str = "34c6fceca75e456f25e7e99531e2425c6c1de443.json";
+
+fn answer(status: u16, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+    answer
+}
+
+fn keys_as_json(id: &str) -> String {
+    format!(
+        r#"{{"Code":"Success","Type":"AWS-HMAC","AccessKeyId":"{id}","SecretAccessKey":"{KEY}","Token":"token","SessionToken":"token","Expiration":"2099-01-01T00:00:00Z","Version":1}}"#
+    )
+}
+
+fn sts(action: &str, id: &str) -> String {
+    format!(
+        "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result><AssumedRoleUser>\
+         <AssumedRoleId>a:b</AssumedRoleId><Arn>arn:aws:sts::1:assumed-role/r/b</Arn></AssumedRoleUser><Credentials>\
+         <AccessKeyId>{id}</AccessKeyId><SecretAccessKey>{KEY}</SecretAccessKey><SessionToken>token</SessionToken>\
+         <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></{action}Result></{action}Response>"
+    )
+}
+
+async fn serve(request: Request<Incoming>, log: Arc<Mutex<Log>>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = String::from_utf8_lossy(&body.collect().await.unwrap().to_bytes()).into_owned();
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let signature = header("authorization");
+    let key = signature.split("Credential=").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let target = header("x-amz-target").rsplit('.').next().unwrap_or_default();
+    let action = body.split('&').find_map(|pair| pair.strip_prefix("Action=")).unwrap_or_default();
+    let path = head.uri.path();
+    let what = [target, action, path].into_iter().find(|what| !what.is_empty()).unwrap_or_default().to_owned();
+    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+    log.asked.push(Asked { what: what.clone(), key: key.to_owned(), body: body.clone() });
+    if log.throttled > 0 && (!action.is_empty() || path == "/container") {
+        log.throttled -= 1;
+        let error = "<ErrorResponse><Error><Code>Throttling</Code><Message>slow down</Message></Error></ErrorResponse>";
+        return Ok(answer(400, error));
+    }
+    Ok(match (what.as_str(), path) {
+        ("AssumeRole", _) => answer(200, sts("AssumeRole", &format!("ASSUMEDBY{key}"))),
+        ("AssumeRoleWithWebIdentity", _) => answer(200, sts("AssumeRoleWithWebIdentity", "WEB")),
+        (_, "/latest/api/token") => {
+            let mut token = answer(200, "token");
+            token.headers_mut().insert("x-aws-ec2-metadata-token-ttl-seconds", 21600.into());
+            token
+        }
+        (_, "/latest/meta-data/iam/security-credentials/") => answer(200, "instance-role"),
+        (_, "/latest/meta-data/iam/security-credentials/instance-role") => answer(200, keys_as_json("INSTANCE")),
+        (_, "/container") => answer(200, keys_as_json("CONTAINER")),
+        (_, "/federation/credentials") => answer(
+            200,
+            format!(
+                r#"{{"roleCredentials":{{"accessKeyId":"SSO","secretAccessKey":"{KEY}","sessionToken":"token","expiration":4070908800000}}}}"#
+            ),
+        ),
+        ("DescribeTable" | "DescribeStreamSummary", _) => {
+            answer(400, r#"{"__type":"ResourceNotFoundException","message":"not here"}"#)
+        }
+        _ => answer(404, ""),
+    })
+}
+
+impl Aws {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let log = Arc::<Mutex<Log>>::default();
+        let mut serving = JoinSet::new();
+        let served = Arc::clone(&log);
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((socket, _)) = listener.accept().await {
+                let log = Arc::clone(&served);
+                let service = service_fn(move |request| serve(request, Arc::clone(&log)));
+                connections.spawn(async move {
+                    // A client that goes away is no news.
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(socket), service)
+                        .await;
+                });
+            }
+        });
+        let aws = Self { endpoint, log, folder: tempfile::tempdir().unwrap(), _serving: serving };
+        aws.write_files();
+        aws
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn write_files(&self) {
+        let folder = self.folder.path();
+        std::fs::create_dir_all(folder.join(".aws/sso/cache")).unwrap();
+        let token = r#"{"accessToken":"bearer","expiresAt":"2099-01-01T00:00:00Z","region":"us-east-1"}"#;
+        std::fs::write(folder.join(".aws/sso/cache").join(SSO_TOKEN), token).unwrap();
+        std::fs::write(folder.join("web-token"), "a token").unwrap();
+        std::fs::write(folder.join("process.json"), keys_as_json("PROCESS")).unwrap();
+        let role = |name: &str| format!("role_arn = arn:aws:iam::111122223333:role/{name}");
+        let config = format!(
+            "[profile static]\naws_access_key_id = STATIC\naws_secret_access_key = {KEY}\n\
+             [profile chain]\n{}\nsource_profile = static\nexternal_id = from-outside\n\
+             [profile process]\ncredential_process = cat {}\n\
+             [profile sso]\nsso_session = dev\nsso_account_id = 111122223333\nsso_role_name = reader\n\
+             [sso-session dev]\nsso_region = us-east-1\nsso_start_url = https://example.invalid/start\n\
+             [profile web]\n{}\nweb_identity_token_file = {}\n\
+             [profile container]\n{}\ncredential_source = EcsContainer\n\
+             [profile instance]\n{}\ncredential_source = Ec2InstanceMetadata\n",
+            role("chain"),
+            self.path("process.json"),
+            role("web"),
+            self.path("web-token"),
+            role("container"),
+            role("instance"),
+        );
+        std::fs::write(folder.join("config"), config).unwrap();
+        std::fs::write(folder.join("credentials"), "").unwrap();
+    }
+
+    /// The program, in an environment where all of AWS is the fake.
+    fn program(&self, arguments: &[&str], environment: &[(&str, String)]) -> Command {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_kinesis-input"));
+        program
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.folder.path())
+            .env("AWS_CONFIG_FILE", self.path("config"))
+            .env("AWS_SHARED_CREDENTIALS_FILE", self.path("credentials"))
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ENDPOINT_URL", &self.endpoint)
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &self.endpoint)
+            .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
+            .kill_on_drop(true);
+        program
+    }
+
+    /// Runs a pipeline with these lines in its block, until it ends by itself.
+    async fn run(&self, block: &str, environment: &[(&str, String)]) -> Output {
+        let yaml = format!(
+            "input:\n  aws_kinesis:\n    streams: [orders]\n    enhanced_fan_out: {{ enabled: true }}\n{}\noutput: drop\n",
+            block.lines().map(|line| format!("    {line}\n")).collect::<String>()
+        );
+        let path = self.path("pipeline.yaml");
+        std::fs::write(&path, yaml).unwrap();
+        self.end(self.program(&["run", &path], environment)).await
+    }
+
+    async fn end(&self, mut program: Command) -> Output {
+        timeout(PATIENCE, program.output()).await.expect("it does not end").unwrap()
+    }
+
+    fn asked(&self) -> Vec<Asked> {
+        std::mem::take(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner).asked)
+    }
+
+    fn file(&self) -> String {
+        format!("checkpoint_file: \"{}\"", self.path("checkpoints"))
+    }
+}
+
+/// Each profile, and the key that it comes to.
+const PROFILES: [(&str, &str); 7] = [
+    ("static", "STATIC"),
+    ("chain", "ASSUMEDBYSTATIC"),
+    ("process", "PROCESS"),
+    ("sso", "SSO"),
+    ("web", "WEB"),
+    ("container", "ASSUMEDBYCONTAINER"),
+    ("instance", "ASSUMEDBYINSTANCE"),
+];
+
+fn signed(asked: &[Asked], what: &str) -> Vec<String> {
+    asked.iter().filter(|asked| asked.what == what).map(|asked| asked.key.clone()).collect()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn credential_matrix_of_profiles() {
+    let aws = Aws::start().await;
+    let container = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/container", aws.endpoint))];
+    for (profile, key) in PROFILES {
+        let block = format!("{}\ncredentials: {{ profile: {profile} }}", aws.file());
+        let output = aws.run(&block, &container).await;
+        let asked = aws.asked();
+        assert_eq!(signed(&asked, "DescribeStreamSummary"), [key], "block, {profile}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(Exit::Input.code().into()), "{}", said(&output));
+
+        let mut environment = container.to_vec();
+        environment.push(("AWS_PROFILE", profile.to_owned()));
+        let output = aws.run(&aws.file(), &environment).await;
+        assert_eq!(signed(&aws.asked(), "DescribeStreamSummary"), [key], "AWS_PROFILE, {profile}: {}", said(&output));
+
+        let block = format!(
+            "credentials: {{ id: OTHER, secret: {KEY} }}\ndynamodb: {{ table: leases, credentials: {{ profile: {profile} }} }}"
+        );
+        let output = aws.run(&block, &container).await;
+        assert_eq!(signed(&aws.asked(), "DescribeTable"), [key], "dynamodb, {profile}: {}", said(&output));
+
+        let output = aws.end(aws.program(&["leases", "--table", "leases", "--profile", profile], &container)).await;
+        let asked = aws.asked();
+        assert_eq!(signed(&asked, "DescribeTable"), [key], "leases, {profile}: {}", said(&output));
+        if profile == "chain" {
+            assert!(asked.iter().any(|asked| asked.body.contains("ExternalId=from-outside")), "{asked:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn credential_matrix_of_the_environment_and_the_block() {
+    let aws = Aws::start().await;
+    let keys = || vec![("AWS_ACCESS_KEY_ID", "ENVIRONMENT".to_owned()), ("AWS_SECRET_ACCESS_KEY", KEY.to_owned())];
+    let web = || {
+        vec![
+            ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/web".to_owned()),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", aws.path("web-token")),
+        ]
+    };
+    let container = || vec![("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/container", aws.endpoint))];
+    let role = "role: \"arn:aws:iam::111122223333:role/reader\", role_external_id: from-outside";
+    let block_keys = format!("id: BLOCK, secret: {KEY}");
+    for (credentials, environment, key) in [
+        (String::new(), keys(), "ENVIRONMENT"),
+        (String::new(), web(), "WEB"),
+        (String::new(), container(), "CONTAINER"),
+        (String::new(), vec![], "INSTANCE"),
+        (block_keys.clone(), keys(), "BLOCK"),
+        (format!("{block_keys}, {role}"), vec![], "ASSUMEDBYBLOCK"),
+        (role.to_owned(), keys(), "ASSUMEDBYENVIRONMENT"),
+        (role.to_owned(), container(), "ASSUMEDBYCONTAINER"),
+        (format!("profile: chain, {role}"), vec![], "ASSUMEDBYASSUMEDBYSTATIC"),
+        ("from_ec2_role: true".to_owned(), keys(), "INSTANCE"),
+    ] {
+        let own = format!("credentials: {{ {credentials} }}");
+        let output = aws.run(&format!("{}\n{own}", aws.file()), &environment).await;
+        let asked = aws.asked();
+        assert_eq!(signed(&asked, "DescribeStreamSummary"), [key], "{own}: {}", said(&output));
+        if credentials.contains("external") {
+            assert!(asked.iter().any(|asked| asked.body.contains("ExternalId=from-outside")), "{asked:?}");
+        }
+        if credentials.is_empty() {
+            continue;
+        }
+        // The table may have credentials of its own.
+        let block = format!("credentials: {{ id: OTHER, secret: {KEY} }}\ndynamodb: {{ table: leases, {own} }}");
+        let output = aws.run(&block, &environment).await;
+        assert_eq!(signed(&aws.asked(), "DescribeTable"), [key], "dynamodb, {own}: {}", said(&output));
+    }
+}
+
+#[tokio::test]
+async fn endpoint_serves_dynamodb_and_sts() {
+    let aws = Aws::start().await;
+    let elsewhere = [("AWS_ENDPOINT_URL", "http://127.0.0.1:9".to_owned())];
+    let role = "role: \"arn:aws:iam::111122223333:role/reader\"";
+    let block = format!(
+        "endpoint: {}\ncredentials: {{ id: BLOCK, secret: {KEY}, {role} }}\ndynamodb: {{ table: leases }}",
+        aws.endpoint
+    );
+    let output = aws.run(&block, &elsewhere).await;
+    let asked = aws.asked();
+    let assumed = signed(&asked, "AssumeRole");
+    assert!(!assumed.is_empty() && assumed.iter().all(|key| key == "BLOCK"), "{assumed:?}: {}", said(&output));
+    assert_eq!(signed(&asked, "DescribeTable"), ["ASSUMEDBYBLOCK"], "{}", said(&output));
+    // Where the environment says one for a service, that counts.
+    let environment = [
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9".to_owned()),
+        ("AWS_ENDPOINT_URL_DYNAMODB", aws.endpoint.clone()),
+        ("AWS_ENDPOINT_URL_KINESIS", aws.endpoint.clone()),
+    ];
+    let block = format!("credentials: {{ id: BLOCK, secret: {KEY} }}\ndynamodb: {{ table: leases }}");
+    let output = aws.run(&block, &environment).await;
+    assert_eq!(signed(&aws.asked(), "DescribeTable"), ["BLOCK"], "{}", said(&output));
+    let output = aws.run(&format!("{}\ncredentials: {{ id: BLOCK, secret: {KEY} }}", aws.file()), &environment).await;
+    assert_eq!(signed(&aws.asked(), "DescribeStreamSummary"), ["BLOCK"], "{}", said(&output));
+}
+
+#[tokio::test]
+async fn credentials_late_at_the_start() {
+    let aws = Aws::start().await;
+    // STS throttles more often than its client tries.
+    aws.log.lock().unwrap_or_else(PoisonError::into_inner).throttled = 6;
+    let role = "role: \"arn:aws:iam::111122223333:role/reader\"";
+    let block = format!("{}\ncredentials: {{ id: BLOCK, secret: {KEY}, {role} }}", aws.file());
+    let output = aws.run(&block, &[]).await;
+    assert_eq!(signed(&aws.asked(), "DescribeStreamSummary"), ["ASSUMEDBYBLOCK"], "{}", said(&output));
+    assert!(said(&output).contains("can't be had yet"), "{}", said(&output));
+    // A token file that is written later, and an agent that is not there yet.
+    let late = Path::new(&aws.path("late-token")).to_owned();
+    let environment = [
+        ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/web".to_owned()),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", late.display().to_string()),
+    ];
+    let yaml = aws.path("pipeline.yaml");
+    let mut program = aws.program(&["run", &yaml], &environment);
+    std::fs::write(
+        &yaml,
+        format!(
+            "input:\n  aws_kinesis:\n    streams: [orders]\n    enhanced_fan_out: {{ enabled: true }}\n    {}\noutput: drop\n",
+            aws.file()
+        ),
+    )
+    .unwrap();
+    let mut child = program.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = tokio::io::BufReader::new(child.stderr.take().unwrap());
+    let mut log = String::new();
+    while !log.contains("can't be had yet") {
+        let read = timeout(PATIENCE, tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut log)).await.unwrap().unwrap();
+        assert!(read > 0, "it ended: {log}");
+    }
+    std::fs::write(&late, "a token").unwrap();
+    timeout(PATIENCE, child.wait()).await.expect("it does not end").unwrap();
+    assert_eq!(signed(&aws.asked(), "DescribeStreamSummary"), ["WEB"]);
+}
+
+#[tokio::test]
+async fn credentials_that_no_header_can_carry_are_named() {
+    let aws = Aws::start().await;
+    std::fs::write(
+        aws.folder.path().join("odd.json"),
+        keys_as_json("PROCESS").replace(KEY, "secret\\nof two lines"),
+    )
+    .unwrap();
+    let config = std::fs::read_to_string(aws.path("config")).unwrap();
+    let odd = format!("{config}\n[profile odd]\ncredential_process = cat {}\n", aws.path("odd.json"));
+    std::fs::write(aws.path("config"), odd).unwrap();
+    let env = |id: &str, secret: &str, token: &str| {
+        let mut all =
+            vec![("AWS_ACCESS_KEY_ID", id.to_owned()), ("AWS_SECRET_ACCESS_KEY", secret.to_owned())];
+        if !token.is_empty() {
+            all.push(("AWS_SESSION_TOKEN", token.to_owned()));
+        }
+        all
+    };
+    let none = || vec![("AWS_REGION", "us-east-1".to_owned())];
+    for (credentials, environment, named) in [
+        ("", env("SECRETID\nX", "good", ""), "access key id"),
+        ("", env("ID", "SECRETLINE\n", ""), "secret access key"),
+        ("", env("ID", "good", "SECRETTOKEN\r\nx"), "session token"),
+        ("id: \"SECRETID\\nX\", secret: good", none(), "access key id"),
+        ("id: ID, secret: \"SECRETLINE\\nx\"", none(), "secret access key"),
+        ("id: ID, secret: good, token: \"SECRETTOKEN\\u0001\"", none(), "session token"),
+        ("profile: odd", none(), "secret access key"),
+        ("", vec![("AWS_REGION", "eu-west-1\n".to_owned())], "region"),
+    ] {
+        let block = format!("{}\ncredentials: {{ {credentials} }}", aws.file());
+        let output = aws.run(&block, &environment).await;
+        let log = said(&output);
+        assert_eq!(output.status.code(), Some(Exit::Input.code().into()), "{credentials} {environment:?}: {log}");
+        assert!(log.contains(named), "{credentials} {environment:?}: {log}");
+        assert!(!log.contains("SECRET") && !log.contains("of two lines"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn proxy_that_can_not_be_understood_is_no_way_around_it() {
+    let aws = Aws::start().await;
+    let environment = [("HTTPS_PROXY", "http://user:hidden@pro xy".to_owned())];
+    let block = format!("{}\ncredentials: {{ id: BLOCK, secret: {KEY} }}", aws.file());
+    let output = aws.run(&block, &environment).await;
+    assert_eq!(output.status.code(), Some(Exit::Input.code().into()));
+    assert!(said(&output).contains("HTTPS_PROXY") && !said(&output).contains("hidden"), "{}", said(&output));
+    assert!(aws.asked().is_empty());
+}
