@@ -288,7 +288,8 @@ pub(crate) async fn certificates(profile: Option<&str>) -> Result<Vec<u8>, Acces
     } else {
         let selected = profile.map(|profile| Cow::Owned(profile.to_owned()));
         // A file that can't be read is told where credentials are looked for.
-        let Ok(profiles) = aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), selected).await else {
+        let Ok(profiles) = aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), selected).await
+        else {
             return Ok(Vec::new());
         };
         let Some(path) = profiles.get("ca_bundle") else { return Ok(Vec::new()) };
@@ -400,7 +401,13 @@ mod tests {
         for right in ["", "http://proxy:3128", "http://user:secret@proxy:3128/", "proxy:3128"] {
             assert_eq!(with(right), Ok(()), "{right}");
         }
-        for wrong in ["http://", "http://user:secret@pro xy:3128", "socks5://user:secret@proxy", "https://user:secret@proxy", "://"] {
+        for wrong in [
+            "http://",
+            "http://user:secret@pro xy:3128",
+            "socks5://user:secret@proxy",
+            "https://user:secret@proxy",
+            "://",
+        ] {
             let error = with(wrong).expect_err(wrong).to_string();
             assert!(error.contains("HTTPS_PROXY") && !error.contains("secret"), "{error}");
         }

@@ -157,6 +157,43 @@ pub(crate) fn describe_metrics() {
     }
 }
 
+/// A wait at connect. What it is for is logged after some seconds, and then every minute.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    since: Instant,
+    next: Instant,
+}
+
+/// A wait that is shorter than this is not logged.
+const WAITS_QUIETLY: Duration = Duration::from_secs(4);
+
+impl Waiting {
+    pub(crate) fn new() -> Self {
+        let since = Instant::now();
+        Self { since, next: since + WAITS_QUIETLY }
+    }
+
+    /// How long it has lasted.
+    pub(crate) fn lasts(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Says what is waited for, if it is time to.
+    pub(crate) fn tell(&mut self, what: &str, name: &str, state: &str) {
+        let now = Instant::now();
+        if now >= self.next {
+            self.next = now + TOLD_EVERY;
+            tracing::info!(
+                what,
+                name,
+                state,
+                for_seconds = self.lasts().as_secs(),
+                "waiting before anything can be read"
+            );
+        }
+    }
+}
+
 /// The inputs of this process, so that the gauges of each have a label of their own.
 static INPUTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 

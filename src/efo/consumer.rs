@@ -202,7 +202,11 @@ impl Opening<'_> {
 
     async fn until_active(&mut self) -> Result<String, ConsumerError> {
         let mut backoff = Backoff::new(FIRST_LOOK, LATEST_LOOK);
+        let mut waiting = telemetry::Waiting::new();
         loop {
+            if let Some(last) = &self.last {
+                waiting.tell("the consumer", self.spec.label(), last);
+            }
             match self.look().await {
                 Ok(ConsumerDescription { arn, status: ConsumerStatus::Active }) => return Ok(arn),
                 Ok(other) => self.last = Some(format!("it is {:?}", other.status)),

@@ -359,7 +359,8 @@ async fn credentials_late_at_the_start() {
     let mut lines = tokio::io::BufReader::new(child.stderr.take().unwrap());
     let mut log = String::new();
     while !log.contains("can't be had yet") {
-        let read = timeout(PATIENCE, tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut log)).await.unwrap().unwrap();
+        let read =
+            timeout(PATIENCE, tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut log)).await.unwrap().unwrap();
         assert!(read > 0, "it ended: {log}");
     }
     std::fs::write(&late, "a token").unwrap();
@@ -370,17 +371,13 @@ async fn credentials_late_at_the_start() {
 #[tokio::test]
 async fn credentials_that_no_header_can_carry_are_named() {
     let aws = Aws::start().await;
-    std::fs::write(
-        aws.folder.path().join("odd.json"),
-        keys_as_json("PROCESS").replace(KEY, "secret\\nof two lines"),
-    )
-    .unwrap();
+    std::fs::write(aws.folder.path().join("odd.json"), keys_as_json("PROCESS").replace(KEY, "secret\\nof two lines"))
+        .unwrap();
     let config = std::fs::read_to_string(aws.path("config")).unwrap();
     let odd = format!("{config}\n[profile odd]\ncredential_process = cat {}\n", aws.path("odd.json"));
     std::fs::write(aws.path("config"), odd).unwrap();
     let env = |id: &str, secret: &str, token: &str| {
-        let mut all =
-            vec![("AWS_ACCESS_KEY_ID", id.to_owned()), ("AWS_SECRET_ACCESS_KEY", secret.to_owned())];
+        let mut all = vec![("AWS_ACCESS_KEY_ID", id.to_owned()), ("AWS_SECRET_ACCESS_KEY", secret.to_owned())];
         if !token.is_empty() {
             all.push(("AWS_SESSION_TOKEN", token.to_owned()));
         }

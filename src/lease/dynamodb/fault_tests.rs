@@ -16,6 +16,7 @@ use pipeline_plugin_api::InputError;
 
 use super::tests::{LEASE, Local, put, stream};
 use super::*;
+use crate::config::DynamoDb;
 use crate::names::SequenceNumber;
 
 /// What happens to writes.
@@ -93,7 +94,7 @@ impl HttpConnector for FaultyConnector {
 impl Local {
     /// A store whose answers can be lost.
     async fn faulty(&self, me: &str) -> (DynamoDbStore, Arc<Faults>) {
-        let session = Self::session();
+        let session = self.session();
         let faults = Arc::<Faults>::default();
         let http = Faulty { inner: session.http_client().unwrap(), faults: Arc::clone(&faults) };
         let session = session.into_builder().http_client(http).build();
@@ -191,4 +192,53 @@ async fn a_permission_that_is_missing_is_told_and_not_tried_again() {
     assert!(error.to_string().contains("check the credentials and their permissions"), "{error}");
     let error = InputError::from(crate::connect::ConnectError::from(error));
     assert!(matches!(error, InputError::Fatal(_)), "{error:?}");
+}
+
+/// Says of the table that it is in these states, one after the other; the last for good.
+#[derive(Debug)]
+struct States(Mutex<Vec<&'static str>>);
+
+impl HttpConnector for States {
+    fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+        let mut states = lock(&self.0);
+        let state = if states.len() > 1 { states.remove(0) } else { states[0] };
+        let key = |name: &str, kind: &str| format!(r#"{{"AttributeName":"{name}","KeyType":"{kind}"}}"#);
+        let of = |name: &str| format!(r#"{{"AttributeName":"{name}","AttributeType":"S"}}"#);
+        let body = format!(
+            r#"{{"Table":{{"TableName":"leases","TableArn":"arn:aws:dynamodb:eu-west-1:111122223333:table/leases","TableStatus":"{state}","KeySchema":[{},{}],"AttributeDefinitions":[{},{}]}}}}"#,
+            key("StreamID", "HASH"),
+            key("ShardID", "RANGE"),
+            of("StreamID"),
+            of("ShardID"),
+        );
+        HttpConnectorFuture::ready(Ok(HttpResponse::new(StatusCode::try_from(200).unwrap(), SdkBody::from(body))))
+    }
+}
+
+async fn opened(name: &str, states: Vec<&'static str>) -> Result<Table, StoreError> {
+    let connector = SharedHttpConnector::new(States(Mutex::new(states)));
+    let http = aws_smithy_runtime_api::client::http::http_client_fn(move |_, _| connector.clone());
+    let session = Local::start().await.session().into_builder().http_client(http).build();
+    Table::open(&session, &DynamoDb { table: name.into(), ..DynamoDb::default() }, LEASE / 3).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn table_updating() {
+    for states in [vec!["ACTIVE"], vec!["UPDATING"], vec!["CREATING", "CREATING", "UPDATING"]] {
+        opened("leases", states.clone()).await.unwrap_or_else(|error| panic!("{states:?}: {error}"));
+    }
+    for state in ["INACCESSIBLE_ENCRYPTION_CREDENTIALS", "ARCHIVING", "ARCHIVED", "DELETING"] {
+        let error = opened("leases", vec!["CREATING", state]).await.unwrap_err();
+        assert!(matches!(error, StoreError::Table { .. }) && error.to_string().contains(state), "{error}");
+    }
+    let error = opened("leases", vec!["CREATING"]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Failed { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn table_by_arn() {
+    let by_name = DynamoDbStore::new(opened("leases", vec!["ACTIVE"]).await.unwrap(), "me".into(), LEASE);
+    let arn = "arn:aws:dynamodb:eu-west-1:111122223333:table/leases";
+    let by_arn = DynamoDbStore::new(opened(arn, vec!["ACTIVE"]).await.unwrap(), "me".into(), LEASE);
+    assert_eq!(by_arn.identity().await.unwrap(), by_name.identity().await.unwrap());
 }

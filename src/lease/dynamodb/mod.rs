@@ -307,7 +307,7 @@ fn told(error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> St
 #[async_trait]
 impl LeaseStore for DynamoDbStore {
     async fn identity(&self) -> Result<String, StoreError> {
-        Ok(row::consumer_part(&self.table.name))
+        Ok(row::consumer_part(&self.table.name, &self.table.arn))
     }
 
     async fn adopt(&self, stream: &Stream, configured: &str) -> Result<(), StoreError> {

@@ -128,18 +128,18 @@ pub(super) fn worker(item: &Item) -> Option<Worker> {
     })
 }
 
-/// What the names of consumers are made of: the table's name, as long as the service lets the name of a consumer be.
-pub(super) fn consumer_part(table: &str) -> String {
+/// What the names of consumers are made of: the table's name, and what tells it from tables of the same name in other regions
+/// and accounts, whose fleets may read the same stream. As long as the service lets the name of a consumer be, and of the
+/// characters that it may have.
+pub(super) fn consumer_part(name: &str, arn: &str) -> String {
     const LONGEST: usize = 128 - "kinesis-input-".len();
-    if table.len() <= LONGEST {
-        return table.to_owned();
-    }
-    // Long names often differ at their end only.
-    let hash = table
+    let hash = arn
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    // Names of tables are ASCII.
-    let start: String = table.chars().take(LONGEST - 17).collect();
+    // A table may be configured by its ARN.
+    let name = name.rsplit_once(":table/").map_or(name, |(_, name)| name);
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' };
+    let start: String = name.chars().map(allowed).take(LONGEST - 17).collect();
     format!("{start}-{hash:016x}")
 }
 
@@ -206,10 +206,25 @@ mod tests {
     }
 
     #[test]
-    fn consumers_of_long_tables_have_names_of_their_own() {
-        let (a, b) = (format!("{}a", "t".repeat(250)), format!("{}b", "t".repeat(250)));
-        assert_ne!(consumer_part(&a), consumer_part(&b));
-        assert_eq!(consumer_part(&a).len() + "kinesis-input-".len(), 128);
-        assert_eq!(consumer_part("leases"), "leases");
+    fn fleets_of_other_tables_have_consumers_of_their_own() {
+        let arn = |region: &str, name: &str| format!("arn:aws:dynamodb:{region}:111122223333:table/{name}");
+        let part = |region: &str, name: &str| consumer_part(name, &arn(region, name));
+        let long = |last: char| format!("{}{last}", "t".repeat(250));
+        let names = [
+            part("eu-west-1", "leases"),
+            part("us-east-1", "leases"),
+            consumer_part("leases", "arn:aws:dynamodb:eu-west-1:999922223333:table/leases"),
+            part("eu-west-1", &long('a')),
+            part("eu-west-1", &long('b')),
+        ];
+        for (at, name) in names.iter().enumerate() {
+            assert!(!names[..at].contains(name), "{name}");
+            let whole = format!("kinesis-input-{name}");
+            let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+            assert!(whole.len() <= 128 && whole.chars().all(is_allowed), "{whole}");
+        }
+        // By name or by ARN, it is one table.
+        let by_arn = arn("eu-west-1", "leases");
+        assert_eq!(consumer_part(&by_arn, &by_arn), part("eu-west-1", "leases"));
     }
 }

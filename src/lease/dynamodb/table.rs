@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ProvisionedThroughput, ScalarAttributeType,
-    TableDescription,
+    TableDescription, TableStatus,
 };
 use aws_smithy_async::time::SharedTimeSource;
 use aws_types::SdkConfig;
@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use super::{StoreError, failed};
 use crate::access;
 use crate::config::{BillingMode as Billing, DynamoDb};
+use crate::telemetry::Waiting;
 
 /// How long a call may take, its retries included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -36,7 +37,10 @@ pub(crate) struct Table {
     pub(super) client: Client,
     /// For beats alone: they must not wait behind anything, nor share a budget of retries with it.
     pub(super) beats: Client,
+    /// Its name or ARN, as it is configured.
     pub(super) name: String,
+    /// Its ARN, which tells it from tables of the same name in other regions and accounts.
+    pub(super) arn: String,
     /// For what is written of times.
     pub(super) time: SharedTimeSource,
 }
@@ -62,13 +66,18 @@ impl Table {
             .build();
         let time = access::clock(session);
         let (client, beats) = (Client::from_conf(client), Client::from_conf(beats));
-        let table = Self { client, beats, name: config.table.clone(), time };
-        table.be_there(config).await?;
+        let arn = config.table.clone();
+        let mut table = Self { client, beats, name: config.table.clone(), arn, time };
+        let found = table.be_there(config).await?;
+        if let Some(arn) = found.table_arn {
+            table.arn = arn;
+        }
         Ok(table)
     }
 
-    async fn be_there(&self, config: &DynamoDb) -> Result<(), StoreError> {
-        let found = match self.describe().await? {
+    /// Waits until the table serves.
+    async fn be_there(&self, config: &DynamoDb) -> Result<TableDescription, StoreError> {
+        let mut found = match self.describe().await? {
             Some(found) => found,
             None if config.create => self.create(config).await?,
             None => {
@@ -79,20 +88,37 @@ impl Table {
             }
         };
         self.check(&found)?;
-        if !is_active(&found) {
-            let waiting = tokio::time::timeout(ACTIVE_WITHIN, async {
-                loop {
-                    sleep(LOOK_AGAIN).await;
-                    if self.describe().await?.as_ref().is_some_and(is_active) {
-                        return Ok(());
-                    }
-                }
-            });
-            return waiting.await.unwrap_or_else(|_| {
-                Err(StoreError::Failed { what: "wait for the table", cause: "it did not become ACTIVE".into() })
-            });
+        let mut waiting = Waiting::new();
+        while !self.serves(&found)? {
+            let status = found.table_status().map_or("without a status", TableStatus::as_str).to_owned();
+            if waiting.lasts() >= ACTIVE_WITHIN {
+                let cause = format!("it is {status} for {} s", waiting.lasts().as_secs());
+                return Err(StoreError::Failed { what: "wait for the table", cause });
+            }
+            waiting.tell("the lease table", &self.name, &status);
+            sleep(LOOK_AGAIN).await;
+            // One that is being made may not be shown yet.
+            if let Some(now) = self.describe().await? {
+                found = now;
+            }
         }
-        Ok(())
+        Ok(found)
+    }
+
+    /// Whether the table can be used now; an error if it can't be until a person does something.
+    fn serves(&self, found: &TableDescription) -> Result<bool, StoreError> {
+        let advice = match found.table_status().map(TableStatus::as_str) {
+            // It is used as it is while it is being changed.
+            None | Some("ACTIVE" | "UPDATING") => return Ok(true),
+            Some("INACCESSIBLE_ENCRYPTION_CREDENTIALS") => {
+                "allow this account to use the key that it is encrypted with"
+            }
+            Some("ARCHIVING" | "ARCHIVED") => "restore it, or choose another table",
+            Some("DELETING") => "start again when it is gone, or choose another table",
+            Some(_) => return Ok(false),
+        };
+        let status = found.table_status().map_or("", TableStatus::as_str);
+        Err(self.wrong(&format!("it is {status}; {advice}")))
     }
 
     async fn describe(&self) -> Result<Option<TableDescription>, StoreError> {
@@ -158,8 +184,4 @@ impl Table {
     fn wrong(&self, what: &str) -> StoreError {
         StoreError::Table { table: self.name.clone(), what: what.to_owned() }
     }
-}
-
-fn is_active(table: &TableDescription) -> bool {
-    table.table_status().is_none_or(|status| status.as_str() == "ACTIVE")
 }

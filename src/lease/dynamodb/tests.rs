@@ -34,7 +34,7 @@ impl Local {
         Self { endpoint, _server: server }
     }
 
-    pub(super) fn session() -> SdkConfig {
+    pub(super) fn session(&self) -> SdkConfig {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(aws_smithy_http_client::tls::Provider::Rustls(
                 aws_smithy_http_client::tls::rustls_provider::CryptoMode::AwsLc,
@@ -43,6 +43,7 @@ impl Local {
         SdkConfig::builder()
             .behavior_version(aws_config::BehaviorVersion::latest())
             .region(Region::new("eu-west-1"))
+            .endpoint_url(&self.endpoint)
             .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(Credentials::new(
                 "id", "secret", None, None, "test",
             )))
@@ -58,12 +59,11 @@ impl Local {
         let mut config = DynamoDb::default();
         config.table = "leases".into();
         config.create = true;
-        config.endpoint = pipeline_plugin_api::config::Optional::some(self.endpoint.clone());
         config
     }
 
     async fn table(&self) -> Table {
-        Table::open(&Self::session(), &self.config(), LEASE / 3).await.unwrap_or_else(|error| panic!("{error}"))
+        Table::open(&self.session(), &self.config(), LEASE / 3).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub(super) async fn store(&self, me: &str) -> DynamoDbStore {
@@ -208,10 +208,10 @@ async fn a_table_that_is_missing_or_another_is_told() {
     let local = Local::start().await;
     let mut config = local.config();
     config.create = false;
-    let missing = Table::open(&Local::session(), &config, LEASE).await.unwrap_err().to_string();
+    let missing = Table::open(&local.session(), &config, LEASE).await.unwrap_err().to_string();
     assert!(missing.contains("doesn't exist") && missing.contains("dynamodb.create: true"), "{missing}");
     local.table().await;
-    Table::open(&Local::session(), &config, LEASE).await.unwrap();
+    Table::open(&local.session(), &config, LEASE).await.unwrap();
 
     let client = local.table().await.client;
     let attribute = aws_sdk_dynamodb::types::AttributeDefinition::builder()
@@ -224,7 +224,7 @@ async fn a_table_that_is_missing_or_another_is_told() {
     let create = create.key_schema(key.build().unwrap());
     create.billing_mode(aws_sdk_dynamodb::types::BillingMode::PayPerRequest).send().await.unwrap();
     config.table = "kcl".into();
-    let other = Table::open(&Local::session(), &config, LEASE).await.unwrap_err().to_string();
+    let other = Table::open(&local.session(), &config, LEASE).await.unwrap_err().to_string();
     assert!(other.contains("HASH leaseKey (S)") && other.contains("RANGE ShardID (S)"), "{other}");
 }
 
