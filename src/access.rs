@@ -156,12 +156,17 @@ fn loader(
 }
 
 fn with_region(session: SdkConfig) -> Result<SdkConfig, AccessError> {
-    let region = session.region().ok_or(AccessError::NoRegion)?.as_ref();
+    check_region(session.region().ok_or(AccessError::NoRegion)?.as_ref())?;
+    Ok(session)
+}
+
+/// A region becomes part of the names of hosts.
+pub(crate) fn check_region(region: &str) -> Result<(), AccessError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if region.is_empty() || region.len() > 63 || !region.bytes().all(is_plain) {
         return Err(AccessError::BadRegion(region.escape_debug().take(64).collect()));
     }
-    Ok(session)
+    Ok(())
 }
 
 /// A session in this region, or in the environment's. `endpoint` serves all services, that of roles included.
@@ -266,17 +271,23 @@ fn check_credentials(credentials: &AwsCredentials) -> Result<(), CredentialsErro
         ("session token", credentials.session_token()),
     ];
     for (name, value) in parts {
-        let what = match value {
-            Some("") => "is empty",
-            Some(value) if value.bytes().any(|byte| byte == b'\n' || byte == b'\r') => "has a line break in it",
-            Some(value) if !value.bytes().all(|byte| byte.is_ascii_graphic()) => {
-                "has blanks or other characters in it that no key has"
-            }
-            _ => continue,
-        };
-        return Err(CredentialsError::invalid_configuration(format!("the {name} {what}")));
+        if let Some(what) = value.and_then(odd_key) {
+            return Err(CredentialsError::invalid_configuration(format!("the {name} {what}")));
+        }
     }
     Ok(())
+}
+
+/// Why this can be no key or token, for a sentence that begins with what it is.
+pub(crate) fn odd_key(value: &str) -> Option<&'static str> {
+    match value {
+        "" => Some("is empty"),
+        value if value.bytes().any(|byte| byte == b'\n' || byte == b'\r') => Some("has a line break in it"),
+        value if !value.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Some("has blanks or other characters in it that no key has")
+        }
+        _ => None,
+    }
 }
 
 /// The certificates that the environment or the profile says to trust, beside those of the system: `AWS_CA_BUNDLE`, or

@@ -14,6 +14,7 @@ use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 use crate::configure::{self, Printed};
 use crate::leases::{self, Leases};
 use crate::terminal::{LogFormat, Terminal};
+use crate::signals::Signals;
 use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, registry, run, signals};
 
 /// How long the runtime waits for what still blocks when the program ends.
@@ -29,7 +30,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a pipeline until its input ends. Ctrl-C or SIGTERM stops it softly, a second one hard.
+    /// Run a pipeline until its input ends. Ctrl-C, SIGTERM or SIGHUP stops it softly, a second one hard.
     Run(Run),
     /// Show everything that is wrong or odd in pipeline files, without running them.
     Lint {
@@ -138,15 +139,20 @@ fn find<'r>(registry: &'r Registry, name: &str) -> Result<&'r RegisteredInput, E
 }
 
 fn run_command(arguments: &Run, registry: &Registry) -> Exit {
-    let terminal = match Terminal::start(arguments.log_format, &arguments.log_level) {
-        Ok(terminal) => terminal,
-        Err(error) => return fail(Exit::Usage, &error),
-    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
     };
-    let exit = runtime.block_on(run_pipeline(arguments, registry, &terminal));
+    // First of all: whatever comes while the rest starts stops it in good order.
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::new()
+    };
+    let terminal = match Terminal::start(arguments.log_format, &arguments.log_level) {
+        Ok(terminal) => terminal,
+        Err(error) => return fail(Exit::Usage, &error),
+    };
+    let exit = runtime.block_on(run_pipeline(arguments, registry, &terminal, signals));
     // A hard stop leaves tasks behind, and a blocked write must not keep the program alive.
     runtime.shutdown_timeout(LINGER);
     exit
@@ -163,7 +169,12 @@ fn leases_command(arguments: &Leases) -> Exit {
     }
 }
 
-async fn run_pipeline(arguments: &Run, registry: &Registry, terminal: &Terminal) -> Exit {
+async fn run_pipeline(
+    arguments: &Run,
+    registry: &Registry,
+    terminal: &Terminal,
+    signals: io::Result<Signals>,
+) -> Exit {
     let pipeline = match Pipeline::load(&arguments.pipeline, registry) {
         Ok(pipeline) => pipeline,
         Err(error) => return fail(Exit::Configuration, &error),
@@ -186,7 +197,7 @@ async fn run_pipeline(arguments: &Run, registry: &Registry, terminal: &Terminal)
     let options = RunOptions::default().meter(meter.clone());
     let ended = tokio::select! {
         ended = run(pipeline, options, stop.clone()) => ended,
-        () = signals::stop_on_signals(stop) => return Exit::Failed,
+        () = signals::stop_on_signals(signals, stop) => return Exit::Failed,
         () = terminal.show(meter) => return Exit::Failed,
     };
     terminal.finish();

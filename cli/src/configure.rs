@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use pipeline_plugin_api::config::Detail;
+use pipeline_plugin_api::config::{ConfigSpec, Detail};
 use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ pub(crate) fn lint(registry: &Registry, files: &[PathBuf]) -> Printed {
     let mut printed = Printed::default();
     for file in files {
         let found = match pipeline::open(file) {
-            Ok(document) => pipeline::check(&document, registry).0,
+            Ok(document) => pipeline::check(&document, registry, ConfigSpec::lint).0,
             Err(PipelineError::Wrong(found)) => found,
             Err(error) => {
                 printed.wrong = true;
@@ -46,8 +46,10 @@ pub(crate) fn schema(registry: &Registry, input: Option<&RegisteredInput>) -> Va
     if let Some(input) = input {
         return input.spec().schema().clone();
     }
-    let blocks: serde_json::Map<_, _> =
+    let mut blocks: serde_json::Map<_, _> =
         registry.iter().map(|input| (input.name().to_owned(), embedded(input.spec().schema()))).collect();
+    let one_of: Vec<Value> = blocks.keys().map(|name| json!({ "required": [name] })).collect();
+    blocks.insert("label".to_owned(), json!({ "type": "string", "description": "As Connect writes it; it has no effect." }));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Pipeline",
@@ -57,9 +59,8 @@ pub(crate) fn schema(registry: &Registry, input: Option<&RegisteredInput>) -> Va
         "properties": {
             "input": {
                 "type": "object",
-                "minProperties": 1,
-                "maxProperties": 1,
                 "additionalProperties": false,
+                "oneOf": one_of,
                 "properties": blocks,
             },
             "output": {

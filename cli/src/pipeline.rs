@@ -20,13 +20,15 @@ use std::time::Duration;
 use garde::Validate;
 use mq_bridge::models::{Endpoint, EndpointType, FileConfig, FileFsync, NameBy, RouteOptions};
 use pipeline_plugin_api::Input;
-use pipeline_plugin_api::config::{Configuration, Diagnostic, Diagnostics, Document, Duration as Span, Environment};
+use pipeline_plugin_api::config::{ConfigSpec, Configuration, Diagnostic, Diagnostics, Document, Duration as Span, Environment};
 use pipeline_plugin_api::registry::{BuildError, RegisteredInput, Registry};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The parts that a pipeline file may have.
 const PARTS: [&str; 4] = ["input", "output", "pipeline", "shutdown_timeout"];
+/// What Connect writes beside an input or an output.
+const LABEL: &str = "label";
 /// How long a soft stop takes at most, if the file doesn't say.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often an output file is synced.
@@ -148,7 +150,7 @@ impl Pipeline {
     }
 
     fn from_document(document: &Document, registry: &Registry) -> Result<Self, PipelineError> {
-        let (found, host) = check(document, registry);
+        let (found, host) = check(document, registry, ConfigSpec::check);
         if found.has_errors() {
             return Err(found.into());
         }
@@ -192,7 +194,12 @@ pub(crate) struct HostParts {
 }
 
 /// All that is wrong or odd in a pipeline file, and the host's parts if they are right.
-pub(crate) fn check(document: &Document, registry: &Registry) -> (Diagnostics, Option<HostParts>) {
+/// `of_input` says what is found in the input's block.
+pub(crate) fn check(
+    document: &Document,
+    registry: &Registry,
+    of_input: fn(&ConfigSpec, &Document, &[&str]) -> Diagnostics,
+) -> (Diagnostics, Option<HostParts>) {
     let mut found = Diagnostics::new();
     let parts = document.fields(&[]).unwrap_or_default();
     for part in parts.iter().filter(|part| !PARTS.contains(part)) {
@@ -203,7 +210,7 @@ pub(crate) fn check(document: &Document, registry: &Registry) -> (Diagnostics, O
         );
     }
     match input(document, registry) {
-        Ok(Some(input)) => found.extend(input.spec().lint(document, &["input", input.name()])),
+        Ok(Some(input)) => found.extend(of_input(input.spec(), document, &["input", input.name()])),
         Ok(None) => {}
         Err(errors) => found.extend(errors),
     }
@@ -237,11 +244,22 @@ fn keep<T>(result: Result<T, Diagnostics>, found: &mut Diagnostics) -> Option<T>
 /// The one input that the file names.
 fn input<'r>(document: &Document, registry: &'r Registry) -> Result<Option<&'r RegisteredInput>, Diagnostics> {
     let known = || list(registry.iter().map(RegisteredInput::name));
-    let names = document.fields(&["input"]).unwrap_or_default();
+    let fields = document.fields(&["input"]).unwrap_or_default();
+    // What Connect writes beside it names the input in its own logs, and says nothing here.
+    let names: Vec<&str> = fields.into_iter().filter(|name| *name != LABEL).collect();
     let [name] = names[..] else {
-        let error = document.error_at(&["input"], "a pipeline needs exactly one input");
-        return Err(error.with_help(format!("inputs are {}", known())).into());
+        let message = match &names[..] {
+            [] => "a pipeline needs exactly one input, and there is none".to_owned(),
+            names => format!("a pipeline needs exactly one input, and there are {}", list(names)),
+        };
+        let at = names.iter().find(|name| registry.get(name).is_none()).or(names.get(1));
+        let path: Vec<&str> = std::iter::once("input").chain(at.copied()).collect();
+        let help = format!("inputs are {}; beside one there may be a `{LABEL}`", known());
+        return Err(document.error_at(&path, message).with_help(help).into());
     };
+    if names.len() < document.fields(&["input"]).unwrap_or_default().len() {
+        document.read::<String>(&["input", LABEL])?;
+    }
     match registry.get(name) {
         Some(input) => Ok(Some(input)),
         None => Err(unknown_input(document, name, registry.nearest(name), &known()).into()),
@@ -258,7 +276,9 @@ fn unknown_input(document: &Document, name: &str, nearest: Option<&str>, known: 
 
 /// The output; ours are `stdout` and `drop`, the rest is mq-bridge's.
 fn output(document: &Document) -> Result<Endpoint, Diagnostics> {
-    let fields = document.fields(&["output"]).unwrap_or_default();
+    let mut fields = document.fields(&["output"]).unwrap_or_default();
+    let is_labeled = fields.contains(&LABEL);
+    fields.retain(|name| *name != LABEL);
     // As a word or as a mapping: `output: stdout`, `output: {stdout: {}}`.
     let word = if fields.is_empty() { document.read::<String>(&["output"]).ok() } else { None };
     if word.as_deref() == Some("drop") || fields == ["drop"] {
@@ -271,7 +291,14 @@ fn output(document: &Document) -> Result<Endpoint, Diagnostics> {
         let error = document.error_at(&["output"], "a pipeline needs an output");
         return Err(error.with_help("such as `stdout`, `drop`, or `file: {path: out.jsonl, format: raw}`").into());
     }
-    let mut endpoint: Endpoint = document.read(&["output"])?;
+    let mut endpoint: Endpoint = if is_labeled {
+        let mut fields: serde_json::Map<String, serde_json::Value> = document.read(&["output"])?;
+        fields.remove(LABEL);
+        let made = serde_json::from_value(fields.into());
+        made.map_err(|error| document.error_at(&["output"], error.to_string()))?
+    } else {
+        document.read(&["output"])?
+    };
     if let EndpointType::File(file) = &mut endpoint.endpoint_type
         && !document.fields(&["output", "file"]).unwrap_or_default().contains(&"fsync")
     {

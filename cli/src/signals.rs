@@ -1,10 +1,12 @@
-//! What do Ctrl-C and SIGTERM do?
+//! What do Ctrl-C, SIGTERM and SIGHUP do?
+
+use std::io;
 
 use crate::StopHandle;
 
 /// Turns the first signal into a soft stop and the second into a hard one. Never ends; to be dropped with the run.
-pub(crate) async fn stop_on_signals(stop: StopHandle) {
-    let mut signals = match Signals::new() {
+pub(crate) async fn stop_on_signals(signals: io::Result<Signals>, stop: StopHandle) {
+    let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
             tracing::error!(%error, "signals can't be heard; only the end of the input will stop the pipeline");
@@ -19,34 +21,56 @@ pub(crate) async fn stop_on_signals(stop: StopHandle) {
     std::future::pending::<()>().await;
 }
 
+/// The signals that stop the program. From when this is made on, none of them ends it by itself.
 #[cfg(unix)]
-struct Signals {
+pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    /// `None` if the program was started so that it outlives its terminal, as `nohup` does.
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    /// Listens from now on. Only inside a runtime.
+    pub(crate) fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let hangup = if is_ignored(SignalKind::hangup().as_raw_value()) { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
     }
 
     async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = hangup => {}
         }
     }
 }
 
+/// Whether whoever started the program has it ignore a signal. Known on Linux only.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    // The first bit is for signal 1.
+    mask >> (signal - 1) & 1 == 1
+}
+
 #[cfg(not(unix))]
-struct Signals;
+pub(crate) struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
     #[expect(clippy::unnecessary_wraps, reason = "the same shape on every system")]
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self)
     }
 

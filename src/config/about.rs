@@ -51,6 +51,8 @@ input:
       table: kinesis-checkpoints
       create: true
     region: eu-west-1
+    enhanced_fan_out:
+      enabled: true
 ";
 
 const FAN_OUT: &str = "\
@@ -59,12 +61,10 @@ input:
     streams: [orders]
     dynamodb:
       table: kinesis-checkpoints
+      create: true
     enhanced_fan_out:
       enabled: true
       max_pending_bytes: 128MiB
-    batching:
-      count: 500
-      period: 200ms
 ";
 
 const ALONE: &str = "\
@@ -72,4 +72,6 @@ input:
   aws_kinesis:
     streams: [orders]
     checkpoint_file: /var/lib/pipeline/orders.checkpoints
+    enhanced_fan_out:
+      enabled: true
 ";

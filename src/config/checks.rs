@@ -4,6 +4,7 @@ use pipeline_plugin_api::config::{Configuration, Findings};
 
 use super::streams::{StreamArn, StreamRef};
 use super::{BillingMode, Config, Credentials, DynamoDb, EnhancedFanOut, Tcp};
+use crate::{access, unbuilt};
 
 impl Configuration for Config {
     fn check(&self, findings: &mut Findings) {
@@ -14,6 +15,30 @@ impl Configuration for Config {
         batching(self, findings);
         session("", &self.credentials, &self.tcp, findings);
         session("dynamodb.", &self.dynamodb.credentials, &self.dynamodb.tcp, findings);
+    }
+
+    fn unsupported(&self, findings: &mut Findings) {
+        unbuilt::lint(self, findings);
+        for (at, region, credentials) in
+            [("", &self.region, &self.credentials), ("dynamodb.", &self.dynamodb.region, &self.dynamodb.credentials)]
+        {
+            if let Some(region) = region.as_deref()
+                && access::check_region(region).is_err()
+            {
+                let help = "a region is letters, digits and `-`, as in eu-west-1";
+                findings.invalid(&format!("{at}region"), "this is no name of a region", help);
+            }
+            let parts = [
+                ("id", credentials.id.as_deref().unwrap_or_default()),
+                ("secret", credentials.secret.expose()),
+                ("token", credentials.token.expose()),
+            ];
+            for (name, value) in parts.into_iter().filter(|(_, value)| !value.is_empty()) {
+                if let Some(what) = access::odd_key(value) {
+                    findings.invalid(&format!("{at}credentials.{name}"), format!("the value {what}"), "");
+                }
+            }
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub struct DynamoDb {
     pub table: String,
 
     /// Whether to create the table if it doesn't exist, and to wait until it is there.
+    #[schemars(extend("x-example" = true))]
     #[garde(skip)]
     pub create: bool,
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 #[non_exhaustive]
 pub struct EnhancedFanOut {
     /// Whether to read by enhanced fan-out. If not, shards are polled.
+    #[schemars(extend("x-example" = true))]
     #[garde(skip)]
     pub enabled: bool,
 

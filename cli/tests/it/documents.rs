@@ -25,6 +25,18 @@ fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     page.split(&*fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect()
 }
 
+/// Every pipeline that the documents show whole, and every input, with an output.
+pub(crate) fn pipelines() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (page, text) in pages() {
+        for block in blocks(&text, "yaml").into_iter().filter(|block| block.starts_with("input:\n  aws_kinesis:")) {
+            let output = if block.contains("output:") { "" } else { "output: drop\n" };
+            found.push((page.clone(), format!("{block}{output}")));
+        }
+    }
+    found
+}
+
 #[test]
 fn every_yaml_in_the_documents_is_right() {
     let registry = registry().unwrap();
@@ -40,7 +52,7 @@ fn every_yaml_in_the_documents_is_right() {
             } else {
                 let path: &[&str] = if block.contains("input:") { &["input", "aws_kinesis"] } else { &[] };
                 let document = Document::from_yaml(&page, block, &Environment::empty()).unwrap();
-                let found = aws_kinesis.spec().lint(&document, path);
+                let found = aws_kinesis.spec().check(&document, path);
                 assert!(!found.has_errors(), "{found}\n{block}");
             }
         }

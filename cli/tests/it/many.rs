@@ -214,3 +214,53 @@ async fn rolling_restart() {
     let lines: usize = names.iter().map(|name| fleet.bench.written_to(name).len()).sum();
     assert_eq!(lines, 300, "{} came twice", lines - 300);
 }
+
+/// Starts a pipeline as it is documented, where the environment says that AWS is here.
+async fn starts(fleet: &Fleet, name: &str, yaml: &str) {
+    let path = fleet.bench.path("documented.yaml");
+    std::fs::write(&path, yaml).unwrap();
+    let lint = Command::new(env!("CARGO_BIN_EXE_kinesis-input")).args(["lint", &path]).output().await.unwrap();
+    assert!(lint.status.success(), "{name}: {}", String::from_utf8_lossy(&lint.stderr));
+    let mut program = Command::new(env!("CARGO_BIN_EXE_kinesis-input"))
+        .args(["run", &path])
+        .env_clear()
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .env("AWS_REGION", "us-east-1")
+        .env("AWS_ENDPOINT_URL_KINESIS", fleet.bench.server.endpoint())
+        .env("AWS_ENDPOINT_URL_DYNAMODB", &fleet.table)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .current_dir(std::path::Path::new(&path).parent().unwrap())
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = tokio::io::BufReader::new(program.stderr.take().unwrap());
+    let mut log = String::new();
+    while !log.contains("reading the stream") {
+        let read = tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut log);
+        let read = tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| panic!("{name}: {log}")).unwrap();
+        assert!(read > 0, "{name} does not start: {log}\n{yaml}");
+    }
+    assert!(stop_softly(program).await.success(), "{name}");
+}
+
+#[tokio::test]
+async fn every_documented_pipeline_starts() {
+    let fleet = Fleet::start(1).await;
+    fleet.bench.client.create_stream().stream_name("returns").shard_count(1).send().await.unwrap();
+    for small in [&["create"][..], &["create", "--small"]] {
+        let created = Command::new(env!("CARGO_BIN_EXE_kinesis-input")).args(small).output().await.unwrap();
+        starts(&fleet, &format!("{small:?}"), &String::from_utf8(created.stdout).unwrap()).await;
+    }
+    let mut count = 0;
+    for (page, block) in crate::documents::pipelines() {
+        // Where things are on the machine of the one who reads it.
+        let here = |text: &str, folder: &str| text.replace(folder, &fleet.bench.path(""));
+        let block = here(&here(&block, "/var/data/"), "/var/lib/pipeline/");
+        starts(&fleet, &page, &block).await;
+        count += 1;
+    }
+    assert!(count >= 5, "only {count} are documented");
+}

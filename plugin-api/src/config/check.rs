@@ -19,6 +19,12 @@ pub trait Configuration: DeserializeOwned + JsonSchema + garde::Validate<Context
     fn check(&self, findings: &mut Findings) {
         let _ = findings;
     }
+
+    /// Adds what is right as a configuration and would be refused at connect all the same, as far as that can be known
+    /// without I/O: what this version can't do yet. Lint asks for it; reading the configuration does not.
+    fn unsupported(&self, findings: &mut Findings) {
+        let _ = findings;
+    }
 }
 
 /// What [`Configuration::check`] found. Paths are relative to the configuration; messages must hold no values of

@@ -109,6 +109,22 @@ impl Document {
         }
     }
 
+    /// All that is wrong or odd about the configuration at `path`, and what would be refused at connect.
+    pub(super) fn lint<T: Configuration>(&self, path: &[&str]) -> Diagnostics {
+        let parsed = match self.parse::<T>(path) {
+            Ok(parsed) => parsed,
+            Err(found) => return found,
+        };
+        let mut findings = Findings::default();
+        parsed.config.unsupported(&mut findings);
+        let schema = schema::of::<T>();
+        let Ok(mut part) = self.part(path, Some(&schema)) else { return parsed.warnings };
+        part.found = parsed.warnings;
+        part.take(findings);
+        part.found.sort();
+        part.found
+    }
+
     /// An error at `path` (or the nearest thing to it that exists), for what a host finds wrong itself.
     pub fn error_at(&self, path: &[&str], message: impl Into<String>) -> Diagnostic {
         self.diagnostic(Severity::Error, Kind::InvalidValue, &Path::of_keys(path), message.into(), &[])
@@ -128,7 +144,7 @@ impl Document {
         }
         let secrets = schema.map(|schema| mask::secrets(&node, schema)).unwrap_or_default();
         let mut part = Part { document: self, base, node, secrets, values: Vec::new(), found: Diagnostics::new() };
-        part.fill();
+        part.fill(schema);
         if part.found.has_errors() { Err(part.found) } else { Ok(part) }
     }
 
@@ -217,8 +233,12 @@ impl Part<'_> {
         self.found.push(one);
     }
 
-    fn fill(&mut self) {
+    fn fill(&mut self, schema: Option<&Value>) {
         let Some(text) = &self.document.text else { return };
+        let mut whole = Vec::new();
+        if let Some(schema) = schema {
+            collections(&self.node, schema, &text.environment, &mut Path::default(), &mut whole);
+        }
         let mut unset = Vec::new();
         let values = &mut self.values;
         self.node.for_each_text_mut(&mut Path::default(), &mut |path, _, content| {
@@ -229,6 +249,9 @@ impl Part<'_> {
             }
             values.extend(filled.values);
         });
+        for (path, node) in whole {
+            self.node.replace(&path.0, node);
+        }
         for (path, name) in unset {
             let help = format!("set it, or write `${{{name}:-default}}`");
             let message = format!("the environment variable `{name}` is not set");
@@ -279,9 +302,44 @@ impl Part<'_> {
         }
         let mut findings = Findings::default();
         config.check(&mut findings);
+        self.take(findings);
+    }
+
+    fn take(&mut self, findings: Findings) {
         for one in findings.found {
             self.add(one.severity, one.kind, &Path::parse(&one.path), &one.message, one.help);
         }
+    }
+}
+
+/// Finds variables that are a whole value, unquoted, and hold a list or a mapping in the flow form of YAML (of which JSON is a
+/// part), where the schema takes such a thing; with what they hold. Everywhere else what a variable holds is text.
+fn collections(node: &Node, schema: &Value, environment: &Environment, path: &mut Path, found: &mut Vec<(Path, Node)>) {
+    let mut inside = |step: Step, node: &Node| {
+        if let Some(schema) = schema::child(schema, &step) {
+            path.0.push(step);
+            collections(node, schema, environment, path, found);
+            path.0.pop();
+        }
+    };
+    match &node.content {
+        Content::Map(entries) => entries.iter().for_each(|entry| inside(Step::Key(entry.key.clone()), &entry.value)),
+        Content::List(items) => items.iter().enumerate().for_each(|(index, item)| inside(Step::Index(index), item)),
+        Content::Plain(text) if schema::takes_collection(schema) => {
+            let Some(filled) = environment.whole_value(text) else { return };
+            let filled = filled.trim();
+            if !filled.starts_with(['[', '{']) {
+                return;
+            }
+            if let Ok(mut parsed) = yaml::parse(filled)
+                && matches!(parsed.content, Content::List(_) | Content::Map(_))
+            {
+                // All of it stands where the variable does.
+                parsed.stand_at(node.span);
+                found.push((path.clone(), parsed));
+            }
+        }
+        _ => {}
     }
 }
 

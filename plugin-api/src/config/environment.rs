@@ -146,6 +146,16 @@ pub(super) struct Filled {
 }
 
 impl Environment {
+    /// The value of a text that is one reference and nothing else; `None` if it is something else, or unset.
+    pub(super) fn whole_value(&self, text: &str) -> Option<String> {
+        let found = next_reference(text, 0)?;
+        if found.escaped || found.start != 0 || found.end != text.len() {
+            return None;
+        }
+        let filled = self.fill(text);
+        filled.text.filter(|_| filled.unset.is_empty())
+    }
+
     /// Fills in every reference. A variable that is set but empty counts as unset where there is a default.
     pub(super) fn fill(&self, text: &str) -> Filled {
         let mut out = String::new();

@@ -61,6 +61,21 @@ impl Node {
         Self { content, span: None }
     }
 
+    /// Puts it, and all that is in it, at one place of the text.
+    pub(super) fn stand_at(&mut self, span: Option<Span>) {
+        self.span = span;
+        match &mut self.content {
+            Content::List(items) => items.iter_mut().for_each(|item| item.stand_at(span)),
+            Content::Map(entries) => {
+                for entry in entries {
+                    entry.key_span = span;
+                    entry.value.stand_at(span);
+                }
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.content {
             Content::Map(entries) => entries.iter().find(|entry| entry.key == key),
@@ -74,6 +89,27 @@ impl Node {
             (Step::Key(key), Content::Map(_)) => self.entry(key).map(|entry| &entry.value),
             (Step::Index(index), Content::List(items)) => items.get(*index),
             _ => None,
+        }
+    }
+
+    /// Puts something else at `path`, if something is there.
+    pub(super) fn replace(&mut self, path: &[Step], new: Self) {
+        let Some((first, rest)) = path.split_first() else {
+            *self = new;
+            return;
+        };
+        match (first, &mut self.content) {
+            (Step::Key(key), Content::Map(entries)) => {
+                if let Some(entry) = entries.iter_mut().find(|entry| entry.key == *key) {
+                    entry.value.replace(rest, new);
+                }
+            }
+            (Step::Index(index), Content::List(items)) => {
+                if let Some(item) = items.get_mut(*index) {
+                    item.replace(rest, new);
+                }
+            }
+            _ => {}
         }
     }
 

@@ -62,6 +62,20 @@ pub(super) fn child<'a>(schema: &'a Value, step: &Step) -> Option<&'a Value> {
     })
 }
 
+/// Whether a list or a mapping may stand there.
+pub(super) fn takes_collection(schema: &Value) -> bool {
+    let is_collection = |kind: &Value| kind == "array" || kind == "object";
+    let own = schema.get("type").is_some_and(|kind| match kind {
+        Value::Array(kinds) => kinds.iter().any(is_collection),
+        kind => is_collection(kind),
+    });
+    own || ["anyOf", "oneOf", "allOf"]
+        .iter()
+        .filter_map(|word| schema.get(word)?.as_array())
+        .flatten()
+        .any(takes_collection)
+}
+
 /// Whether the schema, or anything inside it, holds a secret.
 pub(super) fn holds_secret(schema: &Value) -> bool {
     match schema {

@@ -26,6 +26,7 @@ pub struct ConfigSpec {
     about: About,
     schema: Value,
     fields: Vec<Field>,
+    check: fn(&Document, &[&str]) -> Diagnostics,
     lint: fn(&Document, &[&str]) -> Diagnostics,
 }
 
@@ -38,11 +39,12 @@ impl ConfigSpec {
             root.insert("title".to_owned(), about.name.into());
             root.insert("description".to_owned(), about.summary.into());
         }
-        let lint = |document: &Document, path: &[&str]| match document.parse::<T>(path) {
+        let check = |document: &Document, path: &[&str]| match document.parse::<T>(path) {
             Ok(parsed) => parsed.warnings,
             Err(found) => found,
         };
-        Self { about, schema, fields, lint }
+        let lint = |document: &Document, path: &[&str]| document.lint::<T>(path);
+        Self { about, schema, fields, check, lint }
     }
 
     /// What the configuration is for.
@@ -70,7 +72,12 @@ impl ConfigSpec {
         example::render(self.about.name, &self.fields, detail, true)
     }
 
-    /// Every finding, errors and warnings, about the block at `path`.
+    /// Every finding, errors and warnings, about the block at `path`, without what only a connect would refuse.
+    pub fn check(&self, document: &Document, path: &[&str]) -> Diagnostics {
+        (self.check)(document, path)
+    }
+
+    /// Every finding, errors and warnings, about the block at `path`, what a connect would refuse included.
     pub fn lint(&self, document: &Document, path: &[&str]) -> Diagnostics {
         (self.lint)(document, path)
     }
