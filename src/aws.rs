@@ -331,10 +331,10 @@ where
             }
         }
         SdkError::ResponseError(_) => Fault::wire("Response", "the answer could not be read"),
-        SdkError::ConstructionFailure(failure) => Fault {
+        SdkError::ConstructionFailure(_) => Fault {
             origin: Origin::Local,
             code: "Request".into(),
-            message: format!("the request could not be built: {failure:?}"),
+            message: format!("the request could not be built: {}", error.source().map(causes).unwrap_or_default()),
         },
         _ => Fault::wire("Unknown", "an error that this version does not know"),
     }

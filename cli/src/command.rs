@@ -13,8 +13,8 @@ use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 
 use crate::configure::{self, Printed};
 use crate::leases::{self, Leases};
-use crate::terminal::{LogFormat, Terminal};
 use crate::signals::Signals;
+use crate::terminal::{LogFormat, Terminal};
 use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, registry, run, signals};
 
 /// How long the runtime waits for what still blocks when the program ends.
@@ -169,12 +169,7 @@ fn leases_command(arguments: &Leases) -> Exit {
     }
 }
 
-async fn run_pipeline(
-    arguments: &Run,
-    registry: &Registry,
-    terminal: &Terminal,
-    signals: io::Result<Signals>,
-) -> Exit {
+async fn run_pipeline(arguments: &Run, registry: &Registry, terminal: &Terminal, signals: io::Result<Signals>) -> Exit {
     let pipeline = match Pipeline::load(&arguments.pipeline, registry) {
         Ok(pipeline) => pipeline,
         Err(error) => return fail(Exit::Configuration, &error),

@@ -49,7 +49,10 @@ pub(crate) fn schema(registry: &Registry, input: Option<&RegisteredInput>) -> Va
     let mut blocks: serde_json::Map<_, _> =
         registry.iter().map(|input| (input.name().to_owned(), embedded(input.spec().schema()))).collect();
     let one_of: Vec<Value> = blocks.keys().map(|name| json!({ "required": [name] })).collect();
-    blocks.insert("label".to_owned(), json!({ "type": "string", "description": "As Connect writes it; it has no effect." }));
+    blocks.insert(
+        "label".to_owned(),
+        json!({ "type": "string", "description": "As Connect writes it; it has no effect." }),
+    );
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Pipeline",

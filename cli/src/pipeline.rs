@@ -20,7 +20,9 @@ use std::time::Duration;
 use garde::Validate;
 use mq_bridge::models::{Endpoint, EndpointType, FileConfig, FileFsync, NameBy, RouteOptions};
 use pipeline_plugin_api::Input;
-use pipeline_plugin_api::config::{ConfigSpec, Configuration, Diagnostic, Diagnostics, Document, Duration as Span, Environment};
+use pipeline_plugin_api::config::{
+    ConfigSpec, Configuration, Diagnostic, Diagnostics, Document, Duration as Span, Environment,
+};
 use pipeline_plugin_api::registry::{BuildError, RegisteredInput, Registry};
 use schemars::JsonSchema;
 use serde::Deserialize;

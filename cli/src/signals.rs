@@ -35,7 +35,8 @@ impl Signals {
     /// Listens from now on. Only inside a runtime.
     pub(crate) fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        let hangup = if is_ignored(SignalKind::hangup().as_raw_value()) { None } else { Some(signal(SignalKind::hangup())?) };
+        let hangup =
+            if is_ignored(SignalKind::hangup().as_raw_value()) { None } else { Some(signal(SignalKind::hangup())?) };
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
     }
 

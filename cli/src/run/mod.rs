@@ -30,6 +30,8 @@ use meter::Metered;
 
 /// Before connecting again: the first wait and the longest, doubling between.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// What goes on is told again after this long.
+const TOLD_EVERY: Duration = Duration::from_mins(1);
 /// How much longer than it was given a close may take before it is given up.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// How long a hard stop waits for progress that is acknowledged to be stored.
@@ -85,6 +87,7 @@ pub async fn run(pipeline: Pipeline, options: RunOptions, stop: StopHandle) -> R
 /// Connects until it succeeds; an ending if that comes first.
 async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>, RunError> {
     let mut next = RECONNECT.0;
+    let mut told: Option<(String, Instant)> = None;
     loop {
         let error = tokio::select! {
             biased;
@@ -104,7 +107,14 @@ async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>,
                 wait
             }
         };
-        tracing::warn!(error = causes(&error), ?wait, "the input can't connect yet");
+        // The same thing is told once a minute, however often it is tried.
+        let error = causes(&error);
+        if told.as_ref().is_none_or(|(before, at)| *before != error || at.elapsed() >= TOLD_EVERY) {
+            tracing::warn!(error, ?wait, "the input can't connect yet");
+            told = Some((error, Instant::now()));
+        } else {
+            tracing::debug!(error, ?wait, "the input can't connect yet");
+        }
         tokio::select! {
             () = stop.soft_or_hard() => return Ok(Some(Ending::Stopped)),
             () = tokio::time::sleep(wait) => {}

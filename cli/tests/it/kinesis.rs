@@ -164,9 +164,13 @@ async fn until_written(bench: &Bench, program: &mut Child, record: u64) {
     assert!(written.is_ok(), "record {record} was not written; only {:?}", bench.written());
 }
 
-pub(crate) async fn stop_softly(mut program: Child) -> ExitStatus {
+pub(crate) async fn stop_softly(program: Child) -> ExitStatus {
+    stop_by("-TERM", program).await
+}
+
+async fn stop_by(signal: &str, mut program: Child) -> ExitStatus {
     let id = program.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+    assert!(Command::new("kill").args([signal, &id]).status().await.unwrap().success());
     tokio::time::timeout(PATIENCE, program.wait()).await.unwrap().unwrap()
 }
 
@@ -184,6 +188,32 @@ async fn a_pipeline_runs_stops_softly_and_goes_on_without_duplicates() {
     until_written(&bench, &mut second, 79).await;
     assert!(stop_softly(second).await.success());
     assert_eq!(bench.written(), (0..80).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn hangup_and_interrupt_stop_softly_too() {
+    let bench = Bench::start().await;
+    for (round, signal) in ["-HUP", "-INT"].into_iter().enumerate() {
+        bench.put(round as u64 * 10..round as u64 * 10 + 10).await;
+        let mut program = bench.program(&bench.pipeline(|yaml| yaml));
+        until_written(&bench, &mut program, round as u64 * 10 + 9).await;
+        assert!(stop_by(signal, program).await.success(), "{signal}");
+    }
+    assert_eq!(bench.written(), (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_connect_writes_beside_an_input_is_taken() {
+    let bench = Bench::start().await;
+    bench.put(0..5).await;
+    let labels = |yaml: String| {
+        yaml.replace("  aws_kinesis:", "  label: \"in\"\n  aws_kinesis:").replace("  file:", "  label: \"\"\n  file:")
+    };
+    let mut program = bench.program(&bench.pipeline(labels));
+    until_written(&bench, &mut program, 4).await;
+    assert!(stop_softly(program).await.success());
+    let two = |yaml: String| yaml.replace("  aws_kinesis:", "  stdin: {}\n  processors: []\n  aws_kinesis:");
+    says(two, Exit::Configuration, &["exactly one input", "`stdin`", "`processors`", "`aws_kinesis`"]).await;
 }
 
 #[tokio::test]

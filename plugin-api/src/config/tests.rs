@@ -360,3 +360,37 @@ fn the_reference_lists_every_field_with_its_facts() {
     }
     assert!(reference.ends_with(".\n") && !reference.ends_with("\n\n"));
 }
+
+#[test]
+fn variable_that_is_a_whole_value_may_hold_a_list_or_a_mapping() {
+    let environment = Environment::from_pairs([
+        ("TAGS", r#"["a", "b: c", "${LIMIT}"]"#),
+        ("LOGIN", "{user: me, pass: '[hunter2]'}"),
+        ("WORD", "[no list"),
+        ("LIMIT", "7"),
+    ]);
+    let parse = |text: &str| Document::from_yaml("test.yaml", text, &environment).unwrap().parse::<Toy>(&[]);
+    let toy = parse("topic: t\ntags: ${TAGS}\nlogin: ${LOGIN}\nlimit: ${LIMIT}").unwrap().config;
+    assert_eq!(toy.tags, ["a", "b: c", "${LIMIT}"], "what a variable holds is not looked through again");
+    assert_eq!((toy.login.user.as_str(), toy.login.pass.expose(), toy.limit), ("me", "[hunter2]", 7));
+    let toy = parse("topic: t\ntags: ${NONE:-[x, y]}").unwrap().config;
+    assert_eq!(toy.tags, ["x", "y"]);
+    // Text stays text: in a field of text, in quotes, and inside a text.
+    let toy = parse("topic: ${TAGS}\nlogin: {user: u, pass: \"${TAGS}\"}").unwrap().config;
+    assert!(toy.topic.starts_with('[') && toy.login.pass.expose().starts_with('['));
+    for text in ["topic: t\ntags: \"${TAGS}\"", "topic: t\ntags: x${TAGS}", "topic: t\ntags: ${WORD}"] {
+        assert!(parse(text).unwrap_err().has_errors(), "{text}");
+    }
+    // What is wrong in it is told where the variable stands, without what it holds.
+    let environment = Environment::from_pairs([("TAGS", r#"["good", {"secret": "hunter2"}]"#)]);
+    let found = Document::from_yaml("test.yaml", "topic: t\ntags: ${TAGS}", &environment).unwrap().parse::<Toy>(&[]);
+    let found = found.unwrap_err().to_string();
+    assert!(found.contains("test.yaml:2:") && !found.contains("hunter2"), "{found}");
+}
+
+#[test]
+fn second_document_is_an_error_in_our_words() {
+    let found = Document::from_yaml("test.yaml", "topic: a\n---\ntopic: b\n", &Environment::empty()).map(drop);
+    let found = found.unwrap_err().to_string();
+    assert!(found.contains("more than one document") && found.contains("test.yaml"), "{found}");
+}

@@ -162,6 +162,11 @@ fn diagnostic(error: &Error) -> Diagnostic {
         Error::DuplicateMappingKey { .. } => {
             (Kind::DuplicateField, "a field is given twice".to_owned(), Some("keep one of the two"))
         }
+        Error::MultipleDocuments { .. } => (
+            Kind::Syntax,
+            "there is more than one document in this file: a line of three dashes begins another".to_owned(),
+            Some("leave one of them, and make a file of each other one"),
+        ),
         other => (Kind::Syntax, format!("this is not YAML: {}", plain_message(other)), None),
     };
     let mut found = Diagnostic::new(Severity::Error, kind, "", message);

@@ -277,7 +277,12 @@ where
         SdkError::DispatchFailure(failure) => {
             failure.as_connector_error().map_or_else(|| "the request could not be sent".into(), |error| causes(error))
         }
-        SdkError::ConstructionFailure(failure) => format!("the request could not be built: {failure:?}"),
+        SdkError::ConstructionFailure(_) => {
+            format!(
+                "the request could not be built: {}",
+                std::error::Error::source(error).map(causes).unwrap_or_default()
+            )
+        }
         SdkError::ResponseError(_) => "the answer could not be read".into(),
         _ => "an error that this version does not know".into(),
     };
