@@ -132,8 +132,9 @@ impl Session {
         self.keep.token().cancel();
         // They stop at once, but for a write to the store that one of them may be in.
         self.tasks.wait().await;
-        self.threads.end().await;
+        // What was acknowledged comes first, whatever else takes its time to end.
         let stored = self.checkpointer.finish().await;
+        self.threads.end().await;
         let others = match self.store.shared() {
             Some(shared) => say_goodbye(shared, &self.streams, &self.health).await,
             None => Some(Vec::new()),

@@ -90,8 +90,9 @@ impl Own {
         std::thread::Builder::new().name(format!("kinesis-read-{number}")).spawn(move || {
             tracing::dispatcher::with_default(&logs, || {
                 runtime.block_on(stopped.cancelled());
-                // With all tasks that are left, and the connections.
-                drop(runtime);
+                // With all tasks that are left, and the connections. A name that is being resolved is not waited for: the system
+                // may take minutes to give up on it.
+                runtime.shutdown_background();
                 drop(ending);
             });
         })?;
@@ -120,5 +121,20 @@ mod tests {
         });
         threads.end().await;
         assert!(gone.await.is_err(), "a task outlived its thread");
+    }
+
+    #[tokio::test]
+    async fn stop_with_a_hanging_resolver() {
+        let threads = Threads::start(1, a_service).unwrap();
+        let (answer, answered) = std::sync::mpsc::channel::<()>();
+        let (asking, asked) = oneshot::channel();
+        // As the resolver does it: a call into the system that can't be cancelled.
+        threads.next().handle.spawn_blocking(move || {
+            let _ = asking.send(());
+            answered.recv()
+        });
+        asked.await.unwrap();
+        tokio::time::timeout(std::time::Duration::from_mins(1), threads.end()).await.expect("it waits for the resolver");
+        drop(answer);
     }
 }
