@@ -134,7 +134,9 @@ mod tests {
             answered.recv()
         });
         asked.await.unwrap();
-        tokio::time::timeout(std::time::Duration::from_mins(1), threads.end()).await.expect("it waits for the resolver");
+        tokio::time::timeout(std::time::Duration::from_mins(1), threads.end())
+            .await
+            .expect("it waits for the resolver");
         drop(answer);
     }
 }

@@ -62,6 +62,45 @@ pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
     Ok(())
 }
 
+/// Prints the most that was resident while all shards send as fast as they are read, beside what is promised.
+pub fn flood(arguments: &Arguments) -> Result<(), AnyError> {
+    let (stage, reading) = (Stage::new()?, arguments.reading);
+    println!("| record bytes | shards | pool MiB | window KiB | minutes | most resident MiB | promised MiB |");
+    println!("|---|---|---|---|---|---|---|");
+    for record_bytes in &arguments.record_bytes {
+        for shards in &arguments.shards {
+            let load = Load {
+                shape: Shape { record_bytes: *record_bytes, event_bytes: arguments.event_bytes << 10 },
+                shards: *shards,
+                bytes_per_shard: u64::MAX,
+                rate: None,
+                rising: false,
+            };
+            let server = stage.serve(&load)?;
+            let reader = stage.read("flood", &server, &load, reading, u64::MAX)?;
+            sleep(Duration::from_secs(60 * arguments.minutes));
+            let most = reader.takes().peak_kib as f64 / 1024.0;
+            let promised = 64.0 + reading.pool as f64 + *shards as f64 * f64::from(reading.window) / 1024.0;
+            println!(
+                "| {record_bytes} | {shards} | {} | {} | {} | {most:.0} | {promised:.0} |",
+                reading.pool, reading.window, arguments.minutes,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Reads and acks all that comes, without an end.
+pub async fn take_all(job: &Job) -> Result<(), AnyError> {
+    let (input, _folder) = job.input().await?;
+    let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_secs(1) };
+    loop {
+        let (messages, receipt) = input.read_batch(demand).await?.into_parts();
+        drop(messages);
+        input.ack(receipt, Verdicts::ACK).await?;
+    }
+}
+
 /// Reads all that comes, and acks it late, or never.
 pub async fn hold(job: &Job) -> Result<(), AnyError> {
     let (input, _folder) = job.input().await?;

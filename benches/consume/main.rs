@@ -5,6 +5,7 @@
 //! cargo bench --bench consume -- --record-bytes 1024 --shards 10,100,1000
 //! cargo bench --bench consume -- --peers                       # and consumers in other languages
 //! cargo bench --bench consume -- --measure blocked --shards 1000
+//! cargo bench --bench consume -- --measure flood --shards 1000
 //! cargo bench --bench consume -- --measure idle --shards 1,1000
 //! cargo bench --bench consume -- --measure latency
 //! cargo bench --bench consume -- --measure kept --event-bytes 1024
@@ -88,6 +89,8 @@ enum Measure {
     Throughput,
     /// Memory of a process whose output takes everything and acknowledges nothing, or late.
     Blocked,
+    /// Memory of a process whose shards send as fast as they are read, and whose output takes everything.
+    Flood,
     /// What shards cost that have nothing to say.
     Idle,
     /// How long an event is on its way, from the server's write to `read_batch`.
@@ -122,6 +125,7 @@ fn main() -> Result<(), AnyError> {
         None => match arguments.measure {
             Measure::Throughput => throughput::compare(&arguments),
             Measure::Blocked => blocked::watch(&arguments),
+            Measure::Flood => blocked::flood(&arguments),
             Measure::Idle => idle::watch(&arguments),
             Measure::Latency => latency::measure(&arguments),
             Measure::Kept => kept::measure(&arguments),
@@ -160,6 +164,7 @@ async fn read(way: &str, job: &Job) -> Result<String, AnyError> {
         "all" | "slow" => return Ok(serde_json::to_string(&slow::read(job, way == "slow").await?)?),
         // These go on until they are ended.
         "blocked" => return blocked::hold(job).await.map(|()| String::new()),
+        "flood" => return blocked::take_all(job).await.map(|()| String::new()),
         "idle-ours" => return idle::ours(job).await.map(|()| String::new()),
         "idle-sdk" => return idle::sdk(job).await.map(|()| String::new()),
         other => return Err(format!("no way to read is called {other}").into()),

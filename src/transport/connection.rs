@@ -4,6 +4,7 @@
 //! theirs: what nobody reads fills its own window and stops nobody else. A ping tells within seconds that the other side
 //! is gone, which no amount of waiting for data would.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,11 +19,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Settings;
+use super::body::Received;
 use super::dial::Io;
-use crate::telemetry;
+use crate::sync::{Mutex, lock};
+use crate::{supervise, telemetry};
 
 /// How often the other side is asked whether it is there, and how long it may take to answer.
 const PING: Duration = Duration::from_secs(10);
+/// How often what waits on the streams is copied together.
+const COMPACT: Duration = Duration::from_millis(250);
 /// After so many pings without a stream the connection is closed.
 const IDLE_PINGS: u32 = 6;
 /// The largest frame that we take, where servers send such: fewer pieces, fewer wake-ups.
@@ -38,6 +43,8 @@ pub(super) struct Connection {
     limit: usize,
     /// False once it takes no more streams. Those that it has may go on.
     open: AtomicBool,
+    /// What came on its streams.
+    received: Mutex<Vec<Weak<Received>>>,
 }
 
 impl Connection {
@@ -62,18 +69,25 @@ impl Connection {
             streams: AtomicUsize::new(0),
             limit: settings.streams,
             open: AtomicBool::new(true),
+            received: Mutex::default(),
         });
         let (answered, first_answer) = oneshot::channel();
         // The task doesn't keep the connection: without streams, and out of the list, it ends.
         let watched = Arc::downgrade(&connection);
         tasks.spawn(async move {
-            let ended = tokio::select! {
-                ended = wire => ended,
-                () = watch(pings, &watched, answered) => Ok(()),
-                () = stop.cancelled() => Ok(()),
+            let running = async {
+                tokio::select! {
+                    ended = wire => ended,
+                    () = watch(pings, &watched, answered) => Ok(()),
+                    () = compact(&watched) => Ok(()),
+                    () = stop.cancelled() => Ok(()),
+                }
             };
-            if let Err(error) = ended {
-                telemetry::connection_ended(&error);
+            match AssertUnwindSafe(running).catch_unwind().await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => telemetry::connection_ended(&error),
+                // Its streams break, and are opened anew on another connection.
+                Err(panic) => telemetry::task_ended("connection", &supervise::message(&*panic), true),
             }
             if let Some(connection) = watched.upgrade() {
                 connection.open.store(false, Ordering::SeqCst);
@@ -98,6 +112,11 @@ impl Connection {
         // Given back at once if an idle connection was closed in between.
         let slot = Slot { connection: Arc::clone(self) };
         self.is_open().then_some(slot)
+    }
+
+    /// Takes care that what waits on a stream keeps no more memory than it has to.
+    pub(super) fn look_after(&self, received: &Arc<Received>) {
+        lock(&self.received).push(Arc::downgrade(received));
     }
 
     /// Whether it may take streams, now or later.
@@ -137,6 +156,20 @@ async fn watch(pings: Option<PingPong>, connection: &Weak<Connection>, answered:
     }
 }
 
+/// Copies together what waits on the streams, for as long as there is a connection.
+async fn compact(connection: &Weak<Connection>) {
+    loop {
+        sleep(COMPACT).await;
+        let Some(connection) = connection.upgrade() else { return std::future::pending().await };
+        let streams: Vec<Arc<Received>> = {
+            let mut received = lock(&connection.received);
+            received.retain(|stream| stream.strong_count() > 0);
+            received.iter().filter_map(Weak::upgrade).collect()
+        };
+        streams.iter().for_each(|stream| stream.compact());
+    }
+}
+
 /// A place for one stream. Dropping it gives the place back.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -144,6 +177,10 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
     pub(super) fn sender(&self) -> SendRequest<Bytes> {
         self.connection.sender.clone()
     }

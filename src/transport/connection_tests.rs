@@ -194,6 +194,43 @@ async fn slow_shard_beside_fast_ones() {
     assert_eq!((sent, read), (10 * WINDOW, Ok(())));
 }
 
+/// Many small frames of a stream that is not read, between frames of one that is.
+#[tokio::test(start_paused = true)]
+async fn small_frames_do_not_pin_large_buffers() {
+    const FRAMES: usize = 2000;
+    const WINDOW: usize = 512 << 10;
+    let mut pair = pair(100, Settings::default()).await;
+    let mut unread = pair.subscribe().await.unwrap();
+    let mut to_unread = pair.server.accepted().await;
+    let mut read = pair.subscribe().await.unwrap();
+    let mut to_read = pair.server.accepted().await;
+    for frame in 0..FRAMES {
+        to_unread.reserve_capacity(200);
+        poll_fn(|cx| to_unread.poll_capacity(cx)).await.unwrap().unwrap();
+        to_unread.send_data(vec![frame as u8; 200].into(), false).unwrap();
+        assert_eq!(send(&mut to_read, 4000).await, 4000);
+        let mut came = 0;
+        while came < 4000 {
+            came += chunk(&mut read).await.unwrap().unwrap().len();
+        }
+    }
+    tokio::time::sleep(SECOND).await;
+    let (waiting, kept) = unread.kept();
+    assert_eq!(waiting, 200 * FRAMES, "what waits is in the hands of HTTP/2, in blocks that others share");
+    assert!(kept <= waiting + (64 << 10), "{kept} bytes are kept for {waiting}");
+    // It counts against the window still, and is what was sent.
+    assert_eq!(send(&mut to_unread, WINDOW).await, WINDOW - 200 * FRAMES);
+    let mut bytes = Vec::new();
+    while bytes.len() < WINDOW {
+        bytes.extend_from_slice(&chunk(&mut unread).await.unwrap().unwrap());
+    }
+    let expected: Vec<u8> = (0..FRAMES).flat_map(|frame| [frame as u8; 200]).collect();
+    assert!(bytes[..expected.len()] == expected);
+    // And once it is read the window opens again.
+    assert!(timeout(SECOND, chunk(&mut unread)).await.is_err());
+    assert!(send(&mut to_unread, 1000).await > 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_closed_and_one_with_a_stream_is_not() {
     let pair = pair(100, Settings::default()).await;
