@@ -299,8 +299,9 @@ pub(crate) async fn certificates(profile: Option<&str>) -> Result<Vec<u8>, Acces
     } else {
         let selected = profile.map(|profile| Cow::Owned(profile.to_owned()));
         // A file that can't be read is told where credentials are looked for.
-        let Ok(profiles) = aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), selected).await
-        else {
+        #[expect(clippy::default_trait_access, reason = "the type's name is in a crate that is not ours to depend on")]
+        let files = Default::default();
+        let Ok(profiles) = aws_config::profile::load(&Fs::real(), &Env::real(), &files, selected).await else {
             return Ok(Vec::new());
         };
         let Some(path) = profiles.get("ca_bundle") else { return Ok(Vec::new()) };

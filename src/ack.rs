@@ -175,7 +175,7 @@ mod tests {
         }
 
         fn oldest(&self, index: usize) -> Oldest {
-            Oldest { arrived: Some(self.0 as i64 + index as i64), tracked_at: Instant::now() }
+            Oldest { arrived: Some(self.0.cast_signed() + i64::try_from(index).unwrap()), tracked_at: Instant::now() }
         }
     }
 

@@ -115,6 +115,7 @@ impl<'r> FormerRows<'r> {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, learned from another place")]
 struct Node {
     /// Since when we know of it. A listing that was asked for before doesn't say that it is gone.
     known_since: Instant,
@@ -669,7 +670,9 @@ mod tests {
         topology.readable();
         let child = [ChildShard { id: "c".into(), parents: ids(&["a", "b"]) }];
         let start = Instant::now();
-        ["a", "b"].into_iter().for_each(|id| topology.claimed(&id.into()));
+        for id in ["a", "b"] {
+            topology.claimed(&id.into());
+        }
         for (id, after) in [("a", Duration::ZERO), ("b", CONFIRMED_AFTER / 2)] {
             topology.children(&child, start + after);
             topology.ended(&id.into(), None);
@@ -683,7 +686,7 @@ mod tests {
     fn unreadable_row_stops_its_shard_alone() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         let bad = Row { unreadable: Some("its SequenceNumber is LATEST".into()), ..row("a", Place::Nowhere) };
-        topology.learn(&[bad.clone()], Instant::now());
+        topology.learn(std::slice::from_ref(&bad), Instant::now());
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &["a"], false), shard("c", &[], false)]);
         assert_eq!(topology.readable(), ids(&["c"]));
         assert_eq!(topology.forgettable(&[bad]), Vec::<&Row>::new());

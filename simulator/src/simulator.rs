@@ -229,7 +229,7 @@ impl Simulator {
             }
             Err(error) => encoding.answer(error.status, &error.to_json()),
         };
-        let seconds = (now.millis() / 1000) as i64;
+        let seconds = (now.millis() / 1000).cast_signed();
         let date = DateTime::from_secs(seconds).fmt(Format::HttpDate).ok();
         if let Some(date) = date.and_then(|date| http::HeaderValue::try_from(date).ok()) {
             answer.headers_mut().insert(http::header::DATE, date);

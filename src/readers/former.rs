@@ -92,7 +92,9 @@ impl Readers {
         match done.await {
             Ok(count) => {
                 telemetry::made_again(None, &state.stream, count);
-                shards.iter().for_each(|shard| state.topology.set_aside(shard));
+                for shard in shards {
+                    state.topology.set_aside(shard);
+                }
             }
             Err(error) => self.tools.health.look_failed(&error),
         }

@@ -166,7 +166,9 @@ async fn compact(connection: &Weak<Connection>) {
             received.retain(|stream| stream.strong_count() > 0);
             received.iter().filter_map(Weak::upgrade).collect()
         };
-        streams.iter().for_each(|stream| stream.compact());
+        for stream in &streams {
+            stream.compact();
+        }
     }
 }
 

@@ -190,7 +190,7 @@ impl Aws {
     async fn run(&self, block: &str, environment: &[(&str, String)]) -> Output {
         let yaml = format!(
             "input:\n  aws_kinesis:\n    streams: [orders]\n    enhanced_fan_out: {{ enabled: true }}\n{}\noutput: drop\n",
-            block.lines().map(|line| format!("    {line}\n")).collect::<String>()
+            block.lines().flat_map(|line| ["    ", line, "\n"]).collect::<String>()
         );
         let path = self.path("pipeline.yaml");
         std::fs::write(&path, yaml).unwrap();
@@ -198,7 +198,7 @@ impl Aws {
     }
 
     async fn end(&self, mut program: Command) -> Output {
-        timeout(PATIENCE, program.output()).await.expect("it does not end").unwrap()
+        timeout(PATIENCE, program.output()).await.unwrap().unwrap()
     }
 
     fn asked(&self) -> Vec<Asked> {

@@ -98,7 +98,7 @@ impl Local {
         let faults = Arc::<Faults>::default();
         let http = Faulty { inner: session.http_client().unwrap(), faults: Arc::clone(&faults) };
         let session = session.into_builder().http_client(http).build();
-        let table = Table::open(&session, &self.config(), LEASE / 3).await.unwrap();
+        let table = Table::open(&session, &Self::config(), LEASE / 3).await.unwrap();
         (DynamoDbStore::new(table, me.into(), LEASE), faults)
     }
 }

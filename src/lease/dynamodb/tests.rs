@@ -55,15 +55,12 @@ impl Local {
             .build()
     }
 
-    pub(super) fn config(&self) -> DynamoDb {
-        let mut config = DynamoDb::default();
-        config.table = "leases".into();
-        config.create = true;
-        config
+    pub(super) fn config() -> DynamoDb {
+        DynamoDb { table: "leases".into(), create: true, ..DynamoDb::default() }
     }
 
     async fn table(&self) -> Table {
-        Table::open(&self.session(), &self.config(), LEASE / 3).await.unwrap_or_else(|error| panic!("{error}"))
+        Table::open(&self.session(), &Self::config(), LEASE / 3).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub(super) async fn store(&self, me: &str) -> DynamoDbStore {
@@ -206,7 +203,7 @@ async fn rows_under_the_other_name_are_moved() {
 #[tokio::test]
 async fn a_table_that_is_missing_or_another_is_told() {
     let local = Local::start().await;
-    let mut config = local.config();
+    let mut config = Local::config();
     config.create = false;
     let missing = Table::open(&local.session(), &config, LEASE).await.unwrap_err().to_string();
     assert!(missing.contains("doesn't exist") && missing.contains("dynamodb.create: true"), "{missing}");
