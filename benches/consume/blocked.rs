@@ -9,10 +9,8 @@ use pipeline_plugin_api::{Demand, Verdicts};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
-use crate::client::Job;
+use crate::client::{Job, Reading};
 use crate::process::Stage;
-use crate::server::Load;
-use crate::stream::Shape;
 use crate::{AnyError, Arguments};
 
 /// Nothing came for so long: everything stands.
@@ -25,13 +23,7 @@ pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
     println!("|---|---|---|---|---|---|---|");
     for record_bytes in &arguments.record_bytes {
         for shards in &arguments.shards {
-            let load = Load {
-                shape: Shape { record_bytes: *record_bytes, event_bytes: arguments.event_bytes << 10 },
-                shards: *shards,
-                bytes_per_shard: u64::MAX,
-                rate: None,
-                rising: false,
-            };
+            let load = arguments.load(*record_bytes, *shards);
             let server = stage.serve(&load)?;
             let mut reader = stage.read("blocked", &server, &load, reading, u64::MAX)?;
             let acks = if reading.late == 0 {
@@ -47,8 +39,7 @@ pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
                 most = most.max(reader.takes().resident_kib);
             }
             let most = most.max(reader.takes().peak_kib) as f64 / 1024.0;
-            // A constant, the pool, and a window for each stream.
-            let promised = 64.0 + reading.pool as f64 + *shards as f64 * f64::from(reading.window) / 1024.0;
+            let promised = promised_mib(&reading, *shards);
             eprintln!(
                 "{}",
                 json!({ "scene": "blocked", "record_bytes": record_bytes, "shards": shards, "most_mib": most })
@@ -69,18 +60,12 @@ pub fn flood(arguments: &Arguments) -> Result<(), AnyError> {
     println!("|---|---|---|---|---|---|---|");
     for record_bytes in &arguments.record_bytes {
         for shards in &arguments.shards {
-            let load = Load {
-                shape: Shape { record_bytes: *record_bytes, event_bytes: arguments.event_bytes << 10 },
-                shards: *shards,
-                bytes_per_shard: u64::MAX,
-                rate: None,
-                rising: false,
-            };
+            let load = arguments.load(*record_bytes, *shards);
             let server = stage.serve(&load)?;
             let reader = stage.read("flood", &server, &load, reading, u64::MAX)?;
             sleep(Duration::from_secs(60 * arguments.minutes));
             let most = reader.takes().peak_kib as f64 / 1024.0;
-            let promised = 64.0 + reading.pool as f64 + *shards as f64 * f64::from(reading.window) / 1024.0;
+            let promised = promised_mib(&reading, *shards);
             println!(
                 "| {record_bytes} | {shards} | {} | {} | {} | {most:.0} | {promised:.0} |",
                 reading.pool, reading.window, arguments.minutes,
@@ -88,6 +73,11 @@ pub fn flood(arguments: &Arguments) -> Result<(), AnyError> {
         }
     }
     Ok(())
+}
+
+/// What a process holds at most: a constant, the pool, and a window for each stream.
+fn promised_mib(reading: &Reading, shards: usize) -> f64 {
+    64.0 + reading.pool as f64 + shards as f64 * f64::from(reading.window) / 1024.0
 }
 
 /// Reads and acks all that comes, without an end.

@@ -8,8 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::Job;
 use crate::process::{Stage, Taken};
-use crate::server::Load;
-use crate::stream::Shape;
 use crate::{AnyError, Arguments};
 
 /// What a run says.
@@ -27,13 +25,7 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
     println!("| record bytes | event KiB | messages kept | KiB of memory for each |");
     println!("|---|---|---|---|");
     for record_bytes in &arguments.record_bytes {
-        let load = Load {
-            shape: Shape { record_bytes: *record_bytes, event_bytes: arguments.event_bytes << 10 },
-            shards: arguments.shards[0],
-            bytes_per_shard: u64::MAX,
-            rate: None,
-            rising: false,
-        };
+        let load = arguments.load(*record_bytes, arguments.shards[0]);
         let server = stage.serve(&load)?;
         let kept: Kept = stage.read("kept", &server, &load, reading, arguments.megabytes << 20)?.said()?;
         let each = kept.after_kib.saturating_sub(kept.before_kib) as f64 / kept.messages as f64;

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::client::Job;
 use crate::process::Stage;
 use crate::server::{Load, now_nanos};
-use crate::stream::{Shape, written_at};
+use crate::stream::written_at;
 use crate::ways::Cost;
 use crate::{AnyError, Arguments};
 
@@ -31,13 +31,7 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
     println!("|---|---|---|---|---|---|---|");
     for record_bytes in &arguments.record_bytes {
         for shards in &arguments.shards {
-            let mut load = Load {
-                shape: Shape { record_bytes: *record_bytes, event_bytes: arguments.event_bytes << 10 },
-                shards: *shards,
-                bytes_per_shard: u64::MAX,
-                rate: None,
-                rising: true,
-            };
+            let mut load = Load { rising: true, ..arguments.load(*record_bytes, *shards) };
             let server = stage.serve(&load)?;
             let most: Cost = stage.read("ours", &server, &load, reading, arguments.megabytes << 20)?.said()?;
             drop(server);

@@ -42,6 +42,8 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use client::{Job, Reading};
 use process::Ports;
+use server::Load;
+use stream::Shape;
 use tokio::net::TcpListener;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
@@ -107,6 +109,14 @@ enum Role {
     Serve { folder: PathBuf, load: String },
     #[command(hide = true)]
     Read { way: String, job: String },
+}
+
+impl Arguments {
+    /// Shards that send as fast as the windows allow, without an end.
+    fn load(&self, record_bytes: usize, shards: usize) -> Load {
+        let shape = Shape { record_bytes, event_bytes: self.event_bytes << 10 };
+        Load { shape, shards, bytes_per_shard: u64::MAX, rate: None, rising: false }
+    }
 }
 
 fn main() -> Result<(), AnyError> {

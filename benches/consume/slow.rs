@@ -12,7 +12,6 @@ use serde_json::json;
 use crate::client::Job;
 use crate::process::{Stage, median};
 use crate::server::Load;
-use crate::stream::Shape;
 use crate::{AnyError, Arguments};
 
 /// What a run says.
@@ -31,14 +30,8 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
     println!("|---|---|---|---|---|");
     for record_bytes in &arguments.record_bytes {
         for shards in &arguments.shards {
-            let load = Load {
-                shape: Shape { record_bytes: *record_bytes, event_bytes: arguments.event_bytes << 10 },
-                shards: *shards,
-                bytes_per_shard: u64::MAX,
-                // What a shard can carry at most, so that nothing is gained by one that doesn't.
-                rate: Some(2e6),
-                rising: false,
-            };
+            // What a shard can carry at most, so that nothing is gained by one that doesn't.
+            let load = Load { rate: Some(2e6), ..arguments.load(*record_bytes, *shards) };
             let server = stage.serve(&load)?;
             let mut speeds: HashMap<&str, Vec<f64>> = HashMap::new();
             for _ in 0..arguments.rounds {

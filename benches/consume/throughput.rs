@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::process::{Stage, Taken, median};
 use crate::server::Load;
-use crate::stream::Shape;
 use crate::ways::Cost;
 use crate::{AnyError, Arguments, peers};
 
@@ -33,13 +32,11 @@ pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
         for shards in &arguments.shards {
             let bytes = arguments.megabytes << 20;
             let load = Load {
-                shape: Shape { record_bytes: *record_bytes, event_bytes: arguments.event_bytes << 10 },
-                shards: *shards,
                 // Somewhat more than is read, so that no shard runs dry before the last is done. Others warm up first.
                 bytes_per_shard: if peers.is_empty() { bytes / *shards as u64 * 2 } else { u64::MAX },
-                rate: None,
                 // Amazon's library refuses numbers that don't rise.
                 rising: !peers.is_empty(),
+                ..arguments.load(*record_bytes, *shards)
             };
             let server = stage.serve(&load)?;
             let mut runs: BTreeMap<&str, Vec<(Cost, Taken)>> = BTreeMap::new();
