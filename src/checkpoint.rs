@@ -374,7 +374,7 @@ impl Checkpointer {
                 Some((Err(error), _)) => {
                     telemetry::release_failed(&key.0, &key.1, &error);
                     self.health.failing(
-                        Part::Shard(key.0.clone(), key.1.clone(), Aspect::End),
+                        Part::of(&progress.names, Aspect::End),
                         &format_args!("its lease can't be given back: {error}"),
                     );
                 }

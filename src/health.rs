@@ -153,71 +153,76 @@ impl Health {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
         }
-        self.retain(|other| other != part);
+        let mut conditions = lock(&self.conditions);
+        if let Some(condition) = conditions.remove(part) {
+            self.log_recovered(part, &condition);
+        }
+        self.count.store(conditions.len(), Ordering::Release);
     }
 
-    fn retain(&self, keep: impl Fn(&Part) -> bool) {
-        self.retain_conditions(|part, _| keep(part));
-    }
-
-    fn retain_conditions(&self, keep: impl Fn(&Part, &Condition) -> bool) {
+    fn retain(&self, keep: impl Fn(&Part, &Condition) -> bool) {
         let mut conditions = lock(&self.conditions);
         conditions.retain(|part, condition| {
             let keeps = keep(part, condition);
-            if !keeps && condition.logged.is_some() {
-                self.meter.recovered(part, condition.since.elapsed());
+            if !keeps {
+                self.log_recovered(part, condition);
             }
             keeps
         });
         self.count.store(conditions.len(), Ordering::Release);
     }
 
+    /// What was never logged as degraded needs no line.
+    fn log_recovered(&self, part: &Part, condition: &Condition) {
+        if condition.logged.is_some() {
+            self.meter.recovered(part, condition.since.elapsed());
+        }
+    }
+
     /// The shard can't be read, and a retry alone does not help.
     pub(crate) fn unreadable(&self, names: &ShardNames, cause: &dyn Display) {
-        self.degraded(Part::Shard(names.stream.clone(), names.shard.clone(), Aspect::Reading), cause);
+        self.degraded(Part::of(names, Aspect::Reading), cause);
     }
 
     /// A subscription failed or broke.
     pub(crate) fn read_failed(&self, names: &ShardNames, cause: &dyn Display) {
-        self.failing(Part::Shard(names.stream.clone(), names.shard.clone(), Aspect::Reading), cause);
+        self.failing(Part::of(names, Aspect::Reading), cause);
     }
 
     /// Something else reads the shard with our consumer.
     pub(crate) fn shared_consumer(&self, names: &ShardNames, consumer: &str) {
-        let part = Part::Shard(names.stream.clone(), names.shard.clone(), Aspect::Consumer);
         let reason = format_args!(
             "its subscription is taken over again and again: another fleet reads with the consumer {consumer}; give each fleet \
              its own enhanced_fan_out.consumer_name"
         );
-        self.degraded(part, &reason);
+        self.degraded(Part::of(names, Aspect::Consumer), &reason);
     }
 
     /// Nothing else reads the shard with our consumer any more.
     pub(crate) fn own_consumer(&self, names: &ShardNames) {
-        self.recovered(&Part::Shard(names.stream.clone(), names.shard.clone(), Aspect::Consumer));
+        self.recovered(&Part::of(names, Aspect::Consumer));
     }
 
     /// A subscription of the shard was granted. What it brings will show whether it can be read.
     pub(crate) fn granted(&self, names: &ShardNames) {
-        if self.count.load(Ordering::Acquire) > 0 {
-            let part = Part::Shard(names.stream.clone(), names.shard.clone(), Aspect::Reading);
-            if let Some(condition) = lock(&self.conditions).get_mut(&part) {
-                condition.granted = Some(Instant::now());
-            }
+        if self.count.load(Ordering::Acquire) > 0
+            && let Some(condition) = lock(&self.conditions).get_mut(&Part::of(names, Aspect::Reading))
+        {
+            condition.granted = Some(Instant::now());
         }
     }
 
     /// The shard is being read.
     pub(crate) fn reads(&self, names: &ShardNames) {
         if self.count.load(Ordering::Acquire) > 0 {
-            self.recovered(&Part::Shard(names.stream.clone(), names.shard.clone(), Aspect::Reading));
+            self.recovered(&Part::of(names, Aspect::Reading));
         }
     }
 
     /// The shard is not ours any more, or is over: nothing of it has to be done here.
     pub(crate) fn forget(&self, names: &ShardNames) {
         if self.count.load(Ordering::Acquire) > 0 {
-            self.retain(|part| {
+            self.retain(|part, _| {
                 !matches!(part, Part::Shard(stream, shard, aspect)
                     if *stream == names.stream && *shard == names.shard && *aspect != Aspect::Row)
             });
@@ -229,7 +234,7 @@ impl Health {
         if rows.is_empty() && self.count.load(Ordering::Acquire) == 0 {
             return;
         }
-        self.retain(|part| {
+        self.retain(|part, _| {
             !matches!(part, Part::Shard(other, shard, Aspect::Row) if other == stream && !rows.contains_key(shard))
         });
         for (shard, what) in rows {
@@ -251,7 +256,7 @@ impl Health {
     /// The end of a shard could not be stored.
     pub(crate) fn end_failed(&self, names: &ShardNames, error: &dyn Display) {
         self.meter.store_failed(error);
-        let part = Part::Shard(names.stream.clone(), names.shard.clone(), Aspect::End);
+        let part = Part::of(names, Aspect::End);
         self.failing(part, &format_args!("its end can't be stored, so its children wait: {error}"));
     }
 
@@ -316,7 +321,7 @@ impl Health {
         let now = Instant::now();
         self.look_for_stalls(now);
         if self.count.load(Ordering::Acquire) > 0 {
-            self.retain_conditions(|_, condition| condition.granted.is_none_or(|at| now.duration_since(at) < GRACE));
+            self.retain(|_, condition| condition.granted.is_none_or(|at| now.duration_since(at) < GRACE));
         }
         let lag = self.report_lags(now);
         self.meter.report(pool, lag, lock(&self.conditions).values().filter(|one| one.shown_from <= now).count());
@@ -400,6 +405,11 @@ impl Health {
 }
 
 impl Part {
+    /// An aspect of the shard of these names.
+    pub(crate) fn of(names: &ShardNames, aspect: Aspect) -> Self {
+        Self::Shard(names.stream.clone(), names.shard.clone(), aspect)
+    }
+
     /// The stream that it belongs to.
     pub(crate) fn stream(&self) -> Option<&Stream> {
         match self {
