@@ -80,6 +80,11 @@ impl Stream {
         Self(Arc::new(StreamNames { arn: self.0.arn.clone(), name: self.0.name.clone(), created }))
     }
 
+    /// Whether something that says this time of creation is of another stream of the same name and ARN, as far as both say one.
+    pub(crate) fn is_other_life(&self, created: Option<i64>) -> bool {
+        self.0.created.zip(created).is_some_and(|(ours, theirs)| ours != theirs)
+    }
+
     /// When it was created, in milliseconds since 1970. `None` where the service does not say.
     pub fn created(&self) -> Option<i64> {
         self.0.created

@@ -34,7 +34,7 @@ pub(crate) struct Shards {
 }
 
 /// Which stream the service has under the name and ARN of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Identity {
     /// Ours, as far as can be told.
     Same,
@@ -57,25 +57,23 @@ impl Shards {
     /// later serves them all. Cancel safe.
     pub(crate) async fn identity(&self, since: Instant) -> Identity {
         let mut last = self.identity.lock().await;
-        if let Some((asked_at, identity)) = &*last
-            && *asked_at >= since
+        if let Some((asked_at, identity)) = *last
+            && asked_at >= since
         {
-            return identity.clone();
+            return identity;
         }
         let asked_at = Instant::now();
         let identity = match self.service.describe_stream(self.stream.arn()).await {
-            Ok(found) => match (found.created(), self.stream.created()) {
-                (Some(theirs), Some(ours)) if theirs != ours => {
-                    *lock(&self.successor) = Some(found);
-                    self.wake.notify_one();
-                    Identity::MadeAgain
-                }
-                _ => Identity::Same,
-            },
+            Ok(found) if self.stream.is_other_life(found.created()) => {
+                *lock(&self.successor) = Some(found);
+                self.wake.notify_one();
+                Identity::MadeAgain
+            }
+            Ok(_) => Identity::Same,
             Err(fault) if retry::control(&fault) == Control::NotFound => Identity::Gone,
             Err(_) => Identity::Unknown,
         };
-        *last = Some((asked_at, identity.clone()));
+        *last = Some((asked_at, identity));
         identity
     }
 
@@ -91,8 +89,7 @@ impl Shards {
 
     /// A listing that is at most this old. Cancel safe.
     pub(crate) async fn list(&self, max_age: Duration) -> Result<Listing, Fault> {
-        let now = Instant::now();
-        self.list_since(now.checked_sub(max_age).unwrap_or(now)).await
+        self.list_since(ago(max_age)).await
     }
 
     /// A listing that was asked for at this time or later. Cancel safe.
@@ -111,8 +108,7 @@ impl Shards {
 
     /// The children of a shard that is closed; `None` if it is open, or nobody can tell now.
     pub(crate) async fn closed(&self, shard: &ShardId) -> Option<Vec<ChildShard>> {
-        let now = Instant::now();
-        let shards = self.list_or_report(now.checked_sub(FRESH).unwrap_or(now)).await?.shards;
+        let shards = self.list_or_report(ago(FRESH)).await?.shards;
         shards.iter().any(|listed| listed.id == *shard && listed.closed).then(|| children(&shards, shard))
     }
 
@@ -137,6 +133,12 @@ impl Shards {
             }
         }
     }
+}
+
+/// The time that was this long ago, as far as the clock goes back.
+fn ago(age: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(age).unwrap_or(now)
 }
 
 /// Whether a shard is in its stream.

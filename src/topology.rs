@@ -91,7 +91,7 @@ pub(crate) struct FormerRows<'r> {
 
 impl<'r> FormerRows<'r> {
     /// Finds the rows of former streams: those that say so, and those whose position lies before their shard begins.
-    pub(crate) fn among<'b>(
+    fn among<'b>(
         rows: &'r [Row],
         created: Option<i64>,
         begin_of: impl Fn(&ShardId) -> Option<&'b SequenceNumber>,
@@ -111,6 +111,11 @@ impl<'r> FormerRows<'r> {
             }
         }
         found
+    }
+
+    /// The shards that they are of.
+    pub(crate) fn shards(&self) -> BTreeSet<ShardId> {
+        self.rows.iter().map(|row| row.shard.clone()).collect()
     }
 }
 
@@ -385,9 +390,9 @@ impl Topology {
         }
     }
 
-    /// Where a shard begins.
-    pub(crate) fn begin_of(&self, id: &ShardId) -> Option<&SequenceNumber> {
-        self.nodes.get(id)?.begin.as_ref()
+    /// The rows of former streams, among those of one that was created at this time.
+    pub(crate) fn former<'r>(&self, rows: &'r [Row], created: Option<i64>) -> FormerRows<'r> {
+        FormerRows::among(rows, created, |shard| self.nodes.get(shard)?.begin.as_ref())
     }
 
     /// Learns the children that the end of a shard names.

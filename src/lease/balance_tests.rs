@@ -564,15 +564,7 @@ fn what_was_asked_of_one_holder_is_not_taken_from_the_next() {
     let presence = Presence { streams: ["arn:orders".to_owned()].into(), ..Presence::default() };
     let workers = ["a", "b"].map(|id| Worker { id: id.into(), beat: "1".into(), presence: presence.clone() });
     let hold = |epoch| Hold { worker: "a".into(), epoch: Some(epoch), stamp: "x".into() };
-    let row = |shard: &ShardId| Row {
-        shard: shard.clone(),
-        place: Place::Nowhere,
-        hold: Some(hold(2)),
-        wanted_by: None,
-        foreign: false,
-        created: None,
-        unreadable: None,
-    };
+    let row = |shard: &ShardId| Row { hold: Some(hold(2)), ..Row::new(shard.clone(), Place::Nowhere) };
     let rows: Vec<Row> = shards.iter().map(row).collect();
     let mut watch = Watch::new(Duration::from_secs(30));
     watch.look(start, &workers, [(&stream, &*rows)]);

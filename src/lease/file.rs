@@ -221,7 +221,7 @@ impl LeaseStore for FileStore {
                     match table.get((stream.arn(), shard.as_str())).map_err(failed(what))? {
                         Some(value) => {
                             let (place, created) = inner.place(value.value())?;
-                            if created.is_some_and(|life| stream.created().is_some_and(|ours| ours != life)) {
+                            if stream.is_other_life(created) {
                                 return Ok(Claim::HeldBy("another life of the stream".into()));
                             }
                             place
@@ -270,12 +270,7 @@ impl LeaseStore for FileStore {
                 let write = begin_write(database, what)?;
                 {
                     let mut table = write.open_table(PLACES).map_err(failed(what))?;
-                    let key = (stream.arn(), row.shard.as_str());
-                    let now =
-                        table.get(key).map_err(failed(what))?.map(|value| self::row(row.shard.as_str(), value.value()));
-                    if now.is_some_and(|now| now == row) {
-                        table.remove(key).map_err(failed(what))?;
-                    }
+                    remove_unchanged(&mut table, &stream, &row).map_err(failed(what))?;
                 }
                 write.commit().map_err(failed(what))
             })
@@ -290,15 +285,12 @@ impl LeaseStore for FileStore {
                 let write = begin_write(database, what)?;
                 let is_unchanged = {
                     let mut table = write.open_table(PLACES).map_err(failed(what))?;
-                    let key = (stream.arn(), row.shard.as_str());
-                    let now = table.get(key).map_err(failed(what))?.map(|value| value.value().to_owned());
-                    let same = now.filter(|now| self::row(row.shard.as_str(), now) == row);
-                    if let Some(text) = &same {
+                    let removed = remove_unchanged(&mut table, &stream, &row).map_err(failed(what))?;
+                    if let Some(text) = &removed {
                         let mut former = write.open_table(FORMER).map_err(failed(what))?;
-                        former.insert(key, text.as_str()).map_err(failed(what))?;
-                        table.remove(key).map_err(failed(what))?;
+                        former.insert((stream.arn(), row.shard.as_str()), text.as_str()).map_err(failed(what))?;
                     }
-                    same.is_some()
+                    removed.is_some()
                 };
                 write.commit().map_err(failed(what))?;
                 lock(&inner.claims).owned.remove(&(stream, row.shard));
@@ -423,6 +415,21 @@ fn row(shard: &str, text: &str) -> Row {
         Ok((place, created)) => Row { created, ..Row::new(shard, place) },
         Err(what) => Row { unreadable: Some(what), ..Row::new(shard, Place::Nowhere) },
     }
+}
+
+/// Removes a row that is still as it was read; what was stored in it.
+fn remove_unchanged(
+    table: &mut redb::Table<'_, (&'static str, &'static str), &'static str>,
+    stream: &Stream,
+    row: &Row,
+) -> Result<Option<String>, redb::StorageError> {
+    let key = (stream.arn(), row.shard.as_str());
+    let now = table.get(key)?.map(|value| value.value().to_owned());
+    let unchanged = now.filter(|now| self::row(row.shard.as_str(), now) == *row);
+    if unchanged.is_some() {
+        table.remove(key)?;
+    }
+    Ok(unchanged)
 }
 
 fn stored_text(place: &Place, created: Option<i64>) -> Result<String, serde_json::Error> {

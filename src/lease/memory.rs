@@ -202,8 +202,7 @@ impl Core {
             (From::Holder(expected), Some(hold)) => expected.is_same(hold),
             _ => false,
         };
-        let life = before.as_ref().and_then(|row| row.created);
-        let is_other_life = life.is_some_and(|life| stream.created().is_some_and(|ours| ours != life));
+        let is_other_life = stream.is_other_life(before.as_ref().and_then(|row| row.created));
         if !as_expected || is_other_life {
             return Claim::HeldBy(holder(hold));
         }

@@ -86,15 +86,7 @@ fn theirs() -> Hold {
 }
 
 fn rows(count: usize, hold: Option<&Hold>) -> Vec<Row> {
-    let row = |at: usize| Row {
-        shard: format!("shard-{at:02}").as_str().into(),
-        place: Place::Nowhere,
-        hold: hold.cloned(),
-        wanted_by: None,
-        foreign: false,
-        created: None,
-        unreadable: None,
-    };
+    let row = |at: usize| Row { hold: hold.cloned(), ..Row::new(format!("shard-{at:02}").as_str(), Place::Nowhere) };
     (0..count).map(row).collect()
 }
 

@@ -219,16 +219,7 @@ mod tests {
     }
 
     fn row(hold: &Hold) -> Row {
-        let hold = Some(hold.clone());
-        Row {
-            shard: "s".into(),
-            place: Place::Nowhere,
-            hold,
-            wanted_by: None,
-            foreign: false,
-            created: None,
-            unreadable: None,
-        }
+        Row { hold: Some(hold.clone()), ..Row::new("s", Place::Nowhere) }
     }
 
     fn look(watch: &mut Watch, now: Instant, workers: &[Worker], rows: &[Row]) {

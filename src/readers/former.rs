@@ -13,7 +13,7 @@ use crate::lease::{LeaseStore, Row, StoreError};
 use crate::names::{ShardId, Stream};
 use crate::shards::Shards;
 use crate::telemetry;
-use crate::topology::{FormerRows, Topology};
+use crate::topology::Topology;
 
 impl Readers {
     /// Reads each stream anew of which it turned out that it was deleted and made again.
@@ -44,7 +44,7 @@ impl Readers {
         }
         let set_aside = async {
             let rows = tools.store.rows(&stream).await?;
-            let former = FormerRows::among(&rows, stream.created(), |shard| state.topology.begin_of(shard));
+            let former = state.topology.former(&rows, stream.created());
             set_aside(&*tools.store, &stream, former.rows).await
         };
         let count = match set_aside.await {
@@ -63,22 +63,21 @@ impl Readers {
     }
 
     /// The rows without those of former streams, which are set aside.
-    pub(super) async fn without_former(&mut self, at: usize, rows: Vec<Row>) -> Vec<Row> {
+    pub(super) async fn without_former(&mut self, at: usize, mut rows: Vec<Row>) -> Vec<Row> {
         let state = &self.streams[at];
-        let former = FormerRows::among(&rows, state.stream.created(), |shard| state.topology.begin_of(shard));
+        let former = state.topology.former(&rows, state.stream.created());
         if former.made_again {
             state.shared.shards.identity(tokio::time::Instant::now()).await;
         }
         if former.rows.is_empty() {
             return rows;
         }
-        let shards: Vec<ShardId> = former.rows.iter().map(|row| row.shard.clone()).collect();
-        let created = former.rows.iter().find_map(|row| row.created);
-        match set_aside(&*self.tools.store, &state.stream, former.rows).await {
-            Ok(count) => telemetry::made_again(created, &state.stream, count),
-            Err(error) => self.tools.health.look_failed(&error),
+        let shards = former.shards();
+        if let Err(error) = set_aside_and_report(&*self.tools.store, &state.stream, former.rows).await {
+            self.tools.health.look_failed(&error);
         }
-        rows.into_iter().filter(|row| !shards.contains(&row.shard)).collect()
+        rows.retain(|row| !shards.contains(&row.shard));
+        rows
     }
 
     /// Sets aside what is stored of shards that are open though their end is stored.
@@ -87,11 +86,10 @@ impl Readers {
         let done = async {
             let rows = store.rows(&state.stream).await?;
             let former = rows.iter().filter(|row| shards.contains(&row.shard) && row.created.is_none()).collect();
-            set_aside(&**store, &state.stream, former).await
+            set_aside_and_report(&**store, &state.stream, former).await
         };
         match done.await {
-            Ok(count) => {
-                telemetry::made_again(None, &state.stream, count);
+            Ok(()) => {
                 for shard in shards {
                     state.topology.set_aside(shard);
                 }
@@ -108,7 +106,7 @@ pub(crate) async fn set_aside_former(
     topology: &Topology,
     mut rows: Vec<Row>,
 ) -> Result<Vec<Row>, StoreError> {
-    let former = FormerRows::among(&rows, stream.created(), |shard| topology.begin_of(shard));
+    let former = topology.former(&rows, stream.created());
     if former.made_again {
         let cause = format!("stream {stream} was made again while it was being looked for");
         return Err(StoreError::Failed { what: "read the positions", cause });
@@ -116,12 +114,18 @@ pub(crate) async fn set_aside_former(
     if former.rows.is_empty() {
         return Ok(rows);
     }
-    let created = former.rows.iter().find_map(|row| row.created);
-    let shards: Vec<ShardId> = former.rows.iter().map(|row| row.shard.clone()).collect();
-    let count = set_aside(store, stream, former.rows).await?;
-    telemetry::made_again(created, stream, count);
+    let shards = former.shards();
+    set_aside_and_report(store, stream, former.rows).await?;
     rows.retain(|row| !shards.contains(&row.shard));
     Ok(rows)
+}
+
+/// Sets rows aside, and logs of which stream they were.
+async fn set_aside_and_report(store: &dyn LeaseStore, stream: &Stream, rows: Vec<&Row>) -> Result<(), StoreError> {
+    let before = rows.iter().find_map(|row| row.created);
+    let count = set_aside(store, stream, rows).await?;
+    telemetry::made_again(before, stream, count);
+    Ok(())
 }
 
 /// Sets rows aside; how many. One that changed meanwhile is looked at again with the next look.

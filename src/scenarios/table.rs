@@ -150,15 +150,7 @@ pub(super) async fn connect_renews(table: &Table, shard: &str, mut number: u64) 
 
 pub(super) fn connect_row(shard: &str, number: u64) -> Row {
     let hold = Hold { worker: "theirs".into(), epoch: None, stamp: "0".into() };
-    Row {
-        shard: shard.into(),
-        place: Place::After(place(number)),
-        hold: Some(hold),
-        wanted_by: None,
-        foreign: true,
-        created: None,
-        unreadable: None,
-    }
+    Row { hold: Some(hold), foreign: true, ..Row::new(shard, Place::After(place(number))) }
 }
 
 /// A worker that shows itself and does nothing else, until this is dropped.

@@ -462,16 +462,7 @@ async fn two_processes_of_one_name_are_told() {
 #[tokio::test(start_paused = true)]
 async fn rows_of_shards_past_retention_are_removed() {
     let (bench, table) = (Bench::new(Script::new(["one"]), ""), Table::new());
-    let gone = Row {
-        shard: "gone".into(),
-        place: Place::End(None),
-        hold: None,
-        wanted_by: None,
-        foreign: false,
-        created: None,
-        unreadable: None,
-    };
-    lock(&table.0.core).rows.insert((stream(), "gone".into()), gone);
+    lock(&table.0.core).rows.insert((stream(), "gone".into()), Row::new("gone", Place::End(None)));
     let session = bench.join(&table.worker("a")).await;
     sleep(MINUTE).await;
     assert_eq!(table.row("gone"), None);
@@ -493,16 +484,7 @@ async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
         listed("child", &["parent"], false),
     ]);
     for (shard, place) in [("parent", Place::End(None)), ("child", Place::After(place(777)))] {
-        let row = Row {
-            shard: shard.into(),
-            place,
-            hold: None,
-            wanted_by: None,
-            foreign: false,
-            created: None,
-            unreadable: None,
-        };
-        lock(&table.0.core).rows.insert((stream(), shard.into()), row);
+        lock(&table.0.core).rows.insert((stream(), shard.into()), Row::new(shard, place));
     }
     table.nudge("a").await;
     sleep(2 * MINUTE).await;

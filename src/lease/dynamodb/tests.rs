@@ -238,7 +238,7 @@ async fn row_that_makes_no_sense_is_read_beside_the_others() {
     let rows = store.rows(&stream()).await.unwrap();
     assert!(rows[0].unreadable.as_deref().is_some_and(|what| what.contains("LATEST")), "{rows:?}");
     assert_eq!((rows[1].unreadable.as_deref(), &rows[1].place), (None, &at("5")));
-    // An edit between a look and a claim is told with the row's name.
+    // An edit between a look and a claim is reported with the row's name.
     let error = store.claim(&stream(), &"a".into(), From::Nobody).await.unwrap_err().to_string();
     assert!(error.contains("orders a") && error.contains("remove the row"), "{error}");
 }
