@@ -248,6 +248,7 @@ fn input<'r>(document: &Document, registry: &'r Registry) -> Result<Option<&'r R
     let known = || list(registry.iter().map(RegisteredInput::name));
     let fields = document.fields(&["input"]).unwrap_or_default();
     // What Connect writes beside it names the input in its own logs, and says nothing here.
+    let is_labeled = fields.contains(&LABEL);
     let names: Vec<&str> = fields.into_iter().filter(|name| *name != LABEL).collect();
     let [name] = names[..] else {
         let message = match &names[..] {
@@ -259,7 +260,7 @@ fn input<'r>(document: &Document, registry: &'r Registry) -> Result<Option<&'r R
         let help = format!("inputs are {}; beside one there may be a `{LABEL}`", known());
         return Err(document.error_at(&path, message).with_help(help).into());
     };
-    if names.len() < document.fields(&["input"]).unwrap_or_default().len() {
+    if is_labeled {
         document.read::<String>(&["input", LABEL])?;
     }
     match registry.get(name) {

@@ -93,6 +93,23 @@ impl Document {
     ///
     /// Everything that is wrong with it, as far as it can be known at once, and the warnings too.
     pub fn parse<T: Configuration>(&self, path: &[&str]) -> Result<Parsed<T>, Diagnostics> {
+        self.examine(path, |_, _| {})
+    }
+
+    /// All that is wrong or odd about the configuration at `path`, and what would be refused at connect.
+    pub(super) fn lint<T: Configuration>(&self, path: &[&str]) -> Diagnostics {
+        match self.examine::<T>(path, T::unsupported) {
+            Ok(parsed) => parsed.warnings,
+            Err(found) => found,
+        }
+    }
+
+    /// Reads and checks the configuration at `path`, and asks `more` of one that is right as such.
+    fn examine<T: Configuration>(
+        &self,
+        path: &[&str],
+        more: impl FnOnce(&T, &mut Findings),
+    ) -> Result<Parsed<T>, Diagnostics> {
         let schema = schema::of::<T>();
         let mut part = self.part(path, Some(&schema))?;
         for one in lint::deprecated(&part.node, &schema) {
@@ -101,28 +118,17 @@ impl Document {
         let config = part.read::<T>();
         if let Some(config) = &config {
             part.check(config);
+            if !part.found.has_errors() {
+                let mut findings = Findings::default();
+                more(config, &mut findings);
+                part.take(findings);
+            }
         }
         part.found.sort();
         match config {
             Some(config) if !part.found.has_errors() => Ok(Parsed { config, warnings: part.found }),
             _ => Err(part.found),
         }
-    }
-
-    /// All that is wrong or odd about the configuration at `path`, and what would be refused at connect.
-    pub(super) fn lint<T: Configuration>(&self, path: &[&str]) -> Diagnostics {
-        let parsed = match self.parse::<T>(path) {
-            Ok(parsed) => parsed,
-            Err(found) => return found,
-        };
-        let mut findings = Findings::default();
-        parsed.config.unsupported(&mut findings);
-        let schema = schema::of::<T>();
-        let Ok(mut part) = self.part(path, Some(&schema)) else { return parsed.warnings };
-        part.found = parsed.warnings;
-        part.take(findings);
-        part.found.sort();
-        part.found
     }
 
     /// An error at `path` (or the nearest thing to it that exists), for what a host finds wrong itself.

@@ -92,45 +92,35 @@ impl Node {
         }
     }
 
+    fn step_mut(&mut self, step: &Step) -> Option<&mut Self> {
+        match (step, &mut self.content) {
+            (Step::Key(key), Content::Map(entries)) => {
+                entries.iter_mut().find(|entry| entry.key == *key).map(|entry| &mut entry.value)
+            }
+            (Step::Index(index), Content::List(items)) => items.get_mut(*index),
+            _ => None,
+        }
+    }
+
     /// Puts something else at `path`, if something is there.
     pub(super) fn replace(&mut self, path: &[Step], new: Self) {
-        let Some((first, rest)) = path.split_first() else {
-            *self = new;
-            return;
-        };
-        match (first, &mut self.content) {
-            (Step::Key(key), Content::Map(entries)) => {
-                if let Some(entry) = entries.iter_mut().find(|entry| entry.key == *key) {
-                    entry.value.replace(rest, new);
-                }
-            }
-            (Step::Index(index), Content::List(items)) => {
-                if let Some(item) = items.get_mut(*index) {
-                    item.replace(rest, new);
-                }
-            }
-            _ => {}
+        if let Some(node) = path.iter().try_fold(self, |node, step| node.step_mut(step)) {
+            *node = new;
         }
     }
 
     /// Takes away what is at `path`; whether something was there.
     pub(super) fn remove(&mut self, path: &[Step]) -> bool {
-        let Some((first, rest)) = path.split_first() else { return false };
-        match (first, &mut self.content) {
+        let Some((last, parents)) = path.split_last() else { return false };
+        let Some(parent) = parents.iter().try_fold(self, |node, step| node.step_mut(step)) else { return false };
+        match (last, &mut parent.content) {
             (Step::Key(key), Content::Map(entries)) => {
-                let Some(at) = entries.iter().position(|entry| entry.key == *key) else { return false };
-                if rest.is_empty() {
-                    entries.remove(at);
-                    return true;
-                }
-                entries[at].value.remove(rest)
+                let at = entries.iter().position(|entry| entry.key == *key);
+                at.map(|at| entries.remove(at)).is_some()
             }
             (Step::Index(index), Content::List(items)) if *index < items.len() => {
-                if rest.is_empty() {
-                    items.remove(*index);
-                    return true;
-                }
-                items[*index].remove(rest)
+                items.remove(*index);
+                true
             }
             _ => false,
         }
