@@ -298,7 +298,7 @@ pub(crate) async fn certificates(profile: Option<&str>) -> Result<Vec<u8>, Acces
         ("AWS_CA_BUNDLE", path)
     } else {
         let selected = profile.map(|profile| Cow::Owned(profile.to_owned()));
-        // A file that can't be read is told where credentials are looked for.
+        // A file that can't be read is reported where credentials are looked for.
         #[expect(clippy::default_trait_access, reason = "the type's name is in a crate that is not ours to depend on")]
         let files = Default::default();
         let Ok(profiles) = aws_config::profile::load(&Fs::real(), &Env::real(), &files, selected).await else {

@@ -421,7 +421,7 @@ impl Connecting<'_> {
         if self.config.start_from_oldest {
             return Ok(Fresh::Oldest);
         }
-        // By the clock that arrivals are told by. Ours may be ahead of it, and records that came in between would be skipped.
+        // By the clock of arrival times. Ours may be ahead of it, and records that came in between would be skipped.
         let now = self.service().time().unwrap_or_else(|| self.time.now());
         Ok(Fresh::At(self.store.pin_latest(stream, millis(now)).await?))
     }

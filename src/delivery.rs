@@ -122,7 +122,7 @@ impl Progress {
     }
 
     /// How long ago the oldest record arrived that is not acknowledged, or not read. `wall` is the time of day in
-    /// milliseconds since 1970, by which arrivals are told.
+    /// milliseconds since 1970, by the clock of arrival times.
     pub(crate) fn lag(&self, now: Instant, wall: i64) -> Duration {
         let oldest = lock(&self.watermark).oldest();
         let unacked = oldest.map_or(Duration::ZERO, |oldest| match oldest.arrived {

@@ -55,7 +55,7 @@ impl Signals {
     }
 }
 
-/// Whether whoever started the program has it ignore a signal. Known on Linux only.
+/// Whether the program was started with this signal ignored. Known on Linux only.
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

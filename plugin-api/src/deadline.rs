@@ -1,4 +1,4 @@
-//! When is a wait over that somebody else chose?
+//! When is a wait over whose length the host chose?
 
 use std::time::Duration;
 

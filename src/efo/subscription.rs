@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use pipeline_plugin_api::Message;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::body::{Frames, SILENCE_CODE as SILENCE};
+use super::body::{Frames, SILENCE_CODE};
 use super::consumer::Consumer;
 use super::wire::{ChildShard, Event, Frame, Prelude, Rows, bytes_needed};
 use crate::backoff::Backoff;
@@ -50,7 +50,7 @@ const TAKEN_OVER_WITHIN: Duration = Duration::from_mins(3);
 
 /// What came of looking for what is not found.
 enum Looked {
-    /// It is there, or nothing can be told now.
+    /// It is there, or the service did not say.
     There,
     /// It may come; why not now.
     NotYet(String),
@@ -323,7 +323,7 @@ impl Subscription {
         let mut delay = self.backoff.next_delay(fastrand::f64());
         let names = Arc::clone(&self.progress.names);
         // Some servers say nothing of idle shards.
-        if fault.code != SILENCE || self.hears_of_idleness {
+        if fault.code != SILENCE_CODE || self.hears_of_idleness {
             self.shared.health.read_failed(&names, &fault);
         }
         match retry::subscription(&fault) {

@@ -30,7 +30,7 @@ use meter::Metered;
 
 /// Before connecting again: the first wait and the longest, doubling between.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// What goes on is told again after this long.
+/// A failure that lasts is logged again after this long.
 const TOLD_EVERY: Duration = Duration::from_mins(1);
 /// How much longer than it was given a close may take before it is given up.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
@@ -107,7 +107,7 @@ async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>,
                 wait
             }
         };
-        // The same thing is told once a minute, however often it is tried.
+        // The same failure is logged once a minute, however often it is tried.
         let error = causes(&error);
         if told.as_ref().is_none_or(|(before, at)| *before != error || at.elapsed() >= TOLD_EVERY) {
             tracing::warn!(error, ?wait, "the input can't connect yet");

@@ -381,7 +381,7 @@ fn variable_that_is_a_whole_value_may_hold_a_list_or_a_mapping() {
     for text in ["topic: t\ntags: \"${TAGS}\"", "topic: t\ntags: x${TAGS}", "topic: t\ntags: ${WORD}"] {
         assert!(parse(text).unwrap_err().has_errors(), "{text}");
     }
-    // What is wrong in it is told where the variable stands, without what it holds.
+    // A mistake in it is reported where the variable stands, without its value.
     let environment = Environment::from_pairs([("TAGS", r#"["good", {"secret": "hunter2"}]"#)]);
     let found = Document::from_yaml("test.yaml", "topic: t\ntags: ${TAGS}", &environment).unwrap().parse::<Toy>(&[]);
     let found = found.unwrap_err().to_string();
