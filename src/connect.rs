@@ -129,6 +129,9 @@ pub enum ConnectError {
     /// The consumer can't be used.
     #[error(transparent)]
     Consumer(#[from] ConsumerError),
+    /// Connecting panicked.
+    #[error("connecting failed ({0}); this is a bug, please report it")]
+    Panicked(String),
     /// The consumer belongs to another stream.
     #[error("enhanced_fan_out.consumer_arn: {arn} is no consumer of stream {stream}")]
     ForeignConsumer {
@@ -145,6 +148,7 @@ impl From<ConnectError> for InputError {
             error,
             ConnectError::Unreachable { .. }
                 | ConnectError::Threads(_)
+                | ConnectError::Panicked(_)
                 | ConnectError::Access(AccessError::CredentialsUnavailable(_))
                 | ConnectError::Store(StoreError::Failed { .. })
                 | ConnectError::Consumer(ConsumerError::NotActive { .. })

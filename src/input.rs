@@ -1,12 +1,14 @@
 //! The input, as its host sees it.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use aws_smithy_runtime_api::client::http::{HttpClient, SharedHttpClient};
+use futures::FutureExt;
 use pipeline_plugin_api::registry::{About, InputPlugin};
 use pipeline_plugin_api::{Batch, BoxError, Demand, Input, InputError, State, Status};
 
@@ -14,10 +16,11 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::connect::ConnectError;
 use crate::names::WorkerId;
 use crate::session::Session;
 use crate::sync::{Mutex, lock};
-use crate::{config, connect};
+use crate::{config, connect, supervise, telemetry};
 
 /// The plugin: registers as `aws_kinesis`.
 ///
@@ -142,7 +145,13 @@ impl Input for Kinesis {
             Phase::Closed => return Err(InputError::Fatal(IsClosed.into())),
             Phase::Disconnected => {}
         }
-        let session = connect::connect(&self.config, &self.given, &self.me, &self.background).await?;
+        let connecting = connect::connect(&self.config, &self.given, &self.me, &self.background);
+        // A host may connect in a task that nobody watches. What was opened is dropped, as when connecting fails.
+        let session = AssertUnwindSafe(connecting).catch_unwind().await.unwrap_or_else(|panic| {
+            let cause = supervise::message(&*panic);
+            telemetry::task_ended("connect", &cause, true);
+            Err(ConnectError::Panicked(cause))
+        })?;
         *lock(&self.phase) = Phase::Connected(Arc::new(session));
         Ok(())
     }

@@ -63,8 +63,15 @@ pub struct TableAt {
 pub struct Overview {
     /// All workers that show themselves, by name. Connect's don't.
     pub workers: Vec<SeenWorker>,
-    /// All shards, by stream and name.
+    /// All shards, by stream and name. Those that nobody has read yet are among them once it was asked how far behind each is.
     pub shards: Vec<SeenShard>,
+    /// The lag of all streams together: the age in milliseconds of the oldest record of any shard that is not done, whether
+    /// somebody reads the shard or not. Unknown until asked, and where no shard could be asked. A worker exposes the same of
+    /// what it reads, and of what nobody reads, as `kinesis_input_lag_seconds`.
+    pub lag_ms: Option<u64>,
+    /// Where streams begin that were to be read from their latest record, in milliseconds since 1970, by their ARN.
+    #[serde(skip)]
+    pub(crate) latest: HashMap<String, i64>,
 }
 
 /// A worker.
@@ -207,7 +214,8 @@ impl LeaseTable {
         Ok(self.table.overview(stream).await?)
     }
 
-    /// Asks the streams how far behind each shard is that is not read to its end. What can't be learnt is remarked on.
+    /// Asks the streams how far behind each shard is that is not read to its end, and finds those that nobody has read yet. What
+    /// can't be learnt is remarked on.
     ///
     /// Two calls a shard, which count against the five reads a second that a shard allows all its polling readers.
     pub async fn ask_how_far_behind(&self, seen: &mut Overview) {
@@ -218,24 +226,35 @@ impl LeaseTable {
                 streams.insert(shard.stream.clone(), found);
             }
         }
-        let open = seen.shards.iter_mut().filter(|shard| matches!(shard.state, State::Held | State::Free));
-        let asking = open.map(|shard| async {
-            match self.behind(&streams[&shard.stream], shard).await {
+        let mut parents = HashMap::new();
+        for (spelling, stream) in &streams {
+            let Ok(stream) = stream else { continue };
+            // Without the list, what is in the table is still asked.
+            let Ok(listing) = self.streams.list_shards(stream).await else { continue };
+            for shard in listing {
+                if !seen.shards.iter().any(|seen| seen.stream == *spelling && seen.shard == shard.id.as_str()) {
+                    seen.shards.push(SeenShard::unread(spelling, &shard.id));
+                }
+                parents.insert((spelling.clone(), shard.id.to_string()), shard.parents);
+            }
+        }
+        seen.shards.sort_by(|a, b| (&a.stream, &a.shard).cmp(&(&b.stream, &b.shard)));
+        let (streams, service) = (&streams, &self.streams);
+        let starts: Vec<Start> =
+            seen.shards.iter().map(|shard| seen.start(shard, &streams[&shard.stream], &parents)).collect();
+        let open = seen.shards.iter_mut().zip(starts);
+        let open = open.filter(|(shard, _)| matches!(shard.state, State::Held | State::Free));
+        let asking = open.map(|(shard, start)| async move {
+            let stream = streams[&shard.stream].as_ref().map_err(Clone::clone);
+            let id = ShardId::from(shard.shard.as_str());
+            let behind = async { service.behind(stream?, &id, &start).await };
+            match behind.await {
                 Ok(behind) => shard.behind_ms = Some(behind),
                 Err(fault) => shard.remark = Some(fault.to_string()),
             }
         });
         stream::iter(asking).buffer_unordered(ASKED_AT_ONCE).collect::<()>().await;
-    }
-
-    async fn behind(&self, stream: &Result<Stream, Fault>, shard: &SeenShard) -> Result<u64, Fault> {
-        let stream = stream.as_ref().map_err(Clone::clone)?;
-        let start = match &shard.sequence_number {
-            // Was checked when the row was read.
-            Some(number) => Start::After(SequenceNumber::read(number)),
-            None => Start::Oldest,
-        };
-        self.streams.behind(stream, &ShardId::from(shard.shard.as_str()), &start).await
+        seen.lag_ms = seen.shards.iter().filter_map(|shard| shard.behind_ms).max();
     }
 
     /// Gives back what a worker holds that is gone for good, so that others need not wait until its leases are over.
@@ -284,7 +303,52 @@ fn long_enough(asked: Duration, shown: Option<&SeenWorker>) -> Duration {
     asked.max(beats)
 }
 
+impl SeenShard {
+    /// A shard of which there is no row.
+    fn unread(stream: &str, shard: &ShardId) -> Self {
+        Self {
+            stream: stream.to_owned(),
+            shard: shard.to_string(),
+            state: State::Free,
+            owner: None,
+            owner_seen_seconds_ago: None,
+            other_program: false,
+            since: None,
+            held_seconds: None,
+            lease_until: None,
+            wanted_by: None,
+            sequence_number: None,
+            behind_ms: None,
+            remark: None,
+        }
+    }
+}
+
 impl Overview {
+    /// Where reading a shard goes on. What follows shards that were read is read from its beginning.
+    fn start(
+        &self,
+        shard: &SeenShard,
+        stream: &Result<Stream, Fault>,
+        parents: &HashMap<(String, String), Vec<ShardId>>,
+    ) -> Start {
+        if let Some(number) = &shard.sequence_number {
+            // Was checked when the row was read.
+            return Start::After(SequenceNumber::read(number));
+        }
+        let parents = parents.get(&(shard.stream.clone(), shard.shard.clone())).map_or(&[][..], Vec::as_slice);
+        let follows_one_that_was_read = self.shards.iter().any(|other| {
+            other.stream == shard.stream
+                && other.sequence_number.is_some()
+                && parents.iter().any(|parent| parent.as_str() == other.shard)
+        });
+        let latest = stream.as_ref().ok().and_then(|stream| self.latest.get(stream.arn()));
+        match latest {
+            Some(latest) if !follows_one_that_was_read => Start::At(*latest),
+            _ => Start::Oldest,
+        }
+    }
+
     /// What a worker holds, and itself if it shows itself.
     fn of(&self, worker: &str) -> (Vec<&SeenShard>, Option<&SeenWorker>) {
         let shards = self.shards.iter().filter(|shard| shard.owner.as_deref() == Some(worker)).collect();

@@ -169,11 +169,11 @@ fn text(seen: &Overview) -> String {
     }));
     let count = |state| seen.shards.iter().filter(|shard| shard.state == state).count();
     let furthest = seen.shards.iter().filter_map(|shard| Some((shard.behind_ms?, shard))).max_by_key(|(ms, _)| *ms);
-    let furthest = furthest.map_or(String::new(), |(ms, shard)| {
-        format!("; furthest behind: {} {}, {}", shard.stream, shard.shard, duration(ms.div_ceil(1000)))
+    let lag = furthest.map_or(String::new(), |(ms, shard)| {
+        format!("; lag {}, of {} {}", duration(ms.div_ceil(1000)), shard.stream, shard.shard)
     });
     format!(
-        "{}\n{}\n{} shards: {} held, {} free, {} ended{furthest}\n",
+        "{}\n{}\n{} shards: {} held, {} free, {} ended{lag}\n",
         columns(&workers),
         columns(&shards),
         seen.shards.len(),

@@ -45,6 +45,8 @@ pub type Watcher = Box<dyn FnMut(&RowWritten<'_>) + Send>;
 pub(crate) struct DynamoDb {
     database: Database,
     past: Past,
+    /// What descriptions of tables say instead of the truth.
+    status: Option<&'static str>,
     watcher: Option<Watcher>,
 }
 
@@ -57,7 +59,11 @@ impl fmt::Debug for DynamoDb {
 impl DynamoDb {
     /// One whose copies lag behind by so much.
     pub(crate) fn new(lag: Duration) -> dynoxide::Result<Self> {
-        Ok(Self { database: Database::memory()?, past: Past::new(lag), watcher: None })
+        Ok(Self { database: Database::memory()?, past: Past::new(lag), status: None, watcher: None })
+    }
+
+    pub(crate) fn set_status(&mut self, status: Option<&'static str>) {
+        self.status = status;
     }
 
     pub(crate) fn watch(&mut self, watcher: Watcher) {
@@ -78,6 +84,10 @@ impl DynamoDb {
         if operation == "CreateTable" && answer.is_ok() {
             self.past.table(&request);
         }
+        let answer = answer.map(|answer| match self.status {
+            Some(status) if operation == "DescribeTable" => answer.replace("\"ACTIVE\"", &format!("\"{status}\"")),
+            _ => answer,
+        });
         answer.map_or_else(|error| (error.status_code(), error.to_json()), |body| (200, body))
     }
 

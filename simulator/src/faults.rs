@@ -25,6 +25,8 @@ pub enum CallFault {
     AnswerSilent,
     /// It is slow.
     Slow(Duration),
+    /// The client panics, in the task that makes the call.
+    Panic,
     /// The service answers with this error, and does nothing.
     Error {
         /// Its name.
@@ -77,6 +79,25 @@ pub struct Weather {
     pub calls_per_mille: u32,
     /// How many of a thousand subscriptions break before they are due to.
     pub streams_per_mille: u32,
+    /// In how many of a thousand calls the client panics.
+    pub panics_per_mille: u32,
+}
+
+/// What a panic says that was asked for.
+pub const PANIC: &str = "a panic that was asked for";
+
+/// What a role's credentials are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum RoleCredentials {
+    /// They can be used.
+    Usable,
+    /// The role can't be assumed.
+    Denied,
+    /// It is assumed too often.
+    Throttled,
+    /// A line break is in the token.
+    Garbled,
 }
 
 impl Weather {
@@ -85,6 +106,7 @@ impl Weather {
         latency: (Duration::from_millis(2), Duration::from_millis(20)),
         calls_per_mille: 0,
         streams_per_mille: 0,
+        panics_per_mille: 0,
     };
 }
 
@@ -109,6 +131,7 @@ struct Core {
     cut: bool,
     /// The table alone can't be reached.
     table_cut: bool,
+    credentials: RoleCredentials,
     /// Faults to come, before any that is drawn.
     calls: Vec<(String, CallFault)>,
     streams: Vec<StreamFault>,
@@ -124,6 +147,7 @@ impl Link {
             weather: Weather::CALM,
             cut: false,
             table_cut: false,
+            credentials: RoleCredentials::Usable,
             calls: Vec::new(),
             streams: Vec::new(),
             faults: 0,
@@ -154,10 +178,24 @@ impl Link {
         self.core().table_cut = cut;
     }
 
+    /// Changes what the client gets when it assumes a role, from now on.
+    pub fn set_credentials(&self, credentials: RoleCredentials) {
+        self.core().credentials = credentials;
+    }
+
+    /// What the client gets when it assumes a role.
+    pub fn credentials(&self) -> RoleCredentials {
+        self.core().credentials
+    }
+
     /// Whether every call gets through, unless one was told to fail.
     pub fn is_well(&self) -> bool {
         let core = self.core();
-        !core.cut && !core.table_cut && core.weather.calls_per_mille == 0
+        !core.cut
+            && !core.table_cut
+            && core.weather.calls_per_mille == 0
+            && core.weather.panics_per_mille == 0
+            && core.credentials == RoleCredentials::Usable
     }
 
     /// The next call of this operation meets this fault.
@@ -192,6 +230,9 @@ impl Link {
         let told = core.calls.iter().position(|(told, _)| told == operation);
         let fault = match told {
             Some(at) => Some(core.calls.remove(at).1),
+            None if core.weather.panics_per_mille > 0 && core.rng.u32(0..1000) < core.weather.panics_per_mille => {
+                Some(CallFault::Panic)
+            }
             None if core.rng.u32(0..1000) < core.weather.calls_per_mille => {
                 Some(draw_call(&mut core.rng, operation, table))
             }

@@ -24,6 +24,7 @@ mod past;
 #[cfg(feature = "server")]
 pub mod server;
 mod simulator;
+mod sts;
 mod time;
 mod wire;
 

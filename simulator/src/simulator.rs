@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::dynamodb::{DynamoDb, Watcher};
 use crate::faults::{CallFault, Link};
 use crate::kinesis::{Kinesis, Next, Reply, ServiceError, Settings, SubscriptionId};
+use crate::sts;
 use crate::time::Time;
 
 /// Kinesis and DynamoDB of one account, for any number of clients. Cheap to clone.
@@ -128,6 +129,11 @@ impl Simulator {
         self.core().dynamodb.call(operation, &body.to_string(), "", None)
     }
 
+    /// Has tables in this state, as far as their descriptions go; they serve all the same.
+    pub fn set_table_status(&self, status: Option<&'static str>) {
+        self.core().dynamodb.set_status(status);
+    }
+
     /// Tells of every call.
     pub fn log_calls(&self, log: CallLog) {
         self.core().log = Some(log);
@@ -163,6 +169,7 @@ impl Simulator {
             Some(CallFault::Refused) => return self.lost(clock, link, operation, NoAnswer::Refused),
             Some(CallFault::Reset) => return self.lost(clock, link, operation, NoAnswer::Reset),
             Some(CallFault::Silence) => return std::future::pending().await,
+            Some(CallFault::Panic) => client_panics(),
             Some(CallFault::Slow(how)) => tokio::time::sleep(how).await,
             Some(CallFault::Error { code, status }) => {
                 self.tell(clock.now(), link, operation, "", &code);
@@ -171,7 +178,12 @@ impl Simulator {
             }
             Some(fault @ (CallFault::AnswerLost | CallFault::AnswerSilent)) => after = Some(fault),
         }
-        let answer = if table {
+        let answer = if target.is_empty() && sts::is_asked(request.body()) {
+            let (status, answer) =
+                sts::answer(link.credentials(), clock.now(), self.core().kinesis.settings().role_life);
+            self.tell(clock.now(), link, "AssumeRole", "", if status == 200 { "credentials" } else { &answer });
+            respond(status, "text/xml", answer.into())
+        } else if table {
             let body = std::str::from_utf8(request.body()).unwrap_or_default();
             let (status, answer) = self.core().dynamodb.call(operation, body, &link.name(), Some(clock.now()));
             self.tell(clock.now(), link, operation, body, &answer);
@@ -275,6 +287,12 @@ impl Core {
             }
         }
     }
+}
+
+/// As if the client had a fault: it runs in the task that makes the call.
+#[expect(clippy::panic, reason = "it is what was asked for")]
+fn client_panics() -> ! {
+    panic!("{}", crate::faults::PANIC)
 }
 
 /// In what a client of Kinesis writes.

@@ -135,7 +135,7 @@ async fn leases_are_shown_and_those_of_a_worker_that_is_gone_released() {
     assert_eq!(owners(&seen), ["worker-1", "worker-1"]);
     assert_eq!(seen["workers"][0]["shards"], 2, "{seen}");
     let (_, table) = fleet.leases(&[]).await;
-    for part in ["worker-1", "shardId-000000000001", "held", "2 shards: 2 held, 0 free, 0 ended", "furthest behind"] {
+    for part in ["worker-1", "shardId-000000000001", "held", "2 shards: 2 held, 0 free, 0 ended", "; lag "] {
         assert!(table.contains(part), "`{part}` is missing in: {table}");
     }
 
@@ -153,6 +153,16 @@ async fn leases_are_shown_and_those_of_a_worker_that_is_gone_released() {
     let behind = |shard: &Value| shard["behind_ms"].as_u64().is_some_and(|behind| behind > 0);
     let seen = fleet.until("behind", |seen| seen["shards"].as_array().unwrap().iter().any(behind)).await;
     assert_eq!(number_of(&seen, "worker-1"), 2);
+    // Shards that nobody has read yet count as well, and one number says how far behind all of it is.
+    let split = fleet.bench.client.split_shard().stream_name("orders").shard_to_split("shardId-000000000000");
+    split.new_starting_hash_key("1024").send().await.unwrap();
+    fleet.bench.until_active().await;
+    fleet.bench.put(30..40).await;
+    let seen =
+        fleet.until("a child is behind", |seen| seen["shards"].as_array().unwrap().iter().skip(2).any(behind)).await;
+    let shards = seen["shards"].as_array().unwrap();
+    assert_eq!((shards.len(), shards[3]["state"].as_str()), (4, Some("free")), "{seen}");
+    assert_eq!(seen["lag_ms"].as_u64(), shards.iter().filter_map(|shard| shard["behind_ms"].as_u64()).max(), "{seen}");
     let (code, said) = fleet.leases(&["--release", "worker-1", "--yes", "--watch", "0"]).await;
     assert!(code == 0 && said.contains("released 2 shards"), "{code}: {said}");
     let seen = fleet.json().await;

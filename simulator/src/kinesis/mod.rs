@@ -76,6 +76,10 @@ pub struct Settings {
     pub page: usize,
     /// How far a read of the table lags behind that is not asked to be consistent.
     pub table_lag: Duration,
+    /// How long the credentials of a role are good.
+    pub role_life: Duration,
+    /// How far listings of shards lag behind.
+    pub listing_lag: Duration,
     /// How many calls for subscriptions are let through in a second, over all shards, where there is such a limit.
     pub subscribes: Option<f64>,
 }
@@ -101,6 +105,8 @@ impl Default for Settings {
             iterator_life: Duration::from_mins(5),
             page: 1000,
             table_lag: Duration::from_millis(500),
+            role_life: Duration::from_hours(1),
+            listing_lag: Duration::ZERO,
             subscribes: None,
         }
     }
@@ -185,7 +191,12 @@ impl Kinesis {
             self.counters.reshards += u64::from(!shards.is_empty());
             touched.extend(shards.into_iter().map(|shard| (stream.name.clone(), shard)));
         }
-        self.streams.retain(|_, stream| stream.status != Status::Deleting || stream.until > now);
+        for (name, _) in
+            self.streams.extract_if(.., |_, stream| stream.status == Status::Deleting && stream.until <= now)
+        {
+            let of_it = self.subscriptions.iter().filter(|(_, one)| one.stream == name);
+            self.touched.extend(of_it.map(|(id, _)| *id));
+        }
         for (stream, shard) in touched {
             self.touch(&stream, Some(shard));
         }
@@ -298,6 +309,16 @@ impl Kinesis {
     pub fn parents(&self, stream: &str) -> BTreeMap<u32, Vec<u32>> {
         let shards = self.streams.get(stream).into_iter().flat_map(|stream| stream.shards.values());
         shards.map(|shard| (shard.id, shard.parents.clone())).collect()
+    }
+
+    /// When a stream was created, unless there is none, or it is about to go.
+    pub fn created(&self, stream: &str) -> Option<Time> {
+        self.streams.get(stream).filter(|stream| stream.status != Status::Deleting).map(|stream| stream.created)
+    }
+
+    /// Whether there is a stream of this name, though it be on its way out.
+    pub fn is_there(&self, stream: &str) -> bool {
+        self.streams.contains_key(stream)
     }
 
     /// Whether a stream is being changed.

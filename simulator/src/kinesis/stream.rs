@@ -250,6 +250,9 @@ impl Stream {
         data: bytes::Bytes,
         now: Time,
     ) -> Result<(u32, Number), ServiceError> {
+        if matches!(self.status, Status::Creating | Status::Deleting) {
+            return Err(ServiceError::not_found(format!("Stream {} is {}.", self.name, self.status.name())));
+        }
         self.key.check()?;
         let hash = match (self.distribution, key) {
             (Distribution::Auto, _) => hash_of(&self.serial.to_string()),

@@ -82,7 +82,7 @@ impl Kinesis {
         let shards: Vec<&Shard> = stream.shards.values().filter(|shard| shard_id(shard.id).as_str() > after).collect();
         let mut answer = about(stream);
         answer["HasMoreShards"] = json!(shards.len() > limit);
-        answer["Shards"] = shards.into_iter().take(limit).map(listed).collect();
+        answer["Shards"] = shards.into_iter().take(limit).map(|shard| listed(shard, self.now)).collect();
         Ok(json!({ "StreamDescription": answer }))
     }
 
@@ -100,19 +100,21 @@ impl Kinesis {
         };
         self.call_limit("ListShards", name, 1000.0)?;
         let (now, page) = (self.now, self.settings.page);
+        let at = now - self.settings.listing_lag;
         let stream = self.stream(name)?;
         let limit = request.number("MaxResults").map_or(page, |most| page.min(most as usize)).max(1);
         let filter = request.object("ShardFilter");
         let mut shards = Vec::new();
         for shard in stream.shards.values() {
             let late = after.is_none_or(|after| shard_id(shard.id).as_str() > after);
-            if late && passes(stream, shard, filter, now)? {
+            let shows = shard.start.time() <= at.max(stream.created);
+            if late && shows && passes(stream, shard, filter, now)? {
                 shards.push(shard);
             }
         }
         let more = shards.len() > limit;
         shards.truncate(limit);
-        let mut answer = json!({ "Shards": shards.iter().map(|shard| listed(shard)).collect::<Vec<_>>() });
+        let mut answer = json!({ "Shards": shards.iter().map(|shard| listed(shard, at)).collect::<Vec<_>>() });
         if let Some(last) = shards.last().filter(|_| more) {
             answer["NextToken"] = json!(format!("{name}/{}", shard_id(last.id)));
         }
@@ -257,9 +259,10 @@ fn about(stream: &Stream) -> Value {
     })
 }
 
-fn listed(shard: &Shard) -> Value {
+/// A shard as it was at a time.
+fn listed(shard: &Shard, at: Time) -> Value {
     let mut numbers = json!({ "StartingSequenceNumber": shard.start.to_string() });
-    if let Some(end) = shard.end {
+    if let Some(end) = shard.end.filter(|end| end.time() <= at) {
         numbers["EndingSequenceNumber"] = json!(end.to_string());
     }
     let mut answer = json!({

@@ -59,6 +59,8 @@ pub(super) struct Subscription {
     pub(super) stream: String,
     pub(super) consumer: String,
     pub(super) shard: u32,
+    /// When its stream was created: another may have its name since.
+    created: Time,
     granted: Time,
     place: Place,
     sent: Time,
@@ -81,6 +83,7 @@ impl Subscription {
             stream: stream.name.clone(),
             consumer: consumer.to_owned(),
             shard,
+            created: stream.created,
             granted: now,
             place,
             sent: now,
@@ -120,7 +123,8 @@ impl Subscription {
             return Next::Exception(error);
         }
         let gone = || ServiceError::not_found(format!("Consumer {} not found.", self.consumer));
-        let Some(stream) = stream.filter(|stream| stream.status != Status::Deleting) else {
+        let Some(stream) = stream.filter(|stream| stream.status != Status::Deleting && stream.created == self.created)
+        else {
             self.ended = true;
             return Next::Exception(gone());
         };

@@ -16,6 +16,7 @@ impl Table {
             Some(stream) => {
                 let mut items = self.query("read the leases", stream).await?;
                 items.extend(self.query("read who is alive", WORKERS).await?);
+                items.extend(self.query("read where streams begin", STREAMS).await?);
                 items
             }
         };
@@ -23,7 +24,10 @@ impl Table {
         let mut seen = Overview::default();
         for item in &items {
             match string(item, "StreamID") {
-                Some(STREAMS | FORMER) | None => {}
+                Some(STREAMS) => {
+                    seen.latest.extend(string(item, "ShardID").map(ToOwned::to_owned).zip(row::number(item, "Latest")))
+                }
+                Some(FORMER) | None => {}
                 Some(WORKERS) => seen.workers.extend(worker(item, now)),
                 Some(stream) => seen.shards.push(shard(stream, item, now)),
             }

@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use kinesis_simulator::faults::PANIC;
+
 use crate::log::Log;
 use crate::oracle::Broken;
 use crate::plan::Plan;
@@ -87,6 +89,7 @@ fn asked() -> Result<Option<Asked>, String> {
 }
 
 fn main() -> ExitCode {
+    quiet_panics();
     match asked() {
         Ok(None) => {
             println!("{HELP}");
@@ -101,6 +104,17 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Panics that the weather asks for are no news.
+fn quiet_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let asked_for = panic.payload().downcast_ref::<String>().is_some_and(|said| said == PANIC);
+        if !asked_for {
+            usual(panic);
+        }
+    }));
 }
 
 fn length(asked: &Asked) -> Duration {
@@ -182,6 +196,7 @@ fn soak(asked: &Asked) -> ExitCode {
                     Ok(report) => total.add(&report, asked.minutes),
                     Err(error) => {
                         println!("seed {seed}: {error}");
+                        total.broken_seeds.push(seed);
                         total.errors += 1;
                     }
                 }
@@ -191,6 +206,7 @@ fn soak(asked: &Asked) -> ExitCode {
         }
         // Something goes round without virtual time going on. Its thread can't be stopped, but the program ends.
         if let Some((seed, _)) = running.iter().find(|(_, begun)| begun.elapsed() > hangs_after) {
+            total.broken_seeds.push(*seed);
             println!("seed {seed} is broken 1 times. Hangs at 0: no end after {hangs_after:?}");
             total.errors += 1;
             break;
@@ -222,6 +238,8 @@ struct Total {
     moves: u64,
     unread: u64,
     expired: u64,
+    streams: u64,
+    broken_seeds: Vec<u64>,
     broken: BTreeMap<Broken, u64>,
 }
 
@@ -237,10 +255,12 @@ impl Total {
         self.moves += report.counts.moves;
         self.unread += report.unread;
         self.expired += report.counts.expired;
+        self.streams += report.counts.streams;
         for violation in &report.violations {
             *self.broken.entry(violation.broken).or_default() += 1;
         }
         if let Some(first) = report.violations.first() {
+            self.broken_seeds.push(report.seed);
             println!("seed {} is broken {} times. {first}", report.seed, report.violations.len());
             println!(
                 "  cargo run --release -p kinesis-simulator --bin soak -- --seed {} --minutes-virtual {minutes}",
@@ -253,11 +273,17 @@ impl Total {
         self.errors > 0 || !self.broken.is_empty()
     }
 
+    /// Whoever keeps the last line alone knows where to look.
+    fn seeds_that_failed(&self) -> String {
+        let seeds = self.broken_seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        if seeds.is_empty() { seeds } else { format!(" broken_seeds={seeds}") }
+    }
+
     fn line(&self, seeds: u64) -> String {
         let broken = |what: Broken| self.broken.get(&what).copied().unwrap_or_default();
         format!(
-            "seeds={seeds} virtual_hours={:.1} records={} faults={} reshards={} takeovers={} moves={} unread={} expired={} duplicated={} lost={} \
-             out_of_order={} wrong_duplicates={} over_bound={} unfenced={} failed={} stalled={} hasty={} leaked={}",
+            "seeds={seeds} virtual_hours={:.1} records={} faults={} reshards={} takeovers={} moves={} unread={} expired={} streams={} duplicated={} lost={} \
+             out_of_order={} wrong_duplicates={} over_bound={} unfenced={} failed={} stalled={} hasty={} leaked={}{}",
             self.elapsed.as_secs_f64() / 3600.0,
             self.records,
             self.faults,
@@ -266,6 +292,7 @@ impl Total {
             self.moves,
             self.unread,
             self.expired,
+            self.streams,
             self.duplicated,
             broken(Broken::Lost),
             broken(Broken::OutOfOrder),
@@ -276,6 +303,7 @@ impl Total {
             broken(Broken::Stalled),
             broken(Broken::Hasty),
             broken(Broken::Leaked),
+            self.seeds_that_failed(),
         )
     }
 }

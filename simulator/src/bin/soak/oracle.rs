@@ -90,6 +90,8 @@ pub(crate) struct Counts {
     pub(crate) moves: u64,
     /// Records that nobody could read before they were past retention.
     pub(crate) expired: u64,
+    /// How often the stream was made.
+    pub(crate) streams: u64,
 }
 
 /// Checks a run.
@@ -102,6 +104,10 @@ pub(crate) struct Oracle {
     pinned: Option<Time>,
     lease: Duration,
     retention: Duration,
+    /// When the stream of today was created: what is older is of a former one. `None` while there is none.
+    created: Option<Time>,
+    /// When it was deleted last, or made.
+    changed: Time,
     books: BTreeMap<u32, Book>,
     /// The shards that are not past retention.
     known: BTreeSet<u32>,
@@ -125,6 +131,8 @@ impl Oracle {
             pinned: None,
             lease,
             retention,
+            created: None,
+            changed: Time::default(),
             books: BTreeMap::new(),
             known: BTreeSet::new(),
             grants: BTreeMap::new(),
@@ -146,6 +154,27 @@ impl Oracle {
 
     pub(crate) fn advance(&mut self, now: Time) {
         self.now = self.now.max(now);
+    }
+
+    /// The stream was deleted, or made: nothing of a former one counts any more.
+    pub(crate) fn made(&mut self, created: Option<Time>) {
+        if self.created == created {
+            return;
+        }
+        self.counts.streams += u64::from(created.is_some());
+        (self.created, self.changed) = (created, self.now);
+        self.books.clear();
+        self.known.clear();
+        self.grants.clear();
+    }
+
+    /// Whether there is no stream, or was none some seconds ago.
+    pub(crate) fn is_stream_missing(&self) -> bool {
+        self.created.is_none() || self.counts.streams > 1 && self.now.since(self.changed) < Duration::from_secs(30)
+    }
+
+    fn is_former(&self, number: &str) -> bool {
+        Number::parse(number).is_some_and(|number| self.created.is_none_or(|created| number.time() < created))
     }
 
     /// Learns which shards there are, and what is past retention.
@@ -188,6 +217,10 @@ impl Oracle {
     fn check_delivery(&mut self, now: Time, worker: &str, shard: &str, number: &str) {
         self.advance(now);
         self.counts.deliveries += 1;
+        // Of a stream that is gone: whoever has it may deliver it, and nobody misses it.
+        if self.is_former(number) {
+            return;
+        }
         let Some((id, at)) = self.find(shard, number) else {
             self.violate(Broken::OutOfOrder, format!("{worker} was given {shard} {number}, which nobody put"));
             return;
@@ -279,15 +312,14 @@ impl Oracle {
                 }
             }
             "kinesis-input/streams" => self.pin(item),
+            "kinesis-input/former" => {}
             _ => self.lease_row(row, range),
         }
     }
 
     fn pin(&mut self, item: &kinesis_simulator::Item) {
-        let Some(dynoxide_number) = item.get("Latest") else { return };
-        let millis = serde_json::to_value(dynoxide_number).ok();
-        let millis = millis.and_then(|value| value["N"].as_str()?.parse().ok());
-        let pinned = millis.map(Time::from_millis);
+        let Some(pinned) = time(item, "Latest") else { return };
+        let pinned = Some(pinned);
         if self.pinned.is_some() && pinned != self.pinned {
             self.violate(Broken::Lost, format!("the time to begin at was moved from {:?} to {pinned:?}", self.pinned));
         }
@@ -299,6 +331,22 @@ impl Oracle {
 
     fn lease_row(&mut self, row: &RowWritten<'_>, shard: &str) {
         let Some(id) = parse_shard_id(shard) else { return };
+        // The answer has seconds with a fraction, and may lose a millisecond on the way.
+        let is_of_today = |item: &&kinesis_simulator::Item| {
+            let (Some(said), Some(created)) = (time(item, "StreamCreated"), self.created) else { return false };
+            said.millis().abs_diff(created.millis()) <= 1
+        };
+        let before = row.before.filter(is_of_today);
+        if row.after.is_some_and(|after| !is_of_today(&after)) {
+            if before.is_some() {
+                self.violate(Broken::Unfenced, format!("{} wrote {shard} of a former stream over today's", row.by));
+            }
+            return;
+        }
+        if row.after.is_none() && before.is_none() {
+            return;
+        }
+        let row = &RowWritten { by: row.by, before, after: row.after };
         let holder = |item: &kinesis_simulator::Item| text(item, "ClientID").map(ToOwned::to_owned);
         let place = |item: &kinesis_simulator::Item| text(item, "SequenceNumber").and_then(Number::parse);
         let before_holder = row.before.and_then(holder);
@@ -500,6 +548,12 @@ impl Oracle {
         }
         self.all_done = true;
     }
+}
+
+/// An attribute that is a time, in milliseconds since 1970.
+fn time(item: &kinesis_simulator::Item, name: &str) -> Option<Time> {
+    let number = serde_json::to_value(item.get(name)?).ok()?;
+    Some(Time::from_millis(number["N"].as_str()?.parse().ok()?))
 }
 
 impl Put {

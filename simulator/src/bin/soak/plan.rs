@@ -42,6 +42,10 @@ pub(crate) struct Config {
     by_arn: bool,
     /// A worker keeps its name over restarts.
     pub(crate) stable_names: bool,
+    /// It assumes a role, so that its credentials have to be renewed.
+    role: bool,
+    /// It reads with two calls at a time, of which one is given up.
+    pub(crate) impatient: bool,
 }
 
 pub(crate) const STREAM: &str = "orders";
@@ -78,13 +82,15 @@ impl Plan {
             oldest: rng.u32(0..4) > 0,
             by_arn: rng.bool(),
             stable_names: rng.bool(),
+            role: false,
+            impatient: false,
         };
         let climate = Weather {
             calls_per_mille: pick(rng, &[0, 0, 2, 10, 30]),
             streams_per_mille: pick(rng, &[0, 50, 200, 500]),
             ..Weather::CALM
         };
-        Self {
+        let mut plan = Self {
             seed,
             length,
             settings,
@@ -96,6 +102,27 @@ impl Plan {
             record_bytes: pick(rng, &[16, 16, 200, 2000]),
             gap: secs(rng.u64(20..120)),
             climate,
+        };
+        plan.draw_more(&mut Rng::with_seed(seed ^ 0x006d_6f72_6500));
+        plan
+    }
+
+    /// What came later: drawn by itself, so that the rest of a seed stays what it was.
+    fn draw_more(&mut self, rng: &mut Rng) {
+        let secs = Duration::from_secs;
+        self.settings.listing_lag = pick(rng, &[Duration::ZERO, secs(1), secs(3), secs(6)]);
+        self.settings.role_life = pick(rng, &[secs(60), secs(120), secs(900)]);
+        self.config.role = rng.u32(0..3) == 0;
+        self.config.impatient = rng.u32(0..3) == 0;
+        self.climate.panics_per_mille = pick(rng, &[0, 0, 0, 1, 5]);
+        // Events that are larger than the pool.
+        if rng.u32(0..6) == 0 {
+            (self.record_bytes, self.rate) = (60_000, 0.5);
+            (self.config.max_bytes, self.config.max_records) = (64 << 10, 50_000);
+        }
+        // Positions that expire while a shard can't be read.
+        if rng.u32(0..8) == 0 {
+            self.settings.retention = Duration::from_mins(4);
         }
     }
 }
@@ -114,7 +141,7 @@ impl Config {
              dynamodb: {{table: {TABLE}, create: true}}\n\
              region: {region}\n\
              client_id: {client_id}\n\
-             credentials: {{id: simulated, secret: simulated}}\n\
+             credentials: {{id: simulated, secret: simulated{role}}}\n\
              commit_period: {commit}\n\
              lease_period: {lease}\n\
              rebalance_period: {rebalance}\n\
@@ -125,6 +152,8 @@ impl Config {
              enhanced_fan_out:\n  enabled: true\n  consumer_name: {CONSUMER}\n  reader_threads: 0\n  \
              max_pending_records: {records}\n  max_pending_bytes: {bytes}\n",
             region = settings.region,
+            role =
+                if self.role { ", role: 'arn:aws:iam::123456789012:role/reader', role_external_id: soak" } else { "" },
             commit = millis(self.commit),
             lease = millis(self.lease),
             rebalance = millis(self.rebalance),

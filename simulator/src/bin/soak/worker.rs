@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kinesis_input::KinesisInput;
+use kinesis_simulator::faults::{PANIC, RoleCredentials};
 use kinesis_simulator::{Clock, InProcess, Link, Settings, Simulator, Time};
 use pipeline_plugin_api::config::{Document, Environment};
 use pipeline_plugin_api::registry::Registry;
@@ -38,6 +39,8 @@ pub(crate) enum Mood {
     Losing(u32),
     /// Settles nothing, and in the end takes nothing.
     Blocked,
+    /// Keeps the first batch that it is given, and acknowledges all others at once.
+    Holding,
 }
 
 /// What everybody looks at.
@@ -105,6 +108,9 @@ impl Worker {
             out: Arc::default(),
             most: (config.max_records, config.max_bytes),
             rng: fastrand::Rng::with_seed(seed ^ 0x05e1),
+            impatient: config.impatient,
+            link: link.clone(),
+            holds_one: false,
         };
         runtime.spawn(host.run());
         shared.log.line(now, &name, "starts");
@@ -181,6 +187,10 @@ struct Host {
     out: Out,
     most: (u64, u64),
     rng: fastrand::Rng,
+    /// How impatiently it reads.
+    impatient: bool,
+    link: Link,
+    holds_one: bool,
 }
 
 /// A message, as the oracle knows it.
@@ -230,6 +240,12 @@ impl Host {
     fn fail(&self, reason: &str) {
         let mut oracle = self.shared.oracle();
         oracle.advance(self.clock.now());
+        // A program that is started while there is no stream, or with credentials that nobody can use, is told so. And one in
+        // which a task panics that can't begin anew ends, rather than look well and do nothing.
+        if reason.contains(PANIC) || oracle.is_stream_missing() || self.link.credentials() == RoleCredentials::Garbled {
+            self.shared.log.line(self.clock.now(), &self.name, &format!("fails: {reason}"));
+            return;
+        }
         oracle.violate(Broken::Failed, format!("{}: {reason}", self.name));
     }
 
@@ -246,7 +262,7 @@ impl Host {
             let most = match mood {
                 Mood::Prompt => 1,
                 Mood::Slow(_) | Mood::Refusing(_) | Mood::Losing(_) => 8,
-                Mood::Blocked => 64,
+                Mood::Blocked | Mood::Holding => 64,
             };
             if settling.len() >= most {
                 tokio::select! {
@@ -257,11 +273,22 @@ impl Host {
                 }
                 continue;
             }
-            let stage = self.stage.clone();
+            let (stage, impatient) = (self.stage.clone(), self.impatient);
             let step = async {
                 if connected {
                     let demand = Demand::new(self.rng.usize(1..200), Duration::from_millis(self.rng.u64(0..2000)));
-                    input.read_batch(demand).await.map(Some)
+                    if impatient {
+                        // The one that is too late is given up, wherever it is.
+                        let wait = Duration::from_millis(self.rng.u64(0..3000));
+                        tokio::select! {
+                            biased;
+                            one = input.read_batch(demand) => one.map(Some),
+                            other = input.read_batch(demand) => other.map(Some),
+                            () = sleep(wait) => Ok(Some(Batch::empty())),
+                        }
+                    } else {
+                        input.read_batch(demand).await.map(Some)
+                    }
                 } else {
                     input.connect().await.map(|()| None)
                 }
@@ -348,20 +375,26 @@ impl Host {
     /// What becomes of a batch.
     fn settle(&mut self, held: Held, mood: Mood, input: Arc<dyn Input>) -> impl Future<Output = ()> + Send + 'static {
         let verdicts = self.verdicts(&held, mood);
+        // Of several, the first.
+        let mood = match mood {
+            Mood::Holding if self.holds_one => Mood::Prompt,
+            other => other,
+        };
+        self.holds_one = self.mood.get() == Mood::Holding;
         let wait = match mood {
             Mood::Slow(longest) => Duration::from_millis(self.rng.u64(0..longest.as_millis().max(1) as u64)),
             Mood::Refusing(_) | Mood::Losing(_) => Duration::from_millis(self.rng.u64(0..500)),
-            Mood::Prompt | Mood::Blocked => Duration::ZERO,
+            Mood::Prompt | Mood::Blocked | Mood::Holding => Duration::ZERO,
         };
         let (moods, stage) = (self.mood.clone(), self.stage.clone());
         let (shared, clock, name, out) =
             (self.shared.clone(), self.clock.clone(), self.name.clone(), Arc::clone(&self.out));
         async move {
             sleep(wait).await;
-            if mood == Mood::Blocked {
+            if matches!(mood, Mood::Blocked | Mood::Holding) {
                 tokio::select! {
                     biased;
-                    () = moods.is_not(Mood::Blocked) => {}
+                    () = moods.is_not(mood) => {}
                     () = stage.is_not(Stage::Running) => {}
                 }
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use kinesis_simulator::faults::Weather;
+use kinesis_simulator::faults::{RoleCredentials, Weather};
 use kinesis_simulator::kinesis::{Key, shard_id};
 use kinesis_simulator::{Simulator, Time};
 use serde_json::json;
@@ -59,6 +59,9 @@ enum Later {
     Key,
     Consumer,
     Skew(usize),
+    Stream,
+    Credentials(usize),
+    Table,
 }
 
 struct World {
@@ -148,7 +151,18 @@ impl World {
     }
 
     fn open(&mut self) -> Result<(), String> {
-        let shards = self.plan.shards;
+        self.make_stream(self.plan.shards)?;
+        self.now = self.now + self.plan.settings.creation + Duration::from_secs(1);
+        self.next_put = self.now;
+        self.next_event = self.now + self.plan.gap;
+        for at in 0..self.plan.workers {
+            let after = Duration::from_millis(self.rng.u64(0..20_000));
+            self.later.push((self.now + after, Later::Start(at)));
+        }
+        Ok(())
+    }
+
+    fn make_stream(&self, shards: u32) -> Result<(), String> {
         let (mode, how) = if self.plan.auto { ("ON_DEMAND", "AUTO") } else { ("PROVISIONED", "USER_PARTITION_KEY") };
         self.call(
             "CreateStream",
@@ -157,13 +171,8 @@ impl World {
                 "RecordDistributionStrategy": how,
             }),
         )?;
-        self.now = self.now + self.plan.settings.creation + Duration::from_secs(1);
-        self.next_put = self.now;
-        self.next_event = self.now + self.plan.gap;
-        for at in 0..self.plan.workers {
-            let after = Duration::from_millis(self.rng.u64(0..20_000));
-            self.later.push((self.now + after, Later::Start(at)));
-        }
+        let created = self.shared.simulator.kinesis(|kinesis| kinesis.created(STREAM));
+        self.shared.oracle().made(created);
         Ok(())
     }
 
@@ -197,6 +206,7 @@ impl World {
             worker.link.set_weather(Weather::CALM);
             worker.link.cut(false);
             worker.link.cut_table(false);
+            worker.link.set_credentials(RoleCredentials::Usable);
             worker.set_mood(Mood::Prompt);
             worker.set_skew(0);
         }
@@ -429,10 +439,11 @@ impl World {
                 self.later.push((until, Later::Calm(at)));
             }
             10..=13 => {
-                let mood = match self.rng.u32(0..4) {
-                    0 => Mood::Slow(Duration::from_millis(self.rng.u64(100..20_000))),
+                let mood = match self.rng.u32(0..5) {
+                    0 => Mood::Slow(Duration::from_millis(self.rng.u64(100..40_000))),
                     1 => Mood::Refusing(self.rng.u32(1..60)),
                     2 => Mood::Losing(self.rng.u32(1..60)),
+                    3 => Mood::Holding,
                     _ => Mood::Blocked,
                 };
                 let until = self.seconds(150);
@@ -466,7 +477,7 @@ impl World {
                     [Key::Disabled, Key::PendingDeletion, Key::Denied, Key::NotOptedIn, Key::Gone, Key::Throttled];
                 let key = keys[self.rng.usize(0..keys.len())];
                 self.say(&format!("the key is {key:?}"));
-                self.set_key(key)?;
+                self.set_key(key);
                 self.later.push((until, Later::Key));
             }
             3 => {
@@ -480,9 +491,38 @@ impl World {
                 self.later.push((again, Later::Consumer));
             }
             4 if !self.fleet.is_empty() => self.everybody_is_killed(),
+            5 => {
+                // A copy of it follows under its name, as when somebody deploys anew; always before anybody takes it for gone.
+                if self.call("DeleteStream", &json!({ "StreamName": STREAM })).is_ok() {
+                    self.shared.oracle().made(None);
+                    let again =
+                        self.now + self.plan.settings.deletion + Duration::from_millis(self.rng.u64(1..120_000));
+                    self.later.push((again, Later::Stream));
+                }
+            }
+            6 => self.credentials_go_bad(),
+            7 => {
+                let until = self.seconds(60);
+                self.say("the table is UPDATING");
+                self.shared.simulator.set_table_status(Some("UPDATING"));
+                self.later.push((until, Later::Table));
+            }
             _ => self.reshard(),
         }
         Ok(())
+    }
+
+    /// Those of one worker, or of all.
+    fn credentials_go_bad(&mut self) {
+        let bad = [RoleCredentials::Denied, RoleCredentials::Throttled, RoleCredentials::Garbled];
+        let (bad, all) = (bad[self.rng.usize(0..bad.len())], self.rng.bool());
+        let chosen: Vec<usize> = self.fleet.keys().copied().filter(|_| all || self.rng.u32(0..3) == 0).collect();
+        for at in chosen {
+            let until = self.seconds(180);
+            self.say(&format!("{} has credentials that are {bad:?}", self.fleet[&at].name));
+            self.fleet[&at].link.set_credentials(bad);
+            self.later.push((until, Later::Credentials(at)));
+        }
     }
 
     /// All are gone for a while; for longer than records are kept, if that is not too long.
@@ -497,13 +537,17 @@ impl World {
         }
     }
 
-    fn set_key(&self, key: Key) -> Result<(), String> {
-        self.shared.simulator.kinesis(|kinesis| kinesis.set_key(STREAM, key)).map_err(|error| error.to_string())
+    fn set_key(&self, key: Key) {
+        // It went with its stream, if that is gone.
+        let _ = self.shared.simulator.kinesis(|kinesis| kinesis.set_key(STREAM, key));
     }
 
     /// Splits, merges, or changes the number of shards; unless the stream is busy with that.
     fn reshard(&mut self) {
         let open = self.shared.simulator.kinesis(|kinesis| kinesis.open_shards(STREAM));
+        if open.is_empty() {
+            return;
+        }
         let stream = json!({ "StreamName": STREAM });
         let (operation, mut input) = match self.rng.u32(0..5) {
             0 | 1 if open.len() < 12 => {
@@ -551,7 +595,17 @@ impl World {
             Later::Calm(at) => self.with(at, |worker| worker.link.set_weather(climate)),
             Later::Cheer(at) => self.with(at, |worker| worker.set_mood(Mood::Prompt)),
             Later::Skew(at) => self.with(at, |worker| worker.set_skew(0)),
-            Later::Key => self.set_key(Key::Usable)?,
+            Later::Credentials(at) => self.with(at, |worker| worker.link.set_credentials(RoleCredentials::Usable)),
+            Later::Table => self.shared.simulator.set_table_status(None),
+            Later::Key => self.set_key(Key::Usable),
+            // At the end of the weather it may be on its way out still.
+            Later::Stream if self.shared.simulator.kinesis(|kinesis| kinesis.is_there(STREAM)) => {
+                self.later.push((now + Duration::from_secs(1), Later::Stream));
+            }
+            Later::Stream => {
+                let shards = self.rng.u32(1..7);
+                self.make_stream(shards)?;
+            }
             Later::Consumer => {
                 let arn = format!(
                     "arn:aws:kinesis:{}:{}:stream/{STREAM}",

@@ -1,0 +1,40 @@
+//! How does the Security Token Service answer who assumes a role?
+
+use std::time::Duration;
+
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
+
+use crate::faults::RoleCredentials;
+use crate::time::Time;
+
+/// Whether a body asks for a role: the service speaks the query protocol.
+pub(crate) fn is_asked(body: &[u8]) -> bool {
+    body.starts_with(b"Action=AssumeRole&")
+}
+
+/// A status and a body.
+pub(crate) fn answer(credentials: RoleCredentials, now: Time, life: Duration) -> (u16, String) {
+    let token = match credentials {
+        RoleCredentials::Usable => "simulated",
+        RoleCredentials::Garbled => "simu&#10;lated",
+        RoleCredentials::Denied => return (403, error("AccessDenied", "Not authorized to perform: sts:AssumeRole")),
+        RoleCredentials::Throttled => return (400, error("Throttling", "Rate exceeded")),
+    };
+    let seconds = ((now + life).millis() / 1000).cast_signed();
+    let expiration = DateTime::from_secs(seconds).fmt(Format::DateTime).unwrap_or_default();
+    let body = format!(
+        "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials>\
+         <AccessKeyId>ASIASIMULATED</AccessKeyId><SecretAccessKey>simulated</SecretAccessKey>\
+         <SessionToken>{token}</SessionToken><Expiration>{expiration}</Expiration></Credentials></AssumeRoleResult>\
+         </AssumeRoleResponse>"
+    );
+    (200, body)
+}
+
+fn error(code: &str, message: &str) -> String {
+    format!(
+        "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
+         <Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+    )
+}
