@@ -1,14 +1,17 @@
 //! With which region, credentials and connections is AWS reached?
 
-use std::borrow::Cow;
+mod settings;
+mod sources;
+
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::identity::IdentityCache;
-use aws_config::imds::credentials::ImdsCredentialsProvider;
-use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::imds::region::ImdsRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
-use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, ConfigLoader};
 use aws_credential_types::Credentials as AwsCredentials;
 use aws_credential_types::provider::error::CredentialsError;
@@ -17,14 +20,14 @@ use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::{SharedTimeSource, SystemTimeSource};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::SdkConfig;
-use aws_types::os_shim_internal::{Env, Fs};
 use aws_types::region::Region;
 use futures::FutureExt;
 use http::Uri;
 use pipeline_plugin_api::causes;
 use tokio::time::timeout;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+
+pub(crate) use settings::{Called, Settings};
+use sources::{Role, Sources};
 
 use crate::config::{Config, Credentials, StreamRef};
 
@@ -50,6 +53,14 @@ pub enum AccessError {
     /// Credentials are configured, and can't be had at the moment.
     #[error("the AWS credentials can't be had yet: {0}")]
     CredentialsUnavailable(String),
+    /// A setting of the environment or of the shared AWS files can't be used.
+    #[error("{setting} {what}")]
+    BadSetting {
+        /// The variable, or the key and its profile.
+        setting: String,
+        /// What is wrong, and what to do.
+        what: String,
+    },
     /// A proxy of the environment can't be used. Its address may hold a password, so it is not shown.
     #[error("{variable} {what}; correct it, or unset it")]
     BadProxy {
@@ -97,7 +108,7 @@ pub(crate) fn clock(session: &SdkConfig) -> SharedTimeSource {
 
 /// The session for the Kinesis API, with credentials that were there when it was made.
 pub(crate) async fn kinesis(config: &Config, outside: &Outside) -> Result<SdkConfig, AccessError> {
-    session(region(config)?, config.endpoint.as_deref(), &config.credentials, outside).await
+    session(region(config)?, config.endpoint.as_deref(), &config.credentials, Called::Kinesis, outside).await
 }
 
 /// The session for the lease table: that of the streams, its endpoint included, unless the table has one of its own.
@@ -107,52 +118,85 @@ pub(crate) async fn dynamodb(
     outside: &Outside,
 ) -> Result<SdkConfig, AccessError> {
     let table = &config.dynamodb;
-    if table.table.is_empty() || !table.has_own_session() {
+    if table.table.is_empty() {
+        return Ok(kinesis.clone());
+    }
+    if !table.has_own_session() {
+        let settings = Settings::load(config.credentials.profile.as_deref()).await?;
+        settings.check_endpoint(kinesis, Called::DynamoDb)?;
         return Ok(kinesis.clone());
     }
     let region = table.region.as_deref().map(ToOwned::to_owned).or_else(|| kinesis.region().map(ToString::to_string));
+    let endpoint = table.endpoint.as_deref();
     if table.credentials == Credentials::default() {
-        return beside(kinesis, region, table.endpoint.as_deref(), outside).await;
+        let profile = config.credentials.profile.as_deref();
+        return beside(kinesis, region, endpoint, profile, Called::DynamoDb, outside).await;
     }
-    session(region, table.endpoint.as_deref(), &table.credentials, outside).await
+    session(region, endpoint, &table.credentials, Called::DynamoDb, outside).await
 }
 
-/// A session with the credentials of another one.
+/// A session with the credentials of another one, whose profile this is.
 pub(crate) async fn beside(
     other: &SdkConfig,
     region: Option<String>,
     endpoint: Option<&str>,
+    profile: Option<&str>,
+    called: Called,
     outside: &Outside,
 ) -> Result<SdkConfig, AccessError> {
-    let mut session = loader(region, endpoint, None, outside)?;
+    let settings = Settings::load(profile).await?;
+    let mut session = loader(region, endpoint, &settings, outside)?;
     if let Some(credentials) = other.credentials_provider() {
         session = session.credentials_provider(credentials);
     }
-    with_region(session.load().await)
+    let session = with_region(session.load().await)?;
+    settings.check_endpoint(&session, called)?;
+    Ok(session)
 }
 
 /// What every session begins with: what the configuration says, and the environment and the shared files where it is silent.
 fn loader(
     region: Option<String>,
     endpoint: Option<&str>,
-    profile: Option<&str>,
+    settings: &Settings,
     outside: &Outside,
 ) -> Result<ConfigLoader, AccessError> {
     check_proxies(|name| std::env::var(name).ok())?;
     let mut loader = ConfigLoader::default()
         .behavior_version(BehaviorVersion::latest())
         .http_client(outside.http.clone())
-        .time_source(outside.time.clone());
-    if let Some(region) = region {
-        loader = loader.region(Region::new(region));
-    }
+        .time_source(outside.time.clone())
+        .profile_name(settings.profile())
+        .use_fips(settings.fips())
+        .use_dual_stack(settings.dual_stack())
+        .retry_config(settings.retries());
+    loader = match region {
+        Some(region) => loader.region(Region::new(region)),
+        None => loader.region(
+            RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+                .or_else(ProfileFileRegionProvider::builder().profile_name(settings.profile()).build())
+                .or_else(
+                    ImdsRegionProvider::builder()
+                        .imds_client(settings.metadata(&surroundings(settings, outside)))
+                        .build(),
+                ),
+        ),
+    };
     if let Some(endpoint) = endpoint {
         loader = loader.endpoint_url(endpoint);
     }
-    if let Some(profile) = profile {
-        loader = loader.profile_name(profile);
-    }
     Ok(loader)
+}
+
+/// What the SDK's own sources of credentials are made with.
+fn surroundings(settings: &Settings, outside: &Outside) -> ProviderConfig {
+    ProviderConfig::without_region()
+        .with_use_fips(Some(settings.fips()))
+        .with_use_dual_stack(Some(settings.dual_stack()))
+        .with_retry_config(settings.retries())
+        .with_http_client(outside.http.clone())
+        .with_time_source(outside.time.clone())
+        .with_sleep_impl(TokioSleep::new())
 }
 
 fn with_region(session: SdkConfig) -> Result<SdkConfig, AccessError> {
@@ -169,46 +213,43 @@ pub(crate) fn check_region(region: &str) -> Result<(), AccessError> {
     Ok(())
 }
 
-/// A session in this region, or in the environment's. `endpoint` serves all services, that of roles included.
+/// A session in this region, or in the environment's, to call this service with. `endpoint` serves all services, that of roles
+/// included.
 pub(crate) async fn session(
     region: Option<String>,
     endpoint: Option<&str>,
     credentials: &Credentials,
+    called: Called,
     outside: &Outside,
 ) -> Result<SdkConfig, AccessError> {
     let profile = credentials.profile.as_deref();
-    let mut loader = loader(region, endpoint, profile, outside)?;
+    let settings = Settings::load(profile).await?;
+    let mut loader = loader(region, endpoint, &settings, outside)?;
     if let Some(window) = credentials.expiry_window.as_ref().filter(|window| !window.is_zero()) {
         loader = loader.identity_cache(IdentityCache::lazy().buffer_time((*window).into()).build());
     }
     let mut session = with_region(loader.load().await)?;
-    let surroundings = ProviderConfig::without_region()
-        .with_region(session.region().cloned())
-        .with_use_fips(session.use_fips())
-        .with_use_dual_stack(session.use_dual_stack())
-        .with_http_client(outside.http.clone())
-        .with_time_source(outside.time.clone())
-        .with_sleep_impl(TokioSleep::new());
-    let provider = if credentials.from_ec2_role {
-        SharedCredentialsProvider::new(ImdsCredentialsProvider::builder().configure(&surroundings).build())
-    } else if let Some(profile) = profile {
-        let provider = ProfileFileCredentialsProvider::builder().profile_name(profile).configure(&surroundings).build();
-        SharedCredentialsProvider::new(provider)
+    settings.check_endpoint(&session, called)?;
+    let surroundings = surroundings(&settings, outside).with_region(session.region().cloned());
+    let sources = Sources { settings: &settings, session: &session, surroundings: &surroundings };
+    let mut provider = if credentials.from_ec2_role {
+        settings.check_metadata()?;
+        SharedCredentialsProvider::new(sources.instance())
+    } else if profile.is_some() {
+        sources.of_profile().await?
     } else if let Some(id) = credentials.id.as_deref() {
         let token = Some(credentials.token.expose().to_owned()).filter(|token| !token.is_empty());
         let secret = credentials.secret.expose();
         SharedCredentialsProvider::new(AwsCredentials::new(id, secret, token, None, "the configuration"))
     } else {
-        session.credentials_provider().ok_or_else(|| AccessError::NoCredentials("no provider is set".into()))?
+        sources.of_environment().await?
     };
-    session = with_provider(&session, Checked(provider));
-    if let Some(role) = credentials.role.as_deref().filter(|_| !credentials.from_ec2_role) {
-        let mut assumed = AssumeRoleProvider::builder(role).configure(&session).session_name("kinesis-input");
-        if let Some(external_id) = credentials.role_external_id.as_deref() {
-            assumed = assumed.external_id(external_id);
-        }
-        session = with_provider(&session, Checked(SharedCredentialsProvider::new(assumed.build().await)));
+    if let Some(arn) = credentials.role.as_deref().filter(|_| !credentials.from_ec2_role) {
+        let external_id = credentials.role_external_id.as_deref().map(ToOwned::to_owned);
+        let role = Role { arn: arn.to_owned(), external_id, ..Role::default() };
+        provider = sources.assume(&role, provider).await?;
     }
+    session = with_provider(&session, Checked(provider));
     let provider =
         session.credentials_provider().ok_or_else(|| AccessError::NoCredentials("no provider is set".into()))?;
     // Asked once here, so that what is missing is told as such and not by the first call that needs it.
@@ -288,35 +329,6 @@ pub(crate) fn odd_key(value: &str) -> Option<&'static str> {
         }
         _ => None,
     }
-}
-
-/// The certificates that the environment or the profile says to trust, beside those of the system: `AWS_CA_BUNDLE`, or
-/// `ca_bundle` of the profile.
-pub(crate) async fn certificates(profile: Option<&str>) -> Result<Vec<u8>, AccessError> {
-    let from_environment = std::env::var("AWS_CA_BUNDLE").ok().filter(|path| !path.is_empty());
-    let (variable, path) = if let Some(path) = from_environment {
-        ("AWS_CA_BUNDLE", path)
-    } else {
-        let selected = profile.map(|profile| Cow::Owned(profile.to_owned()));
-        // A file that can't be read is reported where credentials are looked for.
-        #[expect(clippy::default_trait_access, reason = "the type's name is in a crate that is not ours to depend on")]
-        let files = Default::default();
-        let Ok(profiles) = aws_config::profile::load(&Fs::real(), &Env::real(), &files, selected).await else {
-            return Ok(Vec::new());
-        };
-        let Some(path) = profiles.get("ca_bundle") else { return Ok(Vec::new()) };
-        ("ca_bundle of the AWS profile", path.to_owned())
-    };
-    let bad = |cause: String| AccessError::BadCertificates { variable: variable.into(), path: path.clone(), cause };
-    let file = path.clone();
-    let read = tokio::task::spawn_blocking(move || std::fs::read(file)).await;
-    let pem = read.map_err(|error| bad(error.to_string()))?.map_err(|error| bad(error.to_string()))?;
-    let mut count = 0;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        certificate.map_err(|error| bad(format!("not PEM: {error}")))?;
-        count += 1;
-    }
-    if count == 0 { Err(bad("there is no certificate in it".into())) } else { Ok(pem) }
 }
 
 /// A proxy that can't be understood must not be passed by.

@@ -168,8 +168,14 @@ pub(crate) async fn connect(
 ) -> Result<Session, ConnectError> {
     unbuilt::refuse(config)?;
     let mut trusted = given.trusted.clone();
-    trusted.extend(access::certificates(config.credentials.profile.as_deref()).await?);
-    let control = given.client.clone().unwrap_or_else(|| ControlClient::new(&trusted).into_shared());
+    let mut machine = Vec::new();
+    // The table may have a profile of its own.
+    for credentials in [&config.credentials, &config.dynamodb.credentials] {
+        let settings = access::Settings::load(credentials.profile.as_deref()).await?;
+        trusted.extend(settings.certificates().await?);
+        machine.extend(settings.machine_addresses());
+    }
+    let control = given.client.clone().unwrap_or_else(|| ControlClient::new(&trusted, machine).into_shared());
     // Connections of its own for each who asks.
     let subscriptions = || {
         given.client.clone().unwrap_or_else(|| {

@@ -25,7 +25,7 @@ use pipeline_plugin_api::deadline;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use crate::access::{self, AccessError, Outside};
+use crate::access::{self, AccessError, Called, Outside, Settings};
 use crate::aws::Aws;
 use crate::config::{Credentials, DynamoDb};
 use crate::lease::{StoreError, Table};
@@ -192,15 +192,21 @@ impl LeaseTable {
     ///
     /// Without a region, credentials or such a table.
     pub async fn open(at: &TableAt) -> Result<Self, InspectError> {
-        let trusted = access::certificates(at.credentials.profile.as_deref()).await?;
-        let http: SharedHttpClient = ControlClient::new(&trusted).into_shared();
+        let profile = at.credentials.profile.as_deref();
+        let settings = Settings::load(profile).await?;
+        let trusted = settings.certificates().await?;
+        let http: SharedHttpClient = ControlClient::new(&trusted, settings.machine_addresses()).into_shared();
         let outside = Outside::new(http.clone());
-        let access = access::session(at.region.clone(), at.endpoint.as_deref(), &at.credentials, &outside).await?;
+        let (region, endpoint) = (at.region.clone(), at.endpoint.as_deref());
+        let access = access::session(region.clone(), endpoint, &at.credentials, Called::DynamoDb, &outside).await?;
         let config = DynamoDb { table: at.table.clone(), ..DynamoDb::default() };
         let table = Table::open(&access, &config, CALL).await?;
         let streams = match at.kinesis_endpoint.as_deref() {
-            None => access,
-            endpoint => access::beside(&access, at.region.clone(), endpoint, &outside).await?,
+            None => {
+                settings.check_endpoint(&access, Called::Kinesis)?;
+                access
+            }
+            endpoint => access::beside(&access, region, endpoint, profile, Called::Kinesis, &outside).await?,
         };
         Ok(Self { table, streams: Aws::new(&streams, http) })
     }

@@ -4,6 +4,7 @@
 //! system's. Connections are kept for each set of timeouts, as the SDK's own client does.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_smithy_http_client::proxy::ProxyConfig;
@@ -15,6 +16,7 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use http::Uri;
+use http::uri::Authority;
 
 use crate::sync::{Mutex, lock};
 
@@ -25,13 +27,15 @@ type Timeouts = (Option<Duration>, Option<Duration>);
 #[derive(Debug)]
 pub(crate) struct ControlClient {
     tls: TlsContext,
+    /// Where the machine or the container says who it is, if that was set.
+    machine: Arc<[Authority]>,
     /// The SDK asks for one with every call.
     connectors: Mutex<HashMap<Timeouts, SharedHttpConnector>>,
 }
 
 impl ControlClient {
-    /// Trusts these certificates (PEM) besides the system's.
-    pub(crate) fn new(trusted: &[u8]) -> Self {
+    /// Trusts these certificates (PEM) besides the system's, and asks these addresses without a proxy.
+    pub(crate) fn new(trusted: &[u8], machine: Vec<Authority>) -> Self {
         let trust = if trusted.is_empty() {
             TrustStore::default()
         } else {
@@ -39,23 +43,22 @@ impl ControlClient {
         };
         // It has nothing to refuse; and without the certificates, calls fail and say so.
         let tls = TlsContext::builder().with_trust_store(trust).build().unwrap_or_default();
-        Self { tls, connectors: Mutex::default() }
+        Self { tls, machine: machine.into(), connectors: Mutex::default() }
     }
 }
 
 /// Where the machine or the container says who it is. No proxy knows these addresses, and none is to see what they answer.
 const MACHINE_HOSTS: [&str; 5] =
     ["169.254.169.254", "169.254.170.2", "169.254.170.23", "[fd00:ec2::254]", "[fd00:ec2::23]"];
-/// The variables that say other addresses for them.
-const MACHINE_ADDRESSES: [&str; 2] = ["AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_CONTAINER_CREDENTIALS_FULL_URI"];
 
-/// Whether a request asks the machine or the container.
-fn is_machine(uri: &Uri, variable: impl Fn(&str) -> Option<String>) -> bool {
+/// Whether a request asks the machine or the container, at its own address or at one that was `set` for it.
+fn is_machine(uri: &Uri, set: &[Authority]) -> bool {
+    let port =
+        |uri_port: Option<u16>| uri_port.or(if uri.scheme_str() == Some("https") { Some(443) } else { Some(80) });
     let Some(host) = uri.host() else { return false };
     MACHINE_HOSTS.contains(&host)
-        || MACHINE_ADDRESSES.into_iter().any(|name| {
-            let address = variable(name).and_then(|address| address.parse::<Uri>().ok());
-            address.is_some_and(|address| address.authority() == uri.authority())
+        || set.iter().any(|address| {
+            address.host().eq_ignore_ascii_case(host) && port(address.port_u16()) == port(uri.port_u16())
         })
 }
 
@@ -64,12 +67,12 @@ fn is_machine(uri: &Uri, variable: impl Fn(&str) -> Option<String>) -> bool {
 struct Routed {
     proxied: SharedHttpConnector,
     direct: SharedHttpConnector,
+    machine: Arc<[Authority]>,
 }
 
 impl HttpConnector for Routed {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let is_machine =
-            request.uri().parse::<Uri>().is_ok_and(|uri| is_machine(&uri, |name| std::env::var(name).ok()));
+        let is_machine = request.uri().parse::<Uri>().is_ok_and(|uri| is_machine(&uri, &self.machine));
         if is_machine { self.direct.call(request) } else { self.proxied.call(request) }
     }
 }
@@ -88,8 +91,11 @@ impl HttpClient for ControlClient {
                 builder.set_sleep_impl(components.sleep_impl());
                 SharedHttpConnector::new(builder.build())
             };
-            let routed =
-                Routed { proxied: connector(ProxyConfig::from_env()), direct: connector(ProxyConfig::disabled()) };
+            let routed = Routed {
+                proxied: connector(ProxyConfig::from_env()),
+                direct: connector(ProxyConfig::disabled()),
+                machine: Arc::clone(&self.machine),
+            };
             SharedHttpConnector::new(routed)
         });
         connector.clone()
@@ -102,21 +108,22 @@ mod tests {
 
     #[test]
     fn machine_is_asked_without_proxies() {
-        let set = |name: &str| match name {
-            "AWS_EC2_METADATA_SERVICE_ENDPOINT" => Some("http://127.0.0.1:1338".to_owned()),
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI" => Some("http://localhost:51679/creds".to_owned()),
-            _ => None,
-        };
+        let set = ["127.0.0.1:1338", "localhost:51679", "agent.example"].map(Authority::from_static);
         for (uri, expected) in [
             ("http://169.254.169.254/latest/api/token", true),
             ("http://[fd00:ec2::254]/latest/api/token", true),
             ("http://169.254.170.2/creds", true),
             ("http://127.0.0.1:1338/latest/api/token", true),
             ("http://localhost:51679/creds", true),
+            ("http://169.254.170.23/v1/credentials", true),
+            ("http://[fd00:ec2::23]/v1/credentials", true),
+            ("http://LOCALHOST:51679/creds", true),
+            ("https://agent.example:443/creds", true),
+            ("https://agent.example:8443/creds", false),
             ("http://127.0.0.1:1339/", false),
             ("https://kinesis.eu-west-1.amazonaws.com/", false),
         ] {
-            assert_eq!(is_machine(&Uri::from_static(uri), set), expected, "{uri}");
+            assert_eq!(is_machine(&Uri::from_static(uri), &set), expected, "{uri}");
         }
     }
 }

@@ -151,6 +151,8 @@ impl Aws {
         let config = format!(
             "[profile static]\naws_access_key_id = STATIC\naws_secret_access_key = {KEY}\n\
              [profile chain]\n{}\nsource_profile = static\nexternal_id = from-outside\n\
+             [profile chain2]\n{}\nsource_profile = chain\nduration_seconds = 1234\nrole_session_name = second\n\
+             [profile self]\n{}\nsource_profile = self\ncredential_process = cat {}\n\
              [profile process]\ncredential_process = cat {}\n\
              [profile sso]\nsso_session = dev\nsso_account_id = 111122223333\nsso_role_name = reader\n\
              [sso-session dev]\nsso_region = us-east-1\nsso_start_url = https://example.invalid/start\n\
@@ -158,6 +160,9 @@ impl Aws {
              [profile container]\n{}\ncredential_source = EcsContainer\n\
              [profile instance]\n{}\ncredential_source = Ec2InstanceMetadata\n",
             role("chain"),
+            role("chain2"),
+            role("self"),
+            self.path("process.json"),
             self.path("process.json"),
             role("web"),
             self.path("web-token"),
@@ -211,9 +216,11 @@ impl Aws {
 }
 
 /// Each profile, and the key that it comes to.
-const PROFILES: [(&str, &str); 7] = [
+const PROFILES: [(&str, &str); 9] = [
     ("static", "STATIC"),
     ("chain", "ASSUMEDBYSTATIC"),
+    ("chain2", "ASSUMEDBYASSUMEDBYSTATIC"),
+    ("self", "ASSUMEDBYPROCESS"),
     ("process", "PROCESS"),
     ("sso", "SSO"),
     ("web", "WEB"),
@@ -254,8 +261,12 @@ async fn credential_matrix_of_profiles() {
         let output = aws.end(aws.program(&["leases", "--table", "leases", "--profile", profile], &container)).await;
         let asked = aws.asked();
         assert_eq!(signed(&asked, "DescribeTable"), [key], "leases, {profile}: {}", said(&output));
-        if profile == "chain" {
+        if profile.starts_with("chain") {
             assert!(asked.iter().any(|asked| asked.body.contains("ExternalId=from-outside")), "{asked:?}");
+        }
+        if profile == "chain2" {
+            let second = asked.iter().find(|asked| asked.body.contains("role%2Fchain2")).unwrap();
+            assert!(second.body.contains("DurationSeconds=1234") && second.body.contains("RoleSessionName=second"));
         }
     }
 }
@@ -316,6 +327,40 @@ async fn endpoint_serves_dynamodb_and_sts() {
     let assumed = signed(&asked, "AssumeRole");
     assert!(!assumed.is_empty() && assumed.iter().all(|key| key == "BLOCK"), "{assumed:?}: {}", said(&output));
     assert_eq!(signed(&asked, "DescribeTable"), ["ASSUMEDBYBLOCK"], "{}", said(&output));
+    // The roles of a profile and web identities ask there too, in the program that shows leases as well.
+    for (profile, key) in [("chain", "ASSUMEDBYSTATIC"), ("chain2", "ASSUMEDBYASSUMEDBYSTATIC"), ("web", "WEB")] {
+        let block =
+            format!("endpoint: {}\ncredentials: {{ profile: {profile} }}\ndynamodb: {{ table: leases }}", aws.endpoint);
+        let output = aws.run(&block, &elsewhere).await;
+        assert_eq!(signed(&aws.asked(), "DescribeTable"), [key], "{profile}: {}", said(&output));
+        let environment = [elsewhere[0].clone(), ("AWS_PROFILE", profile.to_owned())];
+        let block = format!("endpoint: {}\ndynamodb: {{ table: leases }}", aws.endpoint);
+        let output = aws.run(&block, &environment).await;
+        assert_eq!(signed(&aws.asked(), "DescribeTable"), [key], "AWS_PROFILE, {profile}: {}", said(&output));
+        let arguments = ["leases", "--table", "leases", "--profile", profile, "--endpoint", &aws.endpoint];
+        let output = aws.end(aws.program(&arguments, &elsewhere)).await;
+        assert_eq!(signed(&aws.asked(), "DescribeTable"), [key], "leases, {profile}: {}", said(&output));
+    }
+    let web = [
+        elsewhere[0].clone(),
+        ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/web".to_owned()),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", aws.path("web-token")),
+        ("AWS_ROLE_SESSION_NAME", "named".to_owned()),
+    ];
+    let output = aws.run(&format!("endpoint: {}\ndynamodb: {{ table: leases }}", aws.endpoint), &web).await;
+    let asked = aws.asked();
+    assert_eq!(signed(&asked, "DescribeTable"), ["WEB"], "{}", said(&output));
+    assert!(asked.iter().any(|asked| asked.body.contains("RoleSessionName=named")), "{asked:?}");
+    // STS may have an endpoint of its own.
+    let environment = [
+        elsewhere[0].clone(),
+        ("AWS_ENDPOINT_URL_STS", aws.endpoint.clone()),
+        ("AWS_ENDPOINT_URL_DYNAMODB", aws.endpoint.clone()),
+        ("AWS_ENDPOINT_URL_KINESIS", aws.endpoint.clone()),
+        ("AWS_PROFILE", "chain2".to_owned()),
+    ];
+    let output = aws.run("dynamodb: { table: leases }", &environment).await;
+    assert_eq!(signed(&aws.asked(), "DescribeTable"), ["ASSUMEDBYASSUMEDBYSTATIC"], "{}", said(&output));
     // Where the environment says one for a service, that counts.
     let environment = [
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:9".to_owned()),
@@ -412,4 +457,80 @@ async fn proxy_that_can_not_be_understood_is_no_way_around_it() {
     assert_eq!(output.status.code(), Some(Exit::Input.code().into()));
     assert!(said(&output).contains("HTTPS_PROXY") && !said(&output).contains("hidden"), "{}", said(&output));
     assert!(aws.asked().is_empty());
+}
+
+/// Sets what the program can't do, and expects it to say so.
+async fn refused(aws: &Aws, block: &str, environment: &[(&str, String)], named: &[&str]) {
+    let output = aws.run(block, environment).await;
+    let log = said(&output);
+    assert_eq!(output.status.code(), Some(Exit::Input.code().into()), "{environment:?}: {log}");
+    for name in named {
+        assert!(log.contains(name), "{name}, {environment:?}: {log}");
+    }
+    assert!(!log.contains("panicked") && !log.contains("hidden"), "{log}");
+    assert!(aws.asked().is_empty(), "{environment:?}: {log}");
+}
+
+#[tokio::test]
+async fn setting_that_can_not_be_followed_is_refused_by_its_name() {
+    let aws = Aws::start().await;
+    let block = format!("{}\ncredentials: {{ id: BLOCK, secret: {KEY} }}", aws.file());
+    for (name, value) in [
+        ("AWS_MAX_ATTEMPTS", "many"),
+        ("AWS_RETRY_MODE", "legacy"),
+        ("AWS_USE_FIPS_ENDPOINT", "yes"),
+        ("AWS_DEFAULTS_MODE", "mobile"),
+        ("AWS_PROFILE", "nowhere"),
+        ("AWS_ENDPOINT_URL", "http://user:hidden@pro xy"),
+        ("AWS_ENDPOINT_URL", ""),
+        ("AWS_ENDPOINT_URL_KINESIS", "http://localhost\n:hidden"),
+        ("AWS_ENDPOINT_URL_KINESIS", "localhost:4566"),
+        ("AWS_CA_BUNDLE", "/nowhere/bundle.pem"),
+    ] {
+        refused(&aws, &block, &[(name, value.to_owned())], &[name]).await;
+    }
+    let program = |arguments: &[&str], name: &str| {
+        let mut program = aws.program(arguments, &[]);
+        let odd: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(vec![b'a', 0xff]);
+        program.env(name, odd);
+        program
+    };
+    for name in ["AWS_PROFILE", "AWS_ENDPOINT_URL", "https_proxy"] {
+        let output = aws.end(program(&["leases", "--table", "leases"], name)).await;
+        assert!(said(&output).contains(&format!("{name} is not UTF-8")), "{}", said(&output));
+    }
+    refused(
+        &aws,
+        &format!("{}\ncredentials: {{ from_ec2_role: true }}", aws.file()),
+        &[("AWS_EC2_METADATA_DISABLED", "true".to_owned())],
+        &["AWS_EC2_METADATA_DISABLED", "from_ec2_role"],
+    )
+    .await;
+    // What is in a profile that nothing asks for is nobody's trouble.
+    let config = std::fs::read_to_string(aws.path("config")).unwrap();
+    let odd = "[default]\nrole_arn = arn:aws:iam::111122223333:role/a\nsource_profile = static\nmfa_serial = arn:aws:iam::1:mfa/me\n";
+    std::fs::write(aws.path("config"), format!("{config}{odd}")).unwrap();
+    refused(&aws, &aws.file(), &[], &["mfa_serial of the AWS profile default"]).await;
+    let keys = [("AWS_ACCESS_KEY_ID", "ENVIRONMENT".to_owned()), ("AWS_SECRET_ACCESS_KEY", KEY.to_owned())];
+    let output = aws.run(&aws.file(), &keys).await;
+    assert_eq!(signed(&aws.asked(), "DescribeStreamSummary"), ["ENVIRONMENT"], "{}", said(&output));
+}
+
+#[tokio::test]
+async fn fips_and_dual_stack_with_an_endpoint_are_refused_by_their_names() {
+    let aws = Aws::start().await;
+    let keys = format!("credentials: {{ id: BLOCK, secret: {KEY} }}");
+    for name in ["AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"] {
+        let on = (name, "true".to_owned());
+        refused(&aws, &format!("{}\n{keys}", aws.file()), &[on.clone()], &[name, "AWS_ENDPOINT_URL says", "Kinesis"])
+            .await;
+        let block = format!("{}\nendpoint: {}\n{keys}", aws.file(), aws.endpoint);
+        refused(&aws, &block, &[on.clone()], &[name, "`endpoint` says"]).await;
+        // Each service for itself.
+        let ignored = ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true".to_owned());
+        let table = format!("{keys}\ndynamodb: {{ table: leases, endpoint: \"{}\" }}", aws.endpoint);
+        refused(&aws, &table, &[on.clone(), ignored.clone()], &[name, "DynamoDB"]).await;
+        let output = aws.end(aws.program(&["leases", "--table", "leases"], &[on.clone()])).await;
+        assert!(said(&output).contains(name) && said(&output).contains("DynamoDB"), "{}", said(&output));
+    }
 }

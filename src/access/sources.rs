@@ -1,0 +1,467 @@
+//! Where do credentials come from, and through which roles?
+//!
+//! ```text
+//! environment ─▶ profile ─▶ web identity ─▶ container ─▶ instance         the first that has some
+//!                   │
+//!                   └─▶ its roles, one after the other, each assumed with the credentials of the one before
+//! ```
+//!
+//! The order, and the sources themselves, are the SDK's. Roles and web identities are asked for here, since the SDK does it
+//! without the endpoint, the switch to pass over endpoints, and the length of a role's session that are configured.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::meta::credentials::CredentialsProviderChain;
+use aws_config::profile::{Profile, ProfileFileCredentialsProvider};
+use aws_config::provider_config::ProviderConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_credential_types::Credentials as AwsCredentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use aws_types::SdkConfig;
+
+use super::settings::{Called, Settings, bad};
+use super::{AccessError, Checked, with_provider};
+
+/// What a session of a role is called where nobody gave it a name.
+const SESSION_NAME: &str = "kinesis-input";
+/// What a profile is called that is made of another one, without its role.
+const WITHOUT_ROLE: &str = "kinesis-input/without-role";
+
+/// Where to look for credentials.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sources<'a> {
+    pub(super) settings: &'a Settings,
+    /// With the region and the endpoint that STS is asked at.
+    pub(super) session: &'a SdkConfig,
+    /// What the SDK's own sources are made with.
+    pub(super) surroundings: &'a ProviderConfig,
+}
+
+/// A role to assume.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Role {
+    pub(super) arn: String,
+    pub(super) session_name: Option<String>,
+    pub(super) external_id: Option<String>,
+    pub(super) lasts: Option<Duration>,
+}
+
+/// Where the credentials are from with which the first role of a profile is assumed, or those of a profile without one.
+#[derive(Debug, PartialEq, Eq)]
+enum Base<'a> {
+    /// The keys in this profile.
+    Keys(&'a str),
+    /// A source by its name.
+    Named(&'a str),
+    /// Whatever else this profile says.
+    Profile(&'a str),
+    /// The same, but for its role.
+    WithoutRole(&'a str),
+}
+
+impl Sources<'_> {
+    /// What counts where the configuration names nothing.
+    pub(super) async fn of_environment(self) -> Result<SharedCredentialsProvider, AccessError> {
+        let environment = EnvironmentVariableCredentialsProvider::new();
+        let has = |name: &str| self.settings.variable(name).is_some_and(|value| !value.trim().is_empty());
+        // Nothing behind them is looked at, so nothing there can be wrong.
+        if has("AWS_ACCESS_KEY_ID") && has("AWS_SECRET_ACCESS_KEY") {
+            return Ok(SharedCredentialsProvider::new(environment));
+        }
+        let mut chain = CredentialsProviderChain::first_try("Environment", environment);
+        if self.settings.profiles().get_profile(self.settings.profile()).is_some() {
+            chain = chain.or_else("Profile", self.of_profile().await?);
+        }
+        let role = self.settings.variable("AWS_ROLE_ARN");
+        if let Some((role, file)) = role.zip(self.settings.variable("AWS_WEB_IDENTITY_TOKEN_FILE")) {
+            let name = self.settings.variable("AWS_ROLE_SESSION_NAME");
+            chain = chain.or_else("WebIdentityToken", self.web_identity(role, file, name)?);
+        }
+        let chain = chain.or_else("EcsContainer", self.container()).or_else("Ec2InstanceMetadata", self.instance());
+        Ok(SharedCredentialsProvider::new(chain))
+    }
+
+    /// What the selected profile comes to, through all its roles.
+    pub(super) async fn of_profile(self) -> Result<SharedCredentialsProvider, AccessError> {
+        let (base, roles) = roles(self.settings)?;
+        let mut provider = self.base(&base)?;
+        for role in &roles {
+            provider = self.assume(role, provider).await?;
+        }
+        Ok(provider)
+    }
+
+    /// A role, assumed with what `provider` gives.
+    pub(super) async fn assume(
+        self,
+        role: &Role,
+        provider: SharedCredentialsProvider,
+    ) -> Result<SharedCredentialsProvider, AccessError> {
+        self.settings.check_endpoint(self.session, Called::Sts)?;
+        let session = with_provider(self.session, Checked(provider));
+        let name = role.session_name.as_deref().unwrap_or(SESSION_NAME);
+        let mut assumed = AssumeRoleProvider::builder(&role.arn).configure(&session).session_name(name);
+        if let Some(external_id) = role.external_id.as_deref() {
+            assumed = assumed.external_id(external_id);
+        }
+        if let Some(lasts) = role.lasts {
+            assumed = assumed.session_length(lasts);
+        }
+        Ok(SharedCredentialsProvider::new(assumed.build().await))
+    }
+
+    pub(super) fn instance(self) -> ImdsCredentialsProvider {
+        let client = self.settings.metadata(self.surroundings);
+        ImdsCredentialsProvider::builder().configure(self.surroundings).imds_client(client).build()
+    }
+
+    fn container(self) -> EcsCredentialsProvider {
+        EcsCredentialsProvider::builder().configure(self.surroundings).build()
+    }
+
+    fn base(self, base: &Base<'_>) -> Result<SharedCredentialsProvider, AccessError> {
+        let profile_of = |name: &str| self.settings.profiles().get_profile(name);
+        Ok(match *base {
+            Base::Keys(name) => match profile_of(name).and_then(keys) {
+                Some(keys) => SharedCredentialsProvider::new(keys),
+                None => return Err(bad(&of(name, "aws_access_key_id"), "stands without aws_secret_access_key")),
+            },
+            Base::Named(source) if source.eq_ignore_ascii_case("Environment") => {
+                SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new())
+            }
+            Base::Named(source) if source.eq_ignore_ascii_case("EcsContainer") => {
+                SharedCredentialsProvider::new(self.container())
+            }
+            Base::Named(source) if source.eq_ignore_ascii_case("Ec2InstanceMetadata") => {
+                self.settings.check_metadata()?;
+                SharedCredentialsProvider::new(self.instance())
+            }
+            Base::Named(source) => {
+                let what = format!("is {source:?}: expected Environment, EcsContainer or Ec2InstanceMetadata");
+                return Err(bad("credential_source of the AWS profile", &what));
+            }
+            Base::Profile(name) => {
+                let profile = profile_of(name);
+                self.check_sso(profile)?;
+                let get = |key: &str| profile.and_then(|profile| profile.get(key)).map(ToOwned::to_owned);
+                match (get("role_arn"), get("web_identity_token_file")) {
+                    (Some(role), Some(file)) => {
+                        SharedCredentialsProvider::new(self.web_identity(role, file, get("role_session_name"))?)
+                    }
+                    _ => SharedCredentialsProvider::new(
+                        ProfileFileCredentialsProvider::builder()
+                            .profile_name(name)
+                            .configure(self.surroundings)
+                            .build(),
+                    ),
+                }
+            }
+            Base::WithoutRole(name) => {
+                let profile = profile_of(name);
+                self.check_sso(profile)?;
+                SharedCredentialsProvider::new(without_role(profile, self.surroundings))
+            }
+        })
+    }
+
+    fn check_sso(self, profile: Option<&Profile>) -> Result<(), AccessError> {
+        let uses = |key: &str| profile.is_some_and(|profile| profile.get(key).is_some());
+        if uses("sso_session") || uses("sso_start_url") {
+            self.settings.check_endpoint(self.session, Called::Sso)?;
+            self.settings.check_endpoint(self.session, Called::SsoOidc)?;
+        }
+        Ok(())
+    }
+
+    fn web_identity(self, role: String, file: String, name: Option<String>) -> Result<WebIdentity, AccessError> {
+        self.settings.check_endpoint(self.session, Called::Sts)?;
+        let sts = aws_sdk_sts::Client::new(self.session);
+        Ok(WebIdentity { sts, role, file: file.into(), session_name: name.unwrap_or_else(|| SESSION_NAME.into()) })
+    }
+}
+
+/// The base of the selected profile, and the roles that follow from it, the one to be assumed first at the beginning.
+fn roles(settings: &Settings) -> Result<(Base<'_>, Vec<Role>), AccessError> {
+    let profiles = settings.profiles();
+    let mut name = settings.profile();
+    let mut seen = Vec::new();
+    let mut roles = Vec::new();
+    let base = loop {
+        let Some(profile) = profiles.get_profile(name) else {
+            let from = seen.last().copied().unwrap_or(name);
+            let what = format!("names the profile {name:?}, which the shared AWS files don't have");
+            return Err(bad(&of(from, "source_profile"), &what));
+        };
+        if seen.contains(&name) {
+            return Err(bad(&of(name, "source_profile"), "leads back to itself"));
+        }
+        seen.push(name);
+        // As in every SDK: a profile that another one names as its source gives its keys, if it has some, and not its role.
+        if seen.len() > 1 && keys(profile).is_some() {
+            break Base::Keys(name);
+        }
+        let Some(role) = role(name, profile)? else {
+            if profile.get("login_session").is_some() {
+                return Err(bad(&of(name, "login_session"), "is not supported: use sso_session or credential_process"));
+            }
+            break if keys(profile).is_some() && !has_other_source(profile) {
+                Base::Keys(name)
+            } else {
+                Base::Profile(name)
+            };
+        };
+        roles.push(role);
+        match (profile.get("source_profile"), profile.get("credential_source")) {
+            (Some(source), None) if source == name => {
+                break if keys(profile).is_some() && !has_other_source(profile) {
+                    Base::Keys(name)
+                } else {
+                    Base::WithoutRole(name)
+                };
+            }
+            (Some(source), None) => name = source,
+            (None, Some(source)) => break Base::Named(source),
+            (Some(_), Some(_)) => {
+                return Err(bad(&of(name, "source_profile"), "stands beside credential_source; remove one of them"));
+            }
+            (None, None) => {
+                return Err(bad(&of(name, "role_arn"), "wants a source_profile or a credential_source beside it"));
+            }
+        }
+    };
+    roles.reverse();
+    Ok((base, roles))
+}
+
+/// The role of a profile, unless a token of a web identity is what it is assumed with.
+fn role(name: &str, profile: &Profile) -> Result<Option<Role>, AccessError> {
+    let get = |key: &str| profile.get(key).map(ToOwned::to_owned);
+    let Some(arn) = get("role_arn").filter(|_| profile.get("web_identity_token_file").is_none()) else {
+        return Ok(None);
+    };
+    if profile.get("mfa_serial").is_some() {
+        return Err(bad(&of(name, "mfa_serial"), "is not supported: nobody is there to type a code"));
+    }
+    let lasts = match profile.get("duration_seconds") {
+        None => None,
+        // AWS's own bounds.
+        Some(seconds) => match seconds.parse() {
+            Ok(seconds @ 900..=43_200) => Some(Duration::from_secs(seconds)),
+            _ => {
+                let what = format!("is {seconds:?}: expected a whole number from 900 to 43200");
+                return Err(bad(&of(name, "duration_seconds"), &what));
+            }
+        },
+    };
+    Ok(Some(Role { arn, session_name: get("role_session_name"), external_id: get("external_id"), lasts }))
+}
+
+fn of(profile: &str, key: &str) -> String {
+    format!("{key} of the AWS profile {profile}")
+}
+
+/// What comes before keys in a profile that holds both.
+fn has_other_source(profile: &Profile) -> bool {
+    ["credential_source", "web_identity_token_file", "sso_session", "sso_start_url", "credential_process"]
+        .into_iter()
+        .any(|key| profile.get(key).is_some())
+}
+
+fn keys(profile: &Profile) -> Option<AwsCredentials> {
+    let mut keys = AwsCredentials::builder()
+        .access_key_id(profile.get("aws_access_key_id")?)
+        .secret_access_key(profile.get("aws_secret_access_key")?)
+        .provider_name("ProfileFile");
+    keys.set_session_token(profile.get("aws_session_token").map(ToOwned::to_owned));
+    keys.set_account_id(profile.get("aws_account_id").map(Into::into));
+    Some(keys.build())
+}
+
+/// The SDK's source of a profile that assumes its role with credentials that it says itself.
+#[expect(deprecated, reason = "the new name is in a crate that is not ours to depend on")]
+fn without_role(profile: Option<&Profile>, surroundings: &ProviderConfig) -> ProfileFileCredentialsProvider {
+    use aws_config::profile::profile_file::{Builder, ProfileFileKind};
+    let kept = [
+        "sso_session",
+        "sso_start_url",
+        "sso_region",
+        "sso_account_id",
+        "sso_role_name",
+        "credential_process",
+        "aws_account_id",
+    ];
+    let lines = kept.into_iter().filter_map(|key| Some(format!("{key} = {}\n", profile?.get(key)?)));
+    let text = format!("[profile {WITHOUT_ROLE}]\n{}", lines.collect::<String>());
+    let files = Builder::new()
+        .include_default_config_file(true)
+        .include_default_credentials_file(true)
+        .with_contents(ProfileFileKind::Config, text)
+        .build();
+    ProfileFileCredentialsProvider::builder()
+        .profile_name(WITHOUT_ROLE)
+        .profile_files(files)
+        .configure(surroundings)
+        .build()
+}
+
+/// A role that is assumed with a token that something else keeps fresh in a file.
+#[derive(Debug)]
+struct WebIdentity {
+    sts: aws_sdk_sts::Client,
+    role: String,
+    file: PathBuf,
+    session_name: String,
+}
+
+impl WebIdentity {
+    async fn credentials(&self) -> provider::Result {
+        let file = self.file.clone();
+        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(file)).await;
+        let token = read.map_err(CredentialsError::unhandled)?.map_err(|error| {
+            CredentialsError::provider_error(format!("the token file {}: {error}", self.file.display()))
+        })?;
+        let call = self.sts.assume_role_with_web_identity();
+        let call = call.role_arn(&self.role).role_session_name(&self.session_name).web_identity_token(token.trim_end());
+        let answer = call.send().await.map_err(CredentialsError::provider_error)?;
+        let given = answer.credentials().ok_or_else(|| CredentialsError::unhandled("STS gave no credentials"))?;
+        let mut credentials = AwsCredentials::builder()
+            .access_key_id(given.access_key_id())
+            .secret_access_key(given.secret_access_key())
+            .session_token(given.session_token())
+            .provider_name("WebIdentityToken");
+        credentials.set_expiry(SystemTime::try_from(*given.expiration()).ok());
+        // The account: some endpoints are an account's own.
+        let arn = answer.assumed_role_user().map(|user| user.arn().to_owned());
+        credentials.set_account_id(arn.as_deref().and_then(|arn| arn.split(':').nth(4)).map(Into::into));
+        Ok(credentials.build())
+    }
+}
+
+impl ProvideCredentials for WebIdentity {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.credentials())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::tests::settings;
+    use super::*;
+
+    const PROFILES: &str = "
+        [default]
+        [profile keys]
+        aws_access_key_id = KEYS
+        aws_secret_access_key = secret
+        [profile one]
+        role_arn = one
+        source_profile = keys
+        external_id = from-outside
+        role_session_name = me
+        duration_seconds = 900
+        [profile two]
+        role_arn = two
+        source_profile = one
+        [profile both]
+        aws_access_key_id = BOTH
+        aws_secret_access_key = secret
+        role_arn = both
+        source_profile = keys
+        [profile of-both]
+        role_arn = of-both
+        source_profile = both
+        [profile itself]
+        aws_access_key_id = ITSELF
+        aws_secret_access_key = secret
+        role_arn = itself
+        source_profile = itself
+        [profile process]
+        credential_process = cat file
+        role_arn = process
+        source_profile = process
+        [profile instance]
+        role_arn = instance
+        credential_source = Ec2InstanceMetadata
+        [profile web]
+        role_arn = web
+        web_identity_token_file = token
+        [profile of-web]
+        role_arn = of-web
+        source_profile = web
+        [profile sso]
+        sso_session = dev
+        aws_access_key_id = NOT_THESE
+        aws_secret_access_key = secret
+    ";
+
+    fn profiles() -> String {
+        PROFILES.lines().map(|line| format!("{}\n", line.trim())).collect()
+    }
+
+    #[tokio::test]
+    async fn roles_of_a_profile_follow_from_its_base() {
+        for (profile, base, expected) in [
+            ("keys", Base::Keys("keys"), vec![]),
+            ("one", Base::Keys("keys"), vec!["one"]),
+            ("two", Base::Keys("keys"), vec!["one", "two"]),
+            ("both", Base::Keys("keys"), vec!["both"]),
+            ("of-both", Base::Keys("both"), vec!["of-both"]),
+            ("itself", Base::Keys("itself"), vec!["itself"]),
+            ("process", Base::WithoutRole("process"), vec!["process"]),
+            ("instance", Base::Named("Ec2InstanceMetadata"), vec!["instance"]),
+            ("web", Base::Profile("web"), vec![]),
+            ("of-web", Base::Profile("web"), vec!["of-web"]),
+            ("sso", Base::Profile("sso"), vec![]),
+            ("default", Base::Profile("default"), vec![]),
+        ] {
+            let settings = settings(&[("AWS_PROFILE", profile)], &profiles()).await.unwrap();
+            let (found, roles) = roles(&settings).unwrap();
+            assert_eq!(found, base, "{profile}");
+            assert_eq!(roles.iter().map(|role| role.arn.as_str()).collect::<Vec<_>>(), expected, "{profile}");
+        }
+        let settings = settings(&[("AWS_PROFILE", "one")], &profiles()).await.unwrap();
+        let one = Role {
+            arn: "one".into(),
+            session_name: Some("me".into()),
+            external_id: Some("from-outside".into()),
+            lasts: Some(Duration::from_secs(900)),
+        };
+        assert_eq!(roles(&settings).unwrap().1, [one]);
+    }
+
+    #[tokio::test]
+    async fn profile_that_can_not_work_is_refused_by_its_key() {
+        for (lines, key) in [
+            (
+                "role_arn = a\nsource_profile = keys\nmfa_serial = arn:aws:iam::1:mfa/me",
+                "mfa_serial of the AWS profile p ",
+            ),
+            ("role_arn = a\nsource_profile = keys\nduration_seconds = 60", "duration_seconds of the AWS profile p "),
+            ("role_arn = a\nsource_profile = keys\nduration_seconds = 1h", "duration_seconds of the AWS profile p "),
+            ("role_arn = a\nsource_profile = nowhere", "source_profile of the AWS profile p "),
+            (
+                "role_arn = a\nsource_profile = q\n[profile q]\nrole_arn = b\nsource_profile = p",
+                "source_profile of the AWS profile p ",
+            ),
+            (
+                "role_arn = a\nsource_profile = keys\ncredential_source = Environment",
+                "source_profile of the AWS profile p ",
+            ),
+            ("role_arn = a", "role_arn of the AWS profile p "),
+            ("login_session = arn:aws:iam::1:user/me", "login_session of the AWS profile p "),
+        ] {
+            let config = format!("{}\n[profile p]\n{lines}\n", profiles());
+            let settings = settings(&[("AWS_PROFILE", "p")], &config).await.unwrap();
+            let error = roles(&settings).expect_err(lines).to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
+    }
+}
