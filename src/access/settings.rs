@@ -39,14 +39,25 @@ const METADATA_TIMEOUT: Names = ("AWS_METADATA_SERVICE_TIMEOUT", "metadata_servi
 const METADATA_ATTEMPTS: Names = ("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "metadata_service_num_attempts");
 const CONTAINER_URI: Names = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "");
 const CONTAINER_PATH: Names = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "");
+const IGNORE_ENDPOINTS: Names = ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "ignore_configured_endpoint_urls");
 const APP_ID: Names = ("AWS_SDK_UA_APP_ID", "sdk_ua_app_id");
+
+/// The variables that say endpoints of services which are called.
+const ENDPOINT_URLS: [&str; 6] = [
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_KINESIS",
+    "AWS_ENDPOINT_URL_DYNAMODB",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_ENDPOINT_URL_SSO",
+    "AWS_ENDPOINT_URL_SSO_OIDC",
+];
 
 /// What is true or false, and nothing else.
 const SWITCHES: [Names; 7] = [
     USE_FIPS,
     USE_DUAL_STACK,
     METADATA_DISABLED,
-    ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "ignore_configured_endpoint_urls"),
+    IGNORE_ENDPOINTS,
     ("AWS_DISABLE_REQUEST_COMPRESSION", "disable_request_compression"),
     ("AWS_DISABLE_CLOCK_SKEW_CORRECTION", "disable_clock_skew_correction"),
     ("AWS_EC2_METADATA_V1_DISABLED", "ec2_metadata_v1_disabled"),
@@ -200,6 +211,17 @@ impl Settings {
         for names in [METADATA_ENDPOINT, CONTAINER_URI] {
             if let Some((setting, value)) = self.get(names) {
                 check_url(&setting, &value)?;
+            }
+        }
+        // The SDK logs what it can't understand of these, password and all.
+        if self.is_on(IGNORE_ENDPOINTS) != Some(true) {
+            for name in ENDPOINT_URLS {
+                if let Ok(url) = self.environment.get(name) {
+                    check_url(name, &url)?;
+                }
+            }
+            if let Some(url) = self.profiles.get("endpoint_url") {
+                check_url(&self.of_profile("endpoint_url"), url)?;
             }
         }
         if self.value(CONTAINER_PATH).is_some_and(|path| !path.starts_with('/') || path.parse::<Uri>().is_err()) {
@@ -400,6 +422,8 @@ pub(super) mod tests {
             ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "", "/path"),
             ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "", "elsewhere.example"),
             ("AWS_SECURITY_TOKEN", "", "hidden"),
+            ("AWS_ENDPOINT_URL", "endpoint_url", "http://hid den"),
+            ("AWS_ENDPOINT_URL_SSO", "", "hidden"),
             ("", "tcp_keepalive", "true"),
         ];
         for (variable, key, value) in odd {
@@ -411,6 +435,7 @@ pub(super) mod tests {
                 let config = format!("[default]\n{key} = {value}\n");
                 let error = settings(&[], &config).await.expect_err(key).to_string();
                 assert!(error.starts_with(&format!("{key} of the AWS profile default ")), "{error}");
+                assert!(!error.contains("hid den"), "{error}");
             }
         }
     }
