@@ -1,9 +1,10 @@
 //! How do control calls, and calls for credentials, go out?
 //!
-//! Through the SDK's own HTTP client, with the proxies of the environment and with certificates to trust besides the
-//! system's. Connections are kept for each set of timeouts, as the SDK's own client does.
+//! Through the SDK's own HTTP client, or through the tunnel of a proxy of the environment, with certificates to trust besides
+//! the system's. Connections are kept for each set of timeouts, as the SDK's own client does.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +15,19 @@ use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use http::Uri;
 use http::uri::Authority;
+use pipeline_plugin_api::causes;
 
+use super::dial::{Dialer, Origin};
+use super::proxy::Proxies;
+use super::tunnelled::Tunnelled;
 use crate::sync::{Mutex, lock};
+
+/// The status by which a proxy asks who we are.
+const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 
 /// The timeouts of a connector: to connect, and to read.
 type Timeouts = (Option<Duration>, Option<Duration>);
@@ -27,6 +36,9 @@ type Timeouts = (Option<Duration>, Option<Duration>);
 #[derive(Debug)]
 pub(crate) struct ControlClient {
     tls: TlsContext,
+    /// Opens tunnels.
+    dialer: Arc<Dialer>,
+    proxies: Proxies,
     /// Where the machine or the container says who it is, if that was set.
     machine: Arc<[Authority]>,
     /// The SDK asks for one with every call.
@@ -43,7 +55,9 @@ impl ControlClient {
         };
         // It has nothing to refuse; and without the certificates, calls fail and say so.
         let tls = TlsContext::builder().with_trust_store(trust).build().unwrap_or_default();
-        Self { tls, machine: machine.into(), connectors: Mutex::default() }
+        let proxies = Proxies::of_environment();
+        let dialer = Arc::new(Dialer::with_proxies(trusted.to_vec(), proxies.clone()));
+        Self { tls, dialer, proxies, machine: machine.into(), connectors: Mutex::default() }
     }
 }
 
@@ -65,15 +79,37 @@ fn is_machine(uri: &Uri, set: &[Authority]) -> bool {
 /// Goes through the proxies of the environment, but to the machine itself.
 #[derive(Debug)]
 struct Routed {
-    proxied: SharedHttpConnector,
     direct: SharedHttpConnector,
+    /// Servers that are spoken to with TLS, behind a proxy.
+    tunnelled: Tunnelled,
+    /// Servers that are not. The proxy is sent the request itself.
+    forwarded: SharedHttpConnector,
+    proxies: Proxies,
     machine: Arc<[Authority]>,
 }
 
 impl HttpConnector for Routed {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let is_machine = request.uri().parse::<Uri>().is_ok_and(|uri| is_machine(&uri, &self.machine));
-        if is_machine { self.direct.call(request) } else { self.proxied.call(request) }
+        let Ok(uri) = request.uri().parse::<Uri>() else { return self.direct.call(request) };
+        let origin = Origin::of(&uri).filter(|_| !is_machine(&uri, &self.machine));
+        let Some((origin, proxy)) = origin.zip(self.proxies.of(&uri)) else { return self.direct.call(request) };
+        if origin.secure {
+            return self.tunnelled.call(request);
+        }
+        let answering = self.forwarded.call(request);
+        HttpConnectorFuture::new_boxed(Box::pin(async move {
+            let unreachable = |error: ConnectorError| {
+                let cause = error.source().map_or_else(|| error.to_string(), |error| causes(error));
+                ConnectorError::io(format!("proxy {}: {cause}", proxy.name()).into())
+            };
+            let answer = answering.await.map_err(unreachable)?;
+            // No server says this, only what is before it.
+            if answer.status().as_u16() == PROXY_AUTHENTICATION_REQUIRED {
+                let refused = proxy.refused("407 Proxy Authentication Required", &origin);
+                return Err(ConnectorError::io(refused.into()));
+            }
+            Ok(answer)
+        }))
     }
 }
 
@@ -91,12 +127,13 @@ impl HttpClient for ControlClient {
                 builder.set_sleep_impl(components.sleep_impl());
                 SharedHttpConnector::new(builder.build())
             };
-            let routed = Routed {
-                proxied: connector(ProxyConfig::from_env()),
+            SharedHttpConnector::new(Routed {
                 direct: connector(ProxyConfig::disabled()),
+                tunnelled: Tunnelled::new(Arc::clone(&self.dialer), settings),
+                forwarded: connector(ProxyConfig::from_env()),
+                proxies: self.proxies.clone(),
                 machine: Arc::clone(&self.machine),
-            };
-            SharedHttpConnector::new(routed)
+            })
         });
         connector.clone()
     }

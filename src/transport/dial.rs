@@ -1,8 +1,7 @@
 //! How does a connection come about?
 //!
 //! The name is resolved anew for each, and its addresses are taken in random order, so that many connections spread
-//! over many hosts. Proxies are those of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`);
-//! certificates are the system's, or those of `SSL_CERT_FILE`.
+//! over many hosts. Certificates are the system's, or those of `SSL_CERT_FILE`.
 
 use std::future::Future;
 use std::io;
@@ -15,18 +14,18 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
-use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::Matcher;
-use hyper_util::rt::TokioIo;
 use pipeline_plugin_api::causes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{self, AlertDescription, ClientConfig, RootCertStore};
 use tower_service::Service;
+
+use super::proxy::{Proxies, ProxyError};
 
 /// How long a socket may take to be made, and how long the TLS handshake may take after it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,6 +54,8 @@ impl Origin {
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum DialError {
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     #[error("connecting to {host}: {cause}")]
     Connect { host: String, cause: String },
     #[error("TLS with {host}: {cause}")]
@@ -73,35 +74,74 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 /// Opens connections.
 pub(super) struct Dialer {
     connector: HttpConnector<Spread>,
-    proxies: Matcher,
+    proxies: Proxies,
     trusted: Vec<u8>,
-    /// Made with the first secure connection: reading the system's certificates takes a moment.
-    tls: OnceCell<TlsConnector>,
+    /// The certificates to trust. Read with the first secure connection: it takes a moment.
+    roots: OnceCell<Arc<RootCertStore>>,
+    /// For HTTP/2, and nothing else.
+    http2: OnceCell<TlsConnector>,
+    /// For HTTP/1.1, and nothing else.
+    http1: OnceCell<TlsConnector>,
 }
 
 impl Dialer {
     pub(super) fn new(trusted: Vec<u8>) -> Self {
+        Self::with_proxies(trusted, Proxies::of_environment())
+    }
+
+    pub(super) fn with_proxies(trusted: Vec<u8>, proxies: Proxies) -> Self {
         let mut connector = HttpConnector::new_with_resolver(Spread(GaiResolver::new()));
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        Self { connector, proxies: Matcher::from_env(), trusted, tls: OnceCell::new() }
+        let (roots, http2, http1) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { connector, proxies, trusted, roots, http2, http1 }
     }
 
     /// A connection that speaks HTTP/2 over TLS.
     pub(super) async fn secure(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
-        let socket = self.socket(origin, uri).await?;
-        let failed = |cause: String| DialError::Tls { host: origin.host.clone(), cause };
-        let name = ServerName::try_from(origin.name().to_owned()).map_err(|error| failed(error.to_string()))?;
-        let tls = self.tls.get_or_try_init(|| connector(self.trusted.clone())).await.map_err(failed)?;
         let not_http2 = || DialError::NotHttp2 { host: origin.host.clone() };
-        let connected = within(origin, tls.connect(name, socket)).await?;
+        let stream = self.tls(origin, uri, &self.http2, b"h2").await?;
         let stream =
-            connected.map_err(|error| if refuses_http2(&error) { not_http2() } else { failed(error.to_string()) })?;
+            stream.map_err(|error| if refuses_protocol(&error) { not_http2() } else { failed(origin, &error) })?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(not_http2());
         }
         Ok(Box::new(stream))
+    }
+
+    /// A connection that speaks HTTP/1.1 over TLS.
+    pub(super) async fn secure_http1(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
+        let stream = self.tls(origin, uri, &self.http1, b"http/1.1").await?;
+        Ok(Box::new(stream.map_err(|error| failed(origin, &error))?))
+    }
+
+    async fn tls(
+        &self,
+        origin: &Origin,
+        uri: &Uri,
+        connector: &OnceCell<TlsConnector>,
+        protocol: &[u8],
+    ) -> Result<io::Result<TlsStream<TcpStream>>, DialError> {
+        let socket = self.socket(origin, uri).await?;
+        let name = ServerName::try_from(origin.name().to_owned()).map_err(|error| failed(origin, &error))?;
+        let connector = connector.get_or_try_init(|| self.connector(protocol)).await;
+        let connector = connector.map_err(|cause| DialError::Tls { host: origin.host.clone(), cause })?;
+        within(origin, connector.connect(name, socket)).await
+    }
+
+    /// TLS with the system's certificates and the `trusted` ones.
+    async fn connector(&self, protocol: &[u8]) -> Result<TlsConnector, String> {
+        let read = || async {
+            let trusted = self.trusted.clone();
+            // Reads files.
+            let read = tokio::task::spawn_blocking(move || roots(&trusted)).await;
+            read.map_err(|error| error.to_string())?.map(Arc::new)
+        };
+        let roots = self.roots.get_or_try_init(read).await?;
+        let mut config = ClientConfig::builder().with_root_certificates(Arc::clone(roots)).with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Ok(TlsConnector::from(Arc::new(config)))
     }
 
     /// A connection without TLS.
@@ -110,24 +150,13 @@ impl Dialer {
     }
 
     async fn socket(&self, origin: &Origin, uri: &Uri) -> Result<TcpStream, DialError> {
-        let failed = |error: &(dyn std::error::Error + 'static)| DialError::Connect {
-            host: origin.host.clone(),
-            cause: causes(error),
-        };
-        let socket = match self.proxies.intercept(uri) {
-            None => {
-                let mut connector = self.connector.clone();
-                within(origin, connector.call(uri.clone())).await?.map_err(|error| failed(&error))?
-            }
-            Some(proxy) => {
-                let mut tunnel = Tunnel::new(proxy.uri().clone(), self.connector.clone());
-                if let Some(auth) = proxy.basic_auth() {
-                    tunnel = tunnel.with_auth(auth.clone());
-                }
-                within(origin, tunnel.call(uri.clone())).await?.map_err(|error| failed(&error))?
-            }
-        };
-        Ok(TokioIo::into_inner(socket))
+        if let Some(proxy) = self.proxies.of(uri) {
+            return Ok(within(origin, proxy.tunnel(&self.connector, origin)).await??);
+        }
+        let mut connector = self.connector.clone();
+        let connected = within(origin, connector.call(uri.clone())).await?;
+        let failed = |cause: String| DialError::Connect { host: origin.host.clone(), cause };
+        Ok(connected.map_err(|error| failed(causes(&error)))?.into_inner())
     }
 }
 
@@ -138,8 +167,12 @@ impl std::fmt::Debug for Dialer {
     }
 }
 
+fn failed(origin: &Origin, error: &dyn std::error::Error) -> DialError {
+    DialError::Tls { host: origin.host.clone(), cause: error.to_string() }
+}
+
 /// Servers may pass over a protocol that they don't know, or say so.
-fn refuses_http2(error: &io::Error) -> bool {
+fn refuses_protocol(error: &io::Error) -> bool {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(tls, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
@@ -147,15 +180,6 @@ fn refuses_http2(error: &io::Error) -> bool {
 async fn within<T>(origin: &Origin, work: impl Future<Output = T>) -> Result<T, DialError> {
     let timeout = || DialError::Timeout { host: origin.host.clone(), within: CONNECT_TIMEOUT };
     tokio::time::timeout(CONNECT_TIMEOUT, work).await.map_err(|_| timeout())
-}
-
-/// TLS with the system's certificates and the `trusted` ones.
-async fn connector(trusted: Vec<u8>) -> Result<TlsConnector, String> {
-    // Reads files.
-    let roots = tokio::task::spawn_blocking(move || roots(&trusted)).await.map_err(|error| error.to_string())??;
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 fn roots(trusted: &[u8]) -> Result<RootCertStore, String> {
@@ -175,7 +199,7 @@ fn roots(trusted: &[u8]) -> Result<RootCertStore, String> {
 
 /// Resolves names to addresses in random order, those of the family that the system prefers first.
 #[derive(Clone)]
-struct Spread(GaiResolver);
+pub(super) struct Spread(GaiResolver);
 
 impl Service<Name> for Spread {
     type Response = std::vec::IntoIter<SocketAddr>;

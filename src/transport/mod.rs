@@ -1,6 +1,6 @@
 //! Over which connections do we talk to the service?
 //!
-//! Control calls go through the SDK's own HTTP client. Subscriptions have connections of their own, for two reasons:
+//! Control calls go through the SDK's own HTTP client, unless a proxy is between. Subscriptions have connections of their own, for two reasons:
 //! a connection that carries unread subscriptions can stall whatever else it carries, and the SDK's client can neither
 //! bound what an unread subscription holds, nor see that a server is gone, nor open a second connection.
 //!
@@ -18,6 +18,8 @@ mod connection_tests;
 mod connections;
 mod control;
 mod dial;
+mod proxy;
+mod tunnelled;
 
 pub use client::SubscriptionClient;
 pub(crate) use control::ControlClient;

@@ -25,27 +25,27 @@ use crate::kinesis::PATIENCE;
 
 /// What the fake was asked: by which path or operation, signed with which key, with which body.
 #[derive(Debug, Clone)]
-struct Asked {
-    what: String,
-    key: String,
+pub(crate) struct Asked {
+    pub(crate) what: String,
+    pub(crate) key: String,
     body: String,
 }
 
 #[derive(Debug, Default)]
-struct Log {
+pub(crate) struct Log {
     asked: Vec<Asked>,
     /// How many of the next calls to STS, or to the container, are throttled.
     throttled: usize,
 }
 
-struct Aws {
-    endpoint: String,
-    log: Arc<Mutex<Log>>,
+pub(crate) struct Aws {
+    pub(crate) endpoint: String,
+    pub(crate) log: Arc<Mutex<Log>>,
     folder: tempfile::TempDir,
     _serving: JoinSet<()>,
 }
 
-const KEY: &str = "secretkeyofthetest";
+pub(crate) const KEY: &str = "secretkeyofthetest";
 /// SHA-1 of `dev`, the name of the session: what the file of its token is called.
 const SSO_TOKEN: &str = "34c6fceca75e456f25e7e99531e2425c6c1de443.json";
 
@@ -70,7 +70,10 @@ fn sts(action: &str, id: &str) -> String {
     )
 }
 
-async fn serve(request: Request<Incoming>, log: Arc<Mutex<Log>>) -> Result<Response<Full<Bytes>>, Infallible> {
+pub(crate) async fn serve(
+    request: Request<Incoming>,
+    log: Arc<Mutex<Log>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = String::from_utf8_lossy(&body.collect().await.unwrap().to_bytes()).into_owned();
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -112,7 +115,7 @@ async fn serve(request: Request<Incoming>, log: Arc<Mutex<Log>>) -> Result<Respo
 }
 
 impl Aws {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let log = Arc::<Mutex<Log>>::default();
@@ -136,7 +139,7 @@ impl Aws {
         aws
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
@@ -174,7 +177,7 @@ impl Aws {
     }
 
     /// The program, in an environment where all of AWS is the fake.
-    fn program(&self, arguments: &[&str], environment: &[(&str, String)]) -> Command {
+    pub(crate) fn program(&self, arguments: &[&str], environment: &[(&str, String)]) -> Command {
         let mut program = Command::new(env!("CARGO_BIN_EXE_kinesis-input"));
         program
             .args(arguments)
@@ -193,24 +196,30 @@ impl Aws {
 
     /// Runs a pipeline with these lines in its block, until it ends by itself.
     async fn run(&self, block: &str, environment: &[(&str, String)]) -> Output {
+        let path = self.pipeline("orders", block);
+        self.end(self.program(&["run", &path], environment)).await
+    }
+
+    /// A pipeline that reads this stream, with these lines in its block.
+    pub(crate) fn pipeline(&self, stream: &str, block: &str) -> String {
         let yaml = format!(
-            "input:\n  aws_kinesis:\n    streams: [orders]\n    enhanced_fan_out: {{ enabled: true }}\n{}\noutput: drop\n",
+            "input:\n  aws_kinesis:\n    streams: [\"{stream}\"]\n    enhanced_fan_out: {{ enabled: true }}\n{}\noutput: drop\n",
             block.lines().flat_map(|line| ["    ", line, "\n"]).collect::<String>()
         );
         let path = self.path("pipeline.yaml");
         std::fs::write(&path, yaml).unwrap();
-        self.end(self.program(&["run", &path], environment)).await
+        path
     }
 
-    async fn end(&self, mut program: Command) -> Output {
+    pub(crate) async fn end(&self, mut program: Command) -> Output {
         timeout(PATIENCE, program.output()).await.unwrap().unwrap()
     }
 
-    fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner).asked)
     }
 
-    fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         format!("checkpoint_file: \"{}\"", self.path("checkpoints"))
     }
 }
@@ -228,11 +237,11 @@ const PROFILES: [(&str, &str); 9] = [
     ("instance", "ASSUMEDBYINSTANCE"),
 ];
 
-fn signed(asked: &[Asked], what: &str) -> Vec<String> {
+pub(crate) fn signed(asked: &[Asked], what: &str) -> Vec<String> {
     asked.iter().filter(|asked| asked.what == what).map(|asked| asked.key.clone()).collect()
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

@@ -19,6 +19,7 @@ mod kinesis;
 mod local;
 mod many;
 mod outputs;
+mod proxies;
 mod running;
 #[path = "../../../benches/consume/server.rs"]
 #[allow(dead_code, reason = "the benchmark uses the rest")]
