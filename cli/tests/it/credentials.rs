@@ -64,7 +64,7 @@ fn keys_as_json(id: &str) -> String {
 fn sts(action: &str, id: &str) -> String {
     format!(
         "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result><AssumedRoleUser>\
-         <AssumedRoleId>a:b</AssumedRoleId><Arn>arn:aws:sts::1:assumed-role/r/b</Arn></AssumedRoleUser><Credentials>\
+         <AssumedRoleId>a:b</AssumedRoleId><Arn>arn:aws:sts::111122223333:assumed-role/r/b</Arn></AssumedRoleUser><Credentials>\
          <AccessKeyId>{id}</AccessKeyId><SecretAccessKey>{KEY}</SecretAccessKey><SessionToken>token</SessionToken>\
          <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></{action}Result></{action}Response>"
     )

@@ -149,6 +149,10 @@ async fn traffic_goes_where_the_environment_says() {
     let container = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/container", aws.endpoint));
     let keys = format!("credentials: {{ id: BLOCK, secret: {KEY} }}");
     let profile = |name: &str| format!("credentials: {{ profile: {name} }}");
+    // Credentials that say whose they are have the account's own hosts asked.
+    let account = "111122223333.control-kinesis.us-east-1.amazonaws.com";
+    let account_fips = "111122223333.control-kinesis-fips.us-east-1.amazonaws.com";
+    let off = ("AWS_ACCOUNT_ID_ENDPOINT_MODE", "disabled".to_owned());
     let (kinesis, sts) = ("kinesis.us-east-1.amazonaws.com", "sts.us-east-1.amazonaws.com");
     let (fips, dual) = (on("AWS_USE_FIPS_ENDPOINT"), on("AWS_USE_DUALSTACK_ENDPOINT"));
     for (stream, block, environment, key, hosts) in [
@@ -156,37 +160,27 @@ async fn traffic_goes_where_the_environment_says() {
         ("orders", "credentials: { from_ec2_role: true }".to_owned(), vec![], "INSTANCE", vec![kinesis]),
         ("orders", String::new(), vec![], "INSTANCE", vec![kinesis]),
         ("orders", String::new(), vec![container.clone()], "CONTAINER", vec![kinesis]),
-        ("orders", profile("instance"), vec![], "ASSUMEDBYINSTANCE", vec![kinesis, sts]),
-        ("orders", profile("container"), vec![container.clone()], "ASSUMEDBYCONTAINER", vec![kinesis, sts]),
-        ("orders", profile("chain2"), vec![], "ASSUMEDBYASSUMEDBYSTATIC", vec![kinesis, sts]),
-        ("orders", profile("web"), vec![], "WEB", vec![kinesis, sts]),
-        ("orders", profile("sso"), vec![], "SSO", vec![kinesis, "portal.sso.us-east-1.amazonaws.com"]),
-        (arn, keys.clone(), vec![], "BLOCK", vec!["111122223333.control-kinesis.us-east-1.amazonaws.com"]),
+        ("orders", profile("instance"), vec![], "ASSUMEDBYINSTANCE", vec![account, sts]),
+        ("orders", profile("container"), vec![container.clone()], "ASSUMEDBYCONTAINER", vec![account, sts]),
+        ("orders", profile("chain2"), vec![], "ASSUMEDBYASSUMEDBYSTATIC", vec![account, sts]),
+        ("orders", profile("web"), vec![], "WEB", vec![account, sts]),
+        ("orders", profile("web"), vec![off.clone()], "WEB", vec![kinesis, sts]),
+        ("orders", profile("sso"), vec![], "SSO", vec![account, "portal.sso.us-east-1.amazonaws.com"]),
+        (arn, keys.clone(), vec![], "BLOCK", vec![account]),
+        (arn, keys.clone(), vec![off], "BLOCK", vec![account]),
         ("orders", keys.clone(), vec![fips.clone()], "BLOCK", vec!["kinesis-fips.us-east-1.amazonaws.com"]),
         ("orders", keys.clone(), vec![dual.clone()], "BLOCK", vec!["kinesis.us-east-1.api.aws"]),
         ("orders", keys.clone(), vec![fips.clone(), dual.clone()], "BLOCK", vec!["kinesis-fips.us-east-1.api.aws"]),
-        (
-            arn,
-            keys.clone(),
-            vec![fips.clone()],
-            "BLOCK",
-            vec!["111122223333.control-kinesis-fips.us-east-1.amazonaws.com"],
-        ),
+        (arn, keys.clone(), vec![fips.clone()], "BLOCK", vec![account_fips]),
         (arn, keys.clone(), vec![dual], "BLOCK", vec!["111122223333.control-kinesis.us-east-1.api.aws"]),
         (
             "orders",
             profile("chain"),
             vec![fips.clone()],
             "ASSUMEDBYSTATIC",
-            vec!["kinesis-fips.us-east-1.amazonaws.com", "sts-fips.us-east-1.amazonaws.com"],
+            vec![account_fips, "sts-fips.us-east-1.amazonaws.com"],
         ),
-        (
-            "orders",
-            profile("sso"),
-            vec![fips],
-            "SSO",
-            vec!["kinesis-fips.us-east-1.amazonaws.com", "portal.sso-fips.us-east-1.amazonaws.com"],
-        ),
+        ("orders", profile("sso"), vec![fips], "SSO", vec![account_fips, "portal.sso-fips.us-east-1.amazonaws.com"]),
         ("orders", format!("region: cn-north-1\n{keys}"), vec![], "BLOCK", vec!["kinesis.cn-north-1.amazonaws.com.cn"]),
     ] {
         let pipeline = aws.pipeline(stream, &format!("{}\n{block}", aws.file()));
