@@ -24,15 +24,20 @@ use aws_types::region::Region;
 use futures::FutureExt;
 use http::Uri;
 use pipeline_plugin_api::causes;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub(crate) use settings::{Called, Settings};
 use sources::{Role, Sources};
 
 use crate::config::{Config, Credentials, StreamRef};
+use crate::sync::{Mutex, lock};
 
 /// How long credentials may take to come, all tries of their provider included.
 const CREDENTIALS_WITHIN: Duration = Duration::from_secs(30);
+/// How long a provider that failed is left alone at first; twice as long each time that it fails again.
+const FIRST_REST: Duration = Duration::from_secs(1);
+/// How long at most. The longest that credentials take to be found healed.
+const LONGEST_REST: Duration = Duration::from_secs(15);
 
 /// Why AWS can't be reached at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -249,7 +254,7 @@ pub(crate) async fn session(
         let role = Role { arn: arn.to_owned(), external_id, ..Role::default() };
         provider = sources.assume(&role, provider).await?;
     }
-    session = with_provider(&session, Checked(provider));
+    session = with_provider(&session, Checked::new(provider));
     let provider =
         session.credentials_provider().ok_or_else(|| AccessError::NoCredentials("no provider is set".into()))?;
     // Asked once here, so that what is missing is told as such and not by the first call that needs it.
@@ -280,8 +285,53 @@ fn judge(error: &CredentialsError, from_machine: bool) -> AccessError {
 
 /// Credentials that can be signed with. What can't be part of a header would make the signer panic, and what providers do with
 /// what they are given is not ours to know.
+///
+/// Every call asks for credentials, those that are renewed all the time too. A provider that failed is left alone for a moment,
+/// in which all are told what it said.
 #[derive(Debug)]
-struct Checked(SharedCredentialsProvider);
+struct Checked {
+    provider: SharedCredentialsProvider,
+    /// What it failed with last, since it gave credentials.
+    failed: Mutex<Option<Failed>>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    said: String,
+    rests: Duration,
+    until: Instant,
+}
+
+impl Checked {
+    fn new(provider: SharedCredentialsProvider) -> Self {
+        Self { provider, failed: Mutex::default() }
+    }
+
+    /// What it said, while it is left alone.
+    fn rests(&self) -> Option<CredentialsError> {
+        let failed = lock(&self.failed);
+        let failed = failed.as_ref().filter(|failed| Instant::now() < failed.until)?;
+        Some(CredentialsError::provider_error(failed.said.clone()))
+    }
+
+    fn remember(&self, outcome: &Result<AwsCredentials, CredentialsError>) {
+        let mut failed = lock(&self.failed);
+        *failed = outcome.as_ref().err().map(|error| {
+            let rests = failed.as_ref().map_or(FIRST_REST, |failed| LONGEST_REST.min(failed.rests * 2));
+            Failed { said: causes(error), rests, until: Instant::now() + rests }
+        });
+    }
+
+    async fn ask(&self) -> Result<AwsCredentials, CredentialsError> {
+        let provided = AssertUnwindSafe(self.provider.provide_credentials()).catch_unwind().await;
+        let provided = provided.unwrap_or_else(|panic| {
+            let message = crate::supervise::message(&*panic);
+            Err(CredentialsError::unhandled(format!("the provider of credentials failed: {message}")))
+        })?;
+        check_credentials(&provided)?;
+        Ok(provided)
+    }
+}
 
 impl ProvideCredentials for Checked {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
@@ -289,18 +339,17 @@ impl ProvideCredentials for Checked {
         Self: 'a,
     {
         future::ProvideCredentials::new(async {
-            let provided = AssertUnwindSafe(self.0.provide_credentials()).catch_unwind().await;
-            let provided = provided.unwrap_or_else(|panic| {
-                let message = crate::supervise::message(&*panic);
-                Err(CredentialsError::unhandled(format!("the provider of credentials failed: {message}")))
-            })?;
-            check_credentials(&provided)?;
-            Ok(provided)
+            if let Some(error) = self.rests() {
+                return Err(error);
+            }
+            let outcome = self.ask().await;
+            self.remember(&outcome);
+            outcome
         })
     }
 
     fn fallback_on_interrupt(&self) -> Option<AwsCredentials> {
-        self.0.fallback_on_interrupt()
+        self.provider.fallback_on_interrupt()
     }
 }
 
@@ -368,6 +417,9 @@ fn region(config: &Config) -> Result<Option<String>, AccessError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -402,9 +454,54 @@ mod tests {
                 future::ProvideCredentials::new(async { panic!("so it was told") })
             }
         }
-        let error = Checked(SharedCredentialsProvider::new(Panics)).provide_credentials().await.unwrap_err();
+        let error = Checked::new(SharedCredentialsProvider::new(Panics)).provide_credentials().await.unwrap_err();
         assert!(causes(&error).contains("so it was told"), "{error:?}");
         assert!(matches!(judge(&error, false), AccessError::CredentialsUnavailable(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn provider_that_failed_is_left_alone_for_a_moment() {
+        #[derive(Debug, Default)]
+        struct Counts {
+            asked: AtomicUsize,
+            heals: AtomicBool,
+        }
+        #[derive(Debug, Clone, Default)]
+        struct Counted(Arc<Counts>);
+        impl ProvideCredentials for Counted {
+            fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+            where
+                Self: 'a,
+            {
+                self.0.asked.fetch_add(1, Ordering::Relaxed);
+                future::ProvideCredentials::ready(if self.0.heals.load(Ordering::Relaxed) {
+                    Ok(AwsCredentials::new("id", "secret", None, None, "test"))
+                } else {
+                    Err(CredentialsError::provider_error("Throttling"))
+                })
+            }
+        }
+        let counted = Counted::default();
+        let checked = Checked::new(SharedCredentialsProvider::new(counted.clone()));
+        let asked = || counted.0.asked.load(Ordering::Relaxed);
+        for _ in 0..600 {
+            let error = checked.provide_credentials().await.unwrap_err();
+            assert!(causes(&error).contains("Throttling"), "{error:?}");
+            tokio::time::advance(Duration::from_millis(500)).await;
+        }
+        assert!((20..30).contains(&asked()), "asked {} times in five minutes", asked());
+        counted.0.heals.store(true, Ordering::Relaxed);
+        tokio::time::advance(LONGEST_REST).await;
+        let before = asked();
+        for _ in 0..3 {
+            checked.provide_credentials().await.unwrap();
+        }
+        assert_eq!(asked() - before, 3, "what works is asked whenever somebody wants to know");
+        counted.0.heals.store(false, Ordering::Relaxed);
+        checked.provide_credentials().await.unwrap_err();
+        counted.0.heals.store(true, Ordering::Relaxed);
+        tokio::time::advance(FIRST_REST).await;
+        checked.provide_credentials().await.unwrap();
     }
 
     #[test]

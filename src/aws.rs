@@ -6,10 +6,12 @@
 
 use std::error::Error;
 use std::fmt::Debug;
+use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
@@ -31,7 +33,7 @@ use tokio::time::Instant;
 
 use crate::access;
 use crate::names::{SequenceNumber, ShardId, Stream};
-use crate::retry::{Fault, Origin};
+use crate::retry::{Fault, NO_CREDENTIALS, Origin};
 use crate::service::{ConsumerDescription, ConsumerStatus, Service};
 use crate::sync::{Mutex, lock};
 use crate::topology::{Listed, Start};
@@ -321,9 +323,12 @@ where
         }
         SdkError::TimeoutError(_) => Fault::wire("Timeout", "the call was not answered in time"),
         SdkError::DispatchFailure(failure) => {
+            if let Some(error) = failure.as_connector_error().and_then(|error| credentials_error(error)) {
+                return Fault { origin: Origin::Local, code: NO_CREDENTIALS.into(), message: causes(error) };
+            }
             let cause = failure.as_connector_error().map(|error| causes(error));
             let cause = cause.unwrap_or_else(|| "the request could not be sent".into());
-            // What failed before a connection was tried: credentials, an endpoint that is no URL.
+            // What failed before a connection was tried: an endpoint that is no URL.
             if failure.is_user() || (failure.is_other() && failure.as_connector_error().is_none()) {
                 Fault { origin: Origin::Local, code: "Dispatch".into(), message: cause }
             } else {
@@ -337,5 +342,162 @@ where
             message: format!("the request could not be built: {}", error.source().map(causes).unwrap_or_default()),
         },
         _ => Fault::wire("Unknown", "an error that this version does not know"),
+    }
+}
+
+/// What kept a provider from giving credentials, if that was it.
+fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
+    iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
+        .find_map(|error| error.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use aws_config::{BehaviorVersion, Region};
+    use aws_credential_types::Credentials;
+    use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+    use aws_smithy_runtime_api::client::http::{
+        HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+    use aws_smithy_runtime_api::client::result::ConnectorError;
+    use http::Uri;
+
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../docs/credentials-and-network.md");
+    const ACCOUNT: &str = "111122223333";
+
+    /// Writes down what is called, and where, and answers nothing.
+    #[derive(Debug, Clone, Default)]
+    struct Hosts(Arc<Mutex<BTreeSet<(String, String)>>>);
+
+    impl HttpConnector for Hosts {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+            let target = request.headers().get("x-amz-target").and_then(|target| target.rsplit('.').next());
+            let action = request.body().bytes().and_then(|body| std::str::from_utf8(body).ok());
+            let action = action.and_then(|body| body.split('&').find_map(|pair| pair.strip_prefix("Action=")));
+            let host = request.uri().parse::<Uri>().unwrap().host().unwrap().to_owned();
+            let host =
+                host.replace("eu-west-1", "<region>").replace("cn-north-1", "<region>").replace(ACCOUNT, "<account>");
+            lock(&self.0).insert((target.or(action).unwrap_or_default().to_owned(), host));
+            HttpConnectorFuture::ready(Err(ConnectorError::user("nothing answers".into())))
+        }
+    }
+
+    impl HttpClient for Hosts {
+        fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+            SharedHttpConnector::new(self.clone())
+        }
+    }
+
+    /// The hosts that all calls go to: those of a stream, those of a stream by its name, of a table, and of roles.
+    async fn called(
+        region: &'static str,
+        fips: bool,
+        dual_stack: bool,
+        account: Option<&str>,
+    ) -> Vec<(String, String)> {
+        let hosts = Hosts::default();
+        let mut credentials =
+            Credentials::builder().access_key_id("id").secret_access_key("secret").provider_name("test");
+        credentials.set_account_id(account.map(Into::into));
+        let session = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(region))
+            .use_fips(fips)
+            .use_dual_stack(dual_stack)
+            .credentials_provider(SharedCredentialsProvider::new(credentials.build()))
+            .http_client(hosts.clone())
+            .build();
+        let partition = if region.starts_with("cn-") { "aws-cn" } else { "aws" };
+        let arn = format!("arn:{partition}:kinesis:{region}:{ACCOUNT}:stream/orders");
+        let consumer = format!("{arn}/consumer/one:1");
+        let stream = Stream::new("orders", &arn);
+        let shard = ShardId::from("shardId-000000000000");
+        let aws = Aws::new(&session, SharedHttpClient::new(hosts.clone()));
+        aws.describe_stream("orders").await.unwrap_err();
+        let by_name = std::mem::take(&mut *lock(&hosts.0));
+        aws.describe_stream(&arn).await.unwrap_err();
+        aws.list_shards(&stream).await.unwrap_err();
+        aws.register_consumer(&stream, "one").await.unwrap_err();
+        aws.describe_consumer(&stream, "one").await.unwrap_err();
+        aws.describe_consumer_arn(&consumer).await.unwrap_err();
+        aws.deregister_consumer(&consumer).await.unwrap_err();
+        aws.subscribe(&consumer, &shard, &Start::Oldest).await.unwrap_err();
+        aws.behind(&stream, &shard, &Start::Oldest).await.unwrap_err();
+        let table = aws_sdk_dynamodb::Client::new(&session);
+        table.describe_table().table_name("leases").send().await.unwrap_err();
+        let sts = aws_sdk_sts::Client::new(&session);
+        sts.assume_role().role_arn("role").role_session_name("me").send().await.unwrap_err();
+        sts.assume_role_with_web_identity()
+            .role_arn("role")
+            .role_session_name("me")
+            .web_identity_token("token")
+            .send()
+            .await
+            .unwrap_err();
+        let rest = std::mem::take(&mut *lock(&hosts.0));
+        by_name.into_iter().chain(rest).collect()
+    }
+
+    #[tokio::test]
+    async fn hosts_that_are_called_are_documented() {
+        let section = DOCUMENT.split("<!-- hosts:").nth(1).unwrap().split("<!-- end of hosts -->").next().unwrap();
+        for account in [None, Some(ACCOUNT)] {
+            let plain = called("eu-west-1", false, false, account).await;
+            assert_eq!(plain.len(), 11, "{plain:?}");
+            for (operation, host) in &plain {
+                let of_table = operation == "DescribeTable";
+                let said = section.lines().any(|line| {
+                    line.ends_with(&format!("| `{host}` |"))
+                        && (of_table || host.contains(".control-kinesis") || line.contains(&format!("`{operation}`")))
+                });
+                assert!(said, "{operation} at {host} is not documented");
+            }
+            let (fips, dual) =
+                (called("eu-west-1", true, false, account).await, called("eu-west-1", false, true, account).await);
+            let both = called("eu-west-1", true, true, account).await;
+            for (((_, plain), (_, fips)), ((_, dual), (_, both))) in plain.iter().zip(&fips).zip(dual.iter().zip(&both))
+            {
+                let row = format!("| `{plain}` | `{fips}` | `{dual}` | `{both}` |");
+                assert!(section.contains(&row), "{row}");
+            }
+            for (china, other) in [
+                (called("cn-north-1", false, false, account).await, plain),
+                (called("cn-north-1", false, true, account).await, dual),
+            ] {
+                for ((operation, china), (_, other)) in china.iter().zip(&other) {
+                    let expected = other.replace("api.aws", "api.amazonwebservices.com").replace(".com", ".com.cn");
+                    assert_eq!(*china, expected, "{operation}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_that_can_not_be_had_are_a_fault_of_ours_that_says_why() {
+        #[derive(Debug)]
+        struct Fails;
+        impl ProvideCredentials for Fails {
+            fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+            where
+                Self: 'a,
+            {
+                future::ProvideCredentials::ready(Err(CredentialsError::provider_error("STS is throttling")))
+            }
+        }
+        let session = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(SharedCredentialsProvider::new(Fails))
+            .http_client(Hosts::default())
+            .build();
+        let aws = Aws::new(&session, SharedHttpClient::new(Hosts::default()));
+        let fault = aws.describe_stream("orders").await.unwrap_err();
+        assert_eq!(fault.origin, Origin::Local, "{fault}");
+        assert!(fault.to_string().contains("STS is throttling"), "{fault}");
     }
 }

@@ -13,6 +13,9 @@ pub const SLOW_RETRY: Duration = Duration::from_secs(10);
 /// The longest such retry.
 pub const SLOW_RETRY_CEILING: Duration = Duration::from_mins(1);
 
+/// What a fault is called when the credentials could not be had: they were there when the input connected, and may be again.
+pub const NO_CREDENTIALS: &str = "Credentials";
+
 /// Something that went wrong between us and the service, as data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -136,6 +139,7 @@ pub fn control(fault: &Fault) -> Control {
     match (fault.origin, fault.code.as_str()) {
         (_, "ResourceNotFoundException") => Control::NotFound,
         (_, "ResourceInUseException") => Control::InUse,
+        (Origin::Local, NO_CREDENTIALS) => Control::Retry,
         (Origin::Local, _)
         | (
             Origin::Call,
@@ -182,7 +186,8 @@ mod tests {
             (Origin::Stream, "InvalidArgumentException", Remedy::Retry),
             (Origin::Wire, "reset", Remedy::Retry),
             (Origin::Wire, "AccessDeniedException", Remedy::Retry),
-            (Origin::Local, "credentials", Remedy::RetrySlowly),
+            (Origin::Local, "Request", Remedy::RetrySlowly),
+            (Origin::Local, NO_CREDENTIALS, Remedy::RetrySlowly),
         ];
         for (origin, code, remedy) in table {
             assert_eq!(subscription(&fault(origin, code)), remedy, "{origin:?} {code}");
@@ -226,7 +231,8 @@ mod tests {
     #[test]
     fn at_connect_what_a_person_has_to_mend_is_told_at_once() {
         assert_eq!(control(&fault(Origin::Call, "AccessDeniedException")), Control::Fatal);
-        assert_eq!(control(&fault(Origin::Local, "credentials")), Control::Fatal);
+        assert_eq!(control(&fault(Origin::Local, "Request")), Control::Fatal);
+        assert_eq!(control(&fault(Origin::Local, NO_CREDENTIALS)), Control::Retry);
         assert_eq!(control(&fault(Origin::Call, "LimitExceededException")), Control::Retry);
         assert_eq!(control(&fault(Origin::Wire, "connect")), Control::Retry);
         assert_eq!(control(&fault(Origin::Call, "ResourceNotFoundException")), Control::NotFound);

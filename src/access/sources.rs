@@ -103,7 +103,7 @@ impl Sources<'_> {
         provider: SharedCredentialsProvider,
     ) -> Result<SharedCredentialsProvider, AccessError> {
         self.settings.check_endpoint(self.session, Called::Sts)?;
-        let session = with_provider(self.session, Checked(provider));
+        let session = with_provider(self.session, Checked::new(provider));
         let name = role.session_name.as_deref().unwrap_or(SESSION_NAME);
         let mut assumed = AssumeRoleProvider::builder(&role.arn).configure(&session).session_name(name);
         if let Some(external_id) = role.external_id.as_deref() {
@@ -353,6 +353,16 @@ impl ProvideCredentials for WebIdentity {
 
 #[cfg(test)]
 mod tests {
+    use aws_config::{BehaviorVersion, Region};
+    use aws_smithy_runtime_api::client::http::{
+        HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+    use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+    use aws_smithy_types::body::SdkBody;
+    use pipeline_plugin_api::causes;
+
+    use super::super::judge;
     use super::super::settings::tests::settings;
     use super::*;
 
@@ -462,6 +472,58 @@ mod tests {
             let settings = settings(&[("AWS_PROFILE", "p")], &config).await.unwrap();
             let error = roles(&settings).expect_err(lines).to_string();
             assert!(error.starts_with(key), "{error}");
+        }
+    }
+
+    /// Answers as STS does to every request.
+    #[derive(Debug, Clone)]
+    struct Sts;
+
+    impl HttpConnector for Sts {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+            let body =
+                request.body().bytes().map(|body| String::from_utf8_lossy(body).into_owned()).unwrap_or_default();
+            let id = if body.ends_with("&WebIdentityToken=fresh") { "WEB" } else { "OTHER" };
+            let answer = format!(
+                "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+                 <AssumeRoleWithWebIdentityResult><AssumedRoleUser><AssumedRoleId>a:b</AssumedRoleId>\
+                 <Arn>arn:aws:sts::111122223333:assumed-role/r/b</Arn></AssumedRoleUser><Credentials>\
+                 <AccessKeyId>{id}</AccessKeyId><SecretAccessKey>secret</SecretAccessKey>\
+                 <SessionToken>token</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>\
+                 </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
+            );
+            HttpConnectorFuture::ready(Ok(HttpResponse::new(200.try_into().unwrap(), SdkBody::from(answer))))
+        }
+    }
+
+    impl HttpClient for Sts {
+        fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+            SharedHttpConnector::new(self.clone())
+        }
+    }
+
+    #[tokio::test]
+    async fn token_file_that_vanishes_is_a_passing_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let session = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .http_client(Sts)
+            .build();
+        let sts = aws_sdk_sts::Client::new(&session);
+        let web = WebIdentity { sts, role: "role".into(), file: file.clone(), session_name: SESSION_NAME.into() };
+        for _ in 0..2 {
+            let error = web.provide_credentials().await.unwrap_err();
+            assert!(matches!(judge(&error, false), AccessError::CredentialsUnavailable(_)), "{error:?}");
+            assert!(causes(&error).contains(&file.display().to_string()), "{error:?}");
+            // The line end is no part of it.
+            std::fs::write(&file, "fresh\n").unwrap();
+            let given = web.provide_credentials().await.unwrap();
+            assert_eq!((given.access_key_id(), given.session_token()), ("WEB", Some("token")));
+            assert_eq!(given.account_id().map(|account| account.as_str()), Some("111122223333"));
+            assert!(given.expiry().is_some_and(|expiry| expiry > SystemTime::now()));
+            std::fs::remove_file(&file).unwrap();
         }
     }
 }

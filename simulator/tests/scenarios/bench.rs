@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_smithy_runtime_api::client::http::HttpClient;
 use kinesis_input::KinesisInput;
 use kinesis_simulator::kinesis::{Number, Reply, ServiceError, shard_id};
 use kinesis_simulator::{Clock, InProcess, Item, Link, Settings, Simulator, Time, flag, text};
@@ -22,7 +23,7 @@ pub(crate) const LEASE: Duration = Duration::from_secs(30);
 
 const STREAM: &str = "orders";
 const CONSUMER: &str = "scenarios";
-const TABLE: &str = "leases";
+pub(crate) const TABLE: &str = "leases";
 
 pub(crate) fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -272,19 +273,44 @@ impl Bench {
     pub(crate) fn worker_at(&self, name: &str, now: Time) -> Worker {
         let clock = Clock::tokio(now);
         let link = Link::new(name, 7);
+        let client = InProcess::new(self.simulator.clone(), link.clone(), clock.clone());
+        self.build(name, &format!("dynamodb: {{table: {TABLE}, create: true}}"), "", client, link, clock)
+    }
+
+    /// A worker that assumes a role, of which another service than the simulator knows: `aside` says how it is reached, where
+    /// the simulator is behind it.
+    pub(crate) fn worker_with_role<C: HttpClient + 'static>(
+        &self,
+        name: &str,
+        store: &str,
+        aside: impl FnOnce(InProcess, Clock) -> C,
+    ) -> Worker {
+        let clock = Clock::tokio(self.now());
+        let link = Link::new(name, 7);
+        let client = aside(InProcess::new(self.simulator.clone(), link.clone(), clock.clone()), clock.clone());
+        self.build(name, store, ", role: \"arn:aws:iam::111122223333:role/reader\"", client, link, clock)
+    }
+
+    fn build(
+        &self,
+        name: &str,
+        store: &str,
+        role: &str,
+        client: impl HttpClient + 'static,
+        link: Link,
+        clock: Clock,
+    ) -> Worker {
         let streams = if self.lines.contains("streams:") { "" } else { "streams: [orders]\n" };
         let yaml = format!(
-            "{streams}dynamodb: {{table: {TABLE}, create: true}}\n\
+            "{streams}{store}\n\
              region: eu-west-1\n\
              client_id: {name}\n\
-             credentials: {{id: simulated, secret: simulated}}\n\
+             credentials: {{id: simulated, secret: simulated{role}}}\n\
              commit_period: 1s\n\
              enhanced_fan_out: {{enabled: true, consumer_name: {CONSUMER}, reader_threads: 0, {}}}\n{}\n",
             self.fan_out, self.lines
         );
-        let plugin = KinesisInput::new()
-            .http_client(InProcess::new(self.simulator.clone(), link.clone(), clock.clone()))
-            .time_source(clock.clone());
+        let plugin = KinesisInput::new().http_client(client).time_source(clock.clone());
         let mut registry = Registry::new();
         registry.register(plugin).unwrap();
         let document = Document::from_yaml("test.yaml", &yaml, &Environment::empty()).unwrap();
