@@ -43,7 +43,7 @@ use crate::sync::Mutex;
 use crate::threads::Threads;
 use crate::topology::{Fresh, Topology};
 use crate::transport::{ControlClient, SubscriptionClient};
-use crate::{region, supervise, telemetry, transport, unbuilt};
+use crate::{region, resident, supervise, telemetry, transport, unbuilt};
 
 /// How long a host should wait before it tries again what did not work this time.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -181,7 +181,7 @@ pub(crate) async fn connect(
         given.client.clone().unwrap_or_else(|| {
             let settings = transport::Settings {
                 // Checked to be far below 4 GiB.
-                stream_window: config.enhanced_fan_out.stream_window.bytes() as u32,
+                stream_window: resident::allocatable(config.enhanced_fan_out.stream_window.bytes()) as u32,
                 trusted: trusted.clone(),
                 ..transport::Settings::default()
             };

@@ -489,4 +489,27 @@ pub(super) mod tests {
             assert!(error.contains("AWS_ENDPOINT_URL") && !error.contains("hid"), "{error}");
         }
     }
+
+    #[test]
+    fn settings_that_count_or_are_refused_are_documented() {
+        const DOCUMENT: &str = include_str!("../../docs/credentials-and-network.md");
+        let checked = SWITCHES.into_iter().chain(WORDS.map(|(names, _)| names)).chain(NUMBERS.map(|(names, _)| names));
+        let rest = [CA_BUNDLE, METADATA_ENDPOINT, CONTAINER_URI, CONTAINER_PATH, APP_ID];
+        for (variable, key) in checked.chain(rest).chain(ENDPOINT_URLS.map(|name| (name, ""))) {
+            assert!(DOCUMENT.contains(&format!("`{variable}`")), "{variable}");
+            // Some are documented together.
+            let told = DOCUMENT.contains(&format!("`{key}`")) || variable == format!("AWS_{}", key.to_uppercase());
+            assert!(key.is_empty() || told, "{key}");
+        }
+        for name in [
+            "AWS_SECURITY_TOKEN",
+            "tcp_keepalive",
+            "login_session",
+            "mfa_serial",
+            "duration_seconds",
+            "AWS_DEFAULT_PROFILE",
+        ] {
+            assert!(DOCUMENT.contains(&format!("`{name}`")), "{name}");
+        }
+    }
 }

@@ -28,6 +28,7 @@ use crate::health::Health;
 use crate::names::SequenceNumber;
 use crate::pool::{Permit, Pool};
 use crate::reader::{ReadError, ReadEvent, ShardReader, Step};
+use crate::resident::resident;
 use crate::retry::{self, Fault, Origin, Remedy};
 use crate::service::Service;
 use crate::shards::{Identity, Presence, Shards};
@@ -184,7 +185,7 @@ impl Subscription {
                 // Closed while we waited: the frame will come again in the next subscription.
                 return Ok(None);
             };
-            let is_spare = permit.amount() > bytes_needed(prelude.total_len());
+            let is_spare = permit.amount() > resident(bytes_needed(prelude.total_len()));
             let Some(open) = &mut self.open else { return Ok(None) };
             match open.frames.frame(&prelude).await? {
                 // What was granted for a larger frame waits for it: what comes before it are frames without records.
@@ -214,7 +215,7 @@ impl Subscription {
     /// Reserves space for a frame, or more if more is at hand. `None` when it took so long that the subscription was closed;
     /// the space is kept.
     async fn reserve(&mut self, prelude: &Prelude) -> Option<Permit> {
-        let needed = bytes_needed(prelude.total_len());
+        let needed = resident(bytes_needed(prelude.total_len()));
         // What is too small goes back first: held beside the wait it could keep what is larger than the pool out of it.
         if let Some(spare) = self.spare.take().filter(|spare| spare.amount() >= needed) {
             return Some(spare);
@@ -499,7 +500,7 @@ impl Drop for Subscription {
 
 /// Bytes of memory that records hold until they are acknowledged, with the messages that they are handed out as.
 fn held_bytes(rows: &Rows) -> u64 {
-    (rows.kept_bytes() + rows.len() * size_of::<Message>()) as u64
+    resident((rows.kept_bytes() + rows.len() * size_of::<Message>()) as u64)
 }
 
 /// The `message` in the payload of an exception.

@@ -18,7 +18,7 @@ use http_body::{Body, Frame};
 use super::connection::Slot;
 use crate::sync::{Mutex, lock};
 
-/// Chunks that are smaller are copied together, up to this size. Larger ones fill the block that they keep.
+/// Chunks that are smaller are copied together, up to this size.
 const COPIED: usize = 16 << 10;
 
 /// The body of an answer over HTTP/2. Dropping it resets the stream.
@@ -100,7 +100,8 @@ impl State {
             self.close_tail();
         }
         if chunk.len() >= COPIED {
-            self.waiting.push_back(chunk);
+            // It may be a part of a block that is several times as large.
+            self.waiting.push_back(Bytes::copy_from_slice(&chunk));
         } else {
             self.tail.extend_from_slice(&chunk);
         }
@@ -110,7 +111,8 @@ impl State {
     fn close_tail(&mut self) {
         if !self.tail.is_empty() {
             self.waiting.push_back(Bytes::copy_from_slice(&self.tail));
-            self.tail.clear();
+            // Its space with it: many streams wait, and each would keep some.
+            self.tail = BytesMut::new();
         }
     }
 }

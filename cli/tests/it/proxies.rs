@@ -269,3 +269,12 @@ async fn until_said(mut program: Command, expected: &str) {
     }
     child.kill().await.unwrap();
 }
+
+#[test]
+fn hosts_that_the_proxy_sees_are_documented() {
+    let document = include_str!("../../../docs/credentials-and-network.md");
+    for host in HOSTS.into_iter().filter(|host| !host.contains("cn-north-1")) {
+        let pattern = host.replace("us-east-1", "<region>").replace("111122223333", "<account>");
+        assert!(document.contains(&format!("`{pattern}`")), "{pattern}");
+    }
+}
