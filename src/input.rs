@@ -18,7 +18,8 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::connect::ConnectError;
 use crate::names::WorkerId;
-use crate::session::Session;
+use crate::pool::Pool;
+use crate::session::{Session, pending};
 use crate::sync::{Mutex, lock};
 use crate::{config, connect, supervise, telemetry};
 
@@ -105,7 +106,8 @@ enum Phase {
     /// Not connected, or not any more.
     Disconnected,
     Connected(Arc<Session>),
-    Closed,
+    /// With what is out still, if it was connected.
+    Closed(Option<Pool>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +129,7 @@ impl Kinesis {
         match &*lock(&self.phase) {
             Phase::Connected(session) => Ok(Arc::clone(session)),
             Phase::Disconnected => Err(InputError::NotConnected(NotYet.into())),
-            Phase::Closed => Err(InputError::NotConnected(IsClosed.into())),
+            Phase::Closed(_) => Err(InputError::NotConnected(IsClosed.into())),
         }
     }
 
@@ -142,7 +144,7 @@ impl Input for Kinesis {
         let _turn = self.changing.lock().await;
         match &*lock(&self.phase) {
             Phase::Connected(_) => return Ok(()),
-            Phase::Closed => return Err(InputError::Fatal(IsClosed.into())),
+            Phase::Closed(_) => return Err(InputError::Fatal(IsClosed.into())),
             Phase::Disconnected => {}
         }
         let connecting = connect::connect(&self.config, &self.given, &self.me, &self.background);
@@ -162,10 +164,18 @@ impl Input for Kinesis {
 
     async fn close(&self, within: Duration) -> Result<(), InputError> {
         let _turn = self.changing.lock().await;
-        let before = std::mem::replace(&mut *lock(&self.phase), Phase::Closed);
+        let before = {
+            let mut phase = lock(&self.phase);
+            let pool = match &*phase {
+                Phase::Connected(session) => Some(session.pool().clone()),
+                Phase::Closed(pool) => pool.clone(),
+                Phase::Disconnected => None,
+            };
+            std::mem::replace(&mut *phase, Phase::Closed(pool))
+        };
         match before {
             Phase::Connected(session) => session.close(within).await,
-            Phase::Disconnected | Phase::Closed => {
+            Phase::Disconnected | Phase::Closed(_) => {
                 // What a connect has shown that was given up is taken back. It bounds itself too.
                 self.background.close();
                 let _ = timeout(within, self.background.wait()).await;
@@ -178,7 +188,8 @@ impl Input for Kinesis {
         match &*lock(&self.phase) {
             Phase::Connected(session) => session.status(),
             Phase::Disconnected => Status::new(State::Disconnected, self.target()),
-            Phase::Closed => Status::new(State::Closed, self.target()),
+            Phase::Closed(None) => Status::new(State::Closed, self.target()),
+            Phase::Closed(Some(pool)) => pending(Status::new(State::Closed, self.target()), pool),
         }
     }
 }

@@ -41,6 +41,7 @@ mod reader;
 mod readers;
 mod record;
 mod region;
+mod resident;
 pub mod retry;
 #[cfg(test)]
 mod scenarios;

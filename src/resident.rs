@@ -11,7 +11,7 @@ pub(crate) fn resident(allocated: u64) -> u64 {
 
 /// How many bytes may be allocated where so much memory may be taken.
 pub(crate) fn allocatable(resident: u64) -> u64 {
-    resident - resident / 6
+    resident - resident.div_ceil(6)
 }
 
 #[cfg(test)]

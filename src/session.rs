@@ -115,12 +115,14 @@ impl Session {
             (None, Some(reason)) => (State::Degraded, Some(reason)),
             (None, None) => (State::Connected, None),
         };
-        let records = self.pool.records();
-        let mut status = Status::new(state, &self.target);
-        status.pending_messages = records.used;
-        status.capacity_messages = Some(records.capacity);
+        let mut status = pending(Status::new(state, &self.target), &self.pool);
         status.reason = reason;
         status
+    }
+
+    /// What is out, which outlives the session if its host keeps receipts.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Stops reading, waits for what is out, stores and lets go.
@@ -151,6 +153,15 @@ impl Session {
         telemetry::closed(!all_returned, stored.as_ref().map(drop).map_err(|error| error as &dyn Display));
         stored.map_err(|error| InputError::Fatal(error.into()))
     }
+}
+
+/// A status with what the pool holds.
+pub(crate) fn pending(mut status: Status, pool: &Pool) -> Status {
+    let records = pool.records();
+    status.pending_messages = records.used;
+    status.capacity_messages = Some(records.capacity);
+    status.pending_bytes = pool.bytes().used;
+    status
 }
 
 /// Leaves, and has the others look at once who takes what we gave back. Returns who they are, if that could be seen.

@@ -123,6 +123,8 @@ pub struct Status {
     pub target: String,
     /// Messages read and not yet finally acknowledged.
     pub pending_messages: u64,
+    /// Bytes of memory that they hold, as far as the input counts them, with what is being read.
+    pub pending_bytes: u64,
     /// The most messages that may be pending, where there is such a limit.
     pub capacity_messages: Option<u64>,
     /// Why it is not simply well, in a sentence.
@@ -132,7 +134,14 @@ pub struct Status {
 impl Status {
     /// A status with nothing pending and nothing to explain.
     pub fn new(state: State, target: impl Into<String>) -> Self {
-        Self { state, target: target.into(), pending_messages: 0, capacity_messages: None, reason: None }
+        Self {
+            state,
+            target: target.into(),
+            pending_messages: 0,
+            pending_bytes: 0,
+            capacity_messages: None,
+            reason: None,
+        }
     }
 }
 

@@ -77,6 +77,18 @@ struct Book {
     claimed: Time,
     /// Where each worker began that holds it or held it: up to where it was stored then, and which of its claims it was.
     claims: BTreeMap<String, (Option<Number>, u64)>,
+    /// What each of the claims has out: which records, and of these those that were refused.
+    out: BTreeMap<u64, Out>,
+}
+
+/// What was handed out under a claim and is not settled, or was refused.
+#[derive(Debug, Default)]
+struct Out {
+    records: BTreeSet<usize>,
+    /// They come again before anything that is newer.
+    refused: BTreeSet<usize>,
+    /// When something was handed out last.
+    last: Time,
 }
 
 /// Counts for the report.
@@ -94,6 +106,18 @@ pub(crate) struct Counts {
     pub(crate) streams: u64,
 }
 
+/// What the workers are told to keep to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    /// How far records that are out may lie apart in a shard.
+    pub(crate) checkpoint_limit: usize,
+    /// How long acks are waited for before a shard is passed on.
+    pub(crate) acks: Duration,
+}
+
+/// How long whoever lost a shard may go on until it looks into the table.
+const UNAWARE: Duration = Duration::from_mins(2);
+
 /// Checks a run.
 #[derive(Debug)]
 pub(crate) struct Oracle {
@@ -104,6 +128,7 @@ pub(crate) struct Oracle {
     pinned: Option<Time>,
     lease: Duration,
     retention: Duration,
+    rules: Rules,
     /// When the stream of today was created: what is older is of a former one. `None` while there is none.
     created: Option<Time>,
     /// When it was deleted last, or made.
@@ -124,13 +149,14 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    pub(crate) fn new(oldest: bool, lease: Duration, retention: Duration) -> Self {
+    pub(crate) fn new(oldest: bool, lease: Duration, retention: Duration, rules: Rules) -> Self {
         Self {
             now: Time::default(),
             oldest,
             pinned: None,
             lease,
             retention,
+            rules,
             created: None,
             changed: Time::default(),
             books: BTreeMap::new(),
@@ -229,6 +255,7 @@ impl Oracle {
             self.violate(Broken::Duplicated, format!("{worker} was given {shard} {number} after a clean stop"));
         }
         self.check_lease(worker, shard);
+        self.check_out(worker, shard, id, at);
         self.expire(id);
         for parent in self.books[&id].parents.clone() {
             let Some(book) = self.books.get(&parent).filter(|_| self.known.contains(&parent)) else { continue };
@@ -265,6 +292,73 @@ impl Oracle {
         }
     }
 
+    /// What is out is bounded, comes from who holds the shard, and what was refused comes before what is newer.
+    fn check_out(&mut self, worker: &str, shard: &str, id: u32, at: usize) {
+        let (now, limit) = (self.now, self.rules.checkpoint_limit);
+        let mut broken = Vec::new();
+        if let Some(book) = self.books.get_mut(&id) {
+            let since = now.since(book.claimed);
+            if book.holder.as_deref().is_some_and(|holder| holder != worker) && since > UNAWARE {
+                let what =
+                    format!("{worker} was given a record of {shard}, which {:?} took {since:?} ago", book.holder);
+                broken.push((Broken::Unfenced, what));
+            }
+            let apart = (at + 1).saturating_sub(book.unacked);
+            if apart > limit {
+                let what =
+                    format!("{worker} was given {shard} {at}, {apart} behind the first that is open, of {limit}");
+                broken.push((Broken::OverBound, what));
+            }
+            let claim = book.claims.get(worker).map_or(0, |claim| claim.1);
+            let out = book.out.entry(claim).or_default();
+            if let Some(refused) = out.refused.first().filter(|refused| **refused < at) {
+                broken.push((
+                    Broken::OutOfOrder,
+                    format!("{worker} was given {shard} {at} before {refused}, which was refused"),
+                ));
+            }
+            out.refused.remove(&at);
+            out.records.insert(at);
+            out.last = now;
+        }
+        for (broken, what) in broken {
+            self.violate(broken, what);
+        }
+    }
+
+    /// A host has not stored a record, and says so or loses the receipt: it comes again.
+    pub(crate) fn refused(&mut self, shard: &str, number: &str, claim: u64) {
+        let Some((id, at)) = self.find(shard, number) else { return };
+        if let Some(out) = self.books.get_mut(&id).and_then(|book| book.out.get_mut(&claim)) {
+            out.records.remove(&at);
+            out.refused.insert(at);
+        }
+    }
+
+    /// A worker has failed: what it has out is nobody's any more.
+    pub(crate) fn failed(&mut self, worker: &str) {
+        for book in self.books.values_mut() {
+            if let Some((_, claim)) = book.claims.get(worker) {
+                book.out.remove(claim);
+            }
+        }
+    }
+
+    /// Whoever passes a shard on waits for what is out, for a while.
+    fn check_passing_on(&mut self, id: u32, by: &str) {
+        let Some(book) = self.books.get(&id) else { return };
+        let Some(out) = book.claims.get(by).and_then(|(_, claim)| book.out.get(claim)) else { return };
+        let waited = self.now.since(out.last);
+        let is_alive = self.beats.get(by).is_some_and(|beat| self.now.since(*beat) < self.lease / 2);
+        if is_alive && !out.records.is_empty() && waited + Duration::from_millis(200) < self.rules.acks {
+            let count = out.records.len();
+            self.violate(
+                Broken::Hasty,
+                format!("{by} gave shard {id} back {waited:?} after it was given {count} records that are out still"),
+            );
+        }
+    }
+
     /// Whoever was not seen alive for a lease period must have stopped.
     fn check_lease(&mut self, worker: &str, shard: &str) {
         // What a look and a tick may add.
@@ -287,6 +381,9 @@ impl Oracle {
         if let Some(book) = self.books.get_mut(&id) {
             book.puts[at].acked = true;
             book.puts[at].acked_under = Some((worker.to_owned(), claim));
+            if let Some(out) = book.out.get_mut(&claim) {
+                out.records.remove(&at);
+            }
             book.advance(oldest, pinned);
         }
     }
@@ -385,6 +482,9 @@ impl Oracle {
         if claimed && let Some(from) = before_holder.as_deref().filter(|from| *from != row.by) {
             let asked = row.before.and_then(|before| text(before, "WantedBy")) == Some(row.by);
             self.check_taking(id, row.by, from, asked);
+        }
+        if before_holder.as_deref() == Some(row.by) && after_holder.is_none() && !ended {
+            self.check_passing_on(id, row.by);
         }
         let now = self.now;
         let book = self.books.entry(id).or_default();

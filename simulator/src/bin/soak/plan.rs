@@ -6,6 +6,8 @@ use fastrand::Rng;
 use kinesis_simulator::Settings;
 use kinesis_simulator::faults::Weather;
 
+use crate::oracle::Rules;
+
 /// Everything about a run that is drawn before it begins.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -128,6 +130,12 @@ impl Plan {
 }
 
 impl Config {
+    /// What the oracle holds a worker to.
+    pub(crate) fn rules(&self) -> Rules {
+        // A quarter of the grace is for storing the last place.
+        Rules { checkpoint_limit: self.checkpoint_limit, acks: self.grace.mul_f64(0.75) }
+    }
+
     /// A worker's block.
     pub(crate) fn yaml(&self, client_id: &str, settings: &Settings) -> String {
         let stream = if self.by_arn {

@@ -224,6 +224,8 @@ impl Host {
             // Somebody starts it again, as somebody would.
             self.fail(&reason);
             drop(input);
+            // Of the new one, nothing is out.
+            self.out = Arc::default();
             sleep(Duration::from_secs(10)).await;
         }
     }
@@ -240,6 +242,7 @@ impl Host {
     fn fail(&self, reason: &str) {
         let mut oracle = self.shared.oracle();
         oracle.advance(self.clock.now());
+        oracle.failed(&self.name);
         // A program that is started while there is no stream, or with credentials that nobody can use, is told so. And one in
         // which a task panics that can't begin anew ends, rather than look well and do nothing.
         if reason.contains(PANIC) || oracle.is_stream_missing() || self.link.credentials() == RoleCredentials::Garbled {
@@ -322,12 +325,11 @@ impl Host {
             self.shared.log.line(self.clock.now(), &self.name, &format!("could not store all: {error}"));
         }
         let status = input.status();
-        if status.pending_messages > 0 {
+        let (messages, bytes) = (status.pending_messages, status.pending_bytes);
+        if messages > 0 || bytes > 0 {
             let mut oracle = self.shared.oracle();
-            oracle.violate(
-                Broken::Leaked,
-                format!("{}: {} messages are pending after close", self.name, status.pending_messages),
-            );
+            let what = format!("{}: {messages} messages and {bytes} bytes are pending after close", self.name);
+            oracle.violate(Broken::Leaked, what);
         }
         None
     }
@@ -361,12 +363,20 @@ impl Host {
             out.1 += bytes;
             *out
         };
-        let pending = input.status().pending_messages;
+        let status = input.status();
+        let (pending, held) = (status.pending_messages, status.pending_bytes);
         // An event that is larger than the pool is admitted alone.
         if out.0.max(pending) > self.most.0 || out.1 > self.most.1.max(LARGEST_EVENT) {
             oracle.violate(
                 Broken::OverBound,
                 format!("{}: {out:?} is out, and {pending} pending, of {:?}", self.name, self.most),
+            );
+        }
+        // What is out is held, and the input says so.
+        if out.1 > held || out.0 > pending {
+            oracle.violate(
+                Broken::OverBound,
+                format!("{}: {out:?} is out, and it counts {pending} messages and {held} bytes", self.name),
             );
         }
         Held { receipt, seen, bytes }
@@ -402,10 +412,15 @@ impl Host {
             let count = seen.len() as u64;
             let now = clock.now();
             match verdicts {
-                None => drop(receipt),
+                None => {
+                    seen.iter().for_each(|one| shared.oracle().refused(&one.shard, &one.number, one.claim));
+                    drop(receipt);
+                }
                 Some(verdicts) => {
                     let acked = seen.iter().enumerate().filter(|(at, _)| is_ack(&verdicts, *at));
                     acked.for_each(|(_, one)| shared.oracle().acked(now, &name, &one.shard, &one.number, one.claim));
+                    let refused = seen.iter().enumerate().filter(|(at, _)| !is_ack(&verdicts, *at));
+                    refused.for_each(|(_, one)| shared.oracle().refused(&one.shard, &one.number, one.claim));
                     // As many verdicts as messages.
                     let _ = input.ack(receipt, verdicts).await;
                 }

@@ -94,6 +94,7 @@ pub(crate) fn run(plan: Plan, log: Log) -> Result<Report, String> {
         plan.config.oldest,
         plan.config.lease,
         plan.settings.retention,
+        plan.config.rules(),
     )));
     let shared = Shared { simulator, oracle, log };
     let start = Time::from_millis(1_767_225_600_000);
