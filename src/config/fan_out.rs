@@ -41,8 +41,8 @@ pub struct EnhancedFanOut {
     #[garde(range(min = 1))]
     pub max_pending_records: usize,
 
-    /// How many bytes may be held at once, over all shards, from the socket to the final acknowledgement. A single event
-    /// that is larger is taken alone.
+    /// How much memory records may take at once, over all shards, from the socket to the final acknowledgement. A fifth is
+    /// counted with every byte, for what an allocator needs beside. A single event that is larger is taken alone.
     #[garde(custom(some_bytes))]
     pub max_pending_bytes: ByteSize,
 
@@ -51,8 +51,8 @@ pub struct EnhancedFanOut {
     #[garde(custom(super::positive))]
     pub max_resubscribe_interval: Duration,
 
-    /// How many bytes of each subscription may wait in its connection before they are read: the window of its HTTP/2
-    /// stream, from 64KiB to 16MiB. It adds to `max_pending_bytes`, for each shard.
+    /// How much memory of each subscription may wait in its connection before it is read, from 64KiB to 16MiB. Five sixths of
+    /// it are the window of its HTTP/2 stream. It adds to `max_pending_bytes`, for each shard.
     #[schemars(extend("x-advanced" = true))]
     #[garde(custom(a_window))]
     pub stream_window: ByteSize,
