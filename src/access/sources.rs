@@ -247,18 +247,17 @@ fn role(name: &str, profile: &Profile) -> Result<Option<Role>, AccessError> {
     if profile.get("mfa_serial").is_some() {
         return Err(bad(&of(name, "mfa_serial"), "is not supported: nobody is there to type a code"));
     }
-    let lasts = match profile.get("duration_seconds") {
-        None => None,
-        // AWS's own bounds.
-        Some(seconds) => match seconds.parse() {
-            Ok(seconds @ 900..=43_200) => Some(Duration::from_secs(seconds)),
-            _ => {
-                let what = format!("is {seconds:?}: expected a whole number from 900 to 43200");
-                return Err(bad(&of(name, "duration_seconds"), &what));
-            }
-        },
-    };
+    let lasts = profile.get("duration_seconds").map(|seconds| duration(name, seconds)).transpose()?;
     Ok(Some(Role { arn, session_name: get("role_session_name"), external_id: get("external_id"), lasts }))
+}
+
+/// How long a session of a role lasts, within AWS's own bounds.
+fn duration(profile: &str, seconds: &str) -> Result<Duration, AccessError> {
+    let within = seconds.parse().ok().filter(|seconds| (900..=43_200).contains(seconds));
+    within.map(Duration::from_secs).ok_or_else(|| {
+        let what = format!("is {seconds:?}: expected a whole number from 900 to 43200");
+        bad(&of(profile, "duration_seconds"), &what)
+    })
 }
 
 fn of(profile: &str, key: &str) -> String {
@@ -354,6 +353,7 @@ impl ProvideCredentials for WebIdentity {
 #[cfg(test)]
 mod tests {
     use aws_config::{BehaviorVersion, Region};
+    use aws_credential_types::attributes::AccountId;
     use aws_smithy_runtime_api::client::http::{
         HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
     };
@@ -413,7 +413,7 @@ mod tests {
     ";
 
     fn profiles() -> String {
-        PROFILES.lines().map(|line| format!("{}\n", line.trim())).collect()
+        PROFILES.lines().flat_map(|line| [line.trim(), "\n"]).collect()
     }
 
     #[tokio::test]
@@ -442,7 +442,7 @@ mod tests {
             arn: "one".into(),
             session_name: Some("me".into()),
             external_id: Some("from-outside".into()),
-            lasts: Some(Duration::from_secs(900)),
+            lasts: Some(Duration::from_mins(15)),
         };
         assert_eq!(roles(&settings).unwrap().1, [one]);
     }
@@ -521,7 +521,7 @@ mod tests {
             std::fs::write(&file, "fresh\n").unwrap();
             let given = web.provide_credentials().await.unwrap();
             assert_eq!((given.access_key_id(), given.session_token()), ("WEB", Some("token")));
-            assert_eq!(given.account_id().map(|account| account.as_str()), Some("111122223333"));
+            assert_eq!(given.account_id().map(AccountId::as_str), Some("111122223333"));
             assert!(given.expiry().is_some_and(|expiry| expiry > SystemTime::now()));
             std::fs::remove_file(&file).unwrap();
         }

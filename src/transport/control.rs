@@ -99,7 +99,7 @@ impl HttpConnector for Routed {
         let answering = self.forwarded.call(request);
         HttpConnectorFuture::new_boxed(Box::pin(async move {
             let unreachable = |error: ConnectorError| {
-                let cause = error.source().map_or_else(|| error.to_string(), |error| causes(error));
+                let cause = error.source().map_or_else(|| error.to_string(), causes);
                 ConnectorError::io(format!("proxy {}: {cause}", proxy.name()).into())
             };
             let answer = answering.await.map_err(unreachable)?;

@@ -143,6 +143,7 @@ fn connect_request(origin: &Origin, auth: Option<&HeaderValue>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
 
     use super::super::dial::Dialer;
     use super::*;
@@ -152,7 +153,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let proxies = Proxies::all_through(&format!("http://user:hidden@127.0.0.1:{port}"));
-        let serving = tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
             let (mut socket, _) = listener.accept().await.unwrap();
             let mut asked = Vec::new();
             while !asked.ends_with(b"\r\n\r\n") {
@@ -165,7 +167,7 @@ mod tests {
         let origin = Origin::of(&uri).unwrap();
         let dialled = Dialer::with_proxies(Vec::new(), proxies).plain(&origin, &uri).await;
         let told = dialled.map(drop).map_err(|error| error.to_string().replace(&port.to_string(), "PORT"));
-        (told, serving.await.unwrap())
+        (told, serving.join_next().await.unwrap().unwrap())
     }
 
     #[tokio::test]

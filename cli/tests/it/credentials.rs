@@ -531,15 +531,20 @@ async fn fips_and_dual_stack_with_an_endpoint_are_refused_by_their_names() {
     let keys = format!("credentials: {{ id: BLOCK, secret: {KEY} }}");
     for name in ["AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"] {
         let on = (name, "true".to_owned());
-        refused(&aws, &format!("{}\n{keys}", aws.file()), &[on.clone()], &[name, "AWS_ENDPOINT_URL says", "Kinesis"])
-            .await;
+        refused(
+            &aws,
+            &format!("{}\n{keys}", aws.file()),
+            std::slice::from_ref(&on),
+            &[name, "AWS_ENDPOINT_URL says", "Kinesis"],
+        )
+        .await;
         let block = format!("{}\nendpoint: {}\n{keys}", aws.file(), aws.endpoint);
-        refused(&aws, &block, &[on.clone()], &[name, "`endpoint` says"]).await;
+        refused(&aws, &block, std::slice::from_ref(&on), &[name, "`endpoint` says"]).await;
         // Each service for itself.
         let ignored = ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true".to_owned());
         let table = format!("{keys}\ndynamodb: {{ table: leases, endpoint: \"{}\" }}", aws.endpoint);
         refused(&aws, &table, &[on.clone(), ignored.clone()], &[name, "DynamoDB"]).await;
-        let output = aws.end(aws.program(&["leases", "--table", "leases"], &[on.clone()])).await;
+        let output = aws.end(aws.program(&["leases", "--table", "leases"], std::slice::from_ref(&on))).await;
         assert!(said(&output).contains(name) && said(&output).contains("DynamoDB"), "{}", said(&output));
     }
 }

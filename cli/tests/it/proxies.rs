@@ -68,6 +68,7 @@ impl Proxy {
             tls: TlsAcceptor::from(Arc::new(config)),
             log: Arc::clone(&aws.log),
             lines: Arc::default(),
+            tunnels: Arc::default(),
             refuses,
         };
         let lines = Arc::clone(&behind.lines);
@@ -105,6 +106,8 @@ struct Behind {
     log: Arc<Mutex<Log>>,
     lines: Arc<Mutex<Vec<String>>>,
     refuses: Option<StatusCode>,
+    /// What is spoken with the servers behind it.
+    tunnels: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl Behind {
@@ -120,7 +123,8 @@ impl Behind {
         if request.method() != Method::CONNECT {
             return serve(request, self.log).await;
         }
-        tokio::spawn(async move {
+        let tunnels = Arc::clone(&self.tunnels);
+        tunnels.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
             let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
             let Ok(stream) = self.tls.accept(TokioIo::new(upgraded)).await else { return };
             let service = service_fn(move |request| serve(request, Arc::clone(&self.log)));
