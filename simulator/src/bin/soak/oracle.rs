@@ -483,7 +483,7 @@ impl Oracle {
             let asked = row.before.and_then(|before| text(before, "WantedBy")) == Some(row.by);
             self.check_taking(id, row.by, from, asked);
         }
-        if before_holder.as_deref() == Some(row.by) && after_holder.is_none() && !ended {
+        if before_holder.as_deref() == Some(row.by) && after_holder != before_holder && !ended {
             self.check_passing_on(id, row.by);
         }
         let now = self.now;
