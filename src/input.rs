@@ -1,14 +1,12 @@
 //! The input, as its host sees it.
 
 use std::fmt;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use aws_smithy_runtime_api::client::http::{HttpClient, SharedHttpClient};
-use futures::FutureExt;
 use pipeline_plugin_api::registry::{About, InputPlugin};
 use pipeline_plugin_api::{Batch, BoxError, Demand, Input, InputError, State, Status};
 
@@ -21,7 +19,7 @@ use crate::names::WorkerId;
 use crate::pool::Pool;
 use crate::session::{Session, pending};
 use crate::sync::{Mutex, lock};
-use crate::{config, connect, supervise, telemetry};
+use crate::{config, connect, supervise};
 
 /// The plugin: registers as `aws_kinesis`.
 ///
@@ -147,13 +145,10 @@ impl Input for Kinesis {
             Phase::Closed(_) => return Err(InputError::Fatal(IsClosed.into())),
             Phase::Disconnected => {}
         }
-        let connecting = connect::connect(&self.config, &self.given, &self.me, &self.background);
         // A host may connect in a task that nobody watches. What was opened is dropped, as when connecting fails.
-        let session = AssertUnwindSafe(connecting).catch_unwind().await.unwrap_or_else(|panic| {
-            let cause = supervise::message(&*panic);
-            telemetry::task_ended("connect", &cause, true);
-            Err(ConnectError::Panicked(cause))
-        })?;
+        let connecting = connect::connect(&self.config, &self.given, &self.me, &self.background);
+        let connected = Box::pin(supervise::caught("connect", connecting)).await;
+        let session = connected.unwrap_or_else(|cause| Err(ConnectError::Panicked(cause)))?;
         *lock(&self.phase) = Phase::Connected(Arc::new(session));
         Ok(())
     }

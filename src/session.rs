@@ -19,9 +19,10 @@ use crate::lease::{Lease, LeaseStore, Place, SharedStore, StoreError, Worker};
 use crate::names::Stream;
 use crate::outbox::{Closed, Outbox};
 use crate::pool::Pool;
+use crate::supervise::{self, caught};
 use crate::sync::{Mutex, lock};
+use crate::telemetry;
 use crate::threads::Threads;
-use crate::{supervise, telemetry};
 
 /// How often the gauges are set, and health is looked at.
 const POOL_PERIOD: Duration = Duration::from_secs(1);
@@ -120,6 +121,21 @@ impl Session {
         status
     }
 
+    /// Leaves the other workers, and deregisters the consumers that nobody needs any more.
+    async fn leave(&self) {
+        let others = match self.store.shared() {
+            Some(shared) => say_goodbye(shared, &self.streams, &self.health).await,
+            None => Some(Vec::new()),
+        };
+        for consumer in &self.consumers {
+            // One that others may read with stays.
+            let reads = |other: &Worker| other.presence.streams.contains(consumer.stream().arn());
+            if others.as_ref().is_some_and(|others| !others.iter().any(reads)) {
+                consumer.deregister().await;
+            }
+        }
+    }
+
     /// What is out, which outlives the session if its host keeps receipts.
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
@@ -135,19 +151,13 @@ impl Session {
         // They stop at once, but for a write to the store that one of them may be in.
         self.tasks.wait().await;
         // What was acknowledged comes first, whatever else takes its time to end.
-        let stored = self.checkpointer.finish().await;
+        // A host may close in a task that nobody watches, so no panic gets out, and none keeps the rest from being done.
+        let stored = caught("storing the last checkpoints", self.checkpointer.finish())
+            .await
+            .unwrap_or_else(|cause| Err(StoreError::Failed { what: "store the last checkpoints", cause }));
         self.threads.end().await;
-        let others = match self.store.shared() {
-            Some(shared) => say_goodbye(shared, &self.streams, &self.health).await,
-            None => Some(Vec::new()),
-        };
-        for consumer in &self.consumers {
-            // One that others may read with stays.
-            let reads = |other: &Worker| other.presence.streams.contains(consumer.stream().arn());
-            if others.as_ref().is_some_and(|others| !others.iter().any(reads)) {
-                consumer.deregister().await;
-            }
-        }
+        // Whoever is not told finds out by himself.
+        let _ = caught("leaving", self.leave()).await;
         self.health.meter.reading_shards(0);
         self.health.meter.report(&self.pool, Duration::ZERO, 0);
         telemetry::closed(!all_returned, stored.as_ref().map(drop).map_err(|error| error as &dyn Display));

@@ -46,6 +46,15 @@ pub(crate) async fn restarted<F: Future<Output = ()>>(task: &'static str, mut wo
     }
 }
 
+/// Does something that is done once; what it said if it panicked.
+pub(crate) async fn caught<T>(task: &'static str, work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
+        let cause = message(&*panic);
+        telemetry::gave_up(task, &cause);
+        cause
+    })
+}
+
 /// What a panic says.
 pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
     let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));

@@ -676,6 +676,12 @@ pub(crate) fn task_ended(task: &'static str, cause: &str, restarted: bool) {
     }
 }
 
+/// Something that is done once panicked.
+pub(crate) fn gave_up(task: &'static str, cause: &str) {
+    counter!(PANICS, "task" => task).increment(1);
+    tracing::error!(task, cause, "a part of the input gave up; please report this");
+}
+
 pub(crate) fn resumed_at(names: &ShardNames, start: &Start) {
     let ShardNames { stream, shard } = names;
     tracing::debug!(%stream, %shard, ?start, "reading the shard");

@@ -85,7 +85,7 @@ impl Received {
         let cx = &mut Context::from_waker(Waker::noop());
         while !state.is_awaited && state.end.is_none() {
             match state.stream.poll_data(cx) {
-                Poll::Ready(Some(Ok(chunk))) => state.keep(chunk),
+                Poll::Ready(Some(Ok(chunk))) => state.keep(&chunk),
                 Poll::Ready(Some(Err(error))) => state.end = Some(Err(error)),
                 Poll::Ready(None) => state.end = Some(Ok(())),
                 Poll::Pending => return,
@@ -95,15 +95,15 @@ impl Received {
 }
 
 impl State {
-    fn keep(&mut self, chunk: Bytes) {
+    fn keep(&mut self, chunk: &Bytes) {
         if chunk.len() >= COPIED || self.tail.len() + chunk.len() > COPIED {
             self.close_tail();
         }
         if chunk.len() >= COPIED {
             // It may be a part of a block that is several times as large.
-            self.waiting.push_back(Bytes::copy_from_slice(&chunk));
+            self.waiting.push_back(Bytes::copy_from_slice(chunk));
         } else {
-            self.tail.extend_from_slice(&chunk);
+            self.tail.extend_from_slice(chunk);
         }
     }
 

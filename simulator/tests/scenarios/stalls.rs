@@ -133,3 +133,32 @@ async fn all_explicit_shards_ended() {
     bench.close([again]).await;
     assert_eq!(bench.subscribes(0).len(), calls, "what is ended is read again");
 }
+
+/// A host may connect and close in a task that nobody watches.
+#[tokio::test(start_paused = true)]
+async fn panic_while_connecting_or_closing_does_not_reach_the_host() {
+    let bench = Bench::new(1).await;
+    bench.put(0, 1..=3);
+    let first = bench.worker("a");
+    first.link.next_call("DescribeStreamSummary", CallFault::Panic);
+    let refused = first.input.connect().await.unwrap_err();
+    assert!(matches!(refused, InputError::BackOff { .. }) && refused.to_string().contains("panic"), "{refused}");
+    first.input.connect().await.unwrap();
+    assert_eq!(first.numbers(3).await, [1, 2, 3]);
+    // What the others are told is not worth it.
+    first.link.next_call("DeleteItem", CallFault::Panic);
+    first.close().await;
+    assert_eq!((bench.row(0).stored, bench.holder(0)), (3, None));
+
+    let second = bench.connect("b").await;
+    bench.put(0, 4..=5);
+    let taken = second.take().await;
+    second.ack(taken).await;
+    // What can't be stored is told.
+    second.link.next_call("UpdateItem", CallFault::Panic);
+    let error = second.input.close(secs(10)).await.unwrap_err().to_string();
+    assert!(error.contains("store the last checkpoints"), "{error}");
+    let third = bench.connect("c").await;
+    assert_eq!(third.numbers(2).await, [4, 5]);
+    bench.close([third]).await;
+}

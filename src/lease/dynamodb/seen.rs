@@ -25,7 +25,7 @@ impl Table {
         for item in &items {
             match string(item, "StreamID") {
                 Some(STREAMS) => {
-                    seen.latest.extend(string(item, "ShardID").map(ToOwned::to_owned).zip(row::number(item, "Latest")))
+                    seen.latest.extend(string(item, "ShardID").map(ToOwned::to_owned).zip(row::number(item, "Latest")));
                 }
                 Some(FORMER) | None => {}
                 Some(WORKERS) => seen.workers.extend(worker(item, now)),
