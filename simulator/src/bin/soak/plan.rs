@@ -30,6 +30,7 @@ pub(crate) struct Plan {
 }
 
 /// What is drawn of a worker's configuration.
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn for itself")]
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) commit: Duration,

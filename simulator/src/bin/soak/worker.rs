@@ -413,7 +413,9 @@ impl Host {
             let now = clock.now();
             match verdicts {
                 None => {
-                    seen.iter().for_each(|one| shared.oracle().refused(&one.shard, &one.number, one.claim));
+                    for one in &seen {
+                        shared.oracle().refused(&one.shard, &one.number, one.claim);
+                    }
                     drop(receipt);
                 }
                 Some(verdicts) => {

@@ -297,7 +297,7 @@ impl World {
         if self.rough {
             if self.now >= self.next_event {
                 self.events += 1;
-                self.event()?;
+                self.event();
                 let gap = self.plan.gap.as_millis() as u64;
                 self.next_event = self.now + Duration::from_millis(self.rng.u64(gap / 4..gap * 2));
             }
@@ -384,14 +384,11 @@ impl World {
     }
 
     /// Something happens, to a worker or to the world.
-    fn event(&mut self) -> Result<(), String> {
+    fn event(&mut self) {
         let kind = self.rng.u32(0..44);
         match (kind, self.some_worker()) {
             (32.., _) | (_, None) => self.event_of_the_world(kind),
-            (_, Some(at)) => {
-                self.event_of(at, kind);
-                Ok(())
-            }
+            (_, Some(at)) => self.event_of(at, kind),
         }
     }
 
@@ -462,7 +459,7 @@ impl World {
         }
     }
 
-    fn event_of_the_world(&mut self, kind: u32) -> Result<(), String> {
+    fn event_of_the_world(&mut self, kind: u32) {
         match kind % 16 {
             0 | 1 => {
                 let until = self.seconds(90);
@@ -510,7 +507,6 @@ impl World {
             }
             _ => self.reshard(),
         }
-        Ok(())
     }
 
     /// Those of one worker, or of all.
