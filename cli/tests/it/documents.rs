@@ -281,7 +281,7 @@ fn the_page_of_the_program_knows_its_features_flags_and_settings() {
 #[test]
 fn every_test_that_the_guarantees_name_is_there() {
     let mut tests = String::new();
-    for folder in ["src", "tests", "plugin-api", "hosts/mq-bridge", "cli/tests"] {
+    for folder in ["src", "tests", "plugin-api", "hosts/mq-bridge", "cli/tests", "simulator/tests"] {
         for file in sources(&root().join(folder)) {
             tests += &std::fs::read_to_string(file).unwrap();
         }

@@ -250,7 +250,7 @@ impl Stream {
         data: bytes::Bytes,
         now: Time,
     ) -> Result<(u32, Number), ServiceError> {
-        if matches!(self.status, Status::Creating | Status::Deleting) {
+        if self.status == Status::Deleting {
             return Err(ServiceError::not_found(format!("Stream {} is {}.", self.name, self.status.name())));
         }
         self.key.check()?;

@@ -1,9 +1,11 @@
 //! How much is held, and what is left in the end.
 
+use kinesis_simulator::kinesis::{Number, shard_id};
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use crate::bench::{Bench, Host, MINUTE, secs};
+use crate::bench::{Bench, Host, LEASE, MINUTE, assert_is_empty, secs};
 
 #[tokio::test(start_paused = true)]
 async fn acks_never_come() {
@@ -53,9 +55,70 @@ async fn everything_released() {
     let held = first.take().await;
     let alive = Handle::current().metrics().num_alive_tasks();
     assert!(alive > 4, "{alive} tasks are few");
-    bench.close([first, second]).await;
+    let inputs = bench.close_with_some_out([first, second]).await;
+    assert_eq!(inputs[0].status().pending_messages, held.numbers.len() as u64, "more is out than its host has");
     drop(held);
+    for input in &inputs {
+        assert_is_empty(&**input);
+    }
     for shard in [0, 2, 3] {
         assert!(bench.row(shard).ended, "{shard}");
     }
+}
+
+/// A frame reserves what it could become; what stays is what its records are.
+#[tokio::test(start_paused = true)]
+async fn what_an_event_holds_is_counted_and_no_more() {
+    let bench = Bench::new(1).await;
+    let worker = bench.connect("a").await;
+    bench.put_large(0, 1..=1, 1000);
+    let held = worker.hold(1).await;
+    let bytes = worker.status().pending_bytes;
+    assert!((1000..4000).contains(&bytes), "a record of 1000 bytes holds {bytes}");
+    for taken in held {
+        worker.ack(taken).await;
+    }
+    assert!(worker.is_quiet(MINUTE).await);
+    assert_eq!(worker.status().pending_bytes, 0);
+    bench.close([worker]).await;
+}
+
+/// Events without records say where the shard goes on. Without that an idle shard's position would be past retention one day.
+#[tokio::test(start_paused = true)]
+async fn events_without_records_move_the_position() {
+    let bench = Bench::new(1).await;
+    let worker = bench.connect("a").await;
+    let key = json!({ "StreamID": { "S": "orders" }, "ShardID": { "S": shard_id(0) } });
+    let get = json!({ "TableName": "leases", "Key": key, "ConsistentRead": true });
+    let place = || {
+        let answer: Value = serde_json::from_str(&bench.simulator.table("GetItem", &get).1).unwrap();
+        answer["Item"]["SequenceNumber"]["S"].as_str().and_then(Number::parse)
+    };
+    bench.until("the position of an idle shard is stored", || place().is_some()).await;
+    let first = place();
+    bench.until("it moves on", || place() > first).await;
+    bench.close([worker]).await;
+}
+
+/// Acks may come later than a lease lasts, while a worker stops.
+#[tokio::test(start_paused = true)]
+async fn leases_are_kept_until_the_last_ack_of_a_stop() {
+    let bench = Bench::new(1).await;
+    let first = bench.connect("a").await;
+    bench.put(0, 1..=5);
+    let held = first.hold(5).await;
+    let second = bench.connect("b").await;
+    let late = async {
+        sleep(LEASE * 3).await;
+        assert_eq!(bench.holder(0).as_deref(), Some("a"), "a lease was let go before its last ack");
+        for taken in held {
+            first.ack(taken).await;
+        }
+    };
+    let (closed, ()) = tokio::join!(first.input.close(LEASE * 4), late);
+    closed.unwrap();
+    assert_eq!(bench.row(0).stored, 5);
+    bench.put(0, 6..=6);
+    assert_eq!(second.numbers(1).await, [6]);
+    bench.close([second]).await;
 }
