@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, LocalRecorderGuard, Metadata, SharedString, Unit};
@@ -11,7 +11,7 @@ use pipeline_plugin_api::Verdicts;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Level};
+use tracing::{Dispatch, Event, Level};
 
 use super::bench::{Bench, close, is_quiet, numbers, take};
 use super::script::{Answer, Piece, Script, body, event, exception, fault, records};
@@ -63,12 +63,17 @@ impl metrics::Recorder for Counts {
     }
 }
 
+/// A second subscriber, beside that of the test. While there is one alone, a place that logs for the first time asks the
+/// subscriber of its own thread, and is silent for good if another test has none there.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Log::default()));
+
 /// Keeps what is logged above debug.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<(Level, String)>>>);
 
 impl Log {
     pub(super) fn listen(&self) -> DefaultGuard {
+        LazyLock::force(&SECOND);
         tracing::subscriber::set_default(self.clone())
     }
 
