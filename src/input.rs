@@ -108,6 +108,15 @@ enum Phase {
     Closed(Option<Pool>),
 }
 
+impl Phase {
+    /// Closes what is not connected. What is closed stays as it is.
+    fn close_unconnected(&mut self) {
+        if matches!(self, Self::Disconnected) {
+            *self = Self::Closed(None);
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("the input has been closed")]
 struct IsClosed;
@@ -147,7 +156,7 @@ impl Input for Kinesis {
         }
         // A host may connect in a task that nobody watches. What was opened is dropped, as when connecting fails.
         let connecting = connect::connect(&self.config, &self.given, &self.me, &self.background);
-        let connected = Box::pin(supervise::caught("connect", connecting)).await;
+        let connected = Box::pin(supervise::once("connect", connecting)).await;
         let session = connected.unwrap_or_else(|cause| Err(ConnectError::Panicked(cause)))?;
         *lock(&self.phase) = Phase::Connected(Arc::new(session));
         Ok(())
@@ -159,24 +168,15 @@ impl Input for Kinesis {
 
     async fn close(&self, within: Duration) -> Result<(), InputError> {
         let _turn = self.changing.lock().await;
-        let before = {
-            let mut phase = lock(&self.phase);
-            let pool = match &*phase {
-                Phase::Connected(session) => Some(session.pool().clone()),
-                Phase::Closed(pool) => pool.clone(),
-                Phase::Disconnected => None,
-            };
-            std::mem::replace(&mut *phase, Phase::Closed(pool))
-        };
-        match before {
-            Phase::Connected(session) => session.close(within).await,
-            Phase::Disconnected | Phase::Closed(_) => {
-                // What a connect has shown that was given up is taken back. It bounds itself too.
-                self.background.close();
-                let _ = timeout(within, self.background.wait()).await;
-                Ok(())
-            }
+        if let Ok(session) = self.session() {
+            *lock(&self.phase) = Phase::Closed(Some(session.pool().clone()));
+            return session.close(within).await;
         }
+        lock(&self.phase).close_unconnected();
+        // What a connect has shown that was given up is taken back. It bounds itself too.
+        self.background.close();
+        let _ = timeout(within, self.background.wait()).await;
+        Ok(())
     }
 
     fn status(&self) -> Status {

@@ -19,7 +19,7 @@ use crate::lease::{Lease, LeaseStore, Place, SharedStore, StoreError, Worker};
 use crate::names::Stream;
 use crate::outbox::{Closed, Outbox};
 use crate::pool::Pool;
-use crate::supervise::{self, caught};
+use crate::supervise::{self, once};
 use crate::sync::{Mutex, lock};
 use crate::telemetry;
 use crate::threads::Threads;
@@ -152,12 +152,12 @@ impl Session {
         self.tasks.wait().await;
         // What was acknowledged comes first, whatever else takes its time to end.
         // A host may close in a task that nobody watches, so no panic gets out, and none keeps the rest from being done.
-        let stored = caught("storing the last checkpoints", self.checkpointer.finish())
+        let stored = once("storing the last checkpoints", self.checkpointer.finish())
             .await
             .unwrap_or_else(|cause| Err(StoreError::Failed { what: "store the last checkpoints", cause }));
         self.threads.end().await;
         // Whoever is not told finds out by himself.
-        let _ = caught("leaving", self.leave()).await;
+        let _ = once("leaving", self.leave()).await;
         self.health.meter.reading_shards(0);
         self.health.meter.report(&self.pool, Duration::ZERO, 0);
         telemetry::closed(!all_returned, stored.as_ref().map(drop).map_err(|error| error as &dyn Display));

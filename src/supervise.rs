@@ -26,11 +26,10 @@ pub(crate) async fn essential(
     work: impl Future<Output = ()>,
 ) {
     // What tasks share is locked in a way that outlives a panic, and the input closes without this task.
-    let ended = AssertUnwindSafe(work).catch_unwind().await;
-    let cause = match ended {
+    let cause = match caught(work).await {
         Ok(()) if may_end() => return,
         Ok(()) => "it returned".to_owned(),
-        Err(panic) => message(&*panic),
+        Err(cause) => cause,
     };
     telemetry::task_ended(task, &cause, false);
     ending.fail(format!("the background task `{task}` ended by itself ({cause}); this is a bug, please report it"));
@@ -39,20 +38,20 @@ pub(crate) async fn essential(
 /// Runs a task that keeps nothing between its rounds: after a panic, or if it returns, it starts again.
 pub(crate) async fn restarted<F: Future<Output = ()>>(task: &'static str, mut work: impl FnMut() -> F) {
     loop {
-        let ended = AssertUnwindSafe(work()).catch_unwind().await;
-        let cause = ended.map_or_else(|panic| message(&*panic), |()| "it returned".to_owned());
+        let cause = caught(work()).await.err().unwrap_or_else(|| "it returned".to_owned());
         telemetry::task_ended(task, &cause, true);
         sleep(START_AGAIN).await;
     }
 }
 
-/// Does something that is done once; what it said if it panicked.
-pub(crate) async fn caught<T>(task: &'static str, work: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
-        let cause = message(&*panic);
-        telemetry::gave_up(task, &cause);
-        cause
-    })
+/// Does something that is done once. If it panics, that is reported, and what it said is returned.
+pub(crate) async fn once<T>(task: &'static str, work: impl Future<Output = T>) -> Result<T, String> {
+    caught(work).await.inspect_err(|cause| telemetry::gave_up(task, cause))
+}
+
+/// Does something, and returns what it said if it panicked.
+pub(crate) async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| message(&*panic))
 }
 
 /// What a panic says.

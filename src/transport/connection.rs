@@ -4,7 +4,6 @@
 //! theirs: what nobody reads fills its own window and stops nobody else. A ping tells within seconds that the other side
 //! is gone, which no amount of waiting for data would.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -83,11 +82,11 @@ impl Connection {
                     () = stop.cancelled() => Ok(()),
                 }
             };
-            match AssertUnwindSafe(running).catch_unwind().await {
+            match supervise::caught(running).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => telemetry::connection_ended(&error),
                 // Its streams break, and are opened anew on another connection.
-                Err(panic) => telemetry::task_ended("connection", &supervise::message(&*panic), true),
+                Err(cause) => telemetry::task_ended("connection", &cause, true),
             }
             if let Some(connection) = watched.upgrade() {
                 connection.open.store(false, Ordering::SeqCst);
