@@ -3,7 +3,6 @@
 mod settings;
 mod sources;
 
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
@@ -21,7 +20,6 @@ use aws_smithy_async::time::{SharedTimeSource, SystemTimeSource};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
-use futures::FutureExt;
 use http::Uri;
 use pipeline_plugin_api::causes;
 use tokio::time::{Instant, timeout};
@@ -30,6 +28,7 @@ pub(crate) use settings::{Called, Settings};
 use sources::{Role, Sources};
 
 use crate::config::{Config, Credentials, StreamRef};
+use crate::supervise;
 use crate::sync::{Mutex, lock};
 
 /// How long credentials may take to come, all tries of their provider included.
@@ -112,14 +111,18 @@ pub(crate) fn clock(session: &SdkConfig) -> SharedTimeSource {
 }
 
 /// The session for the Kinesis API, with credentials that were there when it was made.
-pub(crate) async fn kinesis(config: &Config, outside: &Outside) -> Result<SdkConfig, AccessError> {
-    session(region(config)?, config.endpoint.as_deref(), &config.credentials, Called::Kinesis, outside).await
+pub(crate) async fn kinesis(config: &Config, settings: &Settings, outside: &Outside) -> Result<SdkConfig, AccessError> {
+    let endpoint = config.endpoint.as_deref();
+    session(region(config)?, endpoint, &config.credentials, settings, Called::Kinesis, outside).await
 }
 
-/// The session for the lease table: that of the streams, its endpoint included, unless the table has one of its own.
+/// The session for the lease table: that of the streams, its endpoint included, unless the table has one of its own. `settings`
+/// are those of the streams' profile, `own` those of the table's.
 pub(crate) async fn dynamodb(
     config: &Config,
     kinesis: &SdkConfig,
+    settings: &Settings,
+    own: &Settings,
     outside: &Outside,
 ) -> Result<SdkConfig, AccessError> {
     let table = &config.dynamodb;
@@ -127,30 +130,27 @@ pub(crate) async fn dynamodb(
         return Ok(kinesis.clone());
     }
     if !table.has_own_session() {
-        let settings = Settings::load(config.credentials.profile.as_deref()).await?;
         settings.check_endpoint(kinesis, Called::DynamoDb)?;
         return Ok(kinesis.clone());
     }
     let region = table.region.as_deref().map(ToOwned::to_owned).or_else(|| kinesis.region().map(ToString::to_string));
     let endpoint = table.endpoint.as_deref();
     if table.credentials == Credentials::default() {
-        let profile = config.credentials.profile.as_deref();
-        return beside(kinesis, region, endpoint, profile, Called::DynamoDb, outside).await;
+        return beside(kinesis, region, endpoint, settings, Called::DynamoDb, outside).await;
     }
-    session(region, endpoint, &table.credentials, Called::DynamoDb, outside).await
+    session(region, endpoint, &table.credentials, own, Called::DynamoDb, outside).await
 }
 
-/// A session with the credentials of another one, whose profile this is.
+/// A session with the credentials of another one, whose settings these are.
 pub(crate) async fn beside(
     other: &SdkConfig,
     region: Option<String>,
     endpoint: Option<&str>,
-    profile: Option<&str>,
+    settings: &Settings,
     called: Called,
     outside: &Outside,
 ) -> Result<SdkConfig, AccessError> {
-    let settings = Settings::load(profile).await?;
-    let mut session = loader(region, endpoint, &settings, outside)?;
+    let mut session = loader(region, endpoint, settings, outside)?;
     if let Some(credentials) = other.credentials_provider() {
         session = session.credentials_provider(credentials);
     }
@@ -219,28 +219,27 @@ pub(crate) fn check_region(region: &str) -> Result<(), AccessError> {
 }
 
 /// A session in this region, or in the environment's, to call this service with. `endpoint` serves all services, that of roles
-/// included.
+/// included. `settings` are those of the profile that the credentials name.
 pub(crate) async fn session(
     region: Option<String>,
     endpoint: Option<&str>,
     credentials: &Credentials,
+    settings: &Settings,
     called: Called,
     outside: &Outside,
 ) -> Result<SdkConfig, AccessError> {
-    let profile = credentials.profile.as_deref();
-    let settings = Settings::load(profile).await?;
-    let mut loader = loader(region, endpoint, &settings, outside)?;
+    let mut loader = loader(region, endpoint, settings, outside)?;
     if let Some(window) = credentials.expiry_window.as_ref().filter(|window| !window.is_zero()) {
         loader = loader.identity_cache(IdentityCache::lazy().buffer_time((*window).into()).build());
     }
     let mut session = with_region(loader.load().await)?;
     settings.check_endpoint(&session, called)?;
-    let surroundings = surroundings(&settings, outside).with_region(session.region().cloned());
-    let sources = Sources { settings: &settings, session: &session, surroundings: &surroundings };
+    let surroundings = surroundings(settings, outside).with_region(session.region().cloned());
+    let sources = Sources { settings, session: &session, surroundings: &surroundings };
     let mut provider = if credentials.from_ec2_role {
         settings.check_metadata()?;
         SharedCredentialsProvider::new(sources.instance())
-    } else if profile.is_some() {
+    } else if credentials.profile.is_some() {
         sources.of_profile().await?
     } else if let Some(id) = credentials.id.as_deref() {
         let token = Some(credentials.token.expose().to_owned()).filter(|token| !token.is_empty());
@@ -323,10 +322,9 @@ impl Checked {
     }
 
     async fn ask(&self) -> Result<AwsCredentials, CredentialsError> {
-        let provided = AssertUnwindSafe(self.provider.provide_credentials()).catch_unwind().await;
-        let provided = provided.unwrap_or_else(|panic| {
-            let message = crate::supervise::message(&*panic);
-            Err(CredentialsError::unhandled(format!("the provider of credentials failed: {message}")))
+        let provided = supervise::caught(self.provider.provide_credentials()).await;
+        let provided = provided.unwrap_or_else(|cause| {
+            Err(CredentialsError::unhandled(format!("the provider of credentials failed: {cause}")))
         })?;
         check_credentials(&provided)?;
         Ok(provided)

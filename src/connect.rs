@@ -168,10 +168,14 @@ pub(crate) async fn connect(
 ) -> Result<Session, ConnectError> {
     unbuilt::refuse(config)?;
     let mut trusted = given.trusted.clone();
-    let mut machine = Vec::new();
+    let settings = access::Settings::load(config.credentials.profile.as_deref()).await?;
     // The table may have a profile of its own.
-    for credentials in [&config.credentials, &config.dynamodb.credentials] {
-        let settings = access::Settings::load(credentials.profile.as_deref()).await?;
+    let of_table = match &config.dynamodb.credentials.profile {
+        same if *same == config.credentials.profile => None,
+        own => Some(access::Settings::load(own.as_deref()).await?),
+    };
+    let mut machine = Vec::new();
+    for settings in std::iter::once(&settings).chain(&of_table) {
         trusted.extend(settings.certificates().await?);
         machine.extend(settings.machine_addresses());
     }
@@ -192,8 +196,9 @@ pub(crate) async fn connect(
     if let Some(time) = &given.time {
         outside.time = time.clone();
     }
-    let access = access::kinesis(config, &outside).await?;
-    let table_access = access::dynamodb(config, &access, &outside).await?;
+    let access = access::kinesis(config, &settings, &outside).await?;
+    let of_table = of_table.as_ref().unwrap_or(&settings);
+    let table_access = access::dynamodb(config, &access, &settings, of_table, &outside).await?;
     let region = access.region().map(ToString::to_string).unwrap_or_default();
     let service = || -> Arc<dyn Service> { Arc::new(Aws::new(&access, subscriptions())) };
     let store = store(config, &table_access, me).await?;

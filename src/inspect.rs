@@ -15,7 +15,7 @@
 //! # }
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
@@ -32,7 +32,7 @@ use crate::lease::{StoreError, Table};
 use crate::names::{SequenceNumber, ShardId, Stream};
 use crate::retry::Fault;
 use crate::service::Service;
-use crate::topology::Start;
+use crate::topology::{Listed, Start};
 use crate::transport::ControlClient;
 
 /// Shards that are asked for at once.
@@ -192,13 +192,13 @@ impl LeaseTable {
     ///
     /// Without a region, credentials or such a table.
     pub async fn open(at: &TableAt) -> Result<Self, InspectError> {
-        let profile = at.credentials.profile.as_deref();
-        let settings = Settings::load(profile).await?;
+        let settings = Settings::load(at.credentials.profile.as_deref()).await?;
         let trusted = settings.certificates().await?;
         let http: SharedHttpClient = ControlClient::new(&trusted, settings.machine_addresses()).into_shared();
         let outside = Outside::new(http.clone());
         let (region, endpoint) = (at.region.clone(), at.endpoint.as_deref());
-        let access = access::session(region.clone(), endpoint, &at.credentials, Called::DynamoDb, &outside).await?;
+        let access =
+            access::session(region.clone(), endpoint, &at.credentials, &settings, Called::DynamoDb, &outside).await?;
         let config = DynamoDb { table: at.table.clone(), ..DynamoDb::default() };
         let table = Table::open(&access, &config, CALL).await?;
         let streams = match at.kinesis_endpoint.as_deref() {
@@ -206,7 +206,7 @@ impl LeaseTable {
                 settings.check_endpoint(&access, Called::Kinesis)?;
                 access
             }
-            endpoint => access::beside(&access, region, endpoint, profile, Called::Kinesis, &outside).await?,
+            endpoint => access::beside(&access, region, endpoint, &settings, Called::Kinesis, &outside).await?,
         };
         Ok(Self { table, streams: Aws::new(&streams, http) })
     }
@@ -232,27 +232,24 @@ impl LeaseTable {
                 streams.insert(shard.stream.clone(), found);
             }
         }
-        let mut parents = HashMap::new();
+        // Without a list, what is in the table is still asked.
+        let mut listings = HashMap::new();
         for (spelling, stream) in &streams {
-            let Ok(stream) = stream else { continue };
-            // Without the list, what is in the table is still asked.
-            let Ok(listing) = self.streams.list_shards(stream).await else { continue };
-            for shard in listing {
-                if !seen.shards.iter().any(|seen| seen.stream == *spelling && seen.shard == shard.id.as_str()) {
-                    seen.shards.push(SeenShard::unread(spelling, &shard.id));
-                }
-                parents.insert((spelling.clone(), shard.id.to_string()), shard.parents);
+            if let Ok(stream) = stream
+                && let Ok(listing) = self.streams.list_shards(stream).await
+            {
+                listings.insert(spelling.clone(), listing);
             }
         }
-        seen.shards.sort_by(|a, b| (&a.stream, &a.shard).cmp(&(&b.stream, &b.shard)));
-        let (streams, service) = (&streams, &self.streams);
-        let starts: Vec<Start> =
-            seen.shards.iter().map(|shard| seen.start(shard, &streams[&shard.stream], &parents)).collect();
-        let open = seen.shards.iter_mut().zip(starts);
-        let open = open.filter(|(shard, _)| matches!(shard.state, State::Held | State::Free));
-        let asking = open.map(|(shard, start)| async move {
+        let follow = seen.add_unread(&listings);
+        let (streams, service, latest) = (&streams, &self.streams, &seen.latest);
+        let open = seen.shards.iter_mut().filter(|shard| matches!(shard.state, State::Held | State::Free));
+        let asking = open.map(|shard| async {
             let stream = streams[&shard.stream].as_ref().map_err(Clone::clone);
             let id = ShardId::from(shard.shard.as_str());
+            let follows = follow.contains(&(shard.stream.clone(), id.clone()));
+            let latest = stream.as_ref().ok().and_then(|stream| latest.get(stream.arn())).filter(|_| !follows);
+            let start = shard.start(latest.copied());
             let behind = async { service.behind(stream?, &id, &start).await };
             match behind.await {
                 Ok(behind) => shard.behind_ms = Some(behind),
@@ -310,11 +307,21 @@ fn long_enough(asked: Duration, shown: Option<&SeenWorker>) -> Duration {
 }
 
 impl SeenShard {
-    /// A shard of which there is no row.
-    fn unread(stream: &str, shard: &ShardId) -> Self {
+    /// Where reading it goes on; at this time at the earliest, if nothing of it was stored.
+    fn start(&self, latest: Option<i64>) -> Start {
+        match (&self.sequence_number, latest) {
+            // Was checked when the row was read.
+            (Some(number), _) => Start::After(SequenceNumber::read(number)),
+            (None, Some(latest)) => Start::At(latest),
+            (None, None) => Start::Oldest,
+        }
+    }
+
+    /// A shard of which nothing is known but its name.
+    pub(crate) fn unread(stream: &str, shard: &str) -> Self {
         Self {
             stream: stream.to_owned(),
-            shard: shard.to_string(),
+            shard: shard.to_owned(),
             state: State::Free,
             owner: None,
             owner_seen_seconds_ago: None,
@@ -331,28 +338,28 @@ impl SeenShard {
 }
 
 impl Overview {
-    /// Where reading a shard goes on. What follows shards that were read is read from its beginning.
-    fn start(
-        &self,
-        shard: &SeenShard,
-        stream: &Result<Stream, Fault>,
-        parents: &HashMap<(String, String), Vec<ShardId>>,
-    ) -> Start {
-        if let Some(number) = &shard.sequence_number {
-            // Was checked when the row was read.
-            return Start::After(SequenceNumber::read(number));
+    /// Adds the shards that are listed, by the spelling of their stream, and have no row yet. Returns the shards that follow some
+    /// of which something is stored: they are read from their beginning.
+    fn add_unread(&mut self, listings: &HashMap<String, Vec<Listed>>) -> HashSet<(String, ShardId)> {
+        let rows: HashMap<(&str, &str), bool> = self
+            .shards
+            .iter()
+            .map(|row| ((row.stream.as_str(), row.shard.as_str()), row.sequence_number.is_some()))
+            .collect();
+        let (mut unread, mut follow) = (Vec::new(), HashSet::new());
+        for (stream, listing) in listings {
+            for shard in listing {
+                if !rows.contains_key(&(stream.as_str(), shard.id.as_str())) {
+                    unread.push(SeenShard::unread(stream, shard.id.as_str()));
+                }
+                if shard.parents.iter().any(|parent| rows.get(&(stream.as_str(), parent.as_str())) == Some(&true)) {
+                    follow.insert((stream.clone(), shard.id.clone()));
+                }
+            }
         }
-        let parents = parents.get(&(shard.stream.clone(), shard.shard.clone())).map_or(&[][..], Vec::as_slice);
-        let follows_one_that_was_read = self.shards.iter().any(|other| {
-            other.stream == shard.stream
-                && other.sequence_number.is_some()
-                && parents.iter().any(|parent| parent.as_str() == other.shard)
-        });
-        let latest = stream.as_ref().ok().and_then(|stream| self.latest.get(stream.arn()));
-        match latest {
-            Some(latest) if !follows_one_that_was_read => Start::At(*latest),
-            _ => Start::Oldest,
-        }
+        self.shards.extend(unread);
+        self.shards.sort_by(|a, b| (&a.stream, &a.shard).cmp(&(&b.stream, &b.shard)));
+        follow
     }
 
     /// What a worker holds, and itself if it shows itself.

@@ -209,20 +209,12 @@ fn roles(settings: &Settings) -> Result<(Base<'_>, Vec<Role>), AccessError> {
             if profile.get("login_session").is_some() {
                 return Err(bad(&of(name, "login_session"), "is not supported: use sso_session or credential_process"));
             }
-            break if keys(profile).is_some() && !has_other_source(profile) {
-                Base::Keys(name)
-            } else {
-                Base::Profile(name)
-            };
+            break if holds_keys_alone(profile) { Base::Keys(name) } else { Base::Profile(name) };
         };
         roles.push(role);
         match (profile.get("source_profile"), profile.get("credential_source")) {
             (Some(source), None) if source == name => {
-                break if keys(profile).is_some() && !has_other_source(profile) {
-                    Base::Keys(name)
-                } else {
-                    Base::WithoutRole(name)
-                };
+                break if holds_keys_alone(profile) { Base::Keys(name) } else { Base::WithoutRole(name) };
             }
             (Some(source), None) => name = source,
             (None, Some(source)) => break Base::Named(source),
@@ -264,11 +256,10 @@ fn of(profile: &str, key: &str) -> String {
     format!("{key} of the AWS profile {profile}")
 }
 
-/// What comes before keys in a profile that holds both.
-fn has_other_source(profile: &Profile) -> bool {
-    ["credential_source", "web_identity_token_file", "sso_session", "sso_start_url", "credential_process"]
-        .into_iter()
-        .any(|key| profile.get(key).is_some())
+/// Whether a profile holds keys, and nothing that comes before them.
+fn holds_keys_alone(profile: &Profile) -> bool {
+    let other = ["credential_source", "web_identity_token_file", "sso_session", "sso_start_url", "credential_process"];
+    keys(profile).is_some() && !other.into_iter().any(|key| profile.get(key).is_some())
 }
 
 fn keys(profile: &Profile) -> Option<AwsCredentials> {

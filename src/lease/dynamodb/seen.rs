@@ -88,19 +88,12 @@ fn unrenewed(update: UpdateItemFluentBuilder, until: Option<&str>) -> UpdateItem
 
 fn shard(stream: &str, item: &Item, now: Timestamp) -> SeenShard {
     let mut seen = SeenShard {
-        stream: stream.to_owned(),
-        shard: row::range(item).to_owned(),
         state: State::Unreadable,
         owner: string(item, "ClientID").map(ToOwned::to_owned),
-        owner_seen_seconds_ago: None,
-        other_program: false,
-        since: None,
-        held_seconds: None,
         lease_until: string(item, "LeaseTimeout").map(ToOwned::to_owned),
         wanted_by: string(item, "WantedBy").map(ToOwned::to_owned),
         sequence_number: string(item, "SequenceNumber").map(ToOwned::to_owned),
-        behind_ms: None,
-        remark: None,
+        ..SeenShard::unread(stream, row::range(item))
     };
     match row::lease(item) {
         Row { unreadable: Some(what), .. } => seen.remark = Some(what),
