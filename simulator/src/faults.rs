@@ -98,6 +98,10 @@ pub enum RoleCredentials {
     Throttled,
     /// A line break is in the token.
     Garbled,
+    /// What comes is not the answer to the question.
+    Odd,
+    /// The service that gives them can't be reached.
+    OutOfReach,
 }
 
 impl Weather {

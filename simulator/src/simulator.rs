@@ -179,10 +179,14 @@ impl Simulator {
             Some(fault @ (CallFault::AnswerLost | CallFault::AnswerSilent)) => after = Some(fault),
         }
         let answer = if target.is_empty() && sts::is_asked(request.body()) {
-            let (status, answer) =
-                sts::answer(link.credentials(), clock.now(), self.core().kinesis.settings().role_life);
-            self.tell(clock.now(), link, "AssumeRole", "", if status == 200 { "credentials" } else { &answer });
-            respond(status, "text/xml", answer.into())
+            let life = self.core().kinesis.settings().role_life;
+            match sts::answer(link.credentials(), clock.now(), life) {
+                Ok((status, answer)) => {
+                    self.tell(clock.now(), link, "AssumeRole", "", if status == 200 { "credentials" } else { &answer });
+                    respond(status, "text/xml", answer.into())
+                }
+                Err(none) => return self.lost(clock, link, "AssumeRole", none),
+            }
         } else if table {
             let body = std::str::from_utf8(request.body()).unwrap_or_default();
             let (status, answer) = self.core().dynamodb.call(operation, body, &link.name(), Some(clock.now()));

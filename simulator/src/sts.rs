@@ -6,6 +6,7 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 
 use crate::faults::RoleCredentials;
+use crate::simulator::NoAnswer;
 use crate::time::Time;
 
 /// Whether a body asks for a role: the service speaks the query protocol.
@@ -14,12 +15,16 @@ pub(crate) fn is_asked(body: &[u8]) -> bool {
 }
 
 /// A status and a body.
-pub(crate) fn answer(credentials: RoleCredentials, now: Time, life: Duration) -> (u16, String) {
+pub(crate) fn answer(credentials: RoleCredentials, now: Time, life: Duration) -> Result<(u16, String), NoAnswer> {
     let token = match credentials {
         RoleCredentials::Usable => "simulated",
         RoleCredentials::Garbled => "simu&#10;lated",
-        RoleCredentials::Denied => return (403, error("AccessDenied", "Not authorized to perform: sts:AssumeRole")),
-        RoleCredentials::Throttled => return (400, error("Throttling", "Rate exceeded")),
+        RoleCredentials::Denied => {
+            return Ok((403, error("AccessDenied", "Not authorized to perform: sts:AssumeRole")));
+        }
+        RoleCredentials::Throttled => return Ok((400, error("Throttling", "Rate exceeded"))),
+        RoleCredentials::Odd => return Ok((200, "<html/>".to_owned())),
+        RoleCredentials::OutOfReach => return Err(NoAnswer::Refused),
     };
     let seconds = ((now + life).millis() / 1000).cast_signed();
     let expiration = DateTime::from_secs(seconds).fmt(Format::DateTime).unwrap_or_default();
@@ -29,7 +34,7 @@ pub(crate) fn answer(credentials: RoleCredentials, now: Time, life: Duration) ->
          <SessionToken>{token}</SessionToken><Expiration>{expiration}</Expiration></Credentials></AssumeRoleResult>\
          </AssumeRoleResponse>"
     );
-    (200, body)
+    Ok((200, body))
 }
 
 fn error(code: &str, message: &str) -> String {

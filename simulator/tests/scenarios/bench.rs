@@ -5,7 +5,6 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_smithy_runtime_api::client::http::HttpClient;
 use kinesis_input::KinesisInput;
 use kinesis_simulator::kinesis::{Number, Reply, ServiceError, shard_id};
 use kinesis_simulator::{Clock, InProcess, Item, Link, Settings, Simulator, Time, flag, text};
@@ -85,6 +84,8 @@ impl Written {
 /// The lease of a shard, as it is in the table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Row {
+    /// Up to where it is stored, be there a record or not.
+    pub(crate) place: Option<Number>,
     /// The last record that is stored as done; 0 before the first.
     pub(crate) stored: u64,
     pub(crate) ended: bool,
@@ -244,7 +245,7 @@ impl Bench {
         let is_done = |put: &Number| put.shard() == shard && place.is_some_and(|place| *put <= place);
         let stored = lock(&self.puts).iter().rfind(|(_, put)| is_done(put)).map_or(0, |(number, _)| *number);
         let ended = item["Ended"]["BOOL"] == true;
-        Row { stored, ended, holder: said("ClientID"), lease: said("LeaseID"), wanted_by: said("WantedBy") }
+        Row { place, stored, ended, holder: said("ClientID"), lease: said("LeaseID"), wanted_by: said("WantedBy") }
     }
 
     pub(crate) fn holder(&self, shard: u32) -> Option<String> {
@@ -271,35 +272,18 @@ impl Bench {
 
     /// A worker on another runtime, whose clock says something else than this one's.
     pub(crate) fn worker_at(&self, name: &str, now: Time) -> Worker {
+        self.build(name, &format!("dynamodb: {{table: {TABLE}, create: true}}"), "", now)
+    }
+
+    /// A worker that assumes a role, and keeps what it reads in this store.
+    pub(crate) fn worker_with_role(&self, name: &str, store: &str) -> Worker {
+        self.build(name, store, ", role: \"arn:aws:iam::111122223333:role/reader\"", self.now())
+    }
+
+    fn build(&self, name: &str, store: &str, role: &str, now: Time) -> Worker {
         let clock = Clock::tokio(now);
         let link = Link::new(name, 7);
         let client = InProcess::new(self.simulator.clone(), link.clone(), clock.clone());
-        self.build(name, &format!("dynamodb: {{table: {TABLE}, create: true}}"), "", client, link, clock)
-    }
-
-    /// A worker that assumes a role, of which another service than the simulator knows: `aside` says how it is reached, where
-    /// the simulator is behind it.
-    pub(crate) fn worker_with_role<C: HttpClient + 'static>(
-        &self,
-        name: &str,
-        store: &str,
-        aside: impl FnOnce(InProcess, Clock) -> C,
-    ) -> Worker {
-        let clock = Clock::tokio(self.now());
-        let link = Link::new(name, 7);
-        let client = aside(InProcess::new(self.simulator.clone(), link.clone(), clock.clone()), clock.clone());
-        self.build(name, store, ", role: \"arn:aws:iam::111122223333:role/reader\"", client, link, clock)
-    }
-
-    fn build(
-        &self,
-        name: &str,
-        store: &str,
-        role: &str,
-        client: impl HttpClient + 'static,
-        link: Link,
-        clock: Clock,
-    ) -> Worker {
         let streams = if self.lines.contains("streams:") { "" } else { "streams: [orders]\n" };
         let yaml = format!(
             "{streams}{store}\n\

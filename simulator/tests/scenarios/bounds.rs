@@ -1,7 +1,5 @@
 //! How much is held, and what is left in the end.
 
-use kinesis_simulator::kinesis::{Number, shard_id};
-use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
@@ -88,15 +86,9 @@ async fn what_an_event_holds_is_counted_and_no_more() {
 async fn events_without_records_move_the_position() {
     let bench = Bench::new(1).await;
     let worker = bench.connect("a").await;
-    let key = json!({ "StreamID": { "S": "orders" }, "ShardID": { "S": shard_id(0) } });
-    let get = json!({ "TableName": "leases", "Key": key, "ConsistentRead": true });
-    let place = || {
-        let answer: Value = serde_json::from_str(&bench.simulator.table("GetItem", &get).1).unwrap();
-        answer["Item"]["SequenceNumber"]["S"].as_str().and_then(Number::parse)
-    };
-    bench.until("the position of an idle shard is stored", || place().is_some()).await;
-    let first = place();
-    bench.until("it moves on", || place() > first).await;
+    bench.until("the position of an idle shard is stored", || bench.row(0).place.is_some()).await;
+    let first = bench.row(0).place;
+    bench.until("it moves on", || bench.row(0).place > first).await;
     bench.close([worker]).await;
 }
 
