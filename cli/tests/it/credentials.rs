@@ -515,7 +515,7 @@ async fn setting_that_can_not_be_followed_is_refused_by_its_name() {
         &["AWS_EC2_METADATA_DISABLED", "from_ec2_role"],
     )
     .await;
-    // What is in a profile that nothing asks for is nobody's trouble.
+    // A profile that nothing asks for may hold anything.
     let config = std::fs::read_to_string(aws.path("config")).unwrap();
     let odd = "[default]\nrole_arn = arn:aws:iam::111122223333:role/a\nsource_profile = static\nmfa_serial = arn:aws:iam::1:mfa/me\n";
     std::fs::write(aws.path("config"), format!("{config}{odd}")).unwrap();

@@ -153,7 +153,7 @@ async fn leases_are_shown_and_those_of_a_worker_that_is_gone_released() {
     let behind = |shard: &Value| shard["behind_ms"].as_u64().is_some_and(|behind| behind > 0);
     let seen = fleet.until("behind", |seen| seen["shards"].as_array().unwrap().iter().any(behind)).await;
     assert_eq!(number_of(&seen, "worker-1"), 2);
-    // Shards that nobody has read yet count as well, and one number says how far behind all of it is.
+    // Shards that no worker has read yet count as well, and one number is the lag of all.
     let split = fleet.bench.client.split_shard().stream_name("orders").shard_to_split("shardId-000000000000");
     split.new_starting_hash_key("1024").send().await.unwrap();
     fleet.bench.until_active().await;

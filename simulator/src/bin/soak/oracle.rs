@@ -106,7 +106,7 @@ pub(crate) struct Counts {
     pub(crate) streams: u64,
 }
 
-/// What the workers are told to keep to.
+/// The limits that the workers are configured with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
     /// How far records that are out may lie apart in a shard.
@@ -115,7 +115,7 @@ pub(crate) struct Rules {
     pub(crate) acks: Duration,
 }
 
-/// How long whoever lost a shard may go on until it looks into the table.
+/// How long a worker that lost a shard may go on until it looks into the table.
 const UNAWARE: Duration = Duration::from_mins(2);
 
 /// Checks a run.
@@ -243,7 +243,7 @@ impl Oracle {
     fn check_delivery(&mut self, now: Time, worker: &str, shard: &str, number: &str) {
         self.advance(now);
         self.counts.deliveries += 1;
-        // Of a stream that is gone: whoever has it may deliver it, and nobody misses it.
+        // Of a stream that is gone: it may be delivered, and is not missed.
         if self.is_former(number) {
             return;
         }
@@ -416,13 +416,12 @@ impl Oracle {
 
     fn pin(&mut self, item: &kinesis_simulator::Item) {
         let Some(pinned) = time(item, "Latest") else { return };
-        let pinned = Some(pinned);
-        if self.pinned.is_some() && pinned != self.pinned {
-            self.violate(Broken::Lost, format!("the time to begin at was moved from {:?} to {pinned:?}", self.pinned));
+        if let Some(before) = self.pinned.filter(|before| *before != pinned) {
+            self.violate(Broken::Lost, format!("the time to begin at was moved from {before:?} to {pinned:?}"));
         }
-        self.pinned = pinned;
+        self.pinned = Some(pinned);
         for book in self.books.values_mut() {
-            book.advance(self.oldest, pinned);
+            book.advance(self.oldest, self.pinned);
         }
     }
 
