@@ -84,6 +84,13 @@ struct Entry {
     stored_at: Instant,
 }
 
+impl Entry {
+    /// Whether it is of this reading of its shard. Another may have begun, under a lease of its own, since one was given up.
+    fn is_of(&self, progress: &Progress) -> bool {
+        std::ptr::eq(&*self.progress, progress)
+    }
+}
+
 /// What became of a shard's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndStored {
@@ -249,9 +256,11 @@ impl Checkpointer {
     }
 
     /// A lease is given back.
-    fn remove(&self, key: &Key) {
-        if let Some(entry) = lock(&self.shards).remove(key) {
-            self.health.forget(&entry.progress.names);
+    fn remove(&self, key: &Key, progress: &Progress) {
+        let mut shards = lock(&self.shards);
+        if shards.get(key).is_some_and(|entry| entry.is_of(progress)) {
+            shards.remove(key);
+            self.health.forget(&progress.names);
         }
     }
 
@@ -352,7 +361,7 @@ impl Checkpointer {
             let written = {
                 let _turn = self.flushing.read().await;
                 let _permit = self.releasing.acquire().await;
-                let Some(release) = self.release_of(key, to.clone()) else { return };
+                let Some(release) = self.release_of(key, progress, to.clone()) else { return };
                 let epoch = release.epoch;
                 progress.retire();
                 let written = self.store.release(vec![release]).await;
@@ -360,7 +369,7 @@ impl Checkpointer {
             };
             match written {
                 Some((Ok(Written::Stored { .. }), _)) => {
-                    self.remove(key);
+                    self.remove(key, progress);
                     telemetry::given_back(&key.0, &key.1, to.as_ref());
                     if let (Some(taker), Some(shared)) = (&to, self.store.shared())
                         && let Err(error) = shared.nudge(taker).await
@@ -384,9 +393,10 @@ impl Checkpointer {
         }
     }
 
-    fn release_of(&self, key: &Key, to: Option<WorkerId>) -> Option<Release> {
+    /// `None` if the shard is not held any more, be it claimed anew or not.
+    fn release_of(&self, key: &Key, progress: &Progress, to: Option<WorkerId>) -> Option<Release> {
         let shards = lock(&self.shards);
-        let entry = shards.get(key)?;
+        let entry = shards.get(key).filter(|entry| entry.is_of(progress))?;
         let (place, _) = entry.progress.checkpoint();
         let place = place.map_or(Place::Nowhere, Place::After);
         Some(Release { stream: key.0.clone(), shard: key.1.clone(), epoch: entry.lease.epoch, place, to })
@@ -405,7 +415,7 @@ impl Checkpointer {
             let written = {
                 let _turn = self.flushing.read().await;
                 let _permit = self.releasing.acquire().await;
-                let Some(mut release) = self.release_of(&key, None) else { return EndStored::Lost };
+                let Some(mut release) = self.release_of(&key, progress, None) else { return EndStored::Lost };
                 release.place = Place::End(last.clone());
                 let epoch = release.epoch;
                 self.store.release(vec![release]).await.into_iter().next().map(|written| (written, epoch))
@@ -413,7 +423,7 @@ impl Checkpointer {
             match written {
                 Some((Ok(Written::Stored { .. }), _)) => {
                     telemetry::stored(1);
-                    self.remove(&key);
+                    self.remove(&key, progress);
                     progress.retire();
                     return EndStored::Stored;
                 }

@@ -326,6 +326,25 @@ async fn the_loss_of_an_older_lease_does_not_end_the_newer() {
     assert_eq!((new.stop.is_cancelled(), bench.checkpointer.len()), (false, 1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_given_back_is_the_one_that_was_left() {
+    let bench = Bench::new();
+    let mut old = bench.add("a").await;
+    old.ack(1).await;
+    bench.close_table(true);
+    bench.checkpointer.leave(&old.key, Leave::Over);
+    // It can't be given back yet, and is lost before that is tried again.
+    sleep(Duration::from_millis(1)).await;
+    bench.close_table(false);
+    bench.rob("a").await;
+    bench.flushed().await;
+    assert_eq!(bench.checkpointer.len(), 0);
+    let new = bench.add("a").await;
+    sleep(LEASE).await;
+    assert_eq!((new.stop.is_cancelled(), bench.checkpointer.len()), (false, 1));
+    assert!(bench.holder("a").await.is_some(), "the lease of another claim was given back");
+}
+
 // One after the other.
 
 #[tokio::test(start_paused = true)]
