@@ -87,7 +87,7 @@ struct Entry {
 impl Entry {
     /// Whether it is of this reading of its shard. Another may have begun, under a lease of its own, since one was given up.
     fn is_of(&self, progress: &Progress) -> bool {
-        std::ptr::eq(&*self.progress, progress)
+        std::ptr::eq(&raw const *self.progress, progress)
     }
 }
 
