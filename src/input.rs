@@ -14,12 +14,13 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::connect::ConnectError;
-use crate::names::WorkerId;
+use crate::model::WorkerId;
 use crate::pool::Pool;
-use crate::session::{Session, pending};
+use crate::session::error::ConnectError;
+use crate::session::overrides::Given;
+use crate::session::{Session, open, pending};
 use crate::sync::{Mutex, lock};
-use crate::{config, connect, supervise};
+use crate::{config, supervise};
 
 /// The plugin: registers as `aws_kinesis`.
 ///
@@ -31,17 +32,6 @@ use crate::{config, connect, supervise};
 #[derive(Debug, Clone, Default)]
 pub struct KinesisInput {
     given: Given,
-}
-
-/// What the embedding program gives instead of the system's.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Given {
-    /// A client for everything, instead of ours.
-    pub(crate) client: Option<SharedHttpClient>,
-    /// Certificates to trust besides the system's, in PEM.
-    pub(crate) trusted: Vec<u8>,
-    /// What time it is, where times are written down or sent. What waits goes by tokio's clock.
-    pub(crate) time: Option<SharedTimeSource>,
 }
 
 impl KinesisInput {
@@ -155,7 +145,7 @@ impl Input for Kinesis {
             Phase::Disconnected => {}
         }
         // A host may connect in a task that nobody watches. What was opened is dropped, as when connecting fails.
-        let connecting = connect::connect(&self.config, &self.given, &self.me, &self.background);
+        let connecting = open::open(&self.config, &self.given, &self.me, &self.background);
         let connected = Box::pin(supervise::once("connect", connecting)).await;
         let session = connected.unwrap_or_else(|cause| Err(ConnectError::Panicked(cause)))?;
         *lock(&self.phase) = Phase::Connected(Arc::new(session));

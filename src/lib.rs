@@ -15,52 +15,39 @@
 //! - [`retry`], `backoff`: what each error means (pure).
 //! - [`telemetry`]: every metric and log event. [`inspect`]: what an operator sees of the leases.
 
-mod access;
-mod ack;
+#![cfg_attr(
+    not(feature = "unstable-internals"),
+    allow(dead_code, unreachable_pub, unused_imports, reason = "what only the internals need")
+)]
+
 mod aws;
-mod backoff;
-mod checkpoint;
 pub mod config;
-mod connect;
 mod delivery;
-pub mod efo;
-mod ending;
-mod health;
 mod input;
 pub mod inspect;
-mod kpl;
+#[cfg(feature = "unstable-internals")]
+pub mod internals;
 mod lease;
-pub mod names;
-mod outbox;
-#[cfg(test)]
-mod outbox_tests;
-pub mod pool;
+mod model;
+mod pool;
 #[cfg(test)]
 mod pool_tests;
-mod reader;
-mod readers;
-mod record;
-mod region;
-mod resident;
-pub mod retry;
+mod reading;
+mod records;
+mod retry;
 #[cfg(test)]
 mod scenarios;
-mod service;
 mod session;
-mod shard;
 mod shards;
 mod supervise;
 mod sync;
 pub mod telemetry;
-mod threads;
-mod topology;
-pub mod transport;
-mod unbuilt;
 
-pub use access::AccessError;
+pub use aws::credentials::AccessError;
 pub use config::Config;
-pub use connect::ConnectError;
-pub use efo::consumer::ConsumerError;
 pub use input::KinesisInput;
 pub use lease::StoreError;
-pub use record::KinesisRecord;
+pub use model::{NotASequenceNumber, SequenceNumber, ShardId, Stream, WorkerId};
+pub use reading::fan_out::consumer::ConsumerError;
+pub use records::KinesisRecord;
+pub use session::error::ConnectError;

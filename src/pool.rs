@@ -19,14 +19,14 @@ use super::sync::{Arc, Mutex, lock};
 
 /// The pending pool. Cheap to clone; all clones are one pool.
 #[derive(Debug, Clone)]
-pub struct Pool {
+pub(crate) struct Pool {
     bytes: Arc<Gate>,
     records: Arc<Gate>,
 }
 
 /// How full the pool is, and was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Fill {
+pub(crate) struct Fill {
     /// Taken now.
     pub used: u64,
     /// The most that was ever taken at once.
@@ -41,7 +41,7 @@ pub struct Fill {
 
 impl Pool {
     /// A pool for so many records and bytes; each at least one.
-    pub fn new(max_records: u64, max_bytes: u64) -> Self {
+    pub(crate) fn new(max_records: u64, max_bytes: u64) -> Self {
         Self { bytes: Arc::new(Gate::new(max_bytes)), records: Arc::new(Gate::new(max_records)) }
     }
 
@@ -51,22 +51,22 @@ impl Pool {
     /// # Cancel safety
     ///
     /// A dropped wait leaves the queue and gives back what it may have been granted.
-    pub fn reserve(&self, bytes: u64) -> Acquire {
+    pub(crate) fn reserve(&self, bytes: u64) -> Acquire {
         Gate::acquire(&self.bytes, bytes)
     }
 
     /// Waits until `records` more may be pending. Cancel safe like [`reserve`](Self::reserve).
-    pub fn admit(&self, records: u64) -> Acquire {
+    pub(crate) fn admit(&self, records: u64) -> Acquire {
         Gate::acquire(&self.records, records)
     }
 
     /// How full it is with records.
-    pub fn records(&self) -> Fill {
+    pub(crate) fn records(&self) -> Fill {
         self.records.fill()
     }
 
     /// How full it is with bytes.
-    pub fn bytes(&self) -> Fill {
+    pub(crate) fn bytes(&self) -> Fill {
         self.bytes.fill()
     }
 }
@@ -172,7 +172,7 @@ impl Gate {
 /// A wait for space. It takes its place in the queue when it is first polled.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
-pub struct Acquire {
+pub(crate) struct Acquire {
     gate: Arc<Gate>,
     amount: u64,
     state: Waiting,
@@ -239,20 +239,20 @@ impl Drop for Acquire {
 
 /// Space in the pool, given back when it is dropped.
 #[derive(Debug)]
-pub struct Permit {
+pub(crate) struct Permit {
     gate: Arc<Gate>,
     amount: u64,
 }
 
 impl Permit {
     /// How much it stands for.
-    pub fn amount(&self) -> u64 {
+    pub(crate) fn amount(&self) -> u64 {
         self.amount
     }
 
     /// Keeps `amount` and gives back the rest at once. If more is kept than was reserved, the pool counts it, so that
     /// the next reservation waits the longer.
-    pub fn shrink_to(&mut self, amount: u64) {
+    pub(crate) fn shrink_to(&mut self, amount: u64) {
         if amount > self.amount {
             lock(&self.gate.core).take(amount - self.amount);
         } else {
@@ -263,7 +263,7 @@ impl Permit {
 
     /// Cuts off a permit for `amount` (at most all) of it.
     #[must_use]
-    pub fn split(&mut self, amount: u64) -> Self {
+    pub(crate) fn split(&mut self, amount: u64) -> Self {
         let amount = amount.min(self.amount);
         self.amount -= amount;
         Self { gate: Arc::clone(&self.gate), amount }

@@ -5,6 +5,7 @@
 //! the worst of all.
 
 use std::any::Any;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +13,37 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::time::sleep;
 
-use crate::ending::Ending;
 use crate::telemetry;
 
 /// How long a task that panicked waits before it starts again.
 const START_AGAIN: Duration = Duration::from_secs(1);
 
+/// Fails the input when something has broken for good. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct FatalHandler(Arc<dyn Fn(String) + Send + Sync>);
+
+impl FatalHandler {
+    /// Calls this with the cause. It is called outside all locks, and may be called more than once.
+    pub(crate) fn new(fail: impl Fn(String) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(fail))
+    }
+
+    /// The input can't go on, for this cause.
+    pub(crate) fn report(&self, cause: String) {
+        (self.0)(cause);
+    }
+}
+
+impl fmt::Debug for FatalHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FatalHandler")
+    }
+}
+
 /// Runs a task that must not panic, nor return unless `may_end` says so. If it does, the input fails.
 pub(crate) async fn essential(
     task: &'static str,
-    ending: Arc<Ending>,
+    fatal: FatalHandler,
     may_end: impl Fn() -> bool,
     work: impl Future<Output = ()>,
 ) {
@@ -32,7 +54,7 @@ pub(crate) async fn essential(
         Err(cause) => cause,
     };
     telemetry::task_ended(task, &cause, false);
-    ending.fail(format!("the background task `{task}` ended by itself ({cause}); this is a bug, please report it"));
+    fatal.report(format!("the background task `{task}` ended by itself ({cause}); this is a bug, please report it"));
 }
 
 /// Runs a task that keeps nothing between its rounds: after a panic, or if it returns, it starts again.

@@ -9,7 +9,7 @@ use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region, SharedHttpCl
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use kinesis_input::KinesisInput;
-use kinesis_input::transport::{Settings, SubscriptionClient};
+use kinesis_input::internals::{Settings, SubscriptionClient};
 use pipeline_plugin_api::Input;
 use pipeline_plugin_api::config::{Document, Environment};
 use pipeline_plugin_api::registry::Registry;
@@ -17,7 +17,7 @@ use pipeline_plugin_api::registry::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::AnyError;
-use crate::server::Load;
+use kinesis_testkit::replay::Load;
 
 /// What to read, and how.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 
 use crate::client::Job;
 use crate::process::Stage;
-use crate::server::Load;
-use crate::stream::Shape;
 use crate::{AnyError, Arguments};
+use kinesis_testkit::replay::Load;
+use kinesis_testkit::replay::stream::Shape;
 
 /// Until memory that was needed for the start is given back, and everything is still.
 const SETTLE: Duration = Duration::from_secs(10);

@@ -9,10 +9,10 @@ use serde_json::json;
 
 use crate::client::Job;
 use crate::process::Stage;
-use crate::server::{Load, now_nanos};
-use crate::stream::written_at;
 use crate::ways::Cost;
 use crate::{AnyError, Arguments};
+use kinesis_testkit::replay::stream::written_at;
+use kinesis_testkit::replay::{Load, now_nanos};
 
 /// Events to measure at each load.
 const EVENTS: usize = 4000;

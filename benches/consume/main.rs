@@ -20,20 +20,14 @@
 
 mod blocked;
 mod client;
-mod control;
 mod idle;
 mod kept;
 mod latency;
 mod peers;
 mod process;
-mod server;
 mod slow;
-mod stream;
 mod throughput;
 mod ways;
-#[path = "../../src/efo/wire/write.rs"]
-#[allow(clippy::unwrap_used, reason = "lengths of frames that we make")]
-mod write;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,9 +35,9 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use client::{Job, Reading};
+use kinesis_testkit::replay::Load;
+use kinesis_testkit::replay::stream::Shape;
 use process::Ports;
-use server::Load;
-use stream::Shape;
 use tokio::net::TcpListener;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
@@ -158,7 +152,7 @@ async fn serve(folder: PathBuf, load: &str) -> Result<(), AnyError> {
         println!("{}", serde_json::to_string(&Ports { port: address.port(), table_port })?);
         Ok(())
     };
-    server::serve(serde_json::from_str(load)?, &certificate, &key, tell, Arc::default()).await
+    kinesis_testkit::replay::serve(serde_json::from_str(load)?, &certificate, &key, tell, Arc::default()).await
 }
 
 /// Reads in one way; tells what it has to say.

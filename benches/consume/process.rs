@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::AnyError;
 use crate::client::{Job, Reading};
-use crate::server::Load;
+use kinesis_testkit::replay::Load;
 
 /// A folder with a certificate, and the program that plays all parts.
 pub struct Stage {

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::client::Job;
 use crate::process::{Stage, median};
-use crate::server::Load;
 use crate::{AnyError, Arguments};
+use kinesis_testkit::replay::Load;
 
 /// What a run says.
 #[derive(Debug, Serialize, Deserialize)]

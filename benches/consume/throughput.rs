@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::process::{Stage, Taken, median};
-use crate::server::Load;
 use crate::ways::Cost;
 use crate::{AnyError, Arguments, peers};
+use kinesis_testkit::replay::Load;
 
 /// The ways to read, in the order of the table.
 const PATHS: [&str; 5] = ["drain", "memory", "ours-decode", "ours", "sdk"];

@@ -14,7 +14,7 @@ use aws_sdk_kinesis::types::{ShardIteratorType, StartingPosition, SubscribeToSha
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use kinesis_input::efo::{Frames, wire};
+use kinesis_input::internals::{Frames, wire};
 use pipeline_plugin_api::{Demand, Verdicts};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use crate::AnyError;
 use crate::client::Job;
 use crate::process::Taken;
-use crate::stream::Stream;
+use kinesis_testkit::replay::stream::Stream;
 
 /// What it cost.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -17,9 +17,6 @@
 
 mod check;
 mod faults;
-#[allow(dead_code, reason = "shared with others, who use more of it")]
-#[path = "../quickstart/local.rs"]
-mod local;
 mod servers;
 mod workers;
 mod writer;

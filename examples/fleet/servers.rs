@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::AnyError;
-use crate::local::LocalKinesis;
 use crate::writer::{REGION, STREAM};
+use kinesis_testkit::local_kinesis::LocalKinesis;
 
 /// The lease table of the fleet.
 pub const TABLE: &str = "fleet-leases";

@@ -14,7 +14,6 @@
 #![allow(unreachable_pub, clippy::large_futures, reason = "its modules are nobody else's, and it runs once")]
 
 mod check;
-mod local;
 mod reader;
 mod writer;
 
@@ -28,7 +27,7 @@ use check::{Check, Tail};
 use clap::Parser;
 use ferrokinesis::store::StoreOptions;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use local::LocalKinesis;
+use kinesis_testkit::local_kinesis::LocalKinesis;
 use reader::{Metrics, Numbers, Reader};
 use tokio::sync::watch;
 use writer::{REGION, STREAM, Writer};

@@ -1,7 +1,14 @@
 //! Are frames read as they should be?
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
 use kinesis_input_fuzz::frames;
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 
+#[cfg(fuzzing)]
 fuzz_target!(|input: &[u8]| frames::check_input(input));
+
+/// Without a fuzzer there is nothing to do: the tests of the project run the corpus.
+#[cfg(not(fuzzing))]
+fn main() {}

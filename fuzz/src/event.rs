@@ -1,6 +1,7 @@
 //! Is an event read as it should be, whatever comes?
 
-use kinesis_input::efo::wire::{Event, EventError, EventReader, bytes_needed};
+use kinesis_input::internals::bytes_needed;
+use kinesis_input::internals::wire::{Event, EventError, EventReader};
 
 use super::choices::Choices;
 use super::forms;

@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use http_body::Body;
-use kinesis_input::efo::Frames;
-use kinesis_input::efo::wire::{Event, Frame, Kind};
-use kinesis_input::retry::Fault;
+use kinesis_input::internals::Fault;
+use kinesis_input::internals::Frames;
+use kinesis_input::internals::wire::{Event, Frame, Kind};
 use tokio::runtime::{Builder, Runtime};
 
 use super::choices::Choices;

@@ -1,7 +1,7 @@
 //! What does an event say, whoever read it?
 
-use kinesis_input::efo::wire::{self, Event};
-use kinesis_input::names::{SequenceNumber, ShardId};
+use kinesis_input::internals::wire::Event;
+use kinesis_input::{SequenceNumber, ShardId};
 
 /// An event in plain types, to be compared.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,7 +29,7 @@ pub struct Child {
 
 impl From<&Event> for Said {
     fn from(event: &Event) -> Self {
-        let record = |record: wire::Record<'_>| {
+        let record = |record: kinesis_input::internals::Record<'_>| {
             assert_eq!(record.data(), record.data_ref());
             Record {
                 sequence: record.sequence().to_owned(),

@@ -2,9 +2,10 @@
 
 use pipeline_plugin_api::config::{Configuration, Findings};
 
+use super::session::{is_region, odd_key};
 use super::streams::{StreamArn, StreamRef};
+use super::unsupported;
 use super::{BillingMode, Config, Credentials, DynamoDb, EnhancedFanOut, Tcp};
-use crate::{access, unbuilt};
 
 impl Configuration for Config {
     fn check(&self, findings: &mut Findings) {
@@ -18,12 +19,12 @@ impl Configuration for Config {
     }
 
     fn unsupported(&self, findings: &mut Findings) {
-        unbuilt::lint(self, findings);
+        unsupported::lint(self, findings);
         for (at, region, credentials) in
             [("", &self.region, &self.credentials), ("dynamodb.", &self.dynamodb.region, &self.dynamodb.credentials)]
         {
             if let Some(region) = region.as_deref()
-                && access::check_region(region).is_err()
+                && !is_region(region)
             {
                 let help = "a region is letters, digits and `-`, as in eu-west-1";
                 findings.invalid(&format!("{at}region"), "this is no name of a region", help);
@@ -34,7 +35,7 @@ impl Configuration for Config {
                 ("token", credentials.token.expose()),
             ];
             for (name, value) in parts.into_iter().filter(|(_, value)| !value.is_empty()) {
-                if let Some(what) = access::odd_key(value) {
+                if let Some(what) = odd_key(value) {
                     findings.invalid(&format!("{at}credentials.{name}"), format!("the value {what}"), "");
                 }
             }

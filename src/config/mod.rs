@@ -16,7 +16,6 @@
 #![allow(clippy::trivially_copy_pass_by_ref)]
 
 mod about;
-mod arn;
 mod batching;
 mod checks;
 #[cfg(test)]
@@ -30,6 +29,7 @@ pub mod streams;
 #[cfg(test)]
 mod tests;
 mod timestamp;
+pub(crate) mod unsupported;
 
 use std::path::PathBuf;
 
@@ -43,6 +43,7 @@ pub use batching::Batching;
 pub use dynamodb::{BillingMode, DynamoDb};
 pub use fan_out::EnhancedFanOut;
 pub use session::{Credentials, KeepAlive, KeepAliveIdle, Tcp};
+pub(crate) use session::{is_region, odd_key};
 pub use streams::{StreamArn, StreamEntry, StreamRef, Streams};
 pub use timestamp::Timestamp;
 

@@ -187,3 +187,21 @@ pub(super) fn endpoint_url(endpoint: &Optional<String>, (): &()) -> garde::Resul
         _ => Err(garde::Error::new("expected a URL that starts with `http://` or `https://`")),
     }
 }
+
+/// Whether this can be the name of a region. New regions need no new version.
+pub(crate) fn is_region(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    !name.is_empty() && name.len() <= 63 && name.bytes().all(is_plain)
+}
+
+/// Why this can be no key or token, for a sentence that begins with what it is.
+pub(crate) fn odd_key(value: &str) -> Option<&'static str> {
+    match value {
+        "" => Some("is empty"),
+        value if value.bytes().any(|byte| byte == b'\n' || byte == b'\r') => Some("has a line break in it"),
+        value if !value.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Some("has blanks or other characters in it that no key has")
+        }
+        _ => None,
+    }
+}

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::{Claim, From, Lease, LeaseStore, Place, Release, Row, StoreError, Write, Written, forward};
-use crate::names::{SequenceNumber, ShardId, Stream};
+use crate::model::{SequenceNumber, ShardId, Stream};
 use crate::sync::{Mutex, lock};
 
 /// Places, by stream ARN and shard: a [`StoredPlace`] as JSON.

@@ -15,7 +15,7 @@ use super::{
     Beat, Claim, From, Hold, Lease, LeaseStore, Place, Presence, Release, Row, SharedStore, StoreError, Worker, Write,
     Written, forward,
 };
-use crate::names::{ShardId, Stream, WorkerId};
+use crate::model::{ShardId, Stream, WorkerId};
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// A table that forgets everything when it is dropped.
@@ -108,7 +108,7 @@ impl MemoryStore {
     }
 
     /// What was set aside, with the last place of each shard.
-    pub(crate) fn former(&self) -> Vec<(ShardId, crate::names::SequenceNumber)> {
+    pub(crate) fn former(&self) -> Vec<(ShardId, crate::model::SequenceNumber)> {
         let core = lock(&self.table.core);
         let places = core.former.iter().filter_map(|((_, shard), row)| match &row.place {
             Place::After(place) | Place::End(Some(place)) => Some((shard.clone(), place.clone())),

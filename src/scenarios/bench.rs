@@ -12,14 +12,15 @@ use tokio_util::task::TaskTracker;
 
 use super::script::Script;
 use crate::Config;
-use crate::connect::{ConnectError, Connecting};
 use crate::lease::memory::MemoryStore;
 use crate::lease::{Claim, From, LeaseStore, Place, Release, Row, StoreError, Write, Written};
-use crate::names::{ShardId, Stream};
-use crate::record::KinesisRecord;
+use crate::model::{ShardId, Stream};
+use crate::reading::threads::Threads;
+use crate::records::KinesisRecord;
 use crate::session::Session;
+use crate::session::error::ConnectError;
+use crate::session::open::Connecting;
 use crate::sync::{Mutex, lock};
-use crate::threads::Threads;
 
 /// A store that can be told to fail, and counts what it was asked to write.
 #[derive(Debug, Default)]

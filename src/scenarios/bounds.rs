@@ -8,7 +8,7 @@ use pipeline_plugin_api::{Demand, Verdict, Verdicts};
 use super::bench::{Bench, close, is_quiet, numbers, take, take_at_most};
 use super::script::{Piece, Script, body, event, large, records};
 use crate::lease::Place;
-use crate::names::SequenceNumber;
+use crate::model::SequenceNumber;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -83,7 +83,7 @@ async fn a_wait_for_the_pool_of_thirty_seconds_closes_the_subscription_and_resum
     assert_eq!(numbers(&session, 1).await, [2]);
     let calls = bench.script.calls();
     assert_eq!(calls.len(), 2, "one clean close, and one subscription when there was space");
-    assert_eq!(calls[1].start, crate::topology::Start::After(SequenceNumber::new("1").unwrap()));
+    assert_eq!(calls[1].start, crate::model::StartPosition::After(SequenceNumber::new("1").unwrap()));
     close(&session).await;
 }
 
@@ -223,7 +223,7 @@ async fn a_clean_stop_leaves_no_duplicates() {
     assert_eq!(numbers(&session, 3).await, [3, 4, 5]);
     assert_eq!(
         bench.script.calls().pop().unwrap().start,
-        crate::topology::Start::After(SequenceNumber::new("2").unwrap())
+        crate::model::StartPosition::After(SequenceNumber::new("2").unwrap())
     );
     close(&session).await;
 }

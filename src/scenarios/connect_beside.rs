@@ -9,8 +9,8 @@ use super::script::{Piece, Script, body, end, event, listed, records};
 use super::table::{LEASE, MINUTE, PERIOD, Table, connect_renews, connect_row, place, secs, stream, then_idle};
 use crate::lease::memory::Trouble;
 use crate::lease::{Hold, Place};
+use crate::model::StartPosition;
 use crate::sync::lock;
-use crate::topology::Start;
 
 /// What rows say of time is by the clocks of others, and decides nothing.
 #[tokio::test(start_paused = true)]
@@ -78,7 +78,7 @@ async fn worker_from_connect_in_the_same_table() {
         let calls = bench.script.calls();
         assert_eq!(calls.len(), 1);
         // It was waited for their last commit.
-        let Start::After(start) = &calls[0].start else { panic!("{:?}", calls[0]) };
+        let StartPosition::After(start) = &calls[0].start else { panic!("{:?}", calls[0]) };
         assert_eq!(Place::After(start.clone()), table.place(calls[0].shard.as_str()));
         assert!(*start > place(100));
         assert!(calls[0].at - begun >= secs(3), "after {:?}", calls[0].at - begun);

@@ -14,12 +14,12 @@ use super::table::{LEASE, MINUTE, Table, place, reads, secs, stream, then_idle};
 use super::told::{Counts, Log};
 use crate::lease::memory::Trouble;
 use crate::lease::{Hold, Place, Row, SharedStore};
+use crate::model::{ListedShard, StartPosition};
 use crate::session::Session;
 use crate::sync::lock;
-use crate::topology::{Listed, Start};
 
-fn begins(at: u64, listed: Listed) -> Listed {
-    Listed { begin: Some(place(at)), ..listed }
+fn begins(at: u64, listed: ListedShard) -> ListedShard {
+    ListedShard { begin: Some(place(at)), ..listed }
 }
 
 /// A stream of one shard that is split and read to its end, with its rows in the store.
@@ -593,7 +593,7 @@ async fn latest_is_pinned_by_the_clock_of_the_service() {
     bench.script.answer("a", [then_idle(1..=1)]);
     let session = bench.open().await;
     numbers(&session, 1).await;
-    assert_eq!(bench.script.calls()[0].start, Start::At(1_000_000));
+    assert_eq!(bench.script.calls()[0].start, StartPosition::At(1_000_000));
     close(&session).await;
 }
 

@@ -7,12 +7,11 @@ use tokio::time::Instant;
 
 use super::bench::{Bench, close, is_quiet, numbers};
 use super::script::{Answer, Piece, Script, body, bytes, end, event, exception, fault, large, records};
-use crate::names::SequenceNumber;
-use crate::retry::Fault;
-use crate::topology::Start;
+use crate::model::{SequenceNumber, StartPosition};
+use crate::retry::{Fault, NO_SUCH_HOST};
 
-fn after(number: u64) -> Start {
-    Start::After(SequenceNumber::new(&number.to_string()).unwrap())
+fn after(number: u64) -> StartPosition {
+    StartPosition::After(SequenceNumber::new(&number.to_string()).unwrap())
 }
 
 fn secs(secs: u64) -> Duration {
@@ -28,7 +27,7 @@ async fn goes_on_after(broken: impl IntoIterator<Item = Piece>) -> Bench {
     let session = bench.open().await;
     assert_eq!(numbers(&session, 6).await, [1, 2, 3, 4, 5, 6]);
     let starts: Vec<_> = bench.script.calls().into_iter().map(|call| call.start).collect();
-    assert_eq!(starts, [Start::Oldest, after(3)]);
+    assert_eq!(starts, [StartPosition::Oldest, after(3)]);
     close(&session).await;
     bench
 }
@@ -58,7 +57,7 @@ async fn bad_crc() {
 
 #[tokio::test(start_paused = true)]
 async fn error_frame() {
-    use crate::efo::wire::frame::write::frame;
+    use kinesis_testkit::frame::frame;
     let headers = [(":message-type", "error"), (":error-code", "InternalError"), (":error-message", "oops")];
     goes_on_after([Piece::Bytes(frame(&headers, b""))]).await;
     for code in ["InternalFailureException", "KMSThrottlingException", "SomethingNewException"] {
@@ -68,12 +67,12 @@ async fn error_frame() {
 
 #[tokio::test(start_paused = true)]
 async fn unknown_event() {
-    use crate::efo::wire::frame::write::frame;
+    use kinesis_testkit::frame::frame;
     let headers = [(":message-type", "event"), (":event-type", "Tomorrow")];
     goes_on_after([Piece::Bytes(frame(&headers, b"{}"))]).await;
     // Not JSON, and JSON of another kind.
-    goes_on_after([Piece::Bytes(crate::efo::wire::frame::write::event("{\"Records\":["))]).await;
-    goes_on_after([Piece::Bytes(crate::efo::wire::frame::write::event("[]"))]).await;
+    goes_on_after([Piece::Bytes(kinesis_testkit::frame::event("{\"Records\":["))]).await;
+    goes_on_after([Piece::Bytes(kinesis_testkit::frame::event("[]"))]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -273,7 +272,7 @@ async fn stored_sequence_expired() {
     let session = bench.open().await;
     assert_eq!(numbers(&session, 3).await, [50, 51, 52]);
     let starts: Vec<_> = bench.script.calls().into_iter().map(|call| call.start).collect();
-    assert_eq!(starts[1..], [after(3), Start::Oldest]);
+    assert_eq!(starts[1..], [after(3), StartPosition::Oldest]);
     close(&session).await;
 }
 
@@ -307,13 +306,12 @@ async fn a_large_event_does_not_hide_a_small_one_behind_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_region_that_does_not_exist_is_told_and_a_network_that_is_down_is_waited_for() {
+async fn host_that_can_not_be_found_is_waited_for_with_a_word_on_the_region() {
     let script = Script::new(["s"]);
-    script.lose_stream(Fault::wire("Connection", "io error: client error (Connect): dns error: no such host"));
+    script.lose_stream(Fault::wire(NO_SUCH_HOST, "kinesis.eu-wst-1.amazonaws.com: Name or service not known"));
     let bench = Bench::new(script, "");
-    let mistyped = bench.open_in("eu-wst-1").await.unwrap_err();
-    assert!(mistyped.to_string().contains("region eu-wst-1") && mistyped.to_string().contains("check `region`"));
-    assert!(matches!(InputError::from(mistyped), InputError::Fatal(_)));
-    let down = bench.open_in("eu-west-1").await.unwrap_err();
-    assert!(matches!(InputError::from(down), InputError::BackOff { .. }));
+    let error = bench.open_in("eu-wst-1").await.unwrap_err();
+    let shown = error.to_string();
+    assert!(shown.contains("if eu-wst-1 is not the name of an AWS region, correct `region`"), "{shown}");
+    assert!(matches!(InputError::from(error), InputError::BackOff { .. }));
 }

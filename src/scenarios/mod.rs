@@ -20,6 +20,6 @@ mod told;
 mod workers;
 
 /// A service with one shard that says nothing.
-pub(crate) fn a_service() -> std::sync::Arc<dyn crate::service::Service> {
+pub(crate) fn a_service() -> std::sync::Arc<dyn crate::aws::Service> {
     std::sync::Arc::new(script::Script::new(["a"]))
 }

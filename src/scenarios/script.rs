@@ -12,12 +12,11 @@ use http_body::Frame;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::efo::wire::frame::write;
-use crate::names::{ShardId, Stream};
+use crate::aws::{ConsumerDescription, ConsumerStatus, Service};
+use crate::model::{ListedShard, ShardId, StartPosition, Stream};
 use crate::retry::{Fault, Origin};
-use crate::service::{ConsumerDescription, ConsumerStatus, Service};
 use crate::sync::{Mutex, lock};
-use crate::topology::{Listed, Start};
+use kinesis_testkit::frame;
 
 /// What a call for a subscription gets.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ pub(super) struct Call {
     pub(super) at: Instant,
     pub(super) arn: String,
     pub(super) shard: ShardId,
-    pub(super) start: Start,
+    pub(super) start: StartPosition,
 }
 
 #[derive(Debug)]
@@ -61,7 +60,7 @@ struct Core {
     answers: HashMap<ShardId, VecDeque<Answer>>,
     /// What every subscription gets that no answer is left for.
     otherwise: Option<Fault>,
-    listing: Vec<Listed>,
+    listing: Vec<ListedShard>,
     /// What time the service says it is.
     time: Option<std::time::SystemTime>,
     /// When the stream was created.
@@ -117,7 +116,7 @@ impl Script {
         lock(&self.core).rate = Some(per_second);
     }
 
-    pub(super) fn list(&self, listing: Vec<Listed>) {
+    pub(super) fn list(&self, listing: Vec<ListedShard>) {
         lock(&self.core).listing = listing;
     }
 
@@ -190,9 +189,9 @@ impl Script {
     }
 }
 
-pub(super) fn listed(id: &str, parents: &[&str], closed: bool) -> Listed {
+pub(super) fn listed(id: &str, parents: &[&str], closed: bool) -> ListedShard {
     let parents = parents.iter().map(|parent| ShardId::from(*parent)).collect();
-    Listed { id: id.into(), parents, closed, begin: None }
+    ListedShard { id: id.into(), parents, closed, begin: None }
 }
 
 /// A fault of a call.
@@ -202,7 +201,7 @@ pub(super) fn fault(code: &str) -> Fault {
 
 /// The frame that every body begins with.
 pub(super) fn initial() -> Piece {
-    Piece::Bytes(write::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"{}"))
+    Piece::Bytes(frame::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"{}"))
 }
 
 /// A body that begins as it should.
@@ -216,7 +215,7 @@ pub(super) fn event(
     continuation: Option<u64>,
     children: &[(&str, &[&str])],
 ) -> Piece {
-    Piece::Bytes(write::event(&event_json(records, continuation, children, 8)))
+    Piece::Bytes(frame::event(&event_json(records, continuation, children, 8)))
 }
 
 /// An event with records and a continuation behind the last.
@@ -227,7 +226,7 @@ pub(super) fn records(numbers: impl IntoIterator<Item = u64> + Clone) -> Piece {
 
 /// An event of one record of so many bytes.
 pub(super) fn large(number: u64, bytes: usize) -> Piece {
-    Piece::Bytes(write::event(&event_json([number], Some(number), &[], bytes)))
+    Piece::Bytes(frame::event(&event_json([number], Some(number), &[], bytes)))
 }
 
 /// The event that ends a shard.
@@ -266,7 +265,7 @@ fn event_json(
 /// An exception inside the stream.
 pub(super) fn exception(code: &str) -> Piece {
     let headers = [(":message-type", "exception"), (":exception-type", code)];
-    Piece::Bytes(write::frame(&headers, br#"{"message":"so it was told"}"#))
+    Piece::Bytes(frame::frame(&headers, br#"{"message":"so it was told"}"#))
 }
 
 /// Bytes of a frame, to be cut or bent.
@@ -291,7 +290,7 @@ impl Service for Script {
         Ok(Stream::new("orders", "arn:orders").created_at(lock(&self.core).created))
     }
 
-    async fn list_shards(&self, _: &Stream) -> Result<Vec<Listed>, Fault> {
+    async fn list_shards(&self, _: &Stream) -> Result<Vec<ListedShard>, Fault> {
         let listing = {
             let core = lock(&self.core);
             (!core.listing_is_silent).then(|| core.listing.clone())
@@ -324,7 +323,7 @@ impl Service for Script {
         Ok(())
     }
 
-    async fn subscribe(&self, consumer_arn: &str, shard: &ShardId, start: &Start) -> Result<SdkBody, Fault> {
+    async fn subscribe(&self, consumer_arn: &str, shard: &ShardId, start: &StartPosition) -> Result<SdkBody, Fault> {
         let answer = {
             let mut core = lock(&self.core);
             let call =

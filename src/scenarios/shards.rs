@@ -8,8 +8,7 @@ use pipeline_plugin_api::Verdicts;
 use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
 use super::script::{Answer, Piece, Script, body, end, event, fault, listed, records};
 use crate::lease::{LeaseStore, Place};
-use crate::names::SequenceNumber;
-use crate::topology::Start;
+use crate::model::{SequenceNumber, StartPosition};
 
 fn place(number: u64) -> SequenceNumber {
     SequenceNumber::new(&number.to_string()).unwrap()
@@ -89,9 +88,9 @@ async fn children_created_while_start_is_latest() {
     let bench = Bench::new(script, "start_from_oldest: false");
     let session = bench.open().await;
     assert_eq!(numbers(&session, 4).await.len(), 4);
-    assert!(matches!(bench.script.calls_of("parent")[0].start, Start::At(_)));
-    assert_eq!(bench.script.calls_of("left")[0].start, Start::Oldest);
-    assert_eq!(bench.script.calls_of("right")[0].start, Start::Oldest);
+    assert!(matches!(bench.script.calls_of("parent")[0].start, StartPosition::At(_)));
+    assert_eq!(bench.script.calls_of("left")[0].start, StartPosition::Oldest);
+    assert_eq!(bench.script.calls_of("right")[0].start, StartPosition::Oldest);
     close(&session).await;
 }
 
@@ -101,7 +100,7 @@ async fn latest_is_pinned_once() {
     script.answer("s", (0..3).map(|_| Answer::Refused(fault("InternalFailureException"))));
     let bench = Bench::new(script, "start_from_oldest: false");
     // A time that is not now: so the first connect found it.
-    let pinned = bench.store.pin_latest(&crate::names::Stream::new("orders", "arn:orders"), 1_234).await.unwrap();
+    let pinned = bench.store.pin_latest(&crate::model::Stream::new("orders", "arn:orders"), 1_234).await.unwrap();
     let session = bench.open().await;
     bench.script.called(4).await;
     close(&session).await;
@@ -109,7 +108,7 @@ async fn latest_is_pinned_once() {
     bench.script.called(5).await;
     close(&session).await;
     let starts: Vec<_> = bench.script.calls().into_iter().map(|call| call.start).collect();
-    assert!(starts.iter().all(|start| *start == Start::At(pinned)), "{starts:?}");
+    assert!(starts.iter().all(|start| *start == StartPosition::At(pinned)), "{starts:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,7 +159,7 @@ async fn double_reshard_while_down() {
     all.sort_unstable();
     assert_eq!(all, [3, 4, 5, 6, 7, 8]);
     for shard in ["b", "c", "d", "e"] {
-        assert_eq!(bench.script.calls_of(shard)[0].start, Start::Oldest, "{shard}");
+        assert_eq!(bench.script.calls_of(shard)[0].start, StartPosition::Oldest, "{shard}");
     }
     close(&session).await;
 }

@@ -8,8 +8,8 @@ use tokio::time::timeout;
 use super::bench::{Bench, close, is_quiet, numbers, take};
 use super::script::{Answer, Piece, Script, body, event, fault, large, records};
 use crate::lease::Place;
+use crate::model::StartPosition;
 use crate::sync::lock;
-use crate::topology::Start;
 
 fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -65,7 +65,7 @@ async fn a_start_in_the_future_of_the_service_is_tried_until_it_comes() {
     assert!(status.reason.is_some_and(|reason| reason.contains("InvalidArgumentException")));
     assert_eq!(numbers(&session, 3).await, [ARRIVAL, ARRIVAL + 1, ARRIVAL + 2]);
     assert_eq!(session.status().state, State::Connected);
-    assert!(bench.script.calls().iter().all(|call| matches!(call.start, Start::At(_))));
+    assert!(bench.script.calls().iter().all(|call| matches!(call.start, StartPosition::At(_))));
     close(&session).await;
 }
 

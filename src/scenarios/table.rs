@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::script::{Answer, Piece, body, event, records};
 use crate::lease::memory::{MemoryStore, MemoryTable};
 use crate::lease::{Hold, Place, Presence, Row, SharedStore};
-use crate::names::{SequenceNumber, ShardId, Stream, WorkerId};
+use crate::model::{SequenceNumber, ShardId, Stream, WorkerId};
 use crate::sync::lock;
 
 pub(super) const LEASE: Duration = Duration::from_secs(30);

@@ -12,9 +12,9 @@ use super::script::{Piece, Script, body, end, event, listed, records};
 use super::table::{LEASE, MINUTE, PERIOD, Table, keeps_beating, place, reads, secs, stream, then_idle};
 use crate::lease::memory::{MemoryStore, Trouble};
 use crate::lease::{LeaseStore, Place, Presence, Row, SharedStore};
+use crate::model::StartPosition;
 use crate::session::Session;
 use crate::sync::lock;
-use crate::topology::Start;
 
 /// `a` has two shards, and what it was given of them is out; `b` asks for one of them.
 struct Asked {
@@ -55,7 +55,7 @@ async fn graceful_hand_over() {
     table.until_held(moved, "b").await;
     assert_eq!(table.place(moved), Place::After(place(3)));
     bench.script.called(3).await;
-    assert_eq!(bench.script.calls_of(moved)[1].start, Start::After(place(3)), "a duplicate, or a gap");
+    assert_eq!(bench.script.calls_of(moved)[1].start, StartPosition::After(place(3)), "a duplicate, or a gap");
     assert_eq!(table.counts(&["a", "b"]), [1, 1]);
     // It goes on behind what the other one had, and nothing moves any more.
     assert_eq!(numbers(&b, 1).await, [4]);
@@ -149,7 +149,7 @@ async fn pause_longer_than_the_lease() {
     // The other one is gone, and it goes on behind it.
     table.until_held("one", "a").await;
     assert_eq!(numbers(&a, 3).await, [10, 11, 12]);
-    assert_eq!(bench.script.calls().last().unwrap().start, Start::After(place(6)));
+    assert_eq!(bench.script.calls().last().unwrap().start, StartPosition::After(place(6)));
     close(&a).await;
 }
 
@@ -271,7 +271,7 @@ async fn table_unreachable() {
     bench.script.called(calls + 2).await;
     for call in &bench.script.calls()[calls..] {
         let before = before.iter().find(|row| row.shard == call.shard).unwrap();
-        let Start::After(start) = &call.start else { panic!("{call:?}") };
+        let StartPosition::After(start) = &call.start else { panic!("{call:?}") };
         let Place::After(stored) = &before.place else { panic!("{before:?}") };
         assert!(start > stored, "what was acked while the table was away is read again: {start} after {stored}");
     }
@@ -338,7 +338,7 @@ async fn merge_with_parents_on_two_workers() {
                 continue;
             }
             let records = batch.messages().iter().map(|message| {
-                let record = crate::record::KinesisRecord::of(message).unwrap();
+                let record = crate::records::KinesisRecord::of(message).unwrap();
                 (record.shard().to_string(), record.sequence_number().to_string())
             });
             let records: Vec<_> = records.collect();
@@ -494,7 +494,7 @@ async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
     table.until_held("child", "a").await;
     // The lease is in the table before the shard is read.
     bench.script.called_for("child").await;
-    assert_eq!(bench.script.calls_of("child")[0].start, Start::After(place(777)));
+    assert_eq!(bench.script.calls_of("child")[0].start, StartPosition::After(place(777)));
     close(&a).await;
 }
 

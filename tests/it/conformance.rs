@@ -11,8 +11,8 @@ use pipeline_plugin_api::conformance::{self, Harness, Options, Source, Support};
 use pipeline_plugin_api::{BoxError, Input};
 use tokio::sync::watch;
 
-use crate::local::{LocalKinesis, Plain, Wire};
 use crate::support::{Bench, plain_http, quick};
+use kinesis_testkit::local_kinesis::{LocalKinesis, Plain, Wire};
 
 const SHARDS: u128 = 2;
 

@@ -3,6 +3,7 @@
 //! Both get the same bytes: the SDK as the answer to a subscription, ours as a body that comes in pieces. Where they
 //! differ, [`DIFFERENCES`] says why.
 
+use kinesis_testkit::frame;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -18,17 +19,16 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
-use kinesis_input::efo::wire::Frame;
+use kinesis_input::internals::wire::Frame;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::bytes::choices::Choices;
-use crate::bytes::forms::{self, Made, Quirk};
-use crate::bytes::said::{Child, Record, Said};
-use crate::bytes::{event, frames, reference};
-use crate::write;
+use kinesis_input_fuzz::choices::Choices;
+use kinesis_input_fuzz::forms::{self, Made, Quirk};
+use kinesis_input_fuzz::said::{Child, Record, Said};
+use kinesis_input_fuzz::{event, frames, reference};
 
 /// The SDK, and what the service answers to it.
 struct Sdk {
@@ -116,13 +116,13 @@ fn ours(payload: &[u8], cuts: &[usize]) -> Result<Said, String> {
 }
 
 fn initial() -> Vec<u8> {
-    write::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"{}")
+    frame::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"{}")
 }
 
 /// A subscription that says one thing.
 fn body(payload: &[u8]) -> Vec<u8> {
     let headers = [(":message-type", "event"), (":event-type", "SubscribeToShardEvent")];
-    [initial(), write::frame(&headers, payload)].concat()
+    [initial(), frame::frame(&headers, payload)].concat()
 }
 
 /// An event as the SDK reads it.
@@ -523,11 +523,11 @@ fn the_sdk_and_we_refuse_what_is_not_utf_8() {
 #[test]
 fn the_sdk_and_we_tell_the_same_kinds_of_frames() {
     let sdk = Sdk::new();
-    let event = |json: &str| write::event(json);
+    let event = |json: &str| frame::event(json);
     let exception = |name: &str| {
-        write::frame(&[(":message-type", "exception"), (":exception-type", name)], br#"{"message":"why"}"#)
+        frame::frame(&[(":message-type", "exception"), (":exception-type", name)], br#"{"message":"why"}"#)
     };
-    let unknown = write::frame(&[(":message-type", "event"), (":event-type", "Tomorrow")], b"{}");
+    let unknown = frame::frame(&[(":message-type", "event"), (":event-type", "Tomorrow")], b"{}");
     let mut broken = event("{}");
     *broken.last_mut().unwrap() ^= 1;
     let mut bad_prelude = event("{}");

@@ -16,7 +16,7 @@ use pipeline_plugin_api::config::{Document, Environment};
 use pipeline_plugin_api::registry::Registry;
 use pipeline_plugin_api::{Batch, Demand, Input, InputError, Message, Verdicts};
 
-use crate::local::LocalKinesis;
+use kinesis_testkit::local_kinesis::LocalKinesis;
 
 /// Options of a server that does everything at once.
 pub fn quick() -> StoreOptions {

@@ -26,9 +26,9 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::local::{Accept, AnyBody, AnyError, LocalKinesis, Wire};
 use crate::support::{Bench, Out, SOON, build, client, close, quick, read_until};
-use crate::write::frame;
+use kinesis_testkit::frame::frame;
+use kinesis_testkit::local_kinesis::{Accept, AnyBody, AnyError, LocalKinesis, Wire};
 
 /// TLS with a certificate of its own, counting its connections.
 struct Tls {

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::server::{Load, Seen, serve};
-use crate::stream::Shape;
+use kinesis_testkit::replay::stream::Shape;
+use kinesis_testkit::replay::{Load, Seen, serve};
 
 const SHARDS: usize = 1000;
 const MIB: u64 = 1 << 20;

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
-use crate::local::LocalKinesis;
+use kinesis_testkit::local_kinesis::LocalKinesis;
 
 /// What takes longer than this stands still. Nothing waits for it to pass.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);

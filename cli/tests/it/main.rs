@@ -5,8 +5,6 @@
 
 mod blocked;
 mod commands;
-#[path = "../../../benches/consume/control.rs"]
-mod control;
 mod credentials;
 mod documents;
 #[path = "../../../examples/hosting.rs"]
@@ -14,20 +12,7 @@ mod documents;
 mod example;
 mod hosting;
 mod kinesis;
-#[path = "../../../examples/quickstart/local.rs"]
-#[allow(dead_code, reason = "the quickstart uses the rest")]
-mod local;
 mod many;
 mod outputs;
 mod proxies;
 mod running;
-#[path = "../../../benches/consume/server.rs"]
-#[allow(dead_code, reason = "the benchmark uses the rest")]
-mod server;
-#[path = "../../../benches/consume/stream.rs"]
-#[allow(dead_code, reason = "the benchmark uses the rest")]
-mod stream;
-#[path = "../../../src/efo/wire/write.rs"]
-mod write;
-
-use local::AnyError;

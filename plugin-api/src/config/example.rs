@@ -3,7 +3,15 @@
 use serde_json::Value;
 
 use super::field::Field;
-use super::spec::Detail;
+
+/// How much of a configuration an example shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Detail {
+    /// The common fields only.
+    Small,
+    /// Every field that isn't deprecated.
+    Full,
+}
 
 /// Comments are folded here.
 const WIDTH: usize = 96;

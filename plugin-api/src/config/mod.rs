@@ -45,10 +45,11 @@ pub use diagnostic::{Diagnostic, Diagnostics, Kind, Severity};
 pub use document::{Document, Parsed};
 pub use duration::{Duration, DurationError};
 pub use environment::Environment;
+pub use example::Detail;
 pub use optional::Optional;
 pub use secret::Secret;
 pub use size::{ByteSize, ByteSizeError};
-pub use spec::{ConfigSpec, Detail};
+pub use spec::ConfigSpec;
 
 /// The candidate most like `name`, if one is like it at all.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

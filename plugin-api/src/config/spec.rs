@@ -5,18 +5,10 @@ use serde_json::Value;
 use super::check::Configuration;
 use super::diagnostic::Diagnostics;
 use super::document::Document;
+use super::example::Detail;
 use super::field::{self, Field};
 use super::{example, reference, schema};
 use crate::registry::About;
-
-/// How much of a configuration an example shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Detail {
-    /// The common fields only.
-    Small,
-    /// Every field that isn't deprecated.
-    Full,
-}
 
 /// What is known about a configuration without its type: its schema, its documentation and how to lint it.
 ///

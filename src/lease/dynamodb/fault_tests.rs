@@ -17,7 +17,7 @@ use pipeline_plugin_api::InputError;
 use super::tests::{LEASE, Local, put, stream};
 use super::*;
 use crate::config::DynamoDb;
-use crate::names::SequenceNumber;
+use crate::model::SequenceNumber;
 
 /// What happens to writes.
 #[derive(Debug, Default)]
@@ -190,7 +190,7 @@ async fn a_permission_that_is_missing_is_told_and_not_tried_again() {
     faults.forbidden.store(true, Ordering::Relaxed);
     let error = store.rows(&stream()).await.unwrap_err();
     assert!(error.to_string().contains("check the credentials and their permissions"), "{error}");
-    let error = InputError::from(crate::connect::ConnectError::from(error));
+    let error = InputError::from(crate::session::error::ConnectError::from(error));
     assert!(matches!(error, InputError::Fatal(_)), "{error:?}");
 }
 

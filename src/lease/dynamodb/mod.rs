@@ -19,9 +19,9 @@
 mod calls;
 #[cfg(test)]
 mod fault_tests;
+mod overview;
 mod row;
-mod seen;
-mod spelling;
+mod stream_key;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -43,7 +43,7 @@ use super::{
     Beat, Claim, From, Hold, Lease, LeaseStore, Place, Presence, Release, Row, SharedStore, StoreError, Worker, Write,
     Written, forward,
 };
-use crate::names::{ShardId, Stream, WorkerId};
+use crate::model::{ShardId, Stream, WorkerId};
 use crate::sync::{Mutex, lock};
 use row::{Item, text};
 
@@ -316,7 +316,7 @@ impl LeaseStore for DynamoDbStore {
     }
 
     async fn adopt(&self, stream: &Stream, configured: &str) -> Result<(), StoreError> {
-        let spelling = spelling::adopt(self, stream, configured).await?;
+        let spelling = stream_key::adopt(self, stream, configured).await?;
         lock(&self.spellings).insert(stream.arn().to_owned(), spelling);
         Ok(())
     }
@@ -454,7 +454,7 @@ impl LeaseStore for DynamoDbStore {
         let get = get.key("StreamID", text(&self.stream_id(stream))).key("ShardID", text(row.shard.as_str()));
         let found = get.send().await.map_err(|error| failed(what, &error))?;
         let Some(item) = found.item().filter(|item| row::lease(item) == *row) else { return Ok(false) };
-        spelling::set_aside(self, what, item, format!("{}/{}", stream.arn(), row.shard)).await
+        stream_key::set_aside(self, what, item, format!("{}/{}", stream.arn(), row.shard)).await
     }
 
     fn shared(&self) -> Option<&dyn SharedStore> {

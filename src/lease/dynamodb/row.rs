@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 
 use crate::lease::{Hold, Place, Presence, Row, Worker};
-use crate::names::{SequenceNumber, Stream, WorkerId};
+use crate::model::{SequenceNumber, Stream, WorkerId};
 
 /// When the stream was created that the row is of, in milliseconds since 1970.
 pub(super) const STREAM_CREATED: &str = "StreamCreated";

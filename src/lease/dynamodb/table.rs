@@ -16,7 +16,7 @@ use aws_types::SdkConfig;
 use tokio::time::sleep;
 
 use super::{StoreError, failed};
-use crate::access;
+use crate::aws::credentials;
 use crate::config::{BillingMode as Billing, DynamoDb};
 use crate::telemetry::Waiting;
 
@@ -64,7 +64,7 @@ impl Table {
             .retry_partition(RetryPartition::custom("kinesis-input-beats").build())
             .timeout_config(timeouts(beat, beat.mul_f64(0.6)))
             .build();
-        let time = access::clock(session);
+        let time = credentials::clock(session);
         let (client, beats) = (Client::from_conf(client), Client::from_conf(beats));
         let arn = config.table.clone();
         let mut table = Self { client, beats, name: config.table.clone(), arn, time };

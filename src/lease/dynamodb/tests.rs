@@ -106,7 +106,7 @@ async fn a_row_is_what_connect_expects() {
     let store = local.store("ours").await;
     store.adopt(&stream(), "orders").await.unwrap();
     let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
-    let place = Place::After(crate::names::SequenceNumber::new("42").unwrap());
+    let place = Place::After(crate::model::SequenceNumber::new("42").unwrap());
     store.commit(vec![Write::new(&lease, place.clone())]).await.remove(0).unwrap();
     let item = get(&store, "orders", "s").await.unwrap();
     for (name, value) in [("StreamID", "orders"), ("ShardID", "s"), ("SequenceNumber", "42"), ("ClientID", "ours")] {
@@ -135,7 +135,7 @@ async fn a_row_that_connect_wrote_is_continued_and_fenced() {
     let Claim::Owned(lease, place) = store.claim(&stream(), &"s".into(), From::Unchanged(&hold)).await.unwrap() else {
         panic!("not ours")
     };
-    assert_eq!(place, Place::After(crate::names::SequenceNumber::new("42").unwrap()));
+    assert_eq!(place, Place::After(crate::model::SequenceNumber::new("42").unwrap()));
     // Connect takes it back, as it does: it changes the owner, and our attributes stay.
     store
         .table
@@ -148,7 +148,7 @@ async fn a_row_that_connect_wrote_is_continued_and_fenced() {
         .send()
         .await
         .unwrap();
-    let write = Write::new(&lease, Place::After(crate::names::SequenceNumber::new("43").unwrap()));
+    let write = Write::new(&lease, Place::After(crate::model::SequenceNumber::new("43").unwrap()));
     assert_eq!(store.commit(vec![write]).await, [Ok(Written::Lost { holder: "theirs".into() })]);
     assert_eq!(get(&store, "orders", "s").await.unwrap()["SequenceNumber"], text("42"));
     let hold = store.rows(&stream()).await.unwrap()[0].hold.clone().unwrap();
@@ -161,7 +161,7 @@ async fn renamed_stream_entry() {
     let before = local.store("a").await;
     before.adopt(&stream(), "orders").await.unwrap();
     let Claim::Owned(lease, _) = before.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
-    let place = Place::After(crate::names::SequenceNumber::new("42").unwrap());
+    let place = Place::After(crate::model::SequenceNumber::new("42").unwrap());
     before.release(vec![lease.back(place.clone(), None)]).await.remove(0).unwrap();
     let after = local.store("b").await;
     after.adopt(&stream(), ARN).await.unwrap();
@@ -194,7 +194,7 @@ async fn rows_under_the_other_name_are_moved() {
     store.adopt(&stream(), "orders").await.unwrap();
     let rows = store.rows(&stream()).await.unwrap();
     let places: Vec<_> = rows.iter().map(|row| (row.shard.as_str(), row.place.clone())).collect();
-    let at = |number| Place::After(crate::names::SequenceNumber::new(number).unwrap());
+    let at = |number| Place::After(crate::model::SequenceNumber::new(number).unwrap());
     assert_eq!(places, [("alone", at("7")), ("behind", at("9")), ("both", at("10"))]);
     assert_eq!(rows[0].hold.as_ref().unwrap().worker.as_str(), "x", "its holder is known still");
     assert!(store.table.query("look", ARN).await.unwrap().is_empty());
@@ -226,7 +226,7 @@ async fn a_table_that_is_missing_or_another_is_told() {
 }
 
 fn at(number: &str) -> Place {
-    Place::After(crate::names::SequenceNumber::new(number).unwrap())
+    Place::After(crate::model::SequenceNumber::new(number).unwrap())
 }
 
 #[tokio::test]

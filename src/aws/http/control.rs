@@ -1,0 +1,167 @@
+//! How do control calls, and calls for credentials, go out?
+//!
+//! Through the SDK's own HTTP client, or through the tunnel of a proxy of the environment, with certificates to trust besides
+//! the system's. Connections are kept for each set of timeouts, as the SDK's own client does.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use http::Uri;
+use http::uri::Authority;
+use pipeline_plugin_api::causes;
+
+use super::dial::Dialer;
+use super::origin::Origin;
+use super::proxy::Proxies;
+use super::tunnel::Tunnelled;
+use crate::sync::{Mutex, lock};
+
+/// The status by which a proxy asks who we are.
+const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
+
+/// The timeouts of a connector: to connect, and to read.
+type Timeouts = (Option<Duration>, Option<Duration>);
+
+/// A client for everything but subscriptions.
+#[derive(Debug)]
+pub(crate) struct ControlClient {
+    tls: TlsContext,
+    /// Opens tunnels.
+    dialer: Arc<Dialer>,
+    proxies: Proxies,
+    /// Where the machine or the container says who it is, if that was set.
+    machine: Arc<[Authority]>,
+    /// The SDK asks for one with every call.
+    connectors: Mutex<HashMap<Timeouts, SharedHttpConnector>>,
+}
+
+impl ControlClient {
+    /// Trusts these certificates (PEM) besides the system's, and asks these addresses without a proxy.
+    pub(crate) fn new(trusted: &[u8], machine: Vec<Authority>) -> Self {
+        let trust = if trusted.is_empty() {
+            TrustStore::default()
+        } else {
+            TrustStore::default().with_pem_certificate(trusted)
+        };
+        // It has nothing to refuse; and without the certificates, calls fail and say so.
+        let tls = TlsContext::builder().with_trust_store(trust).build().unwrap_or_default();
+        let proxies = Proxies::of_environment();
+        let dialer = Arc::new(Dialer::with_proxies(trusted.to_vec(), proxies.clone()));
+        Self { tls, dialer, proxies, machine: machine.into(), connectors: Mutex::default() }
+    }
+}
+
+/// Where the machine or the container says who it is. No proxy knows these addresses, and none is to see what they answer.
+const MACHINE_HOSTS: [&str; 5] =
+    ["169.254.169.254", "169.254.170.2", "169.254.170.23", "[fd00:ec2::254]", "[fd00:ec2::23]"];
+
+/// Whether a request asks the machine or the container, at its own address or at one that was `set` for it.
+fn is_machine(uri: &Uri, set: &[Authority]) -> bool {
+    let port =
+        |uri_port: Option<u16>| uri_port.or(if uri.scheme_str() == Some("https") { Some(443) } else { Some(80) });
+    let Some(host) = uri.host() else { return false };
+    MACHINE_HOSTS.contains(&host)
+        || set.iter().any(|address| {
+            address.host().eq_ignore_ascii_case(host) && port(address.port_u16()) == port(uri.port_u16())
+        })
+}
+
+/// Goes through the proxies of the environment, but to the machine itself.
+#[derive(Debug)]
+struct Routed {
+    direct: SharedHttpConnector,
+    /// Servers that are spoken to with TLS, behind a proxy.
+    tunnelled: Tunnelled,
+    /// Servers that are not. The proxy is sent the request itself.
+    forwarded: SharedHttpConnector,
+    proxies: Proxies,
+    machine: Arc<[Authority]>,
+}
+
+impl HttpConnector for Routed {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let Ok(uri) = request.uri().parse::<Uri>() else { return self.direct.call(request) };
+        let origin = Origin::of(&uri).filter(|_| !is_machine(&uri, &self.machine));
+        let Some((origin, proxy)) = origin.zip(self.proxies.of(&uri)) else { return self.direct.call(request) };
+        if origin.secure {
+            return self.tunnelled.call(request);
+        }
+        let answering = self.forwarded.call(request);
+        HttpConnectorFuture::new_boxed(Box::pin(async move {
+            let unreachable = |error: ConnectorError| {
+                let cause = error.source().map_or_else(|| error.to_string(), causes);
+                ConnectorError::io(format!("proxy {}: {cause}", proxy.name()).into())
+            };
+            let answer = answering.await.map_err(unreachable)?;
+            // No server says this, only what is before it.
+            if answer.status().as_u16() == PROXY_AUTHENTICATION_REQUIRED {
+                let refused = proxy.refused("407 Proxy Authentication Required", &origin);
+                return Err(ConnectorError::io(refused.into()));
+            }
+            Ok(answer)
+        }))
+    }
+}
+
+impl HttpClient for ControlClient {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        let timeouts = (settings.connect_timeout(), settings.read_timeout());
+        let mut connectors = lock(&self.connectors);
+        let connector = connectors.entry(timeouts).or_insert_with(|| {
+            let connector = |proxies: ProxyConfig| {
+                let mut builder = aws_smithy_http_client::Connector::builder()
+                    .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+                    .tls_context(self.tls.clone())
+                    .connector_settings(settings.clone())
+                    .proxy_config(proxies);
+                builder.set_sleep_impl(components.sleep_impl());
+                SharedHttpConnector::new(builder.build())
+            };
+            SharedHttpConnector::new(Routed {
+                direct: connector(ProxyConfig::disabled()),
+                tunnelled: Tunnelled::new(Arc::clone(&self.dialer), settings),
+                forwarded: connector(ProxyConfig::from_env()),
+                proxies: self.proxies.clone(),
+                machine: Arc::clone(&self.machine),
+            })
+        });
+        connector.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_is_asked_without_proxies() {
+        let set = ["127.0.0.1:1338", "localhost:51679", "agent.example"].map(Authority::from_static);
+        for (uri, expected) in [
+            ("http://169.254.169.254/latest/api/token", true),
+            ("http://[fd00:ec2::254]/latest/api/token", true),
+            ("http://169.254.170.2/creds", true),
+            ("http://127.0.0.1:1338/latest/api/token", true),
+            ("http://localhost:51679/creds", true),
+            ("http://169.254.170.23/v1/credentials", true),
+            ("http://[fd00:ec2::23]/v1/credentials", true),
+            ("http://LOCALHOST:51679/creds", true),
+            ("https://agent.example:443/creds", true),
+            ("https://agent.example:8443/creds", false),
+            ("http://127.0.0.1:1339/", false),
+            ("https://kinesis.eu-west-1.amazonaws.com/", false),
+        ] {
+            assert_eq!(is_machine(&Uri::from_static(uri), &set), expected, "{uri}");
+        }
+    }
+}

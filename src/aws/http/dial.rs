@@ -1,0 +1,174 @@
+//! How does a connection come about?
+//!
+//! The name is resolved anew for each, and its addresses are taken in random order, so that many connections spread
+//! over many hosts. Certificates are the system's, or those of `SSL_CERT_FILE`.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
+use pipeline_plugin_api::causes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{self, AlertDescription, ClientConfig, RootCertStore};
+use tower_service::Service;
+
+use super::origin::{Origin, Spread};
+use super::proxy::{Proxies, ProxyError};
+
+/// How long a socket may take to be made, and how long the TLS handshake may take after it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no connection.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum DialError {
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    #[error("connecting to {host}: {cause}")]
+    Connect { host: String, cause: String },
+    #[error("TLS with {host}: {cause}")]
+    Tls { host: String, cause: String },
+    #[error("{host} does not speak HTTP/2 (ALPN), which SubscribeToShard needs; is a proxy in between that opens TLS?")]
+    NotHttp2 { host: String },
+    #[error("{host} did not answer within {within:?}")]
+    Timeout { host: String, within: Duration },
+}
+
+/// A byte stream to a server.
+pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// Opens connections.
+pub(super) struct Dialer {
+    connector: HttpConnector<Spread>,
+    proxies: Proxies,
+    trusted: Vec<u8>,
+    /// The certificates to trust. Read with the first secure connection: it takes a moment.
+    roots: OnceCell<Arc<RootCertStore>>,
+    /// For HTTP/2, and nothing else.
+    http2: OnceCell<TlsConnector>,
+    /// For HTTP/1.1, and nothing else.
+    http1: OnceCell<TlsConnector>,
+}
+
+impl Dialer {
+    pub(super) fn new(trusted: Vec<u8>) -> Self {
+        Self::with_proxies(trusted, Proxies::of_environment())
+    }
+
+    pub(super) fn with_proxies(trusted: Vec<u8>, proxies: Proxies) -> Self {
+        let mut connector = HttpConnector::new_with_resolver(Spread::new());
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let (roots, http2, http1) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { connector, proxies, trusted, roots, http2, http1 }
+    }
+
+    /// A connection that speaks HTTP/2 over TLS.
+    pub(super) async fn secure(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
+        let not_http2 = || DialError::NotHttp2 { host: origin.host.clone() };
+        let stream = self.tls(origin, uri, &self.http2, b"h2").await?;
+        let stream =
+            stream.map_err(|error| if refuses_protocol(&error) { not_http2() } else { failed(origin, &error) })?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(not_http2());
+        }
+        Ok(Box::new(stream))
+    }
+
+    /// A connection that speaks HTTP/1.1 over TLS.
+    pub(super) async fn secure_http1(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
+        let stream = self.tls(origin, uri, &self.http1, b"http/1.1").await?;
+        Ok(Box::new(stream.map_err(|error| failed(origin, &error))?))
+    }
+
+    async fn tls(
+        &self,
+        origin: &Origin,
+        uri: &Uri,
+        connector: &OnceCell<TlsConnector>,
+        protocol: &[u8],
+    ) -> Result<io::Result<TlsStream<TcpStream>>, DialError> {
+        let socket = self.socket(origin, uri).await?;
+        let name = ServerName::try_from(origin.name().to_owned()).map_err(|error| failed(origin, &error))?;
+        let connector = connector.get_or_try_init(|| self.connector(protocol)).await;
+        let connector = connector.map_err(|cause| DialError::Tls { host: origin.host.clone(), cause })?;
+        within(origin, connector.connect(name, socket)).await
+    }
+
+    /// TLS with the system's certificates and the `trusted` ones.
+    async fn connector(&self, protocol: &[u8]) -> Result<TlsConnector, String> {
+        let read = || async {
+            let trusted = self.trusted.clone();
+            // Reads files.
+            let read = tokio::task::spawn_blocking(move || roots(&trusted)).await;
+            read.map_err(|error| error.to_string())?.map(Arc::new)
+        };
+        let roots = self.roots.get_or_try_init(read).await?;
+        let mut config = ClientConfig::builder().with_root_certificates(Arc::clone(roots)).with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Ok(TlsConnector::from(Arc::new(config)))
+    }
+
+    /// A connection without TLS.
+    pub(super) async fn plain(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
+        Ok(Box::new(self.socket(origin, uri).await?))
+    }
+
+    async fn socket(&self, origin: &Origin, uri: &Uri) -> Result<TcpStream, DialError> {
+        if let Some(proxy) = self.proxies.of(uri) {
+            return Ok(within(origin, proxy.tunnel(&self.connector, origin)).await??);
+        }
+        let mut connector = self.connector.clone();
+        let connected = within(origin, connector.call(uri.clone())).await?;
+        let failed = |cause: String| DialError::Connect { host: origin.host.clone(), cause };
+        Ok(connected.map_err(|error| failed(causes(&error)))?.into_inner())
+    }
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A proxy's address may hold a password.
+        f.write_str("Dialer")
+    }
+}
+
+fn failed(origin: &Origin, error: &dyn std::error::Error) -> DialError {
+    DialError::Tls { host: origin.host.clone(), cause: error.to_string() }
+}
+
+/// Servers may pass over a protocol that they don't know, or say so.
+fn refuses_protocol(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
+}
+
+async fn within<T>(origin: &Origin, work: impl Future<Output = T>) -> Result<T, DialError> {
+    let timeout = || DialError::Timeout { host: origin.host.clone(), within: CONNECT_TIMEOUT };
+    tokio::time::timeout(CONNECT_TIMEOUT, work).await.map_err(|_| timeout())
+}
+
+fn roots(trusted: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(system.certs);
+    for certificate in CertificateDer::pem_slice_iter(trusted) {
+        let certificate = certificate.map_err(|error| format!("a certificate to trust is not PEM: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("a certificate to trust: {error}"))?;
+    }
+    if roots.is_empty() {
+        let causes = system.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        return Err(format!("no certificates to trust were found on this system: {causes}"));
+    }
+    Ok(roots)
+}

@@ -1,0 +1,142 @@
+//! How do control calls go through the tunnel of a proxy?
+//!
+//! In HTTP/1.1 over TLS, on connections that are kept for the next call. The SDK's own client can do it too, but keeps to
+//! itself which proxy refused, and how.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use aws_smithy_runtime_api::client::connection::{CaptureSmithyConnection, ConnectionMetadata};
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, HttpConnectorSettings};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_types::body::SdkBody;
+use http::Uri;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{Connected, Connection, capture_connection};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
+use tower_service::Service;
+
+use super::dial::{DialError, Dialer, Io};
+use super::origin::Origin;
+
+/// How long a connection is kept that nobody uses.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// Sends requests through tunnels.
+#[derive(Debug, Clone)]
+pub(super) struct Tunnelled {
+    client: Client<Tunnels, SdkBody>,
+    read_timeout: Option<Duration>,
+}
+
+impl Tunnelled {
+    pub(super) fn new(dialer: Arc<Dialer>, settings: &HttpConnectorSettings) -> Self {
+        let tunnels = Tunnels { dialer, connect_timeout: settings.connect_timeout() };
+        let client =
+            Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(tunnels);
+        Self { client, read_timeout: settings.read_timeout() }
+    }
+}
+
+impl HttpConnector for Tunnelled {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let Self { client, read_timeout } = self.clone();
+        HttpConnectorFuture::new_boxed(Box::pin(async move {
+            let mut request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
+            let captured = capture_connection(&mut request);
+            // So that the SDK can have a connection closed that it thinks ill of.
+            if let Some(capture) = request.extensions().get::<CaptureSmithyConnection>() {
+                capture.set_connection_retriever(move || {
+                    let poisoned = captured.clone();
+                    captured.connection_metadata().as_ref()?;
+                    let poison = move || {
+                        if let Some(connection) = poisoned.connection_metadata().as_ref() {
+                            connection.poison();
+                        }
+                    };
+                    Some(ConnectionMetadata::builder().proxied(true).poison_fn(poison).build())
+                });
+            }
+            let answering = client.request(request);
+            let answer = match read_timeout {
+                None => answering.await,
+                Some(read_timeout) => timeout(read_timeout, answering)
+                    .await
+                    .map_err(|_| ConnectorError::timeout(format!("no answer came within {read_timeout:?}").into()))?,
+            };
+            // Whatever it was, the next connection may be better.
+            let answer = answer.map_err(|error| ConnectorError::io(error.into()))?;
+            HttpResponse::try_from(answer.map(SdkBody::from_body_1_x))
+                .map_err(|error| ConnectorError::other(error.into(), None))
+        }))
+    }
+}
+
+/// Opens tunnels.
+#[derive(Debug, Clone)]
+struct Tunnels {
+    dialer: Arc<Dialer>,
+    connect_timeout: Option<Duration>,
+}
+
+impl Service<Uri> for Tunnels {
+    type Response = TokioIo<Tunnel>;
+    type Error = DialError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let Self { dialer, connect_timeout } = self.clone();
+        Box::pin(async move {
+            let host = uri.host().unwrap_or_default().to_owned();
+            let no_server = || DialError::Connect { host: host.clone(), cause: "it is no address of a server".into() };
+            let origin = Origin::of(&uri).ok_or_else(no_server)?;
+            let dialling = dialer.secure_http1(&origin, &uri);
+            let io = match connect_timeout {
+                None => dialling.await?,
+                Some(within) => {
+                    timeout(within, dialling).await.map_err(|_| DialError::Timeout { host: host.clone(), within })??
+                }
+            };
+            Ok(TokioIo::new(Tunnel(io)))
+        })
+    }
+}
+
+/// A connection through a proxy, as hyper's pool wants to have it.
+struct Tunnel(Box<dyn Io>);
+
+impl Connection for Tunnel {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

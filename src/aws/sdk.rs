@@ -1,0 +1,504 @@
+//! Kinesis through the AWS SDK.
+//!
+//! Endpoints, credentials, signing, clock skew and the retries of control calls are the SDK's. SubscribeToShard goes
+//! through it too, up to the answer's headers; the body is then taken out of its hands, for its own reader copies
+//! every record three times and waits for the first frame outside every timeout.
+
+use std::error::Error;
+use std::fmt::Debug;
+use std::iter;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::retry::{RetryConfig, RetryPartition};
+use aws_sdk_kinesis::config::timeout::TimeoutConfig;
+use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents, StalledStreamProtectionConfig};
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::types::{ConsumerStatus as SdkConsumerStatus, ShardIteratorType, StartingPosition};
+use aws_smithy_async::time::SharedTimeSource;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef,
+};
+use aws_smithy_types::DateTime;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::date_time::Format;
+use aws_types::SdkConfig;
+use pipeline_plugin_api::causes;
+use tokio::time::Instant;
+
+use crate::aws::http::HostNotFound;
+use crate::aws::{ConsumerDescription, ConsumerStatus, Service, credentials};
+use crate::model::{ListedShard, SequenceNumber, ShardId, StartPosition, Stream};
+use crate::retry::{Fault, NO_CREDENTIALS, NO_SUCH_HOST, Origin};
+use crate::sync::{Mutex, lock};
+
+/// How long a control call may take, its retries included.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one try of it may take.
+const CONTROL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The service at AWS, or at an endpoint that speaks like it.
+#[derive(Debug)]
+pub(crate) struct Aws {
+    /// For everything but subscriptions. A connection that carries unread subscriptions can stall whatever else it
+    /// carries, so the two never share one.
+    control: Client,
+    subscriptions: Client,
+    time: SharedTimeSource,
+    service_time: ServiceTime,
+}
+
+impl Aws {
+    /// Control calls go through the session's HTTP client, subscriptions through one of their own.
+    pub(crate) fn new(session: &SdkConfig, subscriptions: SharedHttpClient) -> Self {
+        let common = aws_sdk_kinesis::config::Builder::from(session);
+        let service_time = ServiceTime::default();
+        let control = common
+            .clone()
+            .interceptor(service_time.clone())
+            // A budget of its own: by default all clients in a process share one, of other inputs too.
+            .retry_partition(RetryPartition::custom("kinesis-input-control").build())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .operation_timeout(CONTROL_TIMEOUT)
+                    .operation_attempt_timeout(CONTROL_ATTEMPT_TIMEOUT)
+                    .build(),
+            )
+            .build();
+        let subscriptions = common
+            .http_client(subscriptions)
+            // Its retries share a budget with all other calls, and wait without knowing the 5 s rule: ours do.
+            .retry_config(RetryConfig::disabled())
+            // A reader that waits for space in the pool is not a stalled server.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .build();
+        let time = credentials::clock(session);
+        Self {
+            control: Client::from_conf(control),
+            subscriptions: Client::from_conf(subscriptions),
+            time,
+            service_time,
+        }
+    }
+}
+
+impl Aws {
+    /// How many milliseconds ago the first record from here on arrived; 0 if there is none.
+    pub(crate) async fn behind(&self, stream: &Stream, shard: &ShardId, start: &StartPosition) -> Result<u64, Fault> {
+        let iterator = self.control.get_shard_iterator();
+        let iterator = iterator.stream_arn(stream.arn()).stream_name(stream.name()).shard_id(shard.as_str());
+        let iterator = match start {
+            StartPosition::Oldest => iterator.shard_iterator_type(ShardIteratorType::TrimHorizon),
+            StartPosition::At(millis) => {
+                iterator.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(*millis))
+            }
+            StartPosition::After(number) => iterator
+                .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
+                .starting_sequence_number(number.as_str()),
+        };
+        let iterator = iterator.send().await.map_err(|error| fault(&error))?;
+        let iterator = iterator.shard_iterator().ok_or_else(|| incomplete("ShardIterator"))?;
+        let records = self.control.get_records().stream_arn(stream.arn()).shard_iterator(iterator).limit(1);
+        let records = records.send().await.map_err(|error| fault(&error))?;
+        // What the service counts is from behind the record that it answers with.
+        let behind = records.millis_behind_latest().ok_or_else(|| incomplete("MillisBehindLatest"))?.unsigned_abs();
+        let first = records.records().first().and_then(|record| record.approximate_arrival_timestamp());
+        let age = first.and_then(|arrived| SystemTime::try_from(*arrived).ok()).map(|arrived| {
+            let age = self.time.now().duration_since(arrived).unwrap_or_default();
+            // Clocks differ, and it is there.
+            age.as_millis().max(1) as u64
+        });
+        Ok(age.unwrap_or_default().max(behind))
+    }
+}
+
+#[async_trait]
+impl Service for Aws {
+    fn time(&self) -> Option<SystemTime> {
+        let (date, answered) = (*lock(&self.service_time.0))?;
+        date.checked_add(answered.elapsed())
+    }
+
+    async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault> {
+        let call = self.control.describe_stream_summary();
+        let call = if is_arn(name_or_arn) {
+            // The name as well, for local servers that don't know of ARNs here.
+            call.stream_arn(name_or_arn).set_stream_name(name_in(name_or_arn))
+        } else {
+            call.stream_name(name_or_arn)
+        };
+        let answer = call.send().await.map_err(|error| fault(&error))?;
+        let summary = answer.stream_description_summary().ok_or_else(|| incomplete("StreamDescriptionSummary"))?;
+        let created = summary.stream_creation_timestamp().to_millis().ok().filter(|created| *created > 0);
+        Ok(Stream::new(summary.stream_name(), summary.stream_arn()).created_at(created))
+    }
+
+    async fn list_shards(&self, stream: &Stream) -> Result<Vec<ListedShard>, Fault> {
+        let mut shards = Vec::new();
+        let mut next: Option<String> = None;
+        loop {
+            let call = self.control.list_shards();
+            let call = match next.take() {
+                // A token stands for the stream too; with both the call is refused.
+                Some(token) => call.next_token(token),
+                None => call.stream_arn(stream.arn()).stream_name(stream.name()),
+            };
+            let page = call.send().await.map_err(|error| fault(&error))?;
+            for shard in page.shards() {
+                let parents = [shard.parent_shard_id(), shard.adjacent_parent_shard_id()];
+                let range = shard.sequence_number_range();
+                let closed = range.is_some_and(|range| range.ending_sequence_number().is_some());
+                let begin = range.and_then(|range| SequenceNumber::stored(range.starting_sequence_number()).ok());
+                shards.push(ListedShard {
+                    id: shard.shard_id().into(),
+                    parents: parents.into_iter().flatten().map(ShardId::from).collect(),
+                    closed,
+                    begin,
+                });
+            }
+            match page.next_token() {
+                Some(token) if !token.is_empty() => next = Some(token.to_owned()),
+                _ => return Ok(shards),
+            }
+        }
+    }
+
+    async fn describe_consumer(&self, stream: &Stream, name: &str) -> Result<ConsumerDescription, Fault> {
+        let call = self.control.describe_stream_consumer().stream_arn(stream.arn()).consumer_name(name);
+        let answer = call.send().await.map_err(|error| fault(&error))?;
+        let found = answer.consumer_description().ok_or_else(|| incomplete("ConsumerDescription"))?;
+        consumer(found.consumer_arn(), found.consumer_status())
+    }
+
+    async fn describe_consumer_arn(&self, arn: &str) -> Result<ConsumerDescription, Fault> {
+        let call = self.control.describe_stream_consumer().consumer_arn(arn);
+        let answer = call.send().await.map_err(|error| fault(&error))?;
+        let found = answer.consumer_description().ok_or_else(|| incomplete("ConsumerDescription"))?;
+        consumer(found.consumer_arn(), found.consumer_status())
+    }
+
+    async fn register_consumer(&self, stream: &Stream, name: &str) -> Result<ConsumerDescription, Fault> {
+        let call = self.control.register_stream_consumer().stream_arn(stream.arn()).consumer_name(name);
+        let answer = call.send().await.map_err(|error| fault(&error))?;
+        let made = answer.consumer().ok_or_else(|| incomplete("Consumer"))?;
+        consumer(made.consumer_arn(), made.consumer_status())
+    }
+
+    async fn deregister_consumer(&self, arn: &str) -> Result<(), Fault> {
+        let call = self.control.deregister_stream_consumer().consumer_arn(arn);
+        call.send().await.map(drop).map_err(|error| fault(&error))
+    }
+
+    async fn subscribe(&self, consumer_arn: &str, shard: &ShardId, start: &StartPosition) -> Result<SdkBody, Fault> {
+        let position = StartingPosition::builder();
+        let position = match start {
+            StartPosition::Oldest => position.r#type(ShardIteratorType::TrimHorizon),
+            StartPosition::At(millis) => {
+                position.r#type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(*millis))
+            }
+            StartPosition::After(number) => {
+                position.r#type(ShardIteratorType::AfterSequenceNumber).sequence_number(number.as_str())
+            }
+        };
+        let position = position.build().map_err(|error| local("request", &error))?;
+        let body = TakenBody::default();
+        let answer = self
+            .subscriptions
+            .subscribe_to_shard()
+            .consumer_arn(consumer_arn)
+            .shard_id(shard.as_str())
+            .starting_position(position)
+            .customize()
+            .interceptor(TakeBody(body.clone()))
+            .send()
+            .await;
+        // Once the body is out, what the SDK makes of the empty one it was left is of no interest.
+        match (lock(&body.0).take(), answer) {
+            (Some(body), _) => Ok(body),
+            (None, Err(error)) => Err(fault(&error)),
+            (None, Ok(_)) => Err(incomplete("body")),
+        }
+    }
+}
+
+/// The `Date` of the last answer, and when it came.
+#[derive(Debug, Clone, Default)]
+struct ServiceTime(Arc<Mutex<Option<(SystemTime, Instant)>>>);
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for ServiceTime {
+    fn name(&self) -> &'static str {
+        "ServiceTime"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _runtime_components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date");
+        let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
+        if let Some(date) = date.and_then(|date| SystemTime::try_from(date).ok()) {
+            *lock(&self.0) = Some((date, Instant::now()));
+        }
+        Ok(())
+    }
+}
+
+/// Where the body goes that is taken out of an answer.
+#[derive(Debug, Clone, Default)]
+struct TakenBody(Arc<Mutex<Option<SdkBody>>>);
+
+/// Takes the body out of a good answer, before the SDK reads it.
+#[derive(Debug)]
+struct TakeBody(TakenBody);
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for TakeBody {
+    fn name(&self) -> &'static str {
+        "TakeBody"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _runtime_components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response_mut();
+        if response.status().is_success() {
+            let body = std::mem::replace(response.body_mut(), SdkBody::empty());
+            *lock(&self.0.0) = Some(body);
+        }
+        Ok(())
+    }
+}
+
+fn is_arn(name_or_arn: &str) -> bool {
+    name_or_arn.starts_with("arn:")
+}
+
+/// The stream's name in its ARN.
+fn name_in(arn: &str) -> Option<String> {
+    arn.rsplit_once(":stream/").map(|(_, name)| name.to_owned())
+}
+
+fn consumer(arn: &str, status: &SdkConsumerStatus) -> Result<ConsumerDescription, Fault> {
+    let status = match status {
+        SdkConsumerStatus::Active => ConsumerStatus::Active,
+        SdkConsumerStatus::Creating => ConsumerStatus::Creating,
+        SdkConsumerStatus::Deleting => ConsumerStatus::Deleting,
+        other => return Err(Fault::wire("UnknownStatus", format_args!("consumer status {other:?}"))),
+    };
+    Ok(ConsumerDescription { arn: arn.to_owned(), status })
+}
+
+fn incomplete(what: &str) -> Fault {
+    Fault::wire("IncompleteAnswer", format_args!("the answer has no {what}"))
+}
+
+fn local(code: &str, error: &(dyn Error + 'static)) -> Fault {
+    Fault { origin: Origin::Local, code: code.into(), message: causes(error) }
+}
+
+/// An error of the SDK, as data.
+fn fault<E, R>(error: &SdkError<E, R>) -> Fault
+where
+    E: ProvideErrorMetadata + Error + 'static,
+    R: Debug,
+{
+    match error {
+        SdkError::ServiceError(context) => {
+            let error = context.err();
+            let code = error.code().unwrap_or("Unknown").to_owned();
+            let message = error.message().map_or_else(|| causes(error), ToOwned::to_owned);
+            Fault { origin: Origin::Call, code, message }
+        }
+        SdkError::TimeoutError(_) => Fault::wire("Timeout", "the call was not answered in time"),
+        SdkError::DispatchFailure(failure) => {
+            if let Some(error) = failure.as_connector_error().and_then(|error| credentials_error(error)) {
+                return Fault { origin: Origin::Local, code: NO_CREDENTIALS.into(), message: causes(error) };
+            }
+            let cause = failure.as_connector_error().map(|error| causes(error));
+            let cause = cause.unwrap_or_else(|| "the request could not be sent".into());
+            // What failed before a connection was tried: an endpoint that is no URL.
+            if failure.is_user() || (failure.is_other() && failure.as_connector_error().is_none()) {
+                Fault { origin: Origin::Local, code: "Dispatch".into(), message: cause }
+            } else if failure.as_connector_error().is_some_and(|error| HostNotFound::is_behind(error)) {
+                Fault::wire(NO_SUCH_HOST, cause)
+            } else {
+                Fault::wire("Connection", cause)
+            }
+        }
+        SdkError::ResponseError(_) => Fault::wire("Response", "the answer could not be read"),
+        SdkError::ConstructionFailure(_) => Fault {
+            origin: Origin::Local,
+            code: "Request".into(),
+            message: format!("the request could not be built: {}", error.source().map(causes).unwrap_or_default()),
+        },
+        _ => Fault::wire("Unknown", "an error that this version does not know"),
+    }
+}
+
+/// What kept a provider from giving credentials, if that was it.
+fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
+    iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
+        .find_map(|error| error.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use aws_config::{BehaviorVersion, Region};
+    use aws_credential_types::Credentials;
+    use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+    use aws_smithy_runtime_api::client::http::{
+        HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+    use aws_smithy_runtime_api::client::result::ConnectorError;
+    use http::Uri;
+
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../docs/credentials-and-network.md");
+    const ACCOUNT: &str = "111122223333";
+
+    /// Writes down what is called, and where, and answers nothing.
+    #[derive(Debug, Clone, Default)]
+    struct Hosts(Arc<Mutex<BTreeSet<(String, String)>>>);
+
+    impl HttpConnector for Hosts {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+            let target = request.headers().get("x-amz-target").and_then(|target| target.rsplit('.').next());
+            let action = request.body().bytes().and_then(|body| std::str::from_utf8(body).ok());
+            let action = action.and_then(|body| body.split('&').find_map(|pair| pair.strip_prefix("Action=")));
+            let host = request.uri().parse::<Uri>().unwrap().host().unwrap().to_owned();
+            let host =
+                host.replace("eu-west-1", "<region>").replace("cn-north-1", "<region>").replace(ACCOUNT, "<account>");
+            lock(&self.0).insert((target.or(action).unwrap_or_default().to_owned(), host));
+            HttpConnectorFuture::ready(Err(ConnectorError::user("nothing answers".into())))
+        }
+    }
+
+    impl HttpClient for Hosts {
+        fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+            SharedHttpConnector::new(self.clone())
+        }
+    }
+
+    /// The hosts that all calls go to: those of a stream, those of a stream by its name, of a table, and of roles.
+    async fn called(
+        region: &'static str,
+        fips: bool,
+        dual_stack: bool,
+        account: Option<&str>,
+    ) -> Vec<(String, String)> {
+        let hosts = Hosts::default();
+        let mut credentials =
+            Credentials::builder().access_key_id("id").secret_access_key("secret").provider_name("test");
+        credentials.set_account_id(account.map(Into::into));
+        let session = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(region))
+            .use_fips(fips)
+            .use_dual_stack(dual_stack)
+            .credentials_provider(SharedCredentialsProvider::new(credentials.build()))
+            .http_client(hosts.clone())
+            .build();
+        let partition = if region.starts_with("cn-") { "aws-cn" } else { "aws" };
+        let arn = format!("arn:{partition}:kinesis:{region}:{ACCOUNT}:stream/orders");
+        let consumer = format!("{arn}/consumer/one:1");
+        let stream = Stream::new("orders", &arn);
+        let shard = ShardId::from("shardId-000000000000");
+        let aws = Aws::new(&session, SharedHttpClient::new(hosts.clone()));
+        aws.describe_stream("orders").await.unwrap_err();
+        let by_name = std::mem::take(&mut *lock(&hosts.0));
+        aws.describe_stream(&arn).await.unwrap_err();
+        aws.list_shards(&stream).await.unwrap_err();
+        aws.register_consumer(&stream, "one").await.unwrap_err();
+        aws.describe_consumer(&stream, "one").await.unwrap_err();
+        aws.describe_consumer_arn(&consumer).await.unwrap_err();
+        aws.deregister_consumer(&consumer).await.unwrap_err();
+        aws.subscribe(&consumer, &shard, &StartPosition::Oldest).await.unwrap_err();
+        aws.behind(&stream, &shard, &StartPosition::Oldest).await.unwrap_err();
+        let table = aws_sdk_dynamodb::Client::new(&session);
+        table.describe_table().table_name("leases").send().await.unwrap_err();
+        let sts = aws_sdk_sts::Client::new(&session);
+        sts.assume_role().role_arn("role").role_session_name("me").send().await.unwrap_err();
+        sts.assume_role_with_web_identity()
+            .role_arn("role")
+            .role_session_name("me")
+            .web_identity_token("token")
+            .send()
+            .await
+            .unwrap_err();
+        let rest = std::mem::take(&mut *lock(&hosts.0));
+        by_name.into_iter().chain(rest).collect()
+    }
+
+    #[tokio::test]
+    async fn hosts_that_are_called_are_documented() {
+        let section = DOCUMENT.split("<!-- hosts:").nth(1).unwrap().split("<!-- end of hosts -->").next().unwrap();
+        for account in [None, Some(ACCOUNT)] {
+            let plain = called("eu-west-1", false, false, account).await;
+            assert_eq!(plain.len(), 11, "{plain:?}");
+            for (operation, host) in &plain {
+                let of_table = operation == "DescribeTable";
+                let said = section.lines().any(|line| {
+                    line.ends_with(&format!("| `{host}` |"))
+                        && (of_table || host.contains(".control-kinesis") || line.contains(&format!("`{operation}`")))
+                });
+                assert!(said, "{operation} at {host} is not documented");
+            }
+            let (fips, dual) =
+                (called("eu-west-1", true, false, account).await, called("eu-west-1", false, true, account).await);
+            let both = called("eu-west-1", true, true, account).await;
+            for (((_, plain), (_, fips)), ((_, dual), (_, both))) in plain.iter().zip(&fips).zip(dual.iter().zip(&both))
+            {
+                let row = format!("| `{plain}` | `{fips}` | `{dual}` | `{both}` |");
+                assert!(section.contains(&row), "{row}");
+            }
+            for (china, other) in [
+                (called("cn-north-1", false, false, account).await, plain),
+                (called("cn-north-1", false, true, account).await, dual),
+            ] {
+                for ((operation, china), (_, other)) in china.iter().zip(&other) {
+                    let expected = other.replace("api.aws", "api.amazonwebservices.com").replace(".com", ".com.cn");
+                    assert_eq!(*china, expected, "{operation}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_that_can_not_be_had_are_a_fault_of_ours_that_says_why() {
+        #[derive(Debug)]
+        struct Fails;
+        impl ProvideCredentials for Fails {
+            fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+            where
+                Self: 'a,
+            {
+                future::ProvideCredentials::ready(Err(CredentialsError::provider_error("STS is throttling")))
+            }
+        }
+        let session = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(SharedCredentialsProvider::new(Fails))
+            .http_client(Hosts::default())
+            .build();
+        let aws = Aws::new(&session, SharedHttpClient::new(Hosts::default()));
+        let fault = aws.describe_stream("orders").await.unwrap_err();
+        assert_eq!(fault.origin, Origin::Local, "{fault}");
+        assert!(fault.to_string().contains("STS is throttling"), "{fault}");
+    }
+}

@@ -1,0 +1,34 @@
+//! Which fields of the configuration have no effect yet?
+//!
+//! Such a field parses, so that a configuration can be written for what is to come; but running with it would do something
+//! else than it says, so connect refuses it, and lint says so.
+
+use pipeline_plugin_api::config::Findings;
+
+use super::{Batching, Config, Tcp};
+
+/// The first field that this version can't act on, with what to do about it.
+pub(crate) fn first(config: &Config) -> Option<(&'static str, &'static str)> {
+    all(config).into_iter().next()
+}
+
+/// Says all that would be refused.
+pub(crate) fn lint(config: &Config, findings: &mut Findings) {
+    for (field, what) in all(config) {
+        findings.invalid(field, what, "");
+    }
+}
+
+fn all(config: &Config) -> Vec<(&'static str, &'static str)> {
+    let polling = "polling is not built yet; set enhanced_fan_out.enabled to true";
+    let period = "polling is not built yet; remove the field";
+    let batching = "batching by the input is not built yet; remove the block, and batch in the pipeline";
+    let tcp = "settings of sockets have no effect yet; remove the block";
+    let refused = [
+        if config.enhanced_fan_out.enabled { None } else { Some(("enhanced_fan_out.enabled", polling)) },
+        if config.poll_period.is_zero() { None } else { Some(("poll_period", period)) },
+        if config.batching == Batching::default() { None } else { Some(("batching", batching)) },
+        if config.tcp == Tcp::default() { None } else { Some(("tcp", tcp)) },
+    ];
+    refused.into_iter().flatten().collect()
+}

@@ -1,0 +1,85 @@
+//! What has the host got, and what follows when it settles that?
+
+use std::sync::Arc;
+
+use pipeline_plugin_api::{Batch, Demand, Receipt, Settle, Verdict, Verdicts};
+
+use super::Delivery;
+use super::outbox::{Closed, Outbox};
+use super::progress::Progress;
+
+/// Waits for the next delivery and hands it to the host; an empty batch when none comes in time.
+///
+/// # Cancel safety
+///
+/// A dropped call has taken nothing: nothing is waited for between the outbox and the batch.
+pub(crate) async fn next_batch(outbox: &Arc<Outbox>, demand: Demand) -> Result<Batch, Closed> {
+    Ok(outbox.next(demand).await?.map_or_else(Batch::empty, |delivery| hand_out(delivery, outbox)))
+}
+
+/// Hands a delivery to the host, as the outbox gave it.
+fn hand_out(delivery: Delivery, outbox: &Arc<Outbox>) -> Batch {
+    let messages = delivery.table.messages(delivery.rows.clone());
+    let progress = Arc::clone(&delivery.progress);
+    progress.meter.delivered(messages.len());
+    let in_flight = InFlight { delivery: Some(delivery), progress, outbox: Arc::clone(outbox) };
+    let receipt = Receipt::new(messages.len(), in_flight);
+    Batch::new(messages, receipt)
+}
+
+/// A delivery that the host has and has not settled.
+#[derive(Debug)]
+struct InFlight {
+    /// `None` once it is settled.
+    delivery: Option<Delivery>,
+    progress: Arc<Progress>,
+    outbox: Arc<Outbox>,
+}
+
+impl Settle for InFlight {
+    fn settle(mut self: Box<Self>, verdicts: Verdicts) {
+        let Some(delivery) = self.delivery.take() else { return };
+        match verdicts {
+            Verdicts::All(Verdict::Ack) => acked(delivery),
+            Verdicts::All(Verdict::Nack) => nacked(delivery, &self.outbox),
+            Verdicts::Each(each) => settle_each(delivery, &each, &self.outbox),
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.progress.came_back();
+        self.outbox.returned();
+    }
+}
+
+/// Settles runs of the same verdict together.
+fn settle_each(mut delivery: Delivery, verdicts: &[Verdict], outbox: &Outbox) {
+    for run in verdicts.chunk_by(PartialEq::eq) {
+        let part = delivery.split_first(run.len());
+        match run[0] {
+            Verdict::Ack => acked(part),
+            Verdict::Nack => nacked(part, outbox),
+        }
+    }
+}
+
+/// All records of the delivery are done.
+fn acked(delivery: Delivery) {
+    delivery.progress.meter.acked(delivery.rows.len());
+    delivery.progress.ack(delivery.ordinals());
+}
+
+/// No record of the delivery is done.
+fn nacked(mut delivery: Delivery, outbox: &Outbox) {
+    let (progress, count) = (Arc::clone(&delivery.progress), delivery.rows.len());
+    progress.meter.nacked(count);
+    if !progress.replay_nacks {
+        progress.meter.dropped(&progress.names, count);
+        progress.ack(delivery.ordinals());
+    } else if progress.is_live() {
+        delivery.nacks += 1;
+        outbox.replay(delivery);
+    }
+}

@@ -1,0 +1,108 @@
+//! What happens to records between the reader and the final ack?
+//!
+//! ```text
+//! event ─▶ Delivery (waits in the outbox) ─▶ Outstanding (at the host) ─▶ acked: watermark moves, permits return
+//!                    ▲                            │
+//!                    └────────── nacked ──────────┘
+//! ```
+//!
+//! A record's permits travel with it. Whatever drops a delivery, drops them.
+
+pub(crate) mod in_flight;
+mod lanes;
+pub(crate) mod outbox;
+#[cfg(test)]
+mod outbox_tests;
+pub(crate) mod progress;
+pub(crate) mod watermark;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::model::ShardNames;
+use crate::pool::Permit;
+use crate::records::RecordTable;
+
+use progress::Progress;
+
+/// Records of one event that belong together until they are settled.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    progress: Arc<Progress>,
+    table: Arc<RecordTable>,
+    /// Which of the event's records.
+    rows: Range<usize>,
+    /// The ordinal of the event's first record.
+    base: u64,
+    /// Space in the pool for these records.
+    records: Permit,
+    /// Space in the pool for the event's buffers, shared by all deliveries of the event.
+    bytes: Arc<Permit>,
+    /// How often it was nacked.
+    nacks: u32,
+}
+
+impl Delivery {
+    /// The records `rows` of `table`, whose first record has ordinal `base`.
+    pub(crate) fn new(
+        progress: &Arc<Progress>,
+        table: &Arc<RecordTable>,
+        rows: Range<usize>,
+        base: u64,
+        records: Permit,
+        bytes: &Arc<Permit>,
+    ) -> Self {
+        debug_assert_eq!(records.amount(), rows.len() as u64);
+        Self {
+            progress: Arc::clone(progress),
+            table: Arc::clone(table),
+            rows,
+            base,
+            records,
+            bytes: Arc::clone(bytes),
+            nacks: 0,
+        }
+    }
+
+    pub(crate) fn names(&self) -> &Arc<ShardNames> {
+        &self.progress.names
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The ordinal of its first record: its place among the deliveries of the shard.
+    pub(crate) fn first_ordinal(&self) -> u64 {
+        self.base + self.rows.start as u64
+    }
+
+    pub(crate) fn nacks(&self) -> u32 {
+        self.nacks
+    }
+
+    fn ordinals(&self) -> Range<u64> {
+        self.base + self.rows.start as u64..self.base + self.rows.end as u64
+    }
+
+    /// Cuts off the first `count` records.
+    pub(crate) fn split_first(&mut self, count: usize) -> Self {
+        let middle = self.rows.start + count.min(self.rows.len());
+        let first = Self {
+            progress: Arc::clone(&self.progress),
+            table: Arc::clone(&self.table),
+            rows: self.rows.start..middle,
+            base: self.base,
+            records: self.records.split((middle - self.rows.start) as u64),
+            bytes: Arc::clone(&self.bytes),
+            nacks: self.nacks,
+        };
+        self.rows.start = middle;
+        first
+    }
+
+    /// It is on its way to the host. Said under the outbox's lock, so that whoever forgets the lane sees it.
+    pub(crate) fn goes_out(&self) {
+        self.progress.goes_out();
+    }
+}

@@ -1,0 +1,403 @@
+//! The outbox alone: turns, room, replays, and what is dropped half-way.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use pipeline_plugin_api::{Batch, Demand, Receipt, Verdict, Verdicts};
+use tokio::time::Instant;
+
+use crate::delivery::Delivery;
+use crate::delivery::in_flight::next_batch;
+use crate::delivery::outbox::{Closed, OpenLane, Outbox};
+use crate::delivery::progress::Progress;
+use crate::lease::validity::Tenure;
+use crate::model::{SequenceNumber, ShardNames, Stream};
+use crate::pool::Pool;
+use crate::reading::fan_out::wire::Event;
+use crate::records::{KinesisRecord, RecordTable};
+
+const HOUR: Duration = Duration::from_hours(1);
+
+/// Leases that stay good.
+fn good() -> Arc<Tenure> {
+    Arc::new(Tenure::forever())
+}
+
+/// A shard's way into the outbox.
+struct Shard {
+    progress: Arc<Progress>,
+    lane: OpenLane,
+    pool: Pool,
+}
+
+impl Shard {
+    fn new(outbox: &Arc<Outbox>, pool: &Pool, name: &str) -> Self {
+        let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: name.into() });
+        let lane = outbox.lane(&names);
+        Self { progress: Arc::new(Progress::new(names, 1000, true)), lane, pool: pool.clone() }
+    }
+
+    /// A delivery of these records.
+    async fn delivery(&self, numbers: impl IntoIterator<Item = u64>) -> Delivery {
+        let records: Vec<_> = numbers
+            .into_iter()
+            .map(|number| serde_json::json!({ "SequenceNumber": number.to_string(), "Data": "" }))
+            .collect();
+        let rows = Event::parse(serde_json::json!({ "Records": records }).to_string().as_bytes()).unwrap().rows;
+        let count = rows.len();
+        let last = SequenceNumber::read(rows.last().unwrap().sequence());
+        let table = Arc::new(RecordTable::new(&self.progress.names, rows));
+        let base = self.progress.track(&table, last);
+        let bytes = Arc::new(self.pool.reserve(1).await);
+        let records = self.pool.admit(count as u64).await;
+        Delivery::new(&self.progress, &table, 0..count, base, records, &bytes)
+    }
+
+    async fn push(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        let delivery = self.delivery(numbers).await;
+        self.lane.push(delivery).await.unwrap();
+    }
+}
+
+fn pool() -> Pool {
+    Pool::new(1000, 1000)
+}
+
+/// Whether a future is ready at its first look.
+fn now<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+async fn next(outbox: &Arc<Outbox>, max: usize) -> (String, Vec<u64>, Receipt) {
+    let batch = next_batch(&outbox, Demand::new(max, HOUR)).await.unwrap();
+    assert!(!batch.is_empty(), "nothing came for an hour");
+    parts(batch)
+}
+
+fn parts(batch: Batch) -> (String, Vec<u64>, Receipt) {
+    let (messages, receipt) = batch.into_parts();
+    let records: Vec<_> = messages.iter().map(|message| KinesisRecord::of(message).unwrap()).collect();
+    let numbers = records.iter().map(|record| record.sequence_number().as_str().parse().unwrap()).collect();
+    (records[0].shard().to_string(), numbers, receipt)
+}
+
+async fn is_empty(outbox: &Arc<Outbox>) -> bool {
+    next_batch(&outbox, Demand::new(1000, Duration::from_mins(1))).await.unwrap().is_empty()
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_wait_as_the_cap_allows_and_the_next_when_one_is_taken() {
+    let outbox = Arc::new(Outbox::new(2, good()));
+    let pool = pool();
+    let (mut one, mut other) = (Shard::new(&outbox, &pool, "one"), Shard::new(&outbox, &pool, "other"));
+    one.push([1]).await;
+    other.push([11]).await;
+    let third = one.delivery([2]).await;
+    let mut third = Box::pin(one.lane.push(third));
+    assert!(now(third.as_mut()).is_none(), "more wait than the cap allows");
+    let (_, _, _receipt) = next(&outbox, 10).await;
+    assert_eq!(now(third.as_mut()), Some(Ok(())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_cap_a_delivery_is_handed_over_directly() {
+    let outbox = Arc::new(Outbox::new(0, good()));
+    let mut shard = Shard::new(&outbox, &pool(), "one");
+    let delivery = shard.delivery([1, 2, 3]).await;
+    let mut pushed = Box::pin(shard.lane.push(delivery));
+    tokio::time::sleep(HOUR).await;
+    assert!(now(pushed.as_mut()).is_none(), "somebody took it whom nobody knows");
+    // Larger than what is asked for: what is left comes next, and the one who pushed goes on meanwhile.
+    let (_, first, _first_receipt) = next(&outbox, 2).await;
+    assert_eq!((first, now(pushed.as_mut())), (vec![1, 2], Some(Ok(()))));
+    drop(pushed);
+    let behind = shard.delivery([4]).await;
+    let mut behind = Box::pin(shard.lane.push(behind));
+    assert!(now(behind.as_mut()).is_none());
+    for (expected, done) in [([3], false), ([4], true)] {
+        let (_, came, receipt) = next(&outbox, 2).await;
+        assert_eq!(came, expected);
+        assert!(!done || now(behind.as_mut()).is_some());
+        receipt.settle(Verdicts::ACK).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_waits_is_handed_what_comes() {
+    for cap in [0, 8] {
+        let outbox = Arc::new(Outbox::new(cap, good()));
+        let mut shard = Shard::new(&outbox, &pool(), "one");
+        let start = Instant::now();
+        let ((_, came, _receipt), ()) = tokio::join!(next(&outbox, 10), async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            shard.push([1]).await;
+        });
+        assert_eq!((came, start.elapsed()), (vec![1], Duration::from_secs(5)), "cap {cap}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_shard_has_its_turn() {
+    let outbox = Arc::new(Outbox::new(64, good()));
+    let pool = pool();
+    let (mut busy, mut rare) = (Shard::new(&outbox, &pool, "busy"), Shard::new(&outbox, &pool, "rare"));
+    for number in 1..=20 {
+        busy.push([number]).await;
+    }
+    rare.push([1]).await;
+    let mut order = Vec::new();
+    let mut receipts = Vec::new();
+    for _ in 0..21 {
+        let (shard, _, receipt) = next(&outbox, 10).await;
+        order.push(shard);
+        receipts.push(receipt);
+    }
+    let turn = order.iter().position(|shard| shard == "rare").unwrap();
+    assert!(turn <= 1, "it came after {turn} of the other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_larger_than_the_demand_comes_in_parts_and_takes_turns() {
+    let outbox = Arc::new(Outbox::new(64, good()));
+    let pool = pool();
+    let (mut one, mut other) = (Shard::new(&outbox, &pool, "one"), Shard::new(&outbox, &pool, "other"));
+    one.push(1..=7).await;
+    other.push(11..=12).await;
+    let mut receipts = Vec::new();
+    let mut came = Vec::new();
+    for _ in 0..4 {
+        let (_, numbers, receipt) = next(&outbox, 3).await;
+        came.push(numbers);
+        receipts.push(receipt);
+    }
+    assert_eq!(came, [vec![1, 2, 3], vec![11, 12], vec![4, 5, 6], vec![7]]);
+    assert!(is_empty(&outbox).await);
+    for receipt in receipts {
+        receipt.settle(Verdicts::ACK).unwrap();
+    }
+    assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_comes_before_what_is_new_of_its_shard() {
+    let outbox = Arc::new(Outbox::new(64, good()));
+    let mut shard = Shard::new(&outbox, &pool(), "one");
+    for numbers in [1..=2, 3..=4, 5..=6, 7..=8] {
+        shard.push(numbers).await;
+    }
+    let (_, _, first) = next(&outbox, 10).await;
+    let (_, _, second) = next(&outbox, 10).await;
+    // Refused last first, and half of the older one: they come in their order all the same.
+    second.settle(Verdicts::NACK).unwrap();
+    first.settle(Verdicts::Each(vec![Verdict::Ack, Verdict::Nack])).unwrap();
+    let mut came = Vec::new();
+    let mut receipts = Vec::new();
+    while came.len() < 7 {
+        let (_, numbers, receipt) = next(&outbox, 10).await;
+        came.extend(numbers);
+        receipts.push(receipt);
+    }
+    assert_eq!(came, [2, 3, 4, 5, 6, 7, 8]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_rests_after_a_nack_holds_up_nobody_else() {
+    let outbox = Arc::new(Outbox::new(1, good()));
+    let pool = pool();
+    let (mut bad, mut good) = (Shard::new(&outbox, &pool, "bad"), Shard::new(&outbox, &pool, "good"));
+    bad.push([1]).await;
+    // Refused so often that it rests for a second.
+    for _ in 0..12 {
+        next(&outbox, 10).await.2.settle(Verdicts::NACK).unwrap();
+    }
+    let start = Instant::now();
+    good.push([11]).await;
+    let (shard, _, _receipt) = next(&outbox, 10).await;
+    assert_eq!((shard.as_str(), start.elapsed()), ("good", Duration::ZERO));
+    let (shard, again, _receipt) = next(&outbox, 10).await;
+    assert_eq!((shard.as_str(), again), ("bad", vec![1]));
+    let rested = start.elapsed();
+    assert!(rested > Duration::from_millis(500) && rested < Duration::from_millis(1100), "{rested:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_records_do_not_pass_one_that_rests_even_without_a_cap() {
+    let outbox = Arc::new(Outbox::new(0, good()));
+    let mut shard = Shard::new(&outbox, &pool(), "one");
+    let ((_, first, receipt), ()) = tokio::join!(next(&outbox, 10), shard.push([1]));
+    assert_eq!(first, [1]);
+    receipt.settle(Verdicts::NACK).unwrap();
+    let second = shard.delivery([2]).await;
+    let mut pushed = Box::pin(shard.lane.push(second));
+    assert!(now(pushed.as_mut()).is_none());
+    let (_, again, _first_receipt) = next(&outbox, 10).await;
+    let (_, then, _second_receipt) = next(&outbox, 10).await;
+    assert_eq!((again, then), (vec![1], vec![2]));
+    assert!(now(pushed.as_mut()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_dropped_has_taken_nothing() {
+    for cap in [0, 8] {
+        let outbox = Arc::new(Outbox::new(cap, good()));
+        let mut shard = Shard::new(&outbox, &pool(), "one");
+        let demand = Demand::new(10, HOUR);
+        // It waits, is woken by what comes, and is dropped before it looks.
+        let mut dropped = Box::pin(next_batch(&outbox, demand));
+        assert!(now(dropped.as_mut()).is_none());
+        let delivery = shard.delivery([1]).await;
+        let mut pushed = Box::pin(shard.lane.push(delivery));
+        let _ = now(pushed.as_mut());
+        // Another one waits already: the wake-up must not be lost with the first.
+        let mut waits = Box::pin(next_batch(&outbox, demand));
+        drop(dropped);
+        let (_, came, _receipt) = parts(waits.as_mut().await.unwrap());
+        assert_eq!(came, [1], "cap {cap}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wake_up_that_a_dropped_read_got_goes_to_another() {
+    let outbox = Arc::new(Outbox::new(8, good()));
+    let mut shard = Shard::new(&outbox, &pool(), "one");
+    let demand = Demand::new(10, HOUR);
+    let mut dropped = Box::pin(next_batch(&outbox, demand));
+    assert!(now(dropped.as_mut()).is_none());
+    let other = Arc::clone(&outbox);
+    let mut readers = tokio::task::JoinSet::new();
+    readers.spawn(async move { next_batch(&other, demand).await.map(|batch| batch.len()) });
+    // The other waits too, behind the first.
+    tokio::task::yield_now().await;
+    let start = Instant::now();
+    shard.push([1]).await;
+    drop(dropped);
+    assert_eq!(readers.join_next().await.unwrap().unwrap(), Ok(1));
+    assert_eq!(start.elapsed(), Duration::ZERO, "it was found when the wait was over, not when it came");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_that_is_dropped_leaves_nothing() {
+    let outbox = Arc::new(Outbox::new(1, good()));
+    let pool = pool();
+    let mut shard = Shard::new(&outbox, &pool, "one");
+    shard.push([1]).await;
+    let second = shard.delivery([2]).await;
+    assert_eq!(pool.records().used, 2);
+    let mut dropped = Box::pin(shard.lane.push(second));
+    assert!(now(dropped.as_mut()).is_none());
+    drop(dropped);
+    assert_eq!(pool.records().used, 1, "it holds space in the pool");
+    let (_, came, receipt) = next(&outbox, 10).await;
+    assert_eq!(came, [1]);
+    receipt.settle(Verdicts::ACK).unwrap();
+    assert!(is_empty(&outbox).await);
+    // The place in line is gone as well.
+    shard.push([3]).await;
+    assert_eq!(next(&outbox, 10).await.1, [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_goes_takes_its_records_and_makes_room() {
+    let outbox = Arc::new(Outbox::new(1, good()));
+    let pool = pool();
+    let (mut gone, mut other) = (Shard::new(&outbox, &pool, "gone"), Shard::new(&outbox, &pool, "other"));
+    gone.push([1]).await;
+    let delivery = other.delivery([11]).await;
+    let mut pushed = Box::pin(other.lane.push(delivery));
+    assert!(now(pushed.as_mut()).is_none());
+    drop(gone);
+    assert_eq!(now(pushed.as_mut()), Some(Ok(())));
+    assert_eq!(pool.records().used, 1);
+    let (shard, _, receipt) = next(&outbox, 10).await;
+    assert_eq!(shard, "other");
+    receipt.settle(Verdicts::ACK).unwrap();
+    assert!(is_empty(&outbox).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_after_its_lane_went_is_forgotten() {
+    let outbox = Arc::new(Outbox::new(1, good()));
+    let pool = pool();
+    let mut shard = Shard::new(&outbox, &pool, "one");
+    shard.push([1]).await;
+    let (_, _, receipt) = next(&outbox, 10).await;
+    drop(shard);
+    receipt.settle(Verdicts::NACK).unwrap();
+    assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
+    assert!(is_empty(&outbox).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_ends_every_wait_and_forgets_what_waits() {
+    let outbox = Arc::new(Outbox::new(1, good()));
+    let pool = pool();
+    let mut shard = Shard::new(&outbox, &pool, "one");
+    shard.push([1]).await;
+    let (_, _, out) = next(&outbox, 10).await;
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let outbox = Arc::clone(&outbox);
+        readers.spawn(async move { next_batch(&outbox, Demand::new(10, HOUR)).await.map(|batch| batch.len()) });
+    }
+    tokio::task::yield_now().await;
+    let start = Instant::now();
+    outbox.close();
+    while let Some(read) = readers.join_next().await {
+        assert_eq!(read.unwrap(), Err(Closed));
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let late = shard.delivery([2]).await;
+    assert_eq!(shard.lane.push(late).await, Err(Closed));
+    assert!(matches!(next_batch(&outbox, Demand::new(10, HOUR)).await, Err(Closed)));
+    // What is at the host is waited for.
+    let mut returned = Box::pin(outbox.all_returned());
+    assert!(now(returned.as_mut()).is_none());
+    out.settle(Verdicts::NACK).unwrap();
+    assert!(now(returned.as_mut()).is_some());
+    assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
+}
+
+/// Of two readers, one was woken for a delivery that rests. It gives up, or is dropped: the other one gets it.
+#[tokio::test(start_paused = true)]
+async fn a_waiting_reader_is_woken() {
+    for is_dropped in [false, true] {
+        let outbox = Arc::new(Outbox::new(64, good()));
+        let mut shard = Shard::new(&outbox, &pool(), "s");
+        shard.push([1]).await;
+        let (_, _, mut receipt) = next(&outbox, 10).await;
+        // After some nacks it rests longer than the first reader waits.
+        for _ in 0..8 {
+            receipt.settle(Verdicts::NACK).unwrap();
+            (_, _, receipt) = next(&outbox, 10).await;
+        }
+        let mut impatient = Box::pin(next_batch(&outbox, Demand::new(10, Duration::from_millis(50))));
+        let mut patient = Box::pin(next_batch(&outbox, Demand::new(10, HOUR)));
+        assert!(now(impatient.as_mut()).is_none() && now(patient.as_mut()).is_none());
+        receipt.settle(Verdicts::NACK).unwrap();
+        assert!(now(impatient.as_mut()).is_none() && now(patient.as_mut()).is_none());
+        if is_dropped {
+            drop(impatient);
+        } else {
+            assert!(impatient.await.unwrap().is_empty());
+        }
+        let came = tokio::time::timeout(Duration::from_secs(2), patient).await;
+        assert_eq!(came.expect("it sleeps on").unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn longest_wait_is_a_wait() {
+    let outbox = Arc::new(Outbox::new(64, good()));
+    let mut shard = Shard::new(&outbox, &pool(), "s");
+    let reading = next_batch(&outbox, Demand::new(10, Duration::MAX));
+    let mut reading = std::pin::pin!(reading);
+    assert!(now(reading.as_mut()).is_none());
+    shard.push([1]).await;
+    assert_eq!(reading.await.unwrap().len(), 1);
+}

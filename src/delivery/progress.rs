@@ -1,0 +1,228 @@
+//! How far has a shard got, and may more of it be delivered?
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::delivery::watermark::{Oldest, Sequences, Watermark};
+use crate::model::{SequenceNumber, ShardNames};
+use crate::records::RecordTable;
+use crate::sync::{Mutex, lock};
+use crate::telemetry::ShardMeter;
+use crate::telemetry::health::ObservedShard;
+
+/// The records of an event that was read.
+#[derive(Debug)]
+struct Tracked {
+    table: Weak<RecordTable>,
+    at: Instant,
+}
+
+impl Sequences for Tracked {
+    fn sequence(&self, index: usize) -> Option<SequenceNumber> {
+        self.table.upgrade()?.sequence(index)
+    }
+
+    fn oldest(&self, index: usize) -> Oldest {
+        Oldest { arrived: self.table.upgrade().and_then(|table| table.arrival_millis(index)), tracked_at: self.at }
+    }
+}
+
+/// How far a shard has got, shared by the one who reads it, those who ack it and the one who stores it.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) names: Arc<ShardNames>,
+    pub(crate) meter: Arc<ShardMeter>,
+    watermark: Mutex<Watermark<Tracked>>,
+    /// Signals every ack. The shard's task waits on it, for room or for the last ack.
+    moved: Notify,
+    /// Deliveries that the host has and has not settled.
+    out: AtomicUsize,
+    /// False once the shard is no longer ours: what is acked then must not move anything.
+    live: AtomicBool,
+    /// Whether a nack means "again" or "drop".
+    pub(super) replay_nacks: bool,
+}
+
+impl Progress {
+    pub(crate) fn new(names: Arc<ShardNames>, checkpoint_limit: u64, replay_nacks: bool) -> Self {
+        let meter = Arc::new(ShardMeter::new(&names));
+        Self {
+            names,
+            meter,
+            watermark: Mutex::new(Watermark::new(checkpoint_limit)),
+            moved: Notify::new(),
+            out: AtomicUsize::new(0),
+            live: AtomicBool::new(true),
+            replay_nacks,
+        }
+    }
+
+    /// Takes the records of an event; returns the ordinal of the first.
+    pub(crate) fn track(&self, table: &Arc<RecordTable>, continuation: SequenceNumber) -> u64 {
+        let count = table.len() as u64;
+        let records = Tracked { table: Arc::downgrade(table), at: Instant::now() };
+        lock(&self.watermark).track(records, count, continuation).start
+    }
+
+    /// Counts records as done.
+    pub(crate) fn ack(&self, ordinals: Range<u64>) {
+        if self.is_live() {
+            lock(&self.watermark).ack(ordinals);
+            self.moved.notify_waiters();
+        }
+    }
+
+    /// Waits until the record before ordinal `end` may be delivered. Cancel safe.
+    pub(crate) async fn room_for(&self, end: u64) {
+        self.until(|watermark| watermark.room_for(end)).await;
+    }
+
+    /// Waits until all that was delivered is done. Cancel safe.
+    pub(crate) async fn drained(&self) {
+        self.until(Watermark::is_drained).await;
+    }
+
+    /// Waits until the host has nothing of the shard, acked or not. Cancel safe.
+    pub(crate) async fn returned(&self) {
+        self.until(|_| self.out.load(Ordering::Acquire) == 0).await;
+    }
+
+    /// A delivery goes to the host. Called under the outbox's lock, so that a lane that is forgotten sees it.
+    pub(super) fn goes_out(&self) {
+        self.out.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The host has settled a delivery, or dropped it.
+    pub(super) fn came_back(&self) {
+        self.out.fetch_sub(1, Ordering::AcqRel);
+        self.moved.notify_waiters();
+    }
+
+    async fn until(&self, mut holds: impl FnMut(&Watermark<Tracked>) -> bool) {
+        loop {
+            let moved = self.moved.notified();
+            let mut moved = std::pin::pin!(moved);
+            // Registered before looking, so that an ack in between is not missed.
+            moved.as_mut().enable();
+            if holds(&lock(&self.watermark)) {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// The place that may be stored, and how many records are done before it.
+    pub(crate) fn checkpoint(&self) -> (Option<SequenceNumber>, u64) {
+        let watermark = lock(&self.watermark);
+        (watermark.checkpoint(), watermark.done())
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// The shard is no longer ours: later acks change nothing.
+    pub(crate) fn retire(&self) {
+        self.live.store(false, Ordering::Release);
+    }
+}
+
+impl ObservedShard for Progress {
+    fn names(&self) -> &ShardNames {
+        &self.names
+    }
+
+    fn acked_through(&self) -> u64 {
+        self.checkpoint().1
+    }
+
+    fn is_live(&self) -> bool {
+        self.is_live()
+    }
+
+    fn lag(&self, now: Instant, wall: i64) -> Duration {
+        let oldest = lock(&self.watermark).oldest();
+        let unacked = oldest.map_or(Duration::ZERO, |oldest| match oldest.arrived {
+            Some(arrived) => Duration::from_millis(u64::try_from(wall.saturating_sub(arrived)).unwrap_or_default()),
+            None => now.saturating_duration_since(oldest.tracked_at),
+        });
+        unacked.max(self.meter.unread(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::model::Stream;
+    use crate::reading::fan_out::wire::Event;
+
+    const EVENTS: u64 = 300;
+
+    /// Many threads ack events in any order, one looks at what may be stored.
+    #[test]
+    fn what_is_acked_above_a_gap_is_not_kept() {
+        let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: "s".into() });
+        let progress = Progress::new(Arc::clone(&names), u64::MAX, true);
+        let event = |number: u64| {
+            let json = format!(r#"{{"Records":[{{"SequenceNumber":"{number}","Data":""}}]}}"#);
+            let table = Arc::new(RecordTable::new(&names, Event::parse(json.as_bytes()).unwrap().rows));
+            (progress.track(&table, SequenceNumber::new(&number.to_string()).unwrap()), table)
+        };
+        let (first, _out) = event(1);
+        let (second, acked) = event(2);
+        let memory = Arc::downgrade(&acked);
+        drop(acked);
+        progress.ack(second..second + 1);
+        // Its space in the pool is given back, so its records have to be gone too.
+        assert!(memory.upgrade().is_none());
+        progress.ack(first..first + 1);
+        assert_eq!(progress.checkpoint().0.unwrap().as_str(), "2");
+    }
+
+    #[test]
+    fn concurrent_acks() {
+        let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: "s".into() });
+        let progress = Arc::new(Progress::new(Arc::clone(&names), u64::MAX, true));
+        let starts: Vec<u64> = (1..=EVENTS)
+            .map(|number| {
+                let json = format!(r#"{{"Records":[{{"SequenceNumber":"{number}","Data":""}}]}}"#);
+                let rows = Event::parse(json.as_bytes()).unwrap().rows;
+                let table = Arc::new(RecordTable::new(&names, rows));
+                progress.track(&table, SequenceNumber::new(&number.to_string()).unwrap())
+            })
+            .collect();
+        let acked: Vec<AtomicBool> = (0..EVENTS).map(|_| AtomicBool::new(false)).collect();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (progress, acked, starts) = (&progress, &acked, &starts);
+                scope.spawn(move || {
+                    let mut mine: Vec<usize> = (0..EVENTS as usize).filter(|at| at % 4 == thread).collect();
+                    fastrand::shuffle(&mut mine);
+                    for at in mine {
+                        acked[at].store(true, Ordering::SeqCst);
+                        progress.ack(starts[at]..starts[at] + 1);
+                        std::thread::yield_now();
+                    }
+                });
+            }
+            let mut last = 0;
+            while last < EVENTS {
+                let (place, _) = progress.checkpoint();
+                let stored: u64 = place.map_or(0, |place| place.as_str().parse().unwrap());
+                assert!(stored >= last, "moved back from {last} to {stored}");
+                assert!(
+                    acked[..stored as usize].iter().all(|acked| acked.load(Ordering::SeqCst)),
+                    "passed an unacked record"
+                );
+                last = stored;
+            }
+        });
+    }
+}

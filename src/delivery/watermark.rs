@@ -1,0 +1,328 @@
+//! Up to where may a shard be stored as done?
+//!
+//! Acks come in any order; what may be stored is the longest prefix without a gap. Every record of a shard gets an
+//! ordinal, counting from zero in the order of delivery. Pure: no clock, no lock.
+//!
+//! ```text
+//! ordinals   0 1 2 3 4 5 6 7 8 9 …
+//! acked      ■ ■ ■ ■ □ ■ ■ □ □
+//!                    ▲         ▲
+//!                    low       next      stored: the place after ordinal 3
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use tokio::time::Instant;
+
+use crate::model::SequenceNumber;
+
+/// Tells the sequence number of the records of one event, as long as one of them is out.
+///
+/// It doesn't keep the records: what is acked above a gap has given its space back, so nothing of it may stay.
+pub(crate) trait Sequences {
+    /// The number of the record at this index of the event. `None` once the event is gone.
+    fn sequence(&self, index: usize) -> Option<SequenceNumber>;
+
+    /// How old the record at this index is.
+    fn oldest(&self, index: usize) -> Oldest;
+}
+
+/// The oldest record that is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Oldest {
+    /// When it arrived at the stream, in milliseconds since 1970; `None` where the service does not say.
+    pub(crate) arrived: Option<i64>,
+    /// When it was read.
+    pub(crate) tracked_at: Instant,
+}
+
+/// The watermark of one shard.
+#[derive(Debug)]
+pub(crate) struct Watermark<S> {
+    /// The most records between the oldest that is not acked and the newest.
+    limit: u64,
+    /// The ordinal the next record will get.
+    next: u64,
+    /// Everything below is acked.
+    low: u64,
+    /// What is acked above `low`, as disjoint ranges: start to end.
+    above: BTreeMap<u64, u64>,
+    /// The events that `low` has not passed, oldest first.
+    marks: VecDeque<Mark<S>>,
+    /// The place after the last record below `low`.
+    place: Option<SequenceNumber>,
+}
+
+#[derive(Debug)]
+struct Mark<S> {
+    ordinals: Range<u64>,
+    records: S,
+    /// Where to go on after the event.
+    continuation: SequenceNumber,
+}
+
+impl<S: Sequences> Watermark<S> {
+    /// A watermark that lets at most `limit` records (at least one) be out at a time.
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { limit: limit.max(1), next: 0, low: 0, above: BTreeMap::new(), marks: VecDeque::new(), place: None }
+    }
+
+    /// Takes an event of `count` records and tells their ordinals. They count as out, whatever the limit says: ask
+    /// [`room_for`](Self::room_for) before they are delivered.
+    pub(crate) fn track(&mut self, records: S, count: u64, continuation: SequenceNumber) -> Range<u64> {
+        let ordinals = self.next..self.next + count;
+        self.next = ordinals.end;
+        // An event without records only moves the place behind what came before it.
+        if count == 0
+            && let Some(last) = self.marks.back_mut()
+        {
+            last.continuation = continuation;
+            return ordinals;
+        }
+        self.marks.push_back(Mark { ordinals: ordinals.clone(), records, continuation });
+        self.pass();
+        ordinals
+    }
+
+    /// Whether the record before `end` may be delivered.
+    pub(crate) fn room_for(&self, end: u64) -> bool {
+        end.saturating_sub(self.low) <= self.limit
+    }
+
+    /// Counts records as done. Counting one twice changes nothing.
+    pub(crate) fn ack(&mut self, ordinals: Range<u64>) {
+        let mut start = ordinals.start.max(self.low);
+        let mut end = ordinals.end.min(self.next);
+        if start >= end {
+            return;
+        }
+        // Join with the neighbours it touches.
+        if let Some((before, before_end)) = self.above.range(..=start).next_back().map(|(a, b)| (*a, *b))
+            && before_end >= start
+        {
+            start = before;
+            end = end.max(before_end);
+            self.above.remove(&before);
+        }
+        while let Some((after, after_end)) = self.above.range(start..=end).next().map(|(a, b)| (*a, *b)) {
+            end = end.max(after_end);
+            self.above.remove(&after);
+        }
+        if start == self.low {
+            self.low = end;
+            self.pass();
+        } else {
+            self.above.insert(start, end);
+        }
+    }
+
+    /// Moves the place behind `low`, and lets go of the events that are done.
+    fn pass(&mut self) {
+        while let Some(mark) = self.marks.pop_front_if(|mark| mark.ordinals.end <= self.low) {
+            self.place = Some(mark.continuation);
+        }
+        // Now, while its records are there. If they are gone, they are read again one day, from an earlier place.
+        if let Some(mark) = self.marks.front()
+            && let Some(last) = self.low.checked_sub(mark.ordinals.start + 1)
+            && let Some(place) = mark.records.sequence(last as usize)
+        {
+            self.place = Some(place);
+        }
+    }
+
+    /// The place up to which everything is done, if there is one since the beginning.
+    pub(crate) fn checkpoint(&self) -> Option<SequenceNumber> {
+        self.place.clone()
+    }
+
+    /// Records that are done, without a gap, since the beginning.
+    pub(crate) fn done(&self) -> u64 {
+        self.low
+    }
+
+    /// The oldest record that is out; `None` if there is none.
+    pub(crate) fn oldest(&self) -> Option<Oldest> {
+        let mark = self.marks.front().filter(|mark| mark.ordinals.end > self.low)?;
+        Some(mark.records.oldest(self.low.saturating_sub(mark.ordinals.start) as usize))
+    }
+
+    /// Whether everything that was tracked is done.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.low == self.next
+    }
+
+    /// Records that are out.
+    #[cfg(test)]
+    pub(crate) fn pending(&self) -> u64 {
+        let acked_above: u64 = self.above.iter().map(|(start, end)| end - start).sum();
+        self.next - self.low - acked_above
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An event whose records are numbered from a first number.
+    struct From(u64);
+
+    impl Sequences for From {
+        fn sequence(&self, index: usize) -> Option<SequenceNumber> {
+            Some(number(self.0 + index as u64))
+        }
+
+        fn oldest(&self, index: usize) -> Oldest {
+            Oldest { arrived: Some(self.0.cast_signed() + i64::try_from(index).unwrap()), tracked_at: Instant::now() }
+        }
+    }
+
+    fn number(number: u64) -> SequenceNumber {
+        SequenceNumber::new(&number.to_string()).unwrap()
+    }
+
+    /// Event after event starts at 1000, 2000, …; an event's continuation is its last number plus 500.
+    fn track(watermark: &mut Watermark<From>, event: u64, count: u64) -> Range<u64> {
+        let first = event * 1000;
+        watermark.track(From(first), count, number(first + count.max(1) - 1 + 500))
+    }
+
+    #[test]
+    fn nothing_is_stored_before_something_is_acked() {
+        let mut watermark = Watermark::new(10);
+        track(&mut watermark, 1, 3);
+        assert_eq!(watermark.checkpoint(), None);
+        watermark.ack(1..3);
+        assert_eq!(watermark.checkpoint(), None);
+    }
+
+    #[test]
+    fn a_part_of_an_event_is_stored_by_its_last_record_and_all_of_it_by_its_continuation() {
+        let mut watermark = Watermark::new(10);
+        track(&mut watermark, 1, 3);
+        watermark.ack(0..2);
+        assert_eq!(watermark.checkpoint(), Some(number(1001)));
+        assert!(!watermark.is_drained());
+        watermark.ack(2..3);
+        assert_eq!(watermark.checkpoint(), Some(number(1502)));
+        assert!(watermark.is_drained());
+    }
+
+    #[test]
+    fn an_event_without_records_moves_the_place_once_all_before_it_is_done() {
+        let mut watermark = Watermark::new(10);
+        track(&mut watermark, 1, 1);
+        track(&mut watermark, 2, 0);
+        assert_eq!(watermark.checkpoint(), None);
+        watermark.ack(0..1);
+        assert_eq!(watermark.checkpoint(), Some(number(2500)));
+    }
+
+    #[test]
+    fn the_limit_counts_from_the_oldest_that_is_not_acked() {
+        let mut watermark = Watermark::new(4);
+        track(&mut watermark, 1, 6);
+        assert!(watermark.room_for(4) && !watermark.room_for(5));
+        watermark.ack(1..4);
+        assert!(!watermark.room_for(5));
+        watermark.ack(0..1);
+        assert!(watermark.room_for(6));
+    }
+
+    /// Hosts ack from several threads while one reads how far it got. What it reads is acked, and never moves back, in
+    /// whatever order all this happens.
+    #[test]
+    fn concurrent_acks() {
+        use shuttle::sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering};
+        shuttle::check_random(
+            || {
+                let mut watermark = Watermark::new(100);
+                for event in 0..3 {
+                    track(&mut watermark, event, 2);
+                }
+                let watermark = Arc::new(Mutex::new(watermark));
+                let settled: Arc<Vec<AtomicBool>> = Arc::new((0..6).map(|_| AtomicBool::new(false)).collect());
+                let hosts: Vec<_> = [vec![(0, 1), (3, 5)], vec![(5, 6), (1, 2)], vec![(2, 3)]]
+                    .into_iter()
+                    .map(|acks| {
+                        let (watermark, settled) = (Arc::clone(&watermark), Arc::clone(&settled));
+                        shuttle::thread::spawn(move || {
+                            for (start, end) in acks {
+                                for ordinal in start..end {
+                                    settled[ordinal as usize].store(true, Ordering::SeqCst);
+                                }
+                                watermark.lock().unwrap().ack(start..end);
+                            }
+                        })
+                    })
+                    .collect();
+                let mut before = None;
+                let mut look = || {
+                    let place = watermark.lock().unwrap().checkpoint();
+                    assert!(before <= place, "from {before:?} back to {place:?}");
+                    for (ordinal, settled) in settled.iter().enumerate() {
+                        // Each event has two, numbered from its thousand.
+                        let record = number((ordinal as u64 / 2) * 1000 + ordinal as u64 % 2);
+                        let covered = place.as_ref().is_some_and(|place| record <= *place);
+                        assert!(!covered || settled.load(Ordering::SeqCst), "{place:?} is past {record:?}");
+                    }
+                    before = place;
+                };
+                for _ in 0..4 {
+                    look();
+                    shuttle::thread::yield_now();
+                }
+                for host in hosts {
+                    host.join().unwrap();
+                }
+                look();
+                assert_eq!(before, Some(number(2501)));
+            },
+            2_000,
+        );
+    }
+
+    proptest! {
+        /// Against a model that keeps a flag for every record.
+        #[test]
+        fn out_of_order_acks(events in proptest::collection::vec(0_u64..5, 1..20),
+                             acks in proptest::collection::vec((0_u64..60, 0_u64..8), 0..80)) {
+            let mut watermark = Watermark::new(1000);
+            let mut ends = Vec::new();
+            for (event, count) in events.iter().enumerate() {
+                let event = event as u64 + 1;
+                ends.push((track(&mut watermark, event, *count), event * 1000));
+            }
+            let total = watermark.next;
+            let mut acked = vec![false; total as usize];
+            let mut last = None;
+            for (start, len) in acks {
+                watermark.ack(start..start + len);
+                for ordinal in start..(start + len).min(total) {
+                    acked[ordinal as usize] = true;
+                }
+                let low = acked.iter().take_while(|done| **done).count() as u64;
+                prop_assert_eq!(watermark.done(), low);
+                prop_assert_eq!(watermark.pending(), acked.iter().filter(|done| !**done).count() as u64);
+                let mut expected = None;
+                for (ordinals, first) in &ends {
+                    let count = ordinals.end - ordinals.start;
+                    if ordinals.end <= low {
+                        expected = Some(number(first + count.max(1) - 1 + 500));
+                    } else {
+                        if ordinals.start < low {
+                            expected = Some(number(first + low - 1 - ordinals.start));
+                        }
+                        break;
+                    }
+                }
+                let now = watermark.checkpoint();
+                prop_assert_eq!(&now, &expected);
+                prop_assert!(now >= last, "moved back");
+                last = now;
+            }
+        }
+    }
+}

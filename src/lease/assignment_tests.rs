@@ -1,0 +1,593 @@
+//! Do plans do what they promise, and do whole fleets come to rest?
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::assignment::{Member, Share, plan};
+use super::liveness::Watch;
+use super::memory::{MemoryStore, MemoryTable};
+use super::rebalance::{self, Asked, Sight, StreamSight, What};
+use super::{Beat, Claim, From, Hold, Lease, LeaseStore, Place, Presence, Row, SharedStore, Worker, Write};
+use crate::model::{ShardId, Stream, WorkerId};
+use crate::sync::lock;
+
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+fn counts(plan: &[Option<usize>], shards: &[Share<'_>], stream: usize, members: usize) -> Vec<usize> {
+    let mut counts = vec![0; members];
+    for (shard, who) in shards.iter().zip(plan).filter(|(shard, _)| shard.stream == stream) {
+        assert!(who.is_some(), "nobody is given {}", shard.name);
+        counts[who.unwrap()] += 1;
+    }
+    counts
+}
+
+fn spread(counts: &[usize]) -> usize {
+    counts.iter().max().unwrap() - counts.iter().min().unwrap()
+}
+
+/// The fewest moves that any fair plan needs, by trying all of them.
+fn fewest_moves(has: &[Vec<usize>], totals: &[usize], members: usize) -> usize {
+    fn go(stream: usize, has: &[Vec<usize>], totals: &[usize], sums: &[usize], moves: usize, best: &mut usize) {
+        let members = sums.len();
+        if stream == totals.len() {
+            if spread(sums) <= 1 {
+                *best = moves.min(*best);
+            }
+            return;
+        }
+        for more in 0_u32..1 << members {
+            if more.count_ones() as usize != totals[stream] % members {
+                continue;
+            }
+            let gets: Vec<usize> =
+                (0..members).map(|who| totals[stream] / members + (more >> who & 1) as usize).collect();
+            let given: usize = (0..members).map(|who| has[stream][who].saturating_sub(gets[who])).sum();
+            let sums: Vec<usize> = sums.iter().zip(&gets).map(|(a, b)| a + b).collect();
+            go(stream + 1, has, totals, &sums, moves + given, best);
+        }
+    }
+    let mut best = usize::MAX;
+    go(0, has, totals, &vec![0; members], 0, &mut best);
+    best
+}
+
+proptest! {
+    #[test]
+    fn a_plan_is_fair_and_moves_as_little_as_it_can(
+        members in 1_usize..5,
+        streams in proptest::collection::vec(proptest::collection::vec(proptest::option::of(0_usize..5), 0..10), 1..4),
+    ) {
+        let takers: Vec<Member<'_>> = (0..members)
+            .map(|who| Member { name: NAMES[who], foreign: false, streams: vec![true; streams.len()] })
+            .collect();
+        let names: Vec<String> = (0..10).map(|at| format!("shard-{at}")).collect();
+        let mut shards = Vec::new();
+        for (stream, owners) in streams.iter().enumerate() {
+            for (at, owner) in owners.iter().enumerate() {
+                shards.push(Share { stream, name: &names[at], owner: owner.filter(|who| *who < members) });
+            }
+        }
+        let dealt = plan(&takers, &NAMES[..streams.len()], &shards);
+        let mut sums = vec![0; members];
+        let mut has = Vec::new();
+        let mut moves = 0;
+        for (stream, owners) in streams.iter().enumerate() {
+            let counts = counts(&dealt, &shards, stream, members);
+            prop_assert!(spread(&counts) <= 1, "within a stream: {counts:?}");
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum += count;
+            }
+            has.push((0..members).map(|who| owners.iter().filter(|owner| **owner == Some(who)).count()).collect());
+        }
+        prop_assert!(spread(&sums) <= 1, "over all: {sums:?}");
+        for (shard, who) in shards.iter().zip(&dealt) {
+            moves += usize::from(shard.owner.is_some() && shard.owner != *who);
+        }
+        let totals: Vec<usize> = streams.iter().map(Vec::len).collect();
+        prop_assert_eq!(moves, fewest_moves(&has, &totals, members));
+
+        // Carried out in part, in any order, it is still the plan.
+        for half in 0..2 {
+            let mut later = shards.clone();
+            for (at, share) in later.iter_mut().enumerate() {
+                if at % 2 == half {
+                    share.owner = dealt[at];
+                }
+            }
+            prop_assert_eq!(&plan(&takers, &NAMES[..streams.len()], &later), &dealt);
+        }
+    }
+}
+
+proptest! {
+    /// More than can be compared with all other plans.
+    #[test]
+    fn many_streams_are_dealt_fairly(
+        members in 2_usize..12,
+        streams in proptest::collection::vec(proptest::collection::vec(0_usize..12, 0..20), 1..12),
+    ) {
+        let names: Vec<String> = (0..20).map(|at| format!("name-{at:02}")).collect();
+        let reads = vec![true; streams.len()];
+        let members: Vec<Member<'_>> =
+            names[..members].iter().map(|name| Member { name, foreign: false, streams: reads.clone() }).collect();
+        let mut shards = Vec::new();
+        for (stream, owners) in streams.iter().enumerate() {
+            for (owner, name) in owners.iter().zip(&names) {
+                shards.push(Share { stream, name, owner: Some(*owner).filter(|who| *who < members.len()) });
+            }
+        }
+        let all: Vec<&str> = names[..streams.len()].iter().map(String::as_str).collect();
+        let dealt = plan(&members, &all, &shards);
+        let mut sums = vec![0; members.len()];
+        for stream in 0..streams.len() {
+            let counts = counts(&dealt, &shards, stream, members.len());
+            prop_assert!(spread(&counts) <= 1, "within a stream: {counts:?}");
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        prop_assert!(spread(&sums) <= 1, "over all: {sums:?}");
+    }
+}
+
+#[test]
+fn who_comes_gets_as_much_as_others_though_each_stream_has_too_few_for_all() {
+    let member = |name| Member { name, foreign: false, streams: vec![true; 3] };
+    let members = ["a", "b", "c", "d"].map(member);
+    let shards: Vec<Share<'_>> =
+        (0..9).map(|at| Share { stream: at / 3, name: ["one", "two", "three"][at % 3], owner: Some(at % 3) }).collect();
+    let dealt = plan(&members, &["s", "t", "u"], &shards);
+    let mut sums: Vec<usize> = (0..4).map(|who| dealt.iter().filter(|owner| **owner == Some(who)).count()).collect();
+    sums.sort_unstable();
+    assert_eq!(sums, [2, 2, 2, 3]);
+}
+
+#[test]
+fn another_program_keeps_its_share_and_is_given_nothing() {
+    let member = |name, foreign| Member { name, foreign, streams: vec![true] };
+    let members = [member("ours", false), member("theirs", true)];
+    let names: Vec<String> = (0..10).map(|at| format!("shard-{at}")).collect();
+    let shares = |theirs: usize| -> Vec<Share<'_>> {
+        let share = |(at, name): (usize, &'static str)| Share { stream: 0, name, owner: (at < theirs).then_some(1) };
+        let names: Vec<&'static str> = names.iter().map(|name| &*name.clone().leak()).collect();
+        names.into_iter().enumerate().map(share).collect()
+    };
+    for (theirs, left) in [(10, 5), (5, 5), (3, 3), (0, 0)] {
+        let shares = shares(theirs);
+        let dealt = plan(&members, &["s"], &shares);
+        assert_eq!(counts(&dealt, &shares, 0, 2), [10 - left, left], "they have {theirs}");
+    }
+}
+
+#[test]
+fn workers_that_read_different_streams_are_compared_within_each() {
+    let member = |name, streams: &[bool]| Member { name, foreign: false, streams: streams.to_vec() };
+    let members = [member("a", &[true, false]), member("b", &[true, true])];
+    let names: Vec<String> = (0..6).map(|at| format!("shard-{at}")).collect();
+    let shards: Vec<Share<'_>> =
+        (0..2).flat_map(|stream| names.iter().map(move |name| Share { stream, name, owner: None })).collect();
+    let dealt = plan(&members, &["s", "t"], &shards);
+    assert_eq!(counts(&dealt, &shards, 0, 2), [3, 3]);
+    assert_eq!(counts(&dealt, &shards, 1, 2), [0, 6]);
+}
+
+const LEASE: u32 = 30;
+const PERIOD: u32 = 30;
+const BEAT: u32 = 5;
+/// How often the row of an idle shard is renewed.
+const RENEWAL: u32 = 45;
+/// The commit period and the grace period, as they are by default.
+const HANDED_OVER_WITHIN: u32 = 7;
+
+/// A worker of a simulated fleet, which carries out its rounds at once.
+struct SimWorker {
+    store: MemoryStore,
+    presence: Presence,
+    watch: Watch,
+    leases: BTreeMap<(Stream, ShardId), Lease>,
+    asked: HashMap<(Stream, ShardId), Asked>,
+    /// The second of its next look and beat.
+    look: u32,
+    beat: u32,
+    nudges: u64,
+    /// Calls since its last regular look, and the most there were.
+    calls: u64,
+    most_calls: u64,
+}
+
+/// A fleet on a clock of seconds.
+struct Sim {
+    table: Arc<MemoryTable>,
+    streams: Vec<(Stream, Vec<ShardId>)>,
+    workers: Vec<SimWorker>,
+    start: Instant,
+    second: u32,
+    owners: HashMap<(Stream, ShardId), WorkerId>,
+    /// How often each shard went from one worker to another.
+    moves: HashMap<(Stream, ShardId), u32>,
+    random: fastrand::Rng,
+    named: u32,
+}
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("memory never waits")
+}
+
+impl Sim {
+    fn new(seed: u64, shards: &[usize]) -> Self {
+        let streams = shards.iter().enumerate().map(|(at, count)| {
+            let stream = Stream::new(format!("stream-{at}"), format!("arn:stream-{at}"));
+            (stream, (0..*count).map(|shard| ShardId::from(&*format!("shardId-{shard:012}"))).collect())
+        });
+        Self {
+            table: Arc::default(),
+            streams: streams.collect(),
+            workers: Vec::new(),
+            start: Instant::now(),
+            second: 0,
+            owners: HashMap::new(),
+            moves: HashMap::new(),
+            random: fastrand::Rng::with_seed(seed),
+            named: 0,
+        }
+    }
+
+    /// A worker shows itself, and looks for the first time a little later.
+    fn add(&mut self) {
+        self.named += 1;
+        let name = format!("worker-{:08x}-{}", self.random.u32(..), self.named);
+        let presence = Presence {
+            streams: self.streams.iter().map(|(stream, _)| stream.arn().to_owned()).collect(),
+            ..Presence::default()
+        };
+        let store = MemoryStore::new(&self.table, &name);
+        now(store.beat(&presence)).unwrap();
+        self.workers.push(SimWorker {
+            store,
+            presence,
+            watch: Watch::new(Duration::from_secs(LEASE.into())),
+            leases: BTreeMap::new(),
+            asked: HashMap::new(),
+            look: self.second + 1 + self.random.u32(0..2),
+            beat: self.second + BEAT,
+            nudges: 0,
+            calls: 0,
+            most_calls: 0,
+        });
+    }
+
+    fn now(&self) -> Instant {
+        self.start + Duration::from_secs(self.second.into())
+    }
+
+    fn step(&mut self) {
+        self.second += 1;
+        for at in 0..self.workers.len() {
+            if self.workers[at].beat <= self.second {
+                self.beat(at);
+            }
+            if self.workers[at].look <= self.second {
+                self.look(at);
+            }
+        }
+    }
+
+    fn beat(&mut self, at: usize) {
+        let worker = &mut self.workers[at];
+        worker.beat = self.second + BEAT;
+        if self.second % RENEWAL < BEAT {
+            let renewals = worker.leases.values().map(|lease| Write::new(lease, Place::Nowhere));
+            now(worker.store.commit(renewals.collect()));
+        }
+        let Beat::Alive { nudges } = now(worker.store.beat(&worker.presence)).unwrap() else { panic!("replaced") };
+        if nudges != worker.nudges {
+            worker.nudges = nudges;
+            worker.look = self.second;
+        }
+    }
+
+    fn look(&mut self, at: usize) {
+        let clock = self.now();
+        let before = lock(&self.table.core).calls;
+        let worker = &mut self.workers[at];
+        let workers = now(worker.store.workers()).unwrap();
+        let rows: Vec<_> = self.streams.iter().map(|(stream, _)| now(worker.store.rows(stream)).unwrap()).collect();
+        let seen = self.streams.iter().zip(&rows).map(|((stream, _), rows)| (stream, &**rows));
+        worker.watch.look(clock, &workers, seen);
+        // What others ask for is given at once.
+        for ((stream, _), rows) in self.streams.iter().zip(&rows) {
+            for row in rows {
+                let key = (stream.clone(), row.shard.clone());
+                if let Some(taker) = &row.wanted_by
+                    && let Some(lease) = worker.leases.remove(&key)
+                {
+                    now(worker.store.release(vec![lease.back(Place::Nowhere, Some(taker.clone()))]));
+                    now(worker.store.nudge(taker)).unwrap();
+                }
+            }
+        }
+        let in_hand: Vec<BTreeSet<ShardId>> = self
+            .streams
+            .iter()
+            .map(|(stream, _)| {
+                worker.leases.keys().filter(|(other, _)| other == stream).map(|(_, shard)| shard.clone()).collect()
+            })
+            .collect();
+        let readable: Vec<Vec<ShardId>> = self
+            .streams
+            .iter()
+            .zip(&in_hand)
+            .map(|((_, shards), in_hand)| shards.iter().filter(|shard| !in_hand.contains(*shard)).cloned().collect())
+            .collect();
+        let streams: Vec<_> = (0..rows.len())
+            .map(|at| StreamSight {
+                stream: &self.streams[at].0,
+                rows: &rows[at],
+                readable: &readable[at],
+                in_hand: &in_hand[at],
+            })
+            .collect();
+        let sight = Sight {
+            now: clock,
+            me: worker.store.me(),
+            workers: &workers,
+            streams: &streams,
+            watch: &worker.watch,
+            settle: rebalance::settle(Duration::from_secs(PERIOD.into())),
+            asked: &worker.asked,
+        };
+        let steps = rebalance::share(&sight);
+        for step in steps.steps {
+            let stream = self.streams[step.stream].0.clone();
+            let key = (stream.clone(), step.shard.clone());
+            let from = match &step.what {
+                What::Claim => From::Nobody,
+                What::TakeOver(hold) => From::Unchanged(hold),
+                What::Resume(hold) | What::Force(hold) | What::Steal(hold) => From::Holder(hold),
+                What::Ask { hold, instead_of } => {
+                    if now(worker.store.ask(&stream, &step.shard, hold, instead_of.as_ref())).unwrap() {
+                        now(worker.store.nudge(&hold.worker)).unwrap();
+                        let until = clock + Duration::from_secs(HANDED_OVER_WITHIN.into());
+                        worker.asked.insert(key, Asked { hold: hold.clone(), until });
+                    }
+                    continue;
+                }
+            };
+            if let Claim::Owned(lease, _) = now(worker.store.claim(&stream, &step.shard, from)).unwrap() {
+                worker.asked.remove(&key);
+                worker.leases.insert(key.clone(), lease);
+                let before = self.owners.insert(key.clone(), worker.store.me().clone());
+                if before.is_some_and(|before| before != *worker.store.me()) {
+                    *self.moves.entry(key).or_default() += 1;
+                }
+            }
+        }
+        worker.calls += lock(&self.table.core).calls - before;
+        worker.most_calls = worker.most_calls.max(worker.calls);
+        worker.look = if steps.more {
+            self.second + 1
+        } else {
+            worker.calls = 0;
+            let regular = self.second + PERIOD - self.random.u32(0..PERIOD / 10);
+            let over = worker.watch.next_over(clock).map(|over| (over - self.start).as_secs_f64().ceil() as u32);
+            over.map_or(regular, |over| regular.min(over))
+        };
+    }
+
+    /// How many shards of each stream each live worker has.
+    fn spread(&self) -> (usize, usize, usize) {
+        let mut sums = vec![0; self.workers.len()];
+        let mut within = 0;
+        for (stream, _) in &self.streams {
+            let of = |worker: &SimWorker| worker.leases.keys().filter(|(other, _)| other == stream).count();
+            let counts: Vec<usize> = self.workers.iter().map(of).collect();
+            within = within.max(spread(&counts));
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum += count;
+            }
+        }
+        (within, spread(&sums), sums.iter().sum())
+    }
+
+    fn is_balanced(&self) -> bool {
+        let all: usize = self.streams.iter().map(|(_, shards)| shards.len()).sum();
+        let (within, over_all, owned) = self.spread();
+        within <= 1 && over_all <= 1 && owned == all
+    }
+
+    /// Runs until all is balanced; how many seconds that took.
+    fn settle(&mut self, at_most: u32) -> u32 {
+        let begin = self.second;
+        while !self.is_balanced() {
+            assert!(self.second - begin < at_most, "not balanced after {at_most} s: {:?}", self.spread());
+            self.step();
+        }
+        let took = self.second - begin;
+        // And stays so.
+        let moves = self.total_moves();
+        for _ in 0..2 * PERIOD {
+            self.step();
+        }
+        assert!(self.is_balanced(), "out of balance again");
+        assert_eq!(moves, self.total_moves(), "it moves on though all is balanced");
+        took
+    }
+
+    fn total_moves(&self) -> u32 {
+        self.moves.values().sum()
+    }
+
+    fn most_moves(&self) -> u32 {
+        self.moves.values().copied().max().unwrap_or(0)
+    }
+
+    /// A soft stop: leases are given back at once.
+    fn stop(&mut self, at: usize) {
+        let mut worker = self.workers.remove(at);
+        let leases = std::mem::take(&mut worker.leases).into_values();
+        now(worker.store.release(leases.map(|lease| lease.back(Place::Nowhere, None)).collect()));
+        now(worker.store.leave()).unwrap();
+        for other in &self.workers {
+            now(worker.store.nudge(other.store.me())).unwrap();
+        }
+    }
+
+    fn forget_moves(&mut self) {
+        self.moves.clear();
+        for worker in &mut self.workers {
+            worker.most_calls = 0;
+        }
+    }
+}
+
+#[test]
+fn fleets_come_to_rest() {
+    println!("workers  shards      event            settled_s  moves  most_of_one  calls_a_worker");
+    let fleets: [(usize, &[usize]); 9] = [
+        (1, &[1]),
+        (1, &[40]),
+        (6, &[24]),
+        (6, &[12, 7, 1]),
+        (10, &[5]),
+        (30, &[100, 33]),
+        (50, &[1000]),
+        (100, &[500]),
+        (20, &[10_000]),
+    ];
+    for (workers, shards) in fleets {
+        let mut sim = Sim::new(workers as u64, shards);
+        let all: usize = shards.iter().sum();
+        let tell = |sim: &Sim, event: &str, took: u32| {
+            let calls = sim.workers.iter().map(|worker| worker.most_calls).max().unwrap_or(0);
+            println!(
+                "{workers:>7}  {:<10}  {event:<15}  {took:>9}  {:>5}  {:>11}  {calls:>14}",
+                format!("{shards:?}"),
+                sim.total_moves(),
+                sim.most_moves(),
+            );
+            // Looks and nudges, and a few calls for each shard that comes or goes.
+            let share = all.div_ceil(workers) as u64 + 1;
+            let bound = (20 + 4 * share) * (shards.len() as u64 + 1) + 2 * workers as u64;
+            assert!(calls <= bound, "{calls} calls of at most {bound}");
+        };
+
+        for _ in 0..workers {
+            sim.add();
+        }
+        let took = sim.settle(2 * PERIOD);
+        tell(&sim, "start together", took);
+        assert_eq!(sim.total_moves(), 0, "they start together, so nothing has to move");
+
+        sim.forget_moves();
+        sim.add();
+        let took = sim.settle(2 * PERIOD);
+        tell(&sim, "one more", took);
+        assert!(sim.most_moves() <= 1);
+        assert!(sim.total_moves() as usize <= all.div_ceil(workers + 1) + shards.len());
+
+        if all > 1000 {
+            // It takes long, and would show nothing new.
+            continue;
+        }
+        sim.forget_moves();
+        let owned = sim.workers[0].leases.len();
+        sim.stop(0);
+        let took = sim.settle(2 * PERIOD);
+        tell(&sim, "one stops", took);
+        assert_eq!(sim.total_moves() as usize, owned, "just what it had");
+
+        if workers > 1 {
+            sim.forget_moves();
+            let owned = sim.workers.remove(0).leases.len();
+            let took = sim.settle(LEASE + PERIOD + BEAT);
+            tell(&sim, "one dies", took);
+            assert_eq!(sim.total_moves() as usize, owned, "just what it had");
+        }
+    }
+}
+
+#[test]
+fn six_workers_start_together() {
+    for seed in 0..50 {
+        let mut sim = Sim::new(seed, &[25]);
+        for _ in 0..6 {
+            // Within ten seconds.
+            for _ in 0..fastrand::Rng::with_seed(seed).u32(0..3) {
+                sim.step();
+            }
+            sim.add();
+        }
+        sim.settle(2 * PERIOD);
+        assert!(sim.most_moves() <= 1, "seed {seed}: a shard moved twice");
+    }
+}
+
+#[test]
+fn a_rolling_restart_moves_as_few_shards_as_it_has_to() {
+    let mut sim = Sim::new(7, &[40]);
+    for _ in 0..5 {
+        sim.add();
+    }
+    sim.settle(2 * PERIOD);
+    for _ in 0..5 {
+        sim.forget_moves();
+        sim.stop(0);
+        let away = sim.settle(2 * PERIOD);
+        sim.add();
+        let back = sim.settle(2 * PERIOD);
+        // Eight have to go elsewhere, and eight to the new one.
+        assert_eq!(sim.total_moves(), 16, "after {away} s and {back} s");
+    }
+}
+
+#[test]
+fn nobody_claims_from_itself() {
+    let mut sim = Sim::new(3, &[10]);
+    sim.add();
+    sim.settle(2 * PERIOD);
+    let epochs = |sim: &Sim| -> Vec<_> { sim.workers[0].leases.values().map(|lease| lease.epoch).collect() };
+    let before = epochs(&sim);
+    for _ in 0..10 * PERIOD {
+        sim.step();
+    }
+    assert_eq!(epochs(&sim), before);
+}
+
+#[test]
+fn what_was_asked_of_one_holder_is_not_taken_from_the_next() {
+    let (stream, start) = (Stream::new("orders", "arn:orders"), Instant::now());
+    let shards: Vec<ShardId> = vec!["one".into(), "two".into()];
+    let presence = Presence { streams: ["arn:orders".to_owned()].into(), ..Presence::default() };
+    let workers = ["a", "b"].map(|id| Worker { id: id.into(), beat: "1".into(), presence: presence.clone() });
+    let hold = |epoch| Hold { worker: "a".into(), epoch: Some(epoch), stamp: "x".into() };
+    let row = |shard: &ShardId| Row { hold: Some(hold(2)), ..Row::new(shard.clone(), Place::Nowhere) };
+    let rows: Vec<Row> = shards.iter().map(row).collect();
+    let mut watch = Watch::new(Duration::from_secs(30));
+    watch.look(start, &workers, [(&stream, &*rows)]);
+    let now = start + Duration::from_secs(20);
+    for (epoch, forced) in [(1, false), (2, true)] {
+        let asked = shards.iter().map(|shard| {
+            ((stream.clone(), shard.clone()), Asked { hold: hold(epoch), until: start + Duration::from_secs(1) })
+        });
+        let (asked, in_hand) = (asked.collect(), BTreeSet::new());
+        let sight = [StreamSight { stream: &stream, rows: &rows, readable: &shards, in_hand: &in_hand }];
+        let me = "b".into();
+        let sight = Sight {
+            now,
+            me: &me,
+            workers: &workers,
+            streams: &sight,
+            watch: &watch,
+            settle: Duration::ZERO,
+            asked: &asked,
+        };
+        let steps = rebalance::share(&sight).steps;
+        let [step] = &steps[..] else { panic!("{steps:?}") };
+        assert_eq!(matches!(step.what, What::Force(_)), forced, "{step:?}");
+        assert_eq!(matches!(step.what, What::Ask { .. }), !forced, "{step:?}");
+    }
+}

@@ -1,0 +1,138 @@
+//! What does an operator see in the table, and may change?
+
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use jiff::Timestamp;
+
+use super::row::{self, Item, string, text};
+use super::table::Table;
+use super::{FORMER, Place, Row, STREAMS, StoreError, WORKERS, failed, is_refusal};
+use crate::lease::{Overview, SeenShard, SeenWorker, State};
+
+impl Table {
+    /// All leases, or those of one stream as it is spelt in the table, and all workers.
+    pub(crate) async fn overview(&self, stream: Option<&str>) -> Result<Overview, StoreError> {
+        let items = match stream {
+            None => self.scan("read the table").await?,
+            Some(stream) => {
+                let mut items = self.query("read the leases", stream).await?;
+                items.extend(self.query("read who is alive", WORKERS).await?);
+                items.extend(self.query("read where streams begin", STREAMS).await?);
+                items
+            }
+        };
+        let now = Timestamp::now();
+        let mut seen = Overview::default();
+        for item in &items {
+            match string(item, "StreamID") {
+                Some(STREAMS) => {
+                    seen.latest.extend(string(item, "ShardID").map(ToOwned::to_owned).zip(row::number(item, "Latest")));
+                }
+                Some(FORMER) | None => {}
+                Some(WORKERS) => seen.workers.extend(worker(item, now)),
+                Some(stream) => seen.shards.push(shard(stream, item, now)),
+            }
+        }
+        for shard in &mut seen.shards {
+            if let Some(owner) = seen.workers.iter_mut().find(|worker| shard.owner.as_ref() == Some(&worker.worker)) {
+                owner.shards += 1;
+                shard.owner_seen_seconds_ago = owner.seen_seconds_ago;
+            }
+        }
+        seen.workers.sort_by(|a, b| a.worker.cmp(&b.worker));
+        seen.shards.sort_by(|a, b| (&a.stream, &a.shard).cmp(&(&b.stream, &b.shard)));
+        Ok(seen)
+    }
+
+    /// Takes a shard from a worker, whose lease is this one still: nobody's from then on. `false` if it has changed.
+    pub(crate) async fn free(&self, shard: &SeenShard) -> Result<bool, StoreError> {
+        let Some(owner) = &shard.owner else { return Ok(false) };
+        let update = self.update(&shard.stream, &shard.shard).expression_attribute_values(":owner", text(owner));
+        let update = unrenewed(update, shard.lease_until.as_deref());
+        let remove = "REMOVE ClientID, LeaseTimeout, WantedBy, ClaimedAt";
+        let update = if shard.other_program {
+            update.update_expression(remove)
+        } else {
+            // The old owner must not take this for a release of its own.
+            update
+                .expression_attribute_values(":freed", text(&format!("freed/{:016x}", fastrand::u64(..))))
+                .update_expression(format!("SET LeaseID = :freed {remove}"))
+        };
+        match update.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if is_refusal(&error) => Ok(false),
+            Err(error) => Err(failed("release a shard", &error)),
+        }
+    }
+
+    /// Removes a worker that shows itself no more, and has the others look at what it left.
+    pub(crate) async fn bury(&self, worker: &str, beat: Option<&str>) -> Result<(), StoreError> {
+        if let Some(beat) = beat {
+            self.remove_worker(worker, "Beat = :seen", beat).await?;
+        }
+        for other in self.query("read who is alive", WORKERS).await?.iter().filter_map(row::worker) {
+            self.nudge(other.id.as_str()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// That it is the owner's still, and was not renewed since we looked.
+fn unrenewed(update: UpdateItemFluentBuilder, until: Option<&str>) -> UpdateItemFluentBuilder {
+    match until {
+        Some(until) => update
+            .expression_attribute_values(":until", text(until))
+            .condition_expression("ClientID = :owner AND LeaseTimeout = :until"),
+        None => update.condition_expression("ClientID = :owner AND attribute_not_exists(LeaseTimeout)"),
+    }
+}
+
+fn shard(stream: &str, item: &Item, now: Timestamp) -> SeenShard {
+    let mut seen = SeenShard {
+        state: State::Unreadable,
+        owner: string(item, "ClientID").map(ToOwned::to_owned),
+        lease_until: string(item, "LeaseTimeout").map(ToOwned::to_owned),
+        wanted_by: string(item, "WantedBy").map(ToOwned::to_owned),
+        sequence_number: string(item, "SequenceNumber").map(ToOwned::to_owned),
+        ..SeenShard::unread(stream, row::range(item))
+    };
+    match row::lease(item) {
+        Row { unreadable: Some(what), .. } => seen.remark = Some(what),
+        row => {
+            seen.state = match (&row.place, &row.hold) {
+                (Place::End(_), _) => State::Ended,
+                (_, Some(_)) => State::Held,
+                (_, None) => State::Free,
+            };
+            if let Some(hold) = &row.hold {
+                seen.other_program = hold.epoch.is_none();
+                seen.since = string(item, "ClaimedAt").filter(|_| !seen.other_program).map(ToOwned::to_owned);
+                seen.held_seconds = seen.since.as_deref().and_then(|since| seconds_since(since, now));
+            }
+        }
+    }
+    seen
+}
+
+fn worker(item: &Item, now: Timestamp) -> Option<SeenWorker> {
+    let shown = row::worker(item)?;
+    let time = |name| string(item, name).map(ToOwned::to_owned);
+    let (since, seen_at) = (time("Since"), time("SeenAt"));
+    Some(SeenWorker {
+        worker: shown.id.to_string(),
+        seen_seconds_ago: seen_at.as_deref().and_then(|at| seconds_since(at, now)),
+        seen_at,
+        runs_seconds: since.as_deref().and_then(|since| seconds_since(since, now)),
+        since,
+        shards: 0,
+        explicit: shown.presence.explicit,
+        streams: shown.presence.streams.into_iter().collect(),
+        beat: shown.beat,
+        beats_every: shown.presence.beats_every,
+    })
+}
+
+/// By the clocks of two machines, so it may be somewhat off, or negative.
+fn seconds_since(time: &str, now: Timestamp) -> Option<i64> {
+    let time: Timestamp = time.parse().ok()?;
+    Some(now.as_second() - time.as_second())
+}

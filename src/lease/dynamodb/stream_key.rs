@@ -1,0 +1,206 @@
+//! Under which name are the leases of a stream?
+//!
+//! Connect keeps them under whatever its configuration calls the stream, a name or an ARN. All workers have to agree on
+//! one of them, whatever theirs calls it; so the first one decides, where Connect's rows are if there are any, and writes
+//! that down. Rows that turn up under the other name are moved.
+//!
+//! Streams of other regions or accounts may have the same name. The first one that comes has it, rows and all; the others
+//! are kept under their ARNs.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::builders::PutBuilder;
+use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, ReturnValue, TransactWriteItem};
+use tokio::time::sleep;
+
+use super::row::{self, Item, string, text};
+use super::{DynamoDbStore, FORMER, STREAMS, StoreError, failed};
+use crate::lease::Place;
+use crate::model::{SequenceNumber, Stream};
+use crate::retry::backoff::Backoff;
+use crate::telemetry;
+
+/// How often rows are moved that are changed meanwhile by whoever holds them.
+const TRIES: u32 = 8;
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LATEST_RETRY: Duration = Duration::from_secs(1);
+
+/// Decides, or learns what was decided; moves what is under the other name.
+pub(super) async fn adopt(store: &DynamoDbStore, stream: &Stream, configured: &str) -> Result<String, StoreError> {
+    if !has_its_name(store, stream).await? {
+        return Ok(stream.arn().to_owned());
+    }
+    let configured = if configured.starts_with("arn:") { stream.arn() } else { stream.name() };
+    let other = |one: &str| if one == stream.arn() { stream.name() } else { stream.arn() };
+    let decided = if let Some(decided) = decided(store, stream).await? {
+        decided
+    } else {
+        let theirs = items(store, other(configured)).await?;
+        let ours = if theirs.is_empty() { Vec::new() } else { items(store, configured).await? };
+        let best = if ours.is_empty() && !theirs.is_empty() { other(configured) } else { configured };
+        decide(store, stream, best).await?
+    };
+    let moved = move_all(store, other(&decided), &decided).await?;
+    if moved > 0 {
+        telemetry::rows_moved(stream, moved, other(&decided), &decided);
+    }
+    Ok(decided)
+}
+
+async fn items(store: &DynamoDbStore, id: &str) -> Result<Vec<Item>, StoreError> {
+    store.table.query("read the leases", id).await
+}
+
+/// Whether the name means this stream in this table, and not another one of the same name.
+async fn has_its_name(store: &DynamoDbStore, stream: &Stream) -> Result<bool, StoreError> {
+    let update = store
+        .table
+        .update(STREAMS, stream.name())
+        .update_expression("SET Arn = if_not_exists(Arn, :arn)")
+        .expression_attribute_values(":arn", text(stream.arn()))
+        .return_values(ReturnValue::AllNew);
+    let answer = update.send().await.map_err(|error| failed("store which stream has a name", &error))?;
+    Ok(answer.attributes().and_then(|item| string(item, "Arn")) == Some(stream.arn()))
+}
+
+/// Moves all rows. Each may be renewed by its holder at any time, and is then tried again.
+async fn move_all(store: &DynamoDbStore, from: &str, to: &str) -> Result<usize, StoreError> {
+    let mut backoff = Backoff::new(FIRST_RETRY, LATEST_RETRY);
+    let mut moved = 0;
+    for _ in 0..TRIES {
+        let strays = items(store, from).await?;
+        if strays.is_empty() {
+            return Ok(moved);
+        }
+        let there = items(store, to).await?;
+        let before = moved;
+        for stray in &strays {
+            let rival = there.iter().find(|item| row::range(item) == row::range(stray));
+            if move_over(store, to, stray, rival).await? {
+                moved += 1;
+            }
+        }
+        if moved - before < strays.len() {
+            sleep(backoff.next_delay(fastrand::f64())).await;
+        }
+    }
+    if items(store, from).await?.is_empty() {
+        return Ok(moved);
+    }
+    let cause = format!("those under {from} are changed all the time; stop who uses this name, or call the stream so");
+    Err(StoreError::Failed { what: MOVING, cause })
+}
+
+const MOVING: &str = "move leases to the name that their stream is kept under";
+
+async fn decided(store: &DynamoDbStore, stream: &Stream) -> Result<Option<String>, StoreError> {
+    let get = store.client().get_item().table_name(&store.table.name).consistent_read(true);
+    let get = get.key("StreamID", text(STREAMS)).key("ShardID", text(stream.arn()));
+    let found = get.send().await.map_err(|error| failed("read under which name a stream's leases are", &error))?;
+    Ok(found.item().and_then(|item| known(item, stream)))
+}
+
+/// The decision in a row; anything but the two names is none.
+fn known(item: &Item, stream: &Stream) -> Option<String> {
+    let spelling = string(item, "LeasesUnder")?;
+    [stream.name(), stream.arn()].contains(&spelling).then(|| spelling.to_owned())
+}
+
+async fn decide(store: &DynamoDbStore, stream: &Stream, best: &str) -> Result<String, StoreError> {
+    let update = store
+        .table
+        .update(STREAMS, stream.arn())
+        .update_expression("SET LeasesUnder = if_not_exists(LeasesUnder, :best)")
+        .expression_attribute_values(":best", text(best))
+        .return_values(ReturnValue::AllNew);
+    let answer = update.send().await.map_err(|error| failed("store under which name a stream's leases are", &error))?;
+    Ok(answer.attributes().and_then(|item| known(item, stream)).unwrap_or_else(|| best.to_owned()))
+}
+
+/// Moves a row, unless somebody changes it meanwhile; whether it was. Where both names have one, the one that is further
+/// stays.
+async fn move_over(store: &DynamoDbStore, to: &str, stray: &Item, rival: Option<&Item>) -> Result<bool, StoreError> {
+    let stays = rival.filter(|rival| string(rival, "ClientID").is_some() || place(rival) >= place(stray));
+    let put = if stays.is_none() {
+        let mut item = stray.clone();
+        item.insert("StreamID".into(), text(to));
+        let put = Put::builder().table_name(&store.table.name).set_item(Some(item));
+        Some(match rival {
+            None => put.condition_expression("attribute_not_exists(StreamID)"),
+            Some(rival) => {
+                let (condition, values) = unchanged(rival);
+                put.condition_expression(condition).set_expression_attribute_values(values)
+            }
+        })
+    } else {
+        None
+    };
+    replace(store, MOVING, stray, put).await
+}
+
+/// Moves the row of a shard of a former stream out of the way, unless it changes meanwhile; whether it was moved.
+pub(super) async fn set_aside(
+    store: &DynamoDbStore,
+    what: &'static str,
+    item: &Item,
+    range: String,
+) -> Result<bool, StoreError> {
+    let mut former = item.clone();
+    former.insert("StreamID".into(), text(FORMER));
+    former.insert("ShardID".into(), AttributeValue::S(range));
+    let put = Put::builder().table_name(&store.table.name).set_item(Some(former));
+    replace(store, what, item, Some(put)).await
+}
+
+/// Removes a row that is still as it was read, and writes another in the same transaction; whether it was done.
+async fn replace(
+    store: &DynamoDbStore,
+    what: &'static str,
+    item: &Item,
+    put: Option<PutBuilder>,
+) -> Result<bool, StoreError> {
+    let broken = |error: aws_sdk_dynamodb::error::BuildError| StoreError::Failed { what, cause: error.to_string() };
+    let mut delete = Delete::builder().table_name(&store.table.name);
+    for key in ["StreamID", "ShardID"] {
+        delete = delete.key(key, text(string(item, key).unwrap_or_default()));
+    }
+    let (condition, values) = unchanged(item);
+    let delete = delete.condition_expression(condition).set_expression_attribute_values(values);
+    let delete = TransactWriteItem::builder().delete(delete.build().map_err(broken)?).build();
+    let mut call = store.client().transact_write_items().transact_items(delete);
+    if let Some(put) = put {
+        call = call.transact_items(TransactWriteItem::builder().put(put.build().map_err(broken)?).build());
+    }
+    match call.send().await {
+        Ok(_) => Ok(true),
+        // Changed meanwhile, or the table is busy.
+        Err(error)
+            if error.as_service_error().is_some_and(TransactWriteItemsError::is_transaction_canceled_exception) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(failed(what, &error)),
+    }
+}
+
+/// The condition that a row is as it was read.
+fn unchanged(item: &Item) -> (String, Option<Item>) {
+    let (mut same, mut values) = (Vec::new(), Item::new());
+    for (at, name) in ["SequenceNumber", "ClientID", "LeaseTimeout", "Ended"].into_iter().enumerate() {
+        match item.get(name) {
+            Some(value) => {
+                values.insert(format!(":v{at}"), value.clone());
+                same.push(format!("{name} = :v{at}"));
+            }
+            None => same.push(format!("attribute_not_exists({name})")),
+        }
+    }
+    (same.join(" AND "), (!values.is_empty()).then_some(values))
+}
+
+/// How far a row has got: ended or not, and where.
+fn place(item: &Item) -> (bool, Option<SequenceNumber>) {
+    let ended = matches!(row::lease(item).place, Place::End(_));
+    (ended, string(item, "SequenceNumber").and_then(|number| SequenceNumber::new(number).ok()))
+}

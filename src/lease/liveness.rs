@@ -1,0 +1,401 @@
+//! Who is alive, as far as we saw?
+//!
+//! Pure. Clocks of different machines differ, so nothing that another one wrote about time is believed. What counts is
+//! when we saw something change, on our own clock: a worker whose beat did not change for a lease period is gone.
+//!
+//! The owner counts its lease from before its last beat was written, and we count from after we saw it. So it knows
+//! that its lease is over before we do.
+//!
+//! Every holder renews its rows too, whether it beats or is another program: one and a half lease periods apart at most
+//! where it is ours, and Connect takes what was not renewed for three. So a row that was not renewed for three is held by
+//! nobody, even if one of its holder's name is alive: it may be in another life, which doesn't know of it.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Hold, Row, Worker};
+use crate::model::{ShardId, Stream, WorkerId};
+
+/// After so many lease periods a row that was not renewed is nobody's.
+const UNRENEWED: u32 = 3;
+/// After so many lease periods without a sign of life a worker's row is removed.
+const BURIED_AFTER: u32 = 10;
+
+/// What we have seen.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// How long our own leases are, and those of whoever doesn't show how long his are.
+    lease: Duration,
+    workers: HashMap<WorkerId, Life>,
+    holds: HashMap<Stream, HashMap<ShardId, Seen>>,
+    looked_before: bool,
+    /// When a worker was seen for the first time, the last time; we ourselves are new at our first look.
+    arrival: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Life {
+    /// Its last beat; `None` if only leases of it were seen.
+    beat: Option<String>,
+    sign: Sign,
+    /// How long its leases are.
+    lease: Duration,
+}
+
+/// A lease, as it was last seen.
+#[derive(Debug)]
+struct Seen {
+    hold: Hold,
+    /// The last sign of life of this very lease.
+    sign: Sign,
+}
+
+/// A sign of life.
+#[derive(Debug, Clone, Copy)]
+struct Sign {
+    at: Instant,
+    /// Seen to happen, not just there when we first looked: that may have been left behind long ago.
+    proven: bool,
+}
+
+impl Watch {
+    /// Watches leases of this length.
+    pub(crate) fn new(lease: Duration) -> Self {
+        Self { lease, workers: HashMap::new(), holds: HashMap::new(), looked_before: false, arrival: None }
+    }
+
+    /// Learns what is there now.
+    pub(crate) fn look<'a>(
+        &mut self,
+        now: Instant,
+        workers: &[Worker],
+        rows: impl IntoIterator<Item = (&'a Stream, &'a [Row])>,
+    ) {
+        let there = Sign { at: now, proven: self.looked_before };
+        let happened = Sign { at: now, proven: true };
+        let passed_on = Sign { at: now, proven: false };
+        if !self.looked_before || workers.iter().any(|worker| !self.workers.contains_key(&worker.id)) {
+            self.arrival = Some(now);
+        }
+        for worker in workers {
+            let life =
+                self.workers.entry(worker.id.clone()).or_insert(Life { beat: None, sign: there, lease: self.lease });
+            life.lease = worker.presence.lease.unwrap_or(self.lease);
+            if life.beat.as_ref() != Some(&worker.beat) {
+                life.sign = if life.beat.is_some() { happened } else { there };
+                life.beat = Some(worker.beat.clone());
+            }
+        }
+        let mut holds = HashMap::new();
+        for (stream, rows) in rows {
+            let mut before = self.holds.remove(stream).unwrap_or_default();
+            let mut seen_now = HashMap::with_capacity(rows.len());
+            for row in rows {
+                let Some(hold) = &row.hold else { continue };
+                let seen = match before.remove(&row.shard) {
+                    Some(seen) if seen.hold == *hold => seen,
+                    None => Seen { hold: hold.clone(), sign: there },
+                    // Renewed, or claimed anew; other programs pass nothing on.
+                    Some(before) if before.hold.worker == hold.worker || hold.epoch.is_none() => {
+                        Seen { hold: hold.clone(), sign: happened }
+                    }
+                    // A lease that was passed on says nothing of the one who got it.
+                    Some(_) => Seen { hold: hold.clone(), sign: passed_on },
+                };
+                if hold.epoch.is_some() {
+                    if !self.workers.contains_key(&hold.worker) {
+                        let life = Life { beat: None, sign: seen.sign, lease: self.lease };
+                        self.workers.insert(hold.worker.clone(), life);
+                    }
+                    if seen.sign.at == now
+                        && seen.sign.proven
+                        && let Some(life) = self.workers.get_mut(&hold.worker).filter(|life| life.beat.is_none())
+                    {
+                        life.sign = seen.sign;
+                    }
+                }
+                seen_now.insert(row.shard.clone(), seen);
+            }
+            holds.insert(stream.clone(), seen_now);
+        }
+        self.holds = holds;
+        let shown: HashSet<&WorkerId> = workers.iter().map(|worker| &worker.id).collect();
+        let held = self.holds.values().flat_map(HashMap::values);
+        let holders: HashSet<&WorkerId> = held.map(|seen| &seen.hold.worker).collect();
+        self.workers.retain(|id, life| {
+            if !shown.contains(id) {
+                life.beat = None;
+            }
+            shown.contains(id) || holders.contains(id)
+        });
+        self.looked_before = true;
+    }
+
+    /// Whether a worker came within the last `time`. Others may be about to.
+    pub(crate) fn someone_came(&self, time: Duration, now: Instant) -> bool {
+        self.arrival.is_some_and(|arrival| now.duration_since(arrival) < time)
+    }
+
+    /// Whether the worker gave a sign of life within its lease period.
+    pub(crate) fn is_alive(&self, worker: &WorkerId, now: Instant) -> bool {
+        self.workers.get(worker).is_some_and(|life| now < life.sign.at + life.lease)
+    }
+
+    /// Whether the lease is over: its holder shows itself no more, or nobody has renewed the row for long.
+    pub(crate) fn is_over(&self, stream: &Stream, shard: &ShardId, hold: &Hold, now: Instant) -> bool {
+        self.end(stream, shard, hold).is_some_and(|end| now >= end)
+    }
+
+    /// Whether its holder was seen alive: it isn't just a lease that was left behind before we first looked.
+    pub(crate) fn is_proven(&self, stream: &Stream, shard: &ShardId, hold: &Hold, now: Instant) -> bool {
+        let sign = if hold.epoch.is_some() {
+            self.workers.get(&hold.worker).map(|life| life.sign)
+        } else {
+            self.seen(stream, shard, hold).map(|seen| seen.sign)
+        };
+        sign.is_some_and(|sign| sign.proven) && !self.is_over(stream, shard, hold, now)
+    }
+
+    /// When a lease will be over whose holder gave no sign of life when we looked now; the first of them. It is worth
+    /// looking then.
+    pub(crate) fn next_over(&self, now: Instant) -> Option<Instant> {
+        let ends = self.holds.values().flat_map(HashMap::values).map(|seen| {
+            let silent = self.workers.get(&seen.hold.worker).filter(|_| seen.hold.epoch.is_some());
+            let silent = silent.filter(|life| life.sign.at < now).map(|life| life.sign.at + life.lease);
+            let unrenewed = Some(self.unrenewed(seen)).filter(|_| seen.sign.at < now);
+            silent.into_iter().chain(unrenewed).min()
+        });
+        ends.flatten().filter(|end| *end > now).min()
+    }
+
+    /// When the lease is over if nothing is seen of it or its holder any more. What was never seen has no end.
+    fn end(&self, stream: &Stream, shard: &ShardId, hold: &Hold) -> Option<Instant> {
+        let unrenewed = self.seen(stream, shard, hold).map(|seen| self.unrenewed(seen));
+        let silent = self.workers.get(&hold.worker).filter(|_| hold.epoch.is_some());
+        unrenewed.into_iter().chain(silent.map(|life| life.sign.at + life.lease)).min()
+    }
+
+    /// When a row is nobody's if it is not renewed.
+    fn unrenewed(&self, seen: &Seen) -> Instant {
+        let life = self.workers.get(&seen.hold.worker).filter(|_| seen.hold.epoch.is_some());
+        seen.sign.at + life.map_or(self.lease, |life| life.lease) * UNRENEWED
+    }
+
+    fn seen(&self, stream: &Stream, shard: &ShardId, hold: &Hold) -> Option<&Seen> {
+        let seen = self.holds.get(stream).and_then(|of_stream| of_stream.get(shard));
+        seen.filter(|seen| seen.hold == *hold)
+    }
+
+    /// Workers that show themselves and have been silent for many lease periods.
+    pub(crate) fn long_dead<'w>(&self, workers: &'w [Worker], now: Instant) -> Vec<&'w Worker> {
+        let dead = |worker: &&Worker| {
+            let life = self.workers.get(&worker.id);
+            life.is_some_and(|life| now.duration_since(life.sign.at) >= life.lease.max(self.lease) * BURIED_AFTER)
+        };
+        workers.iter().filter(dead).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::{Place, Presence};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const LEASE: Duration = Duration::from_secs(30);
+
+    fn stream() -> Stream {
+        Stream::new("orders", "arn:orders")
+    }
+
+    fn worker(id: &str, beat: u64) -> Worker {
+        Worker { id: id.into(), beat: beat.to_string(), presence: Presence::default() }
+    }
+
+    fn hold(worker: &str, epoch: Option<u64>, stamp: &str) -> Hold {
+        Hold { worker: worker.into(), epoch, stamp: stamp.into() }
+    }
+
+    fn row(hold: &Hold) -> Row {
+        Row { hold: Some(hold.clone()), ..Row::new("s", Place::Nowhere) }
+    }
+
+    fn look(watch: &mut Watch, now: Instant, workers: &[Worker], rows: &[Row]) {
+        watch.look(now, workers, [(&stream(), rows)]);
+    }
+
+    #[test]
+    fn a_worker_is_alive_as_long_as_its_beat_changes() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let held = hold("a", Some(1), "x");
+        for second in [0, 10, 20, 30, 40] {
+            look(&mut watch, start + second * SECOND, &[worker("a", u64::from(second))], &[row(&held)]);
+        }
+        let last = start + 40 * SECOND;
+        assert!(!watch.is_over(&stream(), &"s".into(), &held, last + 29 * SECOND));
+        look(&mut watch, last + 29 * SECOND, &[worker("a", 40)], &[row(&held)]);
+        assert!(watch.is_over(&stream(), &"s".into(), &held, last + LEASE));
+    }
+
+    #[test]
+    fn what_was_there_at_the_first_look_is_given_a_whole_lease() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        // Whatever its stamp says of time.
+        let held = hold("a", Some(1), "1970-01-01T00:00:00Z");
+        look(&mut watch, start, &[worker("a", 1)], &[row(&held)]);
+        assert!(!watch.is_over(&stream(), &"s".into(), &held, start + 29 * SECOND));
+        assert!(!watch.is_proven(&stream(), &"s".into(), &held, start));
+        assert!(watch.is_over(&stream(), &"s".into(), &held, start + LEASE));
+    }
+
+    #[test]
+    fn a_holder_that_beats_is_proven() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let held = hold("a", Some(1), "x");
+        look(&mut watch, start, &[worker("a", 1)], &[row(&held)]);
+        look(&mut watch, start + SECOND, &[worker("a", 2)], &[row(&held)]);
+        assert!(watch.is_proven(&stream(), &"s".into(), &held, start + SECOND));
+    }
+
+    #[test]
+    fn the_leases_of_other_programs_stand_for_themselves() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        look(&mut watch, start, &[], &[row(&hold("theirs", None, "1"))]);
+        let renewed = hold("theirs", None, "2");
+        look(&mut watch, start + 20 * SECOND, &[], &[row(&renewed)]);
+        assert!(watch.is_proven(&stream(), &"s".into(), &renewed, start + 20 * SECOND));
+        // As long as they leave each other's, and us ours.
+        assert!(!watch.is_over(&stream(), &"s".into(), &renewed, start + 109 * SECOND));
+        assert!(watch.is_over(&stream(), &"s".into(), &renewed, start + 110 * SECOND));
+    }
+
+    #[test]
+    fn a_row_that_its_holder_renews_no_more_is_over_though_one_of_its_name_is_alive() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let held = hold("a", Some(1), "x");
+        for second in 0..90 {
+            look(&mut watch, start + second * SECOND, &[worker("a", u64::from(second))], &[row(&held)]);
+            assert!(!watch.is_over(&stream(), &"s".into(), &held, start + second * SECOND));
+        }
+        look(&mut watch, start + 90 * SECOND, &[worker("a", 90)], &[row(&held)]);
+        assert!(watch.is_over(&stream(), &"s".into(), &held, start + 90 * SECOND));
+        // Renewed, it is its again.
+        let renewed = hold("a", Some(1), "y");
+        look(&mut watch, start + 91 * SECOND, &[worker("a", 91)], &[row(&renewed)]);
+        assert!(!watch.is_over(&stream(), &"s".into(), &renewed, start + 91 * SECOND));
+    }
+
+    #[test]
+    fn a_worker_is_judged_by_its_own_lease_period() {
+        for (lease, silent) in [(60, 59), (10, 9)] {
+            let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+            let held = hold("a", Some(1), "x");
+            let mut shown = worker("a", 1);
+            shown.presence.lease = Some(Duration::from_secs(lease));
+            look(&mut watch, start, &[shown.clone()], &[row(&held)]);
+            let last = start + silent * SECOND;
+            look(&mut watch, last, &[shown], &[row(&held)]);
+            assert!(!watch.is_over(&stream(), &"s".into(), &held, last) && watch.is_alive(&"a".into(), last));
+            assert_eq!(watch.next_over(last), Some(last + SECOND));
+            assert!(watch.is_over(&stream(), &"s".into(), &held, last + SECOND));
+            assert!(!watch.is_alive(&"a".into(), last + SECOND));
+        }
+    }
+
+    #[test]
+    fn a_worker_whose_row_was_removed_is_given_a_lease_from_the_last_sign_of_life() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let held = hold("a", Some(1), "x");
+        look(&mut watch, start, &[worker("a", 1)], &[row(&held)]);
+        look(&mut watch, start + 20 * SECOND, &[worker("a", 2)], &[row(&held)]);
+        look(&mut watch, start + 25 * SECOND, &[], &[row(&held)]);
+        assert!(!watch.is_over(&stream(), &"s".into(), &held, start + 49 * SECOND));
+        assert!(watch.is_over(&stream(), &"s".into(), &held, start + 50 * SECOND));
+        // It shows itself again.
+        look(&mut watch, start + 51 * SECOND, &[worker("a", 2)], &[row(&held)]);
+        assert!(!watch.is_over(&stream(), &"s".into(), &held, start + 51 * SECOND));
+    }
+
+    #[test]
+    fn who_renews_a_row_is_alive_though_it_shows_no_beat() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        look(&mut watch, start, &[], &[row(&hold("a", Some(1), "x"))]);
+        let renewed = hold("a", Some(1), "y");
+        look(&mut watch, start + 20 * SECOND, &[], &[row(&renewed)]);
+        assert!(watch.is_alive(&"a".into(), start + 49 * SECOND));
+        assert!(!watch.is_alive(&"a".into(), start + 50 * SECOND));
+    }
+
+    #[test]
+    fn a_lease_that_is_passed_on_proves_nothing_of_who_gets_it() {
+        let start = Instant::now();
+        let mut watch = Watch::new(LEASE);
+        look(&mut watch, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "1"))]);
+        // Not seen before, and shows nothing of itself.
+        let passed = hold("b", Some(2), "2");
+        look(&mut watch, start + SECOND, &[worker("a", 2)], &[row(&passed)]);
+        let shard = row(&passed).shard;
+        let later = start + SECOND * 2;
+        assert!(!watch.is_over(&stream(), &shard, &passed, later), "it may be on its way");
+        assert!(!watch.is_proven(&stream(), &shard, &passed, later));
+        assert!(watch.is_over(&stream(), &shard, &passed, start + SECOND + LEASE));
+    }
+
+    #[test]
+    fn who_shows_beats_is_not_alive_by_its_rows() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        look(&mut watch, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "x"))]);
+        look(&mut watch, start + 20 * SECOND, &[worker("a", 1)], &[row(&hold("a", Some(1), "y"))]);
+        assert!(!watch.is_alive(&"a".into(), start + LEASE));
+    }
+
+    #[test]
+    fn it_tells_when_a_row_of_another_program_will_be_over() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let rows = [row(&hold("theirs", None, "1"))];
+        look(&mut watch, start, &[], &rows);
+        assert_eq!(watch.next_over(start), None);
+        look(&mut watch, start + SECOND, &[], &rows);
+        assert_eq!(watch.next_over(start + SECOND), Some(start + 90 * SECOND));
+    }
+
+    #[test]
+    fn who_was_not_seen_before_came_and_so_did_we_at_our_first_look() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let came = |watch: &Watch, second: u32| watch.someone_came(10 * SECOND, start + second * SECOND);
+        assert!(!came(&watch, 0));
+        look(&mut watch, start, &[], &[]);
+        assert!(came(&watch, 9) && !came(&watch, 10));
+        look(&mut watch, start + 20 * SECOND, &[worker("a", 1)], &[]);
+        assert!(came(&watch, 29) && !came(&watch, 30));
+        look(&mut watch, start + 25 * SECOND, &[worker("a", 2)], &[]);
+        assert!(!came(&watch, 30));
+    }
+
+    #[test]
+    fn it_tells_when_the_lease_of_a_silent_one_will_be_over() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let rows = [row(&hold("a", Some(1), "x"))];
+        look(&mut watch, start, &[worker("a", 1)], &rows);
+        assert_eq!(watch.next_over(start), None);
+        look(&mut watch, start + 27 * SECOND, &[worker("a", 1)], &rows);
+        assert_eq!(watch.next_over(start + 27 * SECOND), Some(start + LEASE));
+        look(&mut watch, start + 30 * SECOND, &[worker("a", 1)], &rows);
+        assert_eq!(watch.next_over(start + LEASE), None);
+    }
+
+    #[test]
+    fn who_comes_while_we_watch_is_alive_and_who_is_silent_for_long_is_buried() {
+        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        look(&mut watch, start, &[], &[]);
+        look(&mut watch, start + SECOND, &[worker("b", 1)], &[]);
+        let b: WorkerId = "b".into();
+        assert!(watch.is_alive(&b, start + SECOND));
+        assert!(!watch.is_alive(&b, start + 31 * SECOND));
+        let workers = [worker("b", 1)];
+        assert!(watch.long_dead(&workers, start + 300 * SECOND).is_empty());
+        assert_eq!(watch.long_dead(&workers, start + 301 * SECOND).len(), 1);
+    }
+}

@@ -1,0 +1,235 @@
+//! What are streams, shards, places in a shard and workers called?
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+/// The id of a shard, as the service spells it (`shardId-000000000003`). Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(Arc<str>);
+
+impl ShardId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for ShardId {
+    fn from(id: &str) -> Self {
+        Self(id.into())
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a worker: who may hold leases. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(Arc<str>);
+
+impl WorkerId {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A name that nobody else has.
+    pub(crate) fn random() -> Self {
+        Self(format!("worker-{:016x}{:08x}", fastrand::u64(..), fastrand::u32(..)).into())
+    }
+}
+
+impl From<&str> for WorkerId {
+    fn from(id: &str) -> Self {
+        Self(id.into())
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A stream that was found at the service. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stream(Arc<StreamNames>);
+
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct StreamNames {
+    arn: String,
+    name: String,
+    /// When it was created, in milliseconds since 1970; `None` where the service does not say.
+    created: Option<i64>,
+}
+
+impl Stream {
+    /// A stream of this name and ARN.
+    pub fn new(name: impl Into<String>, arn: impl Into<String>) -> Self {
+        Self(Arc::new(StreamNames { arn: arn.into(), name: name.into(), created: None }))
+    }
+
+    /// The same stream, created at this time (milliseconds since 1970). A stream that was deleted and made again has the
+    /// same name and ARN and is another stream.
+    #[must_use]
+    pub fn created_at(&self, created: Option<i64>) -> Self {
+        Self(Arc::new(StreamNames { arn: self.0.arn.clone(), name: self.0.name.clone(), created }))
+    }
+
+    /// Whether something that says this time of creation is of another stream of the same name and ARN, as far as both say one.
+    pub(crate) fn is_other_life(&self, created: Option<i64>) -> bool {
+        self.0.created.zip(created).is_some_and(|(ours, theirs)| ours != theirs)
+    }
+
+    /// When it was created, in milliseconds since 1970. `None` where the service does not say.
+    pub fn created(&self) -> Option<i64> {
+        self.0.created
+    }
+
+    /// The name alone.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The ARN. Together with the time of creation it is the identity of the stream, however it was configured.
+    pub fn arn(&self) -> &str {
+        &self.0.arn
+    }
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A shard of a stream: what its records have in common.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ShardNames {
+    /// The stream.
+    pub stream: Stream,
+    /// The shard.
+    pub shard: ShardId,
+}
+
+/// A place in a shard: the number of a record, or a continuation that the service gave.
+///
+/// Numbers have up to 129 decimal digits, so they are kept as text and compared as numbers.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SequenceNumber(Arc<str>);
+
+/// Sequence numbers that the service never makes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a sequence number: {0:?}")]
+pub struct NotASequenceNumber(String);
+
+impl SequenceNumber {
+    /// A sequence number from its text.
+    ///
+    /// # Errors
+    ///
+    /// When the text is empty, longer than 256 bytes, or has other characters than printable ASCII. (Local servers
+    /// use more than digits.)
+    pub fn new(text: &str) -> Result<Self, NotASequenceNumber> {
+        if !Self::is_valid(text.as_bytes()) {
+            let shown = text.chars().take(64).collect();
+            return Err(NotASequenceNumber(shown));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// A number that was checked when it was read from the wire.
+    pub(crate) fn read(checked: &str) -> Self {
+        debug_assert!(Self::is_valid(checked.as_bytes()));
+        Self(checked.into())
+    }
+
+    /// A number that was stored as a position, possibly by hand.
+    ///
+    /// # Errors
+    ///
+    /// When it is anything but a decimal number above zero. Words such as `LATEST` or `TRIM_HORIZON` mean something to
+    /// other programs, and the service would answer to them as it does to an expired number.
+    pub fn stored(text: &str) -> Result<Self, NotASequenceNumber> {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit()) && text.bytes().any(|byte| byte != b'0');
+        if is_number { Self::new(text) } else { Err(NotASequenceNumber(text.chars().take(64).collect())) }
+    }
+
+    pub(crate) fn is_valid(text: &[u8]) -> bool {
+        // Without an early end, so that it becomes vector code.
+        (1..=256).contains(&text.len()) && text.iter().fold(true, |valid, byte| valid & byte.is_ascii_graphic())
+    }
+
+    /// The number as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Ord for SequenceNumber {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (self.0.trim_start_matches('0'), other.0.trim_start_matches('0'));
+        a.len().cmp(&b.len()).then_with(|| a.cmp(b)).then_with(|| self.0.len().cmp(&other.0.len()))
+    }
+}
+
+impl PartialOrd for SequenceNumber {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Debug for SequenceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for SequenceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_numbers_compare_as_numbers() {
+        let of = |text: &str| SequenceNumber::new(text).unwrap();
+        assert!(of("9") < of("10"));
+        assert!(of("49546986683135544286507457936321625675700192471156785154") > of("99"));
+        assert!(of("0012") > of("11"));
+        assert_eq!(of("12").cmp(&of("12")), Ordering::Equal);
+    }
+
+    #[test]
+    fn names_are_shown_as_they_were_given() {
+        let (shard, worker, number) = (ShardId::from("s"), WorkerId::from("w"), SequenceNumber::new("1").unwrap());
+        assert_eq!([shard.as_str(), worker.as_str(), number.as_str()], ["s", "w", "1"]);
+        assert_eq!(format!("{shard} {worker} {number} {number:?}"), "s w 1 1");
+        let stream = Stream::new("orders", "arn:orders");
+        assert_eq!([stream.name(), stream.arn(), &stream.to_string()], ["orders", "arn:orders", "orders"]);
+        assert_ne!(WorkerId::random(), WorkerId::random());
+    }
+
+    #[test]
+    fn numbers_that_differ_in_zeros_only_are_not_the_same() {
+        let of = |text: &str| SequenceNumber::new(text).unwrap();
+        assert!(of("12") < of("012") && of("012") < of("13"));
+    }
+
+    #[test]
+    fn what_no_service_sends_is_refused() {
+        assert!(SequenceNumber::new(&"9".repeat(256)).is_ok());
+        for text in ["", "1 2", "1\n", "ü"] {
+            assert!(SequenceNumber::new(text).is_err(), "{text:?}");
+        }
+        assert!(SequenceNumber::new(&"9".repeat(257)).is_err());
+    }
+}

@@ -1,0 +1,11 @@
+//! The words that everybody shares: ids, positions and shards. Imports nothing of the input.
+
+pub(crate) mod ids;
+mod position;
+mod shard;
+
+pub(crate) use ids::ShardNames;
+pub use ids::{NotASequenceNumber, SequenceNumber, ShardId, Stream, WorkerId};
+pub(crate) use position::StartPosition;
+pub use shard::ChildShard;
+pub(crate) use shard::{ListedShard, ShardListing, ShardState};

@@ -1,0 +1,14 @@
+//! Where in a shard does reading begin?
+
+use super::ids::SequenceNumber;
+
+/// Where reading a shard begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StartPosition {
+    /// At the oldest record there is.
+    Oldest,
+    /// At the first record that arrived then or later; milliseconds since 1970.
+    At(i64),
+    /// Behind this place.
+    After(SequenceNumber),
+}

@@ -1,0 +1,59 @@
+//! Enhanced fan-out: a consumer of its own for the stream, a subscription of its own for each shard.
+
+pub(crate) mod consumer;
+#[cfg(test)]
+mod consumer_tests;
+pub(crate) mod frames;
+pub(crate) mod subscription;
+pub mod wire;
+
+pub use frames::Frames;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::listing::Shards;
+use super::{ReaderFactory, ShardReader, ShardToRead};
+use crate::model::StartPosition;
+use crate::sync::{Mutex, lock};
+use crate::telemetry;
+
+use subscription::{Shared, Subscription};
+
+/// Reads a stream by enhanced fan-out.
+#[derive(Debug)]
+pub(crate) struct FanOut {
+    shared: Mutex<Shared>,
+}
+
+impl FanOut {
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self { shared: Mutex::new(shared) }
+    }
+}
+
+#[async_trait]
+impl ReaderFactory for FanOut {
+    fn reader(&self, shard: ShardToRead, start: StartPosition, begin: Instant) -> Box<dyn ShardReader> {
+        Box::new(Subscription::new(lock(&self.shared).clone(), shard, start, begin))
+    }
+
+    async fn recreated(&self, listing: Arc<Shards>) {
+        let consumer = {
+            let mut shared = lock(&self.shared);
+            shared.shards = listing;
+            Arc::clone(&shared.consumer)
+        };
+        // A consumer vanishes with its stream.
+        if let Err(error) = consumer.refresh().await {
+            telemetry::consumer_failed(consumer.stream(), &error);
+        }
+    }
+
+    async fn clean_up(&self) {
+        let consumer = Arc::clone(&lock(&self.shared).consumer);
+        consumer.deregister().await;
+    }
+}

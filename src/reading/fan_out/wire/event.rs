@@ -1,0 +1,860 @@
+//! What does an event say, and which records are in it?
+//!
+//! It is read as its bytes come, piece by piece: each is looked at while it is still in the cache, and no event has to be
+//! put together first. Data is decoded straight into the [page](super::rows) that its messages will share. Only what a
+//! piece cuts in two is copied, and only if it is short: data is decoded up to the cut.
+//!
+//! There are two ways through a record. The quick one takes a whole record in the form that the service writes. The
+//! other takes anything that JSON allows, one token after the other, and can stop anywhere; the quick way gives up
+//! whatever is not for it.
+
+use base64_simd::STANDARD as BASE64;
+
+use super::fast_path;
+use super::json::{self, Cursor, Look, Stop};
+use crate::model::{ChildShard, SequenceNumber, ShardId};
+use crate::records::{Filling, Rows};
+
+/// How deep unknown values may be nested. They are passed over without recursion; this only refuses nonsense.
+const MAX_DEPTH: u32 = 512;
+/// The most shards, children and parents, that an event may name. A shard ends with one or two children; what is kept of
+/// them isn't counted by the pool.
+const MAX_SHARDS: usize = 1000;
+/// The longest field, but for data and for unknown text, that may be cut in two.
+const MAX_CUT: usize = 64 << 10;
+
+/// Why an event can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed event: {what} at byte {at}")]
+pub struct EventError {
+    /// Where in the payload.
+    pub at: usize,
+    /// What is wrong there.
+    pub what: &'static str,
+}
+
+/// A `SubscribeToShardEvent`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Event {
+    /// The records, oldest first.
+    pub rows: Rows,
+    /// Where to go on after this event. `None` when it is absent, null or empty.
+    pub continuation: Option<SequenceNumber>,
+    /// How far behind the tip of the shard the reader is.
+    pub millis_behind: Option<i64>,
+    /// The shards that come after this one, when it ends.
+    pub children: Vec<ChildShard>,
+}
+
+impl Event {
+    /// Reads an event from the payload of its frame.
+    ///
+    /// # Errors
+    ///
+    /// When it isn't JSON, or lacks what can't be done without (a record's sequence number).
+    pub fn parse(payload: &[u8]) -> Result<Self, EventError> {
+        let mut reader = EventReader::default();
+        reader.begin(payload.len());
+        reader.feed(payload)?;
+        reader.finish()
+    }
+}
+
+/// Reads events, each in as many pieces as it comes in.
+#[derive(Debug, Default)]
+pub struct EventReader {
+    state: State,
+    /// What the last piece had of a token that goes on in the next one.
+    cut: Vec<u8>,
+    /// Bytes of the payload that are behind us.
+    passed: usize,
+    /// Bytes of the payload.
+    len: usize,
+    filling: Filling,
+    record: Fields,
+    quads: Quads,
+    event: Event,
+    child: Option<ShardId>,
+    parents: Vec<ShardId>,
+    /// Shards that were named so far.
+    shards: usize,
+}
+
+/// What was read of a record, beside its data.
+#[derive(Debug, Default)]
+struct Fields {
+    sequence: Vec<u8>,
+    key: Option<Vec<u8>>,
+    arrival_millis: Option<i64>,
+}
+
+/// Where in the event we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    /// Before it.
+    #[default]
+    Start,
+    /// After the brace that opens an object.
+    Open(Object),
+    /// After a field of an object.
+    Next(Object),
+    /// After the bracket that opens an array.
+    OpenArray(Array),
+    /// After an element of an array.
+    NextArray(Array),
+    /// Within the string of a record's data.
+    Data,
+    /// Within a field that says nothing to us.
+    Skip { depth: u32, string: bool, then: Object },
+    /// Behind it.
+    End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Object {
+    Event,
+    Record,
+    Child,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Array {
+    Records,
+    Children,
+    Parents,
+}
+
+impl EventReader {
+    /// Begins with the next event, whose payload has `len` bytes. What was read of one before is forgotten.
+    pub fn begin(&mut self, len: usize) {
+        self.state = State::Start;
+        self.cut.clear();
+        self.passed = 0;
+        self.len = len;
+        self.filling.clear();
+        self.event = Event::default();
+        self.shards = 0;
+    }
+
+    /// Takes the next piece of the payload.
+    ///
+    /// # Errors
+    ///
+    /// When the event can't be read. Nothing more of it can be, then.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), EventError> {
+        self.filling.expect(self.len.saturating_sub(self.passed));
+        let mut piece = piece;
+        let mut more = 64;
+        while !self.cut.is_empty() {
+            if piece.is_empty() {
+                return Ok(());
+            }
+            // As little as ends the token; the rest is read where it is.
+            let before = self.cut.len();
+            let (some, _) = piece.split_at(piece.len().min(more));
+            let mut joined = std::mem::take(&mut self.cut);
+            joined.extend_from_slice(some);
+            let used = self.run(&joined)?;
+            if used >= before {
+                piece = &piece[used - before..];
+                joined.clear();
+            } else {
+                joined.drain(..used);
+                piece = &piece[some.len()..];
+                more *= 2;
+            }
+            let too_long = joined.len() > MAX_CUT;
+            self.cut = joined;
+            if too_long {
+                return Err(self.error("a field beyond all limits"));
+            }
+        }
+        let used = self.run(piece)?;
+        self.cut.extend_from_slice(&piece[used..]);
+        Ok(())
+    }
+
+    /// Nothing more comes.
+    ///
+    /// # Errors
+    ///
+    /// When the event isn't complete.
+    pub fn finish(&mut self) -> Result<Event, EventError> {
+        if self.state != State::End || !self.cut.is_empty() {
+            return Err(self.error("the text ends within the event"));
+        }
+        let rows = self.filling.finish().map_err(|what| self.error(what))?;
+        Ok(Event { rows, ..std::mem::take(&mut self.event) })
+    }
+
+    fn error(&self, what: &'static str) -> EventError {
+        EventError { at: self.passed, what }
+    }
+
+    /// Reads what can be read of a text; tells how much that was.
+    fn run(&mut self, text: &[u8]) -> Result<usize, EventError> {
+        let mut cursor = Cursor::new(text);
+        loop {
+            // Within data a space is an error, and within what is skipped it may stand in a string.
+            let within = matches!(self.state, State::Data | State::Skip { .. });
+            if !within {
+                cursor.pass_space();
+            }
+            let before = cursor.at;
+            match self.step(&mut cursor) {
+                Ok(()) => {}
+                Err(Stop::More) => {
+                    // Of a string, all but the last few bytes is done with.
+                    if !within {
+                        cursor.at = before;
+                    }
+                    self.passed += cursor.at;
+                    return Ok(cursor.at);
+                }
+                Err(Stop::Bad(what)) => {
+                    self.passed += cursor.at;
+                    return Err(self.error(what));
+                }
+            }
+        }
+    }
+
+    /// One step: a field with its short value, or what opens or ends something.
+    fn step(&mut self, text: &mut Cursor<'_>) -> Look<()> {
+        match self.state {
+            State::Start => {
+                self.state = if text.null()? {
+                    State::End
+                } else {
+                    text.expect(b'{', "expected an object")?;
+                    State::Open(Object::Event)
+                };
+                Ok(())
+            }
+            State::Open(object) => {
+                if text.peek()? == b'}' {
+                    text.pass();
+                    return self.end(object);
+                }
+                self.field(object, text)
+            }
+            State::Next(object) => match text.peek()? {
+                b',' => {
+                    text.pass();
+                    self.field(object, text)
+                }
+                b'}' => {
+                    text.pass();
+                    self.end(object)
+                }
+                _ => Err(Stop::Bad("expected a comma or an end")),
+            },
+            State::OpenArray(array) => {
+                if text.peek()? == b']' {
+                    text.pass();
+                    self.state = State::Next(array.holder());
+                    return Ok(());
+                }
+                self.element(array, text)
+            }
+            State::NextArray(array) => match text.peek()? {
+                b',' => {
+                    text.pass();
+                    text.peek()?;
+                    self.element(array, text)
+                }
+                b']' => {
+                    text.pass();
+                    self.state = State::Next(array.holder());
+                    Ok(())
+                }
+                _ => Err(Stop::Bad("expected a comma or an end")),
+            },
+            State::Data => self.data(text),
+            State::Skip { depth, string, then } => self.skip(text, depth, string, then),
+            State::End => {
+                text.peek()?;
+                Err(Stop::Bad("more text after the event"))
+            }
+        }
+    }
+
+    /// A name, its colon, and its value if that is short.
+    fn field(&mut self, object: Object, text: &mut Cursor<'_>) -> Look<()> {
+        let name = text.string()?;
+        text.expect(b':', "expected a colon")?;
+        let known = |names: &[&'static str]| names.iter().copied().find(|known| name.is(known));
+        let names: &[&str] = match object {
+            Object::Event => &["Records", "ContinuationSequenceNumber", "MillisBehindLatest", "ChildShards"],
+            Object::Record => &["Data", "SequenceNumber", "PartitionKey", "ApproximateArrivalTimestamp"],
+            Object::Child => &["ShardId", "ParentShards"],
+        };
+        let next = match known(names).unwrap_or_default() {
+            "Records" => return self.array(Array::Records, text),
+            "ChildShards" => return self.array(Array::Children, text),
+            "ParentShards" => return self.array(Array::Parents, text),
+            "Data" => {
+                let null = text.null()?;
+                if !null {
+                    text.expect(b'"', "expected a string")?;
+                }
+                self.filling.forget_data();
+                self.quads = Quads::default();
+                if null { State::Next(object) } else { State::Data }
+            }
+            "SequenceNumber" => {
+                let number = text.optional_string()?;
+                self.record.sequence.clear();
+                if let Some(raw) = number {
+                    self.record.sequence.extend_from_slice(&raw.unescape()?);
+                }
+                State::Next(object)
+            }
+            "PartitionKey" => {
+                self.record.key = match text.optional_string()? {
+                    Some(raw) => Some(raw.unescape()?.into_owned()),
+                    None => None,
+                };
+                State::Next(object)
+            }
+            "ApproximateArrivalTimestamp" => {
+                self.record.arrival_millis = if text.null()? { None } else { Some(json::millis(text.number()?)?) };
+                State::Next(object)
+            }
+            "ContinuationSequenceNumber" => {
+                self.event.continuation = match text.optional_string()? {
+                    // Some clients make an empty string of an absent one.
+                    Some(raw) => {
+                        Some(raw.text()?).filter(|text| !text.is_empty()).map(|text| sequence(&text)).transpose()?
+                    }
+                    None => None,
+                };
+                State::Next(object)
+            }
+            "MillisBehindLatest" => {
+                self.event.millis_behind = if text.null()? { None } else { Some(json::integer(text.number()?)?) };
+                State::Next(object)
+            }
+            "ShardId" => {
+                self.child = match text.optional_string()? {
+                    Some(raw) => Some(ShardId::from(&*raw.text()?)),
+                    None => None,
+                };
+                State::Next(object)
+            }
+            _ => State::Skip { depth: 0, string: false, then: object },
+        };
+        self.state = next;
+        Ok(())
+    }
+
+    /// An array begins, or is `null`.
+    fn array(&mut self, array: Array, text: &mut Cursor<'_>) -> Look<()> {
+        let null = text.null()?;
+        if !null {
+            text.expect(b'[', "expected an array")?;
+        }
+        match array {
+            Array::Records => self.filling.clear(),
+            Array::Children => self.event.children.clear(),
+            Array::Parents => self.parents.clear(),
+        }
+        self.state = if null { State::Next(array.holder()) } else { State::OpenArray(array) };
+        Ok(())
+    }
+
+    fn element(&mut self, array: Array, text: &mut Cursor<'_>) -> Look<()> {
+        match array {
+            Array::Records => {
+                if let Some(len) = fast_path::record(text.rest(), &mut self.filling) {
+                    text.at += len;
+                    self.state = State::NextArray(array);
+                    return Ok(());
+                }
+                text.expect(b'{', "a record that is no object")?;
+                self.filling.begin().map_err(Stop::Bad)?;
+                self.record.sequence.clear();
+                self.record.key = None;
+                self.record.arrival_millis = None;
+                self.state = State::Open(Object::Record);
+            }
+            Array::Children => {
+                self.name_shard()?;
+                text.expect(b'{', "a child shard that is no object")?;
+                self.child = None;
+                self.parents.clear();
+                self.state = State::Open(Object::Child);
+            }
+            Array::Parents => {
+                let parent = ShardId::from(&*text.string()?.text()?);
+                self.name_shard()?;
+                self.parents.push(parent);
+                self.state = State::NextArray(array);
+            }
+        }
+        Ok(())
+    }
+
+    /// One more shard is named.
+    fn name_shard(&mut self) -> Look<()> {
+        self.shards += 1;
+        if self.shards > MAX_SHARDS { Err(Stop::Bad("more child shards than a shard can have")) } else { Ok(()) }
+    }
+
+    /// An object is complete.
+    fn end(&mut self, object: Object) -> Look<()> {
+        match object {
+            Object::Event => self.state = State::End,
+            Object::Record => {
+                let Fields { sequence, key, arrival_millis } = &self.record;
+                if sequence.is_empty() {
+                    return Err(Stop::Bad("a record without a sequence number"));
+                }
+                self.filling.end(sequence, key.as_deref(), *arrival_millis).map_err(Stop::Bad)?;
+                self.state = State::NextArray(Array::Records);
+            }
+            Object::Child => {
+                let id = self.child.take().ok_or(Stop::Bad("a child shard without an id"))?;
+                self.event.children.push(ChildShard { id, parents: std::mem::take(&mut self.parents) });
+                self.state = State::NextArray(Array::Children);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes data up to its end, or as far as there is any.
+    fn data(&mut self, text: &mut Cursor<'_>) -> Look<()> {
+        loop {
+            let rest = text.rest();
+            let len = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+            let (run, after) = rest.split_at(len);
+            self.quads.decode(run, &mut self.filling)?;
+            text.at += len;
+            match after {
+                [] => return Err(Stop::More),
+                [b'"', ..] => {
+                    self.quads.end()?;
+                    text.pass();
+                    self.state = State::Next(Object::Record);
+                    return Ok(());
+                }
+                _ => {
+                    let (character, len) = json::escape(after)?;
+                    let byte = u8::try_from(character).map_err(|_| NOT_BASE64)?;
+                    self.quads.decode(&[byte], &mut self.filling)?;
+                    text.at += len;
+                }
+            }
+        }
+    }
+
+    /// Passes over a value of any kind, without recursion, up to its end, or as far as there is any.
+    fn skip(&mut self, text: &mut Cursor<'_>, mut depth: u32, mut string: bool, then: Object) -> Look<()> {
+        loop {
+            self.state = State::Skip { depth, string, then };
+            if string {
+                let rest = text.rest();
+                let Some(found) = memchr::memchr2(b'"', b'\\', rest) else {
+                    text.at += rest.len();
+                    return Err(Stop::More);
+                };
+                text.at += found;
+                if rest[found] == b'\\' {
+                    // What is escaped can't end the string.
+                    rest.get(found + 1).ok_or(Stop::More)?;
+                    text.at += 2;
+                    continue;
+                }
+                text.pass();
+                string = false;
+            } else {
+                let before = text.at;
+                match text.peek()? {
+                    b'"' => {
+                        text.pass();
+                        string = true;
+                        continue;
+                    }
+                    b'{' | b'[' => {
+                        text.pass();
+                        depth += 1;
+                        if depth > MAX_DEPTH {
+                            return Err(Stop::Bad("nested too deeply"));
+                        }
+                        continue;
+                    }
+                    b'}' | b']' if depth > 0 => {
+                        text.pass();
+                        depth -= 1;
+                    }
+                    b',' | b':' if depth > 0 => {
+                        text.pass();
+                        continue;
+                    }
+                    b't' => text.literal(b"true")?,
+                    b'f' => text.literal(b"false")?,
+                    b'n' => text.literal(b"null")?,
+                    b'-' | b'0'..=b'9' => {
+                        text.number().inspect_err(|_| text.at = before)?;
+                    }
+                    _ => return Err(Stop::Bad("not a JSON value")),
+                }
+            }
+            if depth == 0 {
+                self.state = State::Next(then);
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Array {
+    /// The object whose field it is.
+    fn holder(self) -> Object {
+        match self {
+            Self::Records | Self::Children => Object::Event,
+            Self::Parents => Object::Child,
+        }
+    }
+}
+
+fn sequence(text: &str) -> Look<SequenceNumber> {
+    SequenceNumber::new(text).map_err(|_| Stop::Bad("not a sequence number"))
+}
+
+const NOT_BASE64: Stop = Stop::Bad("data that is not base64");
+
+/// Decodes base64 that comes in pieces of any length.
+#[derive(Debug, Default)]
+struct Quads {
+    /// Characters that don't make a quad yet.
+    held: [u8; 3],
+    count: usize,
+    /// There was padding: nothing may follow.
+    padded: bool,
+}
+
+impl Quads {
+    fn decode(&mut self, mut run: &[u8], into: &mut Filling) -> Look<()> {
+        while self.count > 0 {
+            let Some((first, rest)) = run.split_first() else { return Ok(()) };
+            run = rest;
+            if let Some(place) = self.held.get_mut(self.count) {
+                *place = *first;
+                self.count += 1;
+            } else {
+                let [a, b, c] = self.held;
+                self.count = 0;
+                self.whole(&[a, b, c, *first], into)?;
+            }
+        }
+        let (whole, rest) = run.split_at(run.len() / 4 * 4);
+        self.whole(whole, into)?;
+        self.held[..rest.len()].copy_from_slice(rest);
+        self.count = rest.len();
+        Ok(())
+    }
+
+    fn whole(&mut self, quads: &[u8], into: &mut Filling) -> Look<()> {
+        let Some(last) = quads.last() else { return Ok(()) };
+        if self.padded {
+            return Err(NOT_BASE64);
+        }
+        self.padded = *last == b'=';
+        let out = into.data(quads.len() / 4 * 3).map_err(Stop::Bad)?;
+        BASE64.decode_append(quads, out).map_err(|_| NOT_BASE64)?;
+        Ok(())
+    }
+
+    fn end(&self) -> Look<()> {
+        if self.count == 0 { Ok(()) } else { Err(NOT_BASE64) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::records::bytes_needed;
+
+    const EVENT: &str = r#" { "MillisBehindLatest" : 1e3, "Unknown": [{"a": [1, "]", null, true]}, -2.5e-3],
+        "Records": [
+          {"SequenceNumber": "495", "Data": "aGVsbG8=", "PartitionKey": "k\u00fc\ud83d\ude00\"",
+           "ApproximateArrivalTimestamp": 1700000000.123, "EncryptionType": "NONE"},
+          {"Data": "YWI\/\u0059Q==", "SequenceNumber": "496", "PartitionKey": null, "ApproximateArrivalTimestamp": 1.7E9},
+          {"SequenceNumber": "497"}
+        ],
+        "ContinuationSequenceNumber": "499",
+        "ChildShards": [{"HashKeyRange": {"StartingHashKey": "0", "EndingHashKey": "1"},
+                         "ParentShards": ["shardId-000000000000"], "ShardId": "shardId-000000000001"}] } "#;
+
+    #[test]
+    fn an_event_is_read_whatever_the_order_and_form_of_its_fields() {
+        let event = Event::parse(EVENT.as_bytes()).unwrap();
+        let records: Vec<_> = event.rows.iter().collect();
+        assert_eq!((records.len(), event.rows.len()), (3, 3));
+        assert_eq!((records[0].data_ref(), records[0].sequence()), (&b"hello"[..], "495"));
+        assert_eq!(records[0].partition_key(), Some("kü😀\""));
+        assert_eq!(records[0].arrival_millis(), Some(1_700_000_000_123));
+        assert_eq!(records[1].data_ref(), b"ab?a");
+        assert_eq!((records[1].partition_key(), records[1].arrival_millis()), (None, Some(1_700_000_000_000)));
+        assert_eq!((records[2].data_ref(), records[2].arrival_millis()), (&b""[..], None));
+        assert_eq!(event.continuation.as_ref().map(SequenceNumber::as_str), Some("499"));
+        assert_eq!(event.millis_behind, Some(1000));
+        assert_eq!(event.children[0].parents, [ShardId::from("shardId-000000000000")]);
+    }
+
+    /// Read in pieces of which none is longer than the next of `lens`, for ever.
+    fn in_pieces(text: &[u8], lens: &[usize]) -> Result<Event, EventError> {
+        let mut reader = EventReader::default();
+        reader.begin(text.len());
+        let mut rest = text;
+        for len in lens.iter().cycle() {
+            let (piece, after) = rest.split_at(rest.len().min(*len));
+            reader.feed(piece)?;
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        reader.finish()
+    }
+
+    /// The same with every record in a form that only the general way takes.
+    fn spaced(text: &str) -> String {
+        text.replace("{\"", "{ \"")
+    }
+
+    #[test]
+    fn an_event_may_be_cut_anywhere() {
+        let whole = Event::parse(EVENT.as_bytes()).unwrap();
+        for len in 1..EVENT.len() {
+            assert_eq!(in_pieces(EVENT.as_bytes(), &[len]).as_ref(), Ok(&whole), "pieces of {len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_space_within_data_is_refused_wherever_it_is_cut() {
+        let text = br#"{"Records":[{"SequenceNumber":"1","Data":"aGVs bG8="}]}"#;
+        for len in 1..text.len() {
+            assert!(in_pieces(text, &[len]).is_err(), "pieces of {len} bytes");
+        }
+    }
+
+    #[test]
+    fn an_event_names_no_more_shards_than_there_can_be() {
+        let children = |count: usize, parents: usize| {
+            let child = format!(r#"{{"ShardId":"a","ParentShards":[{}]}}"#, vec![r#""b""#; parents].join(","));
+            Event::parse(format!(r#"{{"ChildShards":[{}]}}"#, vec![child; count].join(",")).as_bytes())
+        };
+        assert_eq!(children(2, 1).unwrap().children.len(), 2);
+        assert!(children(1, 1000).is_err() && children(1001, 0).is_err() && children(400, 2).is_err());
+    }
+
+    #[test]
+    fn of_what_comes_twice_the_last_counts() {
+        let text = r#"{
+            "Records": [{"SequenceNumber":"7","Data":"eA=="}, {"SequenceNumber":"8"}],
+            "Records": [{"SequenceNumber":"1","SequenceNumber":"2","Data":"eHh4","Data":"YQ==","PartitionKey":"k","PartitionKey":null,
+                "ApproximateArrivalTimestamp":1,"ApproximateArrivalTimestamp":2}, {"SequenceNumber":"3","Data":"YQ==","Data":null}],
+            "ChildShards": [{"ShardId":"x"}],
+            "ChildShards": [{"ShardId":"x","ShardId":"a","ParentShards":["x"],"ParentShards":["b"]}],
+            "MillisBehindLatest": 1, "MillisBehindLatest": 2,
+            "ContinuationSequenceNumber": "1", "ContinuationSequenceNumber": null }"#;
+        let event = Event::parse(text.as_bytes()).unwrap();
+        let records = event.rows.iter();
+        let records = records.map(|one| (one.sequence(), one.data_ref(), one.partition_key(), one.arrival_millis()));
+        assert_eq!(records.collect::<Vec<_>>(), [("2", &b"a"[..], None, Some(2000)), ("3", &b""[..], None, None)]);
+        assert_eq!(event.children, [ChildShard { id: "a".into(), parents: vec!["b".into()] }]);
+        assert_eq!((event.millis_behind, event.continuation), (Some(2), None));
+    }
+
+    #[test]
+    fn nothing_of_a_broken_event_gets_into_the_next() {
+        let text = EVENT.trim_end().as_bytes();
+        let whole = Event::parse(text).unwrap();
+        for len in 0..text.len() {
+            for broken in ["", "*"] {
+                let mut reader = EventReader::default();
+                reader.begin(text.len());
+                // Whether that is seen to be wrong at once is not asked here.
+                let _ = reader.feed(&text[..len]).and_then(|()| reader.feed(broken.as_bytes()));
+                reader.begin(text.len());
+                reader.feed(text).unwrap();
+                assert_eq!(reader.finish().as_ref(), Ok(&whole), "after {len} bytes and {broken:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_field_may_be_cut_but_none_beyond_all_limits() {
+        let event = |len: usize| format!(r#"{{"ChildShards":[{{"ShardId":"{}"}}]}}"#, "s".repeat(len));
+        let long = event(3000);
+        for len in [100, 500, 2000] {
+            assert_eq!(in_pieces(long.as_bytes(), &[len]), Event::parse(long.as_bytes()), "pieces of {len} bytes");
+        }
+        assert!(in_pieces(event(MAX_CUT + 2000).as_bytes(), &[1000]).is_err());
+    }
+
+    #[test]
+    fn an_error_tells_its_place_however_the_event_was_cut() {
+        for len in 1..8 {
+            assert_eq!(in_pieces(br#"{"x":1} y"#, &[len]).unwrap_err().at, 8, "pieces of {len} bytes");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_is_counted_once() {
+        let parents = vec![r#""shardId-000000000001""#; 900].join(",");
+        let text = format!(r#"{{"ChildShards":[{{"ShardId":"a","ParentShards":[{parents}]}}]}}"#);
+        for len in [1, 7, 100] {
+            let event = in_pieces(text.as_bytes(), &[len]).unwrap();
+            assert_eq!(event.children[0].parents.len(), 900, "pieces of {len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_time_before_all_times_is_not_none() {
+        let event =
+            Event::parse(br#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":-1e300}]}"#).unwrap();
+        assert_eq!(event.rows.last().unwrap().arrival_millis(), Some(i64::MIN + 1));
+    }
+
+    #[test]
+    fn nothing_may_follow_padding() {
+        for data in ["YQ==YQ==", "YQ=", "YQ==\\u0059", "=", "Y==="] {
+            let text = format!(r#"{{"Records":[{{"SequenceNumber":"1","Data":"{data}"}}]}}"#);
+            for len in 1..text.len() {
+                assert!(in_pieces(text.as_bytes(), &[len]).is_err(), "{data} in pieces of {len} bytes");
+            }
+        }
+    }
+
+    /// An event of records with so many bytes each.
+    fn event_of(sizes: &[usize]) -> String {
+        let records: Vec<_> = sizes
+            .iter()
+            .enumerate()
+            .map(|(at, size)| {
+                serde_json::json!({
+                    "Data": BASE64.encode_to_string(vec![at as u8; *size]), "PartitionKey": "k".repeat(at % 40),
+                    "SequenceNumber": (1000 + at).to_string(), "ApproximateArrivalTimestamp": 1.5e9 + at as f64,
+                })
+            })
+            .collect();
+        serde_json::json!({"Records": records, "MillisBehindLatest": 7, "ContinuationSequenceNumber": "9"}).to_string()
+    }
+
+    #[test]
+    fn a_kept_message_keeps_its_page_and_not_the_event() {
+        use crate::records::PAGE;
+        let sizes: Vec<_> = (0..5000).map(|_| 300).chain([1 << 20, 10, 10]).chain((0..30_000).map(|_| 0)).collect();
+        let pages = Event::parse(event_of(&sizes).as_bytes()).unwrap().rows.into_pages();
+        assert!((20..80).contains(&pages.len()), "{}", pages.len());
+        for page in &pages {
+            let largest = page.iter().map(|record| record.data_ref().len()).max().unwrap();
+            assert!(page.kept_bytes() <= largest + PAGE + PAGE / 4, "{}", page.kept_bytes());
+            assert!(largest < PAGE || page.len() == 1, "a large record shares its page with {}", page.len());
+        }
+    }
+
+    #[test]
+    fn absent_null_and_empty_are_the_same() {
+        for text in [
+            "{}",
+            "null",
+            r#"{"ContinuationSequenceNumber":null,"ChildShards":null,"Records":null}"#,
+            r#"{"ContinuationSequenceNumber":"","Records":[],"MillisBehindLatest":null}"#,
+        ] {
+            let event = Event::parse(text.as_bytes()).unwrap();
+            assert_eq!((event.continuation, event.millis_behind, event.children.len()), (None, None, 0), "{text}");
+            assert!(event.rows.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_refused() {
+        for text in [
+            "",
+            "[]",
+            "{",
+            r#"{"Records":[{}]}"#,
+            r#"{"Records":[{"SequenceNumber":"1","Data":"*"}]}"#,
+            r#"{"Records":[{"SequenceNumber":"1","Data":"aGVsbG8"}]}"#,
+            r#"{"ContinuationSequenceNumber":"\u12"}"#,
+            r#"{"ContinuationSequenceNumber":"\ud800"}"#,
+            r#"{"x":tru}"#,
+            "{} x",
+            r#"{"x" 1}"#,
+            r#"{"x":1 "y":2}"#,
+        ] {
+            assert!(Event::parse(text.as_bytes()).is_err(), "{text}");
+        }
+        let deep = format!("{{\"x\":{}", "[".repeat(100_000));
+        assert!(Event::parse(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn every_shortened_event_is_refused_without_a_panic() {
+        let text = EVENT.trim_end().as_bytes();
+        for len in 0..text.len() {
+            assert!(Event::parse(&text[..len]).is_err(), "{len} bytes");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Event::parse(&bytes);
+        }
+
+        #[test]
+        fn no_change_of_a_good_event_makes_it_panic(at in 0..EVENT.len(), byte in any::<u8>()) {
+            let mut bytes = EVENT.as_bytes().to_vec();
+            bytes[at] = byte;
+            let _ = Event::parse(&bytes);
+        }
+
+        #[test]
+        fn both_ways_and_all_cuts_read_the_same(
+            sizes in proptest::collection::vec(prop_oneof![0_usize..400, 0_usize..100_000], 0..12),
+            lens in proptest::collection::vec(prop_oneof![1_usize..20, 1_usize..40_000], 1..6),
+        ) {
+            let text = event_of(&sizes);
+            let whole = Event::parse(text.as_bytes()).unwrap();
+            prop_assert_eq!(whole.rows.iter().map(|record| record.data_ref().len()).collect::<Vec<_>>(), sizes);
+            prop_assert_eq!(&in_pieces(text.as_bytes(), &lens).unwrap(), &whole);
+            let spaced = spaced(&text);
+            prop_assert_eq!(&in_pieces(spaced.as_bytes(), &lens).unwrap(), &whole);
+            prop_assert_eq!(&Event::parse(spaced.as_bytes()).unwrap(), &whole);
+            prop_assert!(whole.rows.kept_bytes() as u64 <= bytes_needed(text.len()));
+        }
+
+        #[test]
+        fn no_cut_of_a_bad_event_makes_it_panic(at in 0..EVENT.len(), byte in any::<u8>(), len in 1_usize..30) {
+            let mut bytes = EVENT.as_bytes().to_vec();
+            bytes[at] = byte;
+            prop_assert_eq!(in_pieces(&bytes, &[len]).ok(), Event::parse(&bytes).ok());
+        }
+
+        #[test]
+        fn records_come_out_as_they_went_in(records in proptest::collection::vec((any::<Vec<u8>>(), ".*", 0..4_000_000_000_000_i64), 0..20)) {
+            let rows: Vec<_> = records.iter().enumerate().map(|(at, (data, key, millis))| serde_json::json!({
+                "Data": BASE64.encode_to_string(data), "PartitionKey": key, "SequenceNumber": (1000 + at).to_string(),
+                "ApproximateArrivalTimestamp": *millis as f64 / 1000.0,
+            })).collect();
+            let text = serde_json::json!({"Records": rows, "MillisBehindLatest": 7}).to_string();
+            let event = Event::parse(text.as_bytes()).unwrap();
+            prop_assert_eq!(event.rows.len(), records.len());
+            for (at, (record, (data, key, millis))) in event.rows.iter().zip(&records).enumerate() {
+                prop_assert_eq!(record.sequence(), (1000 + at).to_string());
+                prop_assert_eq!(record.data_ref(), &data[..]);
+                prop_assert_eq!(record.data(), &data[..]);
+                prop_assert_eq!(record.partition_key(), Some(&key[..]));
+                prop_assert_eq!(record.arrival_millis(), Some(*millis));
+            }
+            prop_assert!(event.rows.kept_bytes() as u64 <= bytes_needed(text.len()));
+        }
+    }
+}

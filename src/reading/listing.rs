@@ -1,0 +1,160 @@
+//! Which shards does the service list, and how old may the answer be?
+//!
+//! Many shards of a stream may ask at the same time; one call serves them all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::aws::Service;
+use crate::model::{ChildShard, ListedShard, ShardId, ShardListing, Stream};
+use crate::retry::{self, Control, Fault};
+use crate::sync::{Mutex, lock};
+use crate::telemetry::health::Health;
+
+/// What a listing does not show, or shows otherwise than it is stored, is believed after this time: listings lag behind
+/// what happens, and pages of one may contradict each other.
+pub(crate) const CONFIRMED_AFTER: Duration = Duration::from_secs(10);
+
+/// A listing of this age is as good as a new one when a shard asks whether it is closed, which it then stays.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// The listings of one stream, and whether it still is that stream.
+#[derive(Debug)]
+pub(crate) struct Shards {
+    service: Arc<dyn Service>,
+    stream: Stream,
+    last: tokio::sync::Mutex<Option<ShardListing>>,
+    identity: tokio::sync::Mutex<Option<(Instant, Identity)>>,
+    /// The stream that is there now under our stream's name and ARN, once that is known.
+    successor: Mutex<Option<Stream>>,
+    /// Has the coordinator act on a successor.
+    wake: Arc<Notify>,
+    health: Arc<Health>,
+}
+
+/// Which stream the service has under the name and ARN of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// Ours, as far as can be told.
+    Same,
+    /// None.
+    Gone,
+    /// One that was made after ours was deleted.
+    MadeAgain,
+    /// The service did not say.
+    Unknown,
+}
+
+impl Shards {
+    /// The listings of a stream. `wake` is notified when the stream turns out to have been made again.
+    pub(crate) fn new(service: Arc<dyn Service>, stream: Stream, wake: Arc<Notify>, health: Arc<Health>) -> Self {
+        let (last, identity) = (tokio::sync::Mutex::new(None), tokio::sync::Mutex::new(None));
+        Self { service, stream, last, identity, successor: Mutex::new(None), wake, health }
+    }
+
+    /// Asks which stream is there now. Many shards may ask at the same time; an answer that was asked for at `since` or
+    /// later serves them all. Cancel safe.
+    pub(crate) async fn identity(&self, since: Instant) -> Identity {
+        let mut last = self.identity.lock().await;
+        if let Some((asked_at, identity)) = *last
+            && asked_at >= since
+        {
+            return identity;
+        }
+        let asked_at = Instant::now();
+        let identity = match self.service.describe_stream(self.stream.arn()).await {
+            Ok(found) if self.stream.is_other_life(found.created()) => {
+                *lock(&self.successor) = Some(found);
+                self.wake.notify_one();
+                Identity::MadeAgain
+            }
+            Ok(_) => Identity::Same,
+            Err(fault) if retry::control(&fault) == Control::NotFound => Identity::Gone,
+            Err(_) => Identity::Unknown,
+        };
+        *last = Some((asked_at, identity));
+        identity
+    }
+
+    /// What the listings are asked of.
+    pub(crate) fn service(&self) -> Arc<dyn Service> {
+        Arc::clone(&self.service)
+    }
+
+    /// The stream that was made under our stream's name and ARN. Returned once.
+    pub(crate) fn take_successor(&self) -> Option<Stream> {
+        lock(&self.successor).take()
+    }
+
+    /// A listing that is at most this old. Cancel safe.
+    pub(crate) async fn list(&self, max_age: Duration) -> Result<ShardListing, Fault> {
+        self.list_since(ago(max_age)).await
+    }
+
+    /// A listing that was asked for at this time or later. Cancel safe.
+    async fn list_since(&self, since: Instant) -> Result<ShardListing, Fault> {
+        let mut last = self.last.lock().await;
+        if let Some(listing) = &*last
+            && listing.asked_at >= since
+        {
+            return Ok(listing.clone());
+        }
+        let asked_at = Instant::now();
+        let listing = ShardListing { asked_at, shards: self.service.list_shards(&self.stream).await?.into() };
+        *last = Some(listing.clone());
+        Ok(listing)
+    }
+
+    /// The children of a shard that is closed; `None` if it is open, or nobody can tell now.
+    pub(crate) async fn closed(&self, shard: &ShardId) -> Option<Vec<ChildShard>> {
+        let shards = self.list_or_report(ago(FRESH)).await?.shards;
+        shards.iter().any(|listed| listed.id == *shard && listed.closed).then(|| children(&shards, shard))
+    }
+
+    /// Whether the shard is in the stream, by a listing that was asked for at `since` or later; `None` if that can't be told
+    /// now.
+    pub(crate) async fn presence(&self, shard: &ShardId, since: Instant) -> Option<Presence> {
+        let ShardListing { asked_at, shards } = self.list_or_report(since).await?;
+        let is_listed = shards.iter().any(|listed| listed.id == *shard);
+        Some(if is_listed {
+            Presence::Listed
+        } else {
+            Presence::Missing { asked_at, children: children(&shards, shard) }
+        })
+    }
+
+    async fn list_or_report(&self, since: Instant) -> Option<ShardListing> {
+        match self.list_since(since).await {
+            Ok(listing) => Some(listing),
+            Err(fault) => {
+                self.health.listing_failed(&self.stream, &fault);
+                None
+            }
+        }
+    }
+}
+
+/// The time that was this long ago, as far as the clock goes back.
+fn ago(age: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(age).unwrap_or(now)
+}
+
+/// Whether a shard is in its stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Listed,
+    /// A listing that was asked for then does not show it, but may show children of it.
+    Missing {
+        asked_at: Instant,
+        children: Vec<ChildShard>,
+    },
+}
+
+fn children(shards: &[ListedShard], of: &ShardId) -> Vec<ChildShard> {
+    let of = shards.iter().filter(|shard| shard.parents.contains(of));
+    of.map(|shard| ChildShard { id: shard.id.clone(), parents: shard.parents.clone() }).collect()
+}

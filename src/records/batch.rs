@@ -1,0 +1,167 @@
+//! What is known about a record, beside its data?
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pipeline_plugin_api::{Message, MetadataTable, Value};
+
+use super::page::{Page, Record, Rows};
+use crate::model::{SequenceNumber, ShardId, ShardNames, Stream};
+
+/// Metadata: the stream's name.
+pub(crate) const STREAM: &str = "kinesis_stream";
+/// Metadata: the stream's ARN.
+pub(crate) const STREAM_ARN: &str = "kinesis_stream_arn";
+/// Metadata: the shard's id.
+pub(crate) const SHARD: &str = "kinesis_shard";
+/// Metadata: the record's partition key. Absent where the producer gave none.
+pub(crate) const PARTITION_KEY: &str = "kinesis_partition_key";
+/// Metadata: the record's sequence number.
+pub(crate) const SEQUENCE_NUMBER: &str = "kinesis_sequence_number";
+/// Metadata: when the record arrived at the stream, approximately.
+pub(crate) const ARRIVAL_TIMESTAMP: &str = "kinesis_arrival_timestamp";
+
+/// The records of one event.
+#[derive(Debug)]
+pub(crate) struct RecordTable {
+    pages: Vec<Arc<RecordPage>>,
+    /// How many records are in each page and all before it.
+    ends: Vec<usize>,
+}
+
+/// Some records of an event and the shard they came from. Messages point into it, and keep no more than this alive.
+#[derive(Debug)]
+pub(crate) struct RecordPage {
+    names: Arc<ShardNames>,
+    page: Page,
+}
+
+impl RecordTable {
+    pub(crate) fn new(names: &Arc<ShardNames>, rows: Rows) -> Self {
+        let pages = rows.into_pages().into_iter();
+        let pages: Vec<_> = pages.map(|page| Arc::new(RecordPage { names: Arc::clone(names), page })).collect();
+        let mut end = 0;
+        let ends = pages.iter().map(|page| {
+            end += page.page.len();
+            end
+        });
+        Self { ends: ends.collect(), pages }
+    }
+
+    /// How many records.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The messages of some records.
+    pub(crate) fn messages(&self, rows: Range<usize>) -> Vec<Message> {
+        let mut messages = Vec::with_capacity(rows.len());
+        let mut start = 0;
+        for (page, end) in self.pages.iter().zip(&self.ends) {
+            let here = rows.start.max(start)..rows.end.min(*end);
+            for row in here {
+                let at = row - start;
+                if let Some(record) = page.page.record(at) {
+                    // A page has far fewer records than a `u32` counts: its bytes are counted by one.
+                    let table = Arc::clone(page) as Arc<dyn MetadataTable>;
+                    messages.push(Message::with_row(record.data(), table, at as u32));
+                }
+            }
+            start = *end;
+        }
+        messages
+    }
+
+    /// The sequence number of a record.
+    pub(crate) fn sequence(&self, row: usize) -> Option<SequenceNumber> {
+        self.record(row).map(|record| SequenceNumber::read(record.sequence()))
+    }
+
+    /// When a record arrived at the stream, in milliseconds since 1970.
+    pub(crate) fn arrival_millis(&self, row: usize) -> Option<i64> {
+        self.record(row)?.arrival_millis()
+    }
+
+    fn record(&self, row: usize) -> Option<Record<'_>> {
+        let at = self.ends.partition_point(|end| *end <= row);
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.pages.get(at)?.page.record(row - start)
+    }
+}
+
+fn arrival(record: Record<'_>) -> Option<SystemTime> {
+    let millis = record.arrival_millis()?;
+    let from_epoch = Duration::from_millis(millis.unsigned_abs());
+    if millis < 0 { UNIX_EPOCH.checked_sub(from_epoch) } else { UNIX_EPOCH.checked_add(from_epoch) }
+}
+
+impl MetadataTable for RecordPage {
+    fn get(&self, row: u32, key: &str) -> Option<Value<'_>> {
+        let record = self.page.record(row as usize)?;
+        match key {
+            STREAM => Some(Value::Text(self.names.stream.name())),
+            STREAM_ARN => Some(Value::Text(self.names.stream.arn())),
+            SHARD => Some(Value::Text(self.names.shard.as_str())),
+            PARTITION_KEY => record.partition_key().map(Value::Text),
+            SEQUENCE_NUMBER => Some(Value::Text(record.sequence())),
+            ARRIVAL_TIMESTAMP => arrival(record).map(Value::Time),
+            _ => None,
+        }
+    }
+
+    fn for_each<'a>(&'a self, row: u32, each: &mut dyn FnMut(&'a str, Value<'a>)) {
+        for key in [STREAM, STREAM_ARN, SHARD, PARTITION_KEY, SEQUENCE_NUMBER, ARRIVAL_TIMESTAMP] {
+            if let Some(value) = self.get(row, key) {
+                each(key, value);
+            }
+        }
+    }
+}
+
+/// The typed way to the metadata of a message that came from Kinesis.
+///
+/// ```
+/// # let message = pipeline_plugin_api::Message::new("not from Kinesis");
+/// if let Some(record) = kinesis_input::KinesisRecord::of(&message) {
+///     println!("{} {}", record.shard(), record.sequence_number());
+/// }
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct KinesisRecord<'a> {
+    names: &'a ShardNames,
+    record: Record<'a>,
+}
+
+impl<'a> KinesisRecord<'a> {
+    /// The record behind a message, if it came from this input.
+    pub fn of(message: &'a Message) -> Option<Self> {
+        let (page, row) = message.table::<RecordPage>()?;
+        Some(Self { names: &page.names, record: page.page.record(row as usize)? })
+    }
+
+    /// The stream it was read from.
+    pub fn stream(&self) -> &'a Stream {
+        &self.names.stream
+    }
+
+    /// The shard it was read from.
+    pub fn shard(&self) -> &'a ShardId {
+        &self.names.shard
+    }
+
+    /// Its sequence number.
+    pub fn sequence_number(&self) -> SequenceNumber {
+        SequenceNumber::read(self.record.sequence())
+    }
+
+    /// Its partition key, if the producer gave one.
+    pub fn partition_key(&self) -> Option<&'a str> {
+        self.record.partition_key()
+    }
+
+    /// When it arrived at the stream, approximately.
+    pub fn arrival(&self) -> Option<SystemTime> {
+        arrival(self.record)
+    }
+}

@@ -1,0 +1,418 @@
+//! Where are the records of an event in memory?
+//!
+//! In pages. A page holds the data of some records in one buffer that their messages share, their sequence numbers and
+//! partition keys in one text, and a row for each. So a record costs no allocation of its own, and a message that is
+//! kept for long keeps one page alive, not the whole event: at most 64 KiB of other records' data and as much of
+//! their text, or the record alone if it is larger than that.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::model::SequenceNumber;
+
+/// Data of several records in one page, at most.
+pub(crate) const PAGE: usize = 64 << 10;
+
+/// The records of one event, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rows {
+    pages: Vec<Page>,
+    len: usize,
+}
+
+/// Some records of an event, one after the other, held in common.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    data: Bytes,
+    text: String,
+    rows: Vec<Row>,
+    /// Bytes of memory behind all that.
+    kept: usize,
+}
+
+/// Where one record is in its page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    data_start: u32,
+    data_len: u32,
+    text_start: u32,
+    sequence_len: u16,
+    /// `NO_KEY` when the record has none.
+    key_len: u16,
+    arrival_millis: i64,
+}
+
+const NO_KEY: u16 = u16::MAX;
+const NO_ARRIVAL: i64 = i64::MIN;
+
+/// One record of an event.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    page: &'a Page,
+    row: &'a Row,
+}
+
+impl Rows {
+    /// How many records.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All records, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
+        self.pages.iter().flat_map(Page::iter)
+    }
+
+    /// The newest record.
+    pub fn last(&self) -> Option<Record<'_>> {
+        self.pages.last().and_then(|page| page.record(page.len().checked_sub(1)?))
+    }
+
+    /// Bytes of memory that the records hold.
+    pub fn kept_bytes(&self) -> usize {
+        self.pages.iter().map(Page::kept_bytes).sum::<usize>() + self.pages.capacity() * size_of::<Page>()
+    }
+
+    /// The pages, none of them empty.
+    pub fn into_pages(self) -> Vec<Page> {
+        self.pages
+    }
+}
+
+impl Page {
+    /// How many records; at least one in the pages of an event.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// A record by its index in the page.
+    pub fn record(&self, at: usize) -> Option<Record<'_>> {
+        self.rows.get(at).map(|row| Record { page: self, row })
+    }
+
+    /// The records of the page, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
+        self.rows.iter().map(|row| Record { page: self, row })
+    }
+
+    /// Bytes of memory that the page holds.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept
+    }
+}
+
+/// Pages are equal when their records are, however much memory is behind them.
+impl PartialEq for Page {
+    fn eq(&self, other: &Self) -> bool {
+        self.data == other.data && self.text == other.text && self.rows == other.rows
+    }
+}
+
+impl Eq for Page {}
+
+impl<'a> Record<'a> {
+    /// Its data; shares the page's buffer.
+    pub fn data(&self) -> Bytes {
+        let start = self.row.data_start as usize;
+        self.page.data.slice(start..start + self.row.data_len as usize)
+    }
+
+    /// Its data, to be looked at.
+    pub fn data_ref(&self) -> &'a [u8] {
+        &self.page.data[self.row.data_start as usize..][..self.row.data_len as usize]
+    }
+
+    /// Its sequence number, as text.
+    pub fn sequence(&self) -> &'a str {
+        &self.page.text[text_range(self.row.text_start, self.row.sequence_len)]
+    }
+
+    /// Its partition key. Streams that distribute records automatically may have none.
+    pub fn partition_key(&self) -> Option<&'a str> {
+        let start = self.row.text_start + u32::from(self.row.sequence_len);
+        (self.row.key_len != NO_KEY).then(|| &self.page.text[text_range(start, self.row.key_len)])
+    }
+
+    /// When it arrived at the stream, approximately, in milliseconds since 1970.
+    pub fn arrival_millis(&self) -> Option<i64> {
+        (self.row.arrival_millis != NO_ARRIVAL).then_some(self.row.arrival_millis)
+    }
+}
+
+fn text_range(start: u32, len: u16) -> Range<usize> {
+    let start = start as usize;
+    start..start + usize::from(len)
+}
+
+/// Bytes of memory that reading an event from a frame of this length may need at once.
+///
+/// Nothing is kept of the frame itself. Data takes three quarters of its base64; text takes as much as it takes in the
+/// frame, and a row little more than the JSON of the smallest record. Buffers have an eighth to spare when they are
+/// kept; the page that is being filled may have a page's worth of data and as much of text to spare.
+pub fn bytes_needed(frame_len: usize) -> u64 {
+    let frame_len = frame_len as u64;
+    frame_len + frame_len / 2 + 2 * frame_len.min(PAGE as u64) + 1024
+}
+
+/// Pages while they are filled.
+#[derive(Debug, Default)]
+pub(crate) struct Filling {
+    pages: Vec<Page>,
+    len: usize,
+    data: Vec<u8>,
+    text: Vec<u8>,
+    rows: Vec<Row>,
+    /// Where the data of the record that is being read begins.
+    start: usize,
+    /// The most data that can still come.
+    left: usize,
+    /// Text and rows of a full page, as far as is known.
+    usual: (usize, usize),
+}
+
+impl Filling {
+    /// Says how much of the frame is still to come. It bounds what is allocated.
+    pub(crate) fn expect(&mut self, frame_bytes: usize) {
+        self.left = frame_bytes / 4 * 3 + 3;
+    }
+
+    /// Forgets all records.
+    pub(crate) fn clear(&mut self) {
+        self.pages.clear();
+        self.len = 0;
+        self.data.clear();
+        self.text.clear();
+        self.rows.clear();
+        self.start = 0;
+    }
+
+    /// A record begins. What was read of one that did not end is forgotten.
+    pub(crate) fn begin(&mut self) -> Result<(), &'static str> {
+        self.data.truncate(self.start);
+        if self.start + self.text.len() + self.rows.len() * size_of::<Row>() >= PAGE {
+            self.end_page()?;
+        }
+        Ok(())
+    }
+
+    /// Where the record's data goes, with room for at least `more` bytes of it.
+    pub(crate) fn data(&mut self, more: usize) -> Result<&mut Vec<u8>, &'static str> {
+        if self.data.len() + more > PAGE && !self.rows.is_empty() {
+            let moved = self.data.split_off(self.start);
+            self.end_page()?;
+            self.grow(moved.len() + more);
+            self.data.extend_from_slice(&moved);
+        } else if self.data.capacity() - self.data.len() < more {
+            self.grow(more);
+        }
+        Ok(&mut self.data)
+    }
+
+    fn grow(&mut self, more: usize) {
+        let have = self.data.capacity();
+        // A page at first; a large record then doubles it, but never beyond what the frame can bring.
+        let wanted = if have == 0 { self.left.min(PAGE) } else { (2 * have).min(self.data.len() + self.left) };
+        self.data.reserve_exact(wanted.saturating_sub(self.data.len()).max(more));
+    }
+
+    /// Forgets the data that was read of the record.
+    pub(crate) fn forget_data(&mut self) {
+        self.data.truncate(self.start);
+    }
+
+    /// The record ends. `sequence` and `key` are text as it came; whether it is UTF-8 is looked at by the page.
+    pub(crate) fn end(
+        &mut self,
+        sequence: &[u8],
+        key: Option<&[u8]>,
+        arrival_millis: Option<i64>,
+    ) -> Result<(), &'static str> {
+        const TOO_LONG: &str = "an event beyond all limits";
+        if self.rows.is_empty() {
+            let (text, rows) = self.usual;
+            // No record is written in fewer than two dozen bytes.
+            self.text.reserve_exact(text.min(self.left).max(sequence.len()));
+            self.rows.reserve_exact(rows.min(self.left / 24).max(1));
+        }
+        if !SequenceNumber::is_valid(sequence) {
+            return Err("not a sequence number");
+        }
+        let key_len = match key {
+            None => NO_KEY,
+            Some(key) => {
+                u16::try_from(key.len()).ok().filter(|len| *len != NO_KEY).ok_or("a partition key beyond all limits")?
+            }
+        };
+        self.rows.push(Row {
+            data_start: u32::try_from(self.start).map_err(|_| TOO_LONG)?,
+            data_len: u32::try_from(self.data.len() - self.start).map_err(|_| TOO_LONG)?,
+            text_start: u32::try_from(self.text.len()).map_err(|_| TOO_LONG)?,
+            sequence_len: u16::try_from(sequence.len()).map_err(|_| TOO_LONG)?,
+            key_len,
+            // The lowest value means "none".
+            arrival_millis: arrival_millis.map_or(NO_ARRIVAL, |millis| millis.max(NO_ARRIVAL + 1)),
+        });
+        self.text.extend_from_slice(sequence);
+        self.text.extend_from_slice(key.unwrap_or_default());
+        self.start = self.data.len();
+        Ok(())
+    }
+
+    fn end_page(&mut self) -> Result<(), &'static str> {
+        self.data.truncate(self.start);
+        self.start = 0;
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let (mut data, mut text, mut rows) =
+            (std::mem::take(&mut self.data), std::mem::take(&mut self.text), std::mem::take(&mut self.rows));
+        self.usual = (text.len(), rows.len());
+        self.len += rows.len();
+        trim(&mut data);
+        trim(&mut text);
+        trim(&mut rows);
+        let kept = data.capacity() + text.capacity() + rows.capacity() * size_of::<Row>();
+        // Sequence numbers are ASCII and stand between the keys, so broken keys don't mend each other.
+        let text = String::from_utf8(text).map_err(|_| "text that is not UTF-8")?;
+        self.pages.push(Page { data: Bytes::from(data), text, rows, kept });
+        Ok(())
+    }
+
+    /// All records that were read.
+    pub(crate) fn finish(&mut self) -> Result<Rows, &'static str> {
+        self.end_page()?;
+        Ok(Rows { pages: std::mem::take(&mut self.pages), len: std::mem::take(&mut self.len) })
+    }
+}
+
+/// Gives back what a buffer has to spare, if that is worth a call.
+fn trim<T>(buffer: &mut Vec<T>) {
+    if buffer.capacity() - buffer.len() > buffer.len() / 8 {
+        buffer.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::fan_out::wire::Event;
+
+    fn record(filling: &mut Filling, sequence: &str, data: &[u8]) {
+        filling.begin().unwrap();
+        filling.data(data.len()).unwrap().extend_from_slice(data);
+        filling.end(sequence.as_bytes(), Some(b"key"), None).unwrap();
+    }
+
+    #[test]
+    fn no_more_is_allocated_than_the_frame_can_bring() {
+        let mut filling = Filling::default();
+        filling.expect(400);
+        filling.begin().unwrap();
+        assert_eq!(filling.data(30).unwrap().capacity(), 303);
+        // A page at first, doubled for a large record, and no more than all of it at last.
+        let mut filling = Filling::default();
+        filling.expect(240_000);
+        filling.begin().unwrap();
+        let mut capacities = Vec::new();
+        for _ in 0..18 {
+            let data = filling.data(10_000).unwrap();
+            data.extend_from_slice(&[0; 10_000]);
+            let (len, capacity) = (data.len(), data.capacity());
+            filling.expect(240_000 - len / 3 * 4);
+            capacities.push(capacity);
+        }
+        capacities.dedup();
+        assert_eq!(capacities, [PAGE, 2 * PAGE, 180_004]);
+    }
+
+    #[test]
+    fn what_a_buffer_has_to_spare_is_given_back_if_it_is_more_than_an_eighth() {
+        for (capacity, kept) in [(90, 90), (91, 80), (800, 80)] {
+            let mut buffer = Vec::with_capacity(capacity);
+            buffer.extend_from_slice(&[0_u8; 80]);
+            trim(&mut buffer);
+            assert_eq!(buffer.capacity(), kept);
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_page_is_that_of_its_data_its_text_and_its_rows() {
+        let mut filling = Filling::default();
+        filling.expect(1000);
+        record(&mut filling, "1", &[0; 300]);
+        record(&mut filling, "2", &[0; 300]);
+        let rows = filling.finish().unwrap();
+        let least = 600 + "1key2key".len() + 2 * size_of::<Row>();
+        let kept: usize = rows.pages.iter().map(Page::kept_bytes).sum();
+        assert!((least..least + least / 4).contains(&kept), "{kept} for {least}");
+        assert_eq!(rows.kept_bytes(), kept + rows.pages.capacity() * size_of::<Page>());
+    }
+
+    #[test]
+    fn what_an_event_may_need_is_bounded_by_its_frame() {
+        for (frame, needed) in [(0, 1024), (1000, 4524), (1 << 20, (3 << 19) + (128 << 10) + 1024)] {
+            assert_eq!(bytes_needed(frame), needed);
+        }
+    }
+
+    #[test]
+    fn a_page_is_full_of_data_or_of_text_and_rows() {
+        let filled = |data: usize, count: usize| {
+            let mut filling = Filling::default();
+            filling.expect(10 << 20);
+            for at in 0..count {
+                record(&mut filling, &(1000 + at).to_string(), &vec![0; data]);
+            }
+            filling.finish().unwrap().pages.iter().map(Page::len).collect::<Vec<_>>()
+        };
+        // Seven bytes of text and a row for each.
+        let in_page = PAGE.div_ceil(size_of::<Row>() + 7);
+        assert_eq!(filled(0, 2 * in_page + 1), [in_page, in_page, 1]);
+        assert_eq!(filled(PAGE / 2 - 100, 5), [2, 2, 1]);
+        assert_eq!(filled(PAGE / 2, 3), [2, 1]);
+        assert_eq!(filled(PAGE / 2 + 1, 3), [1, 1, 1]);
+        assert_eq!(filled(3 * PAGE, 2), [1, 1]);
+    }
+
+    #[test]
+    fn events_are_the_same_if_all_of_their_records_are() {
+        let event = |data: &str, key: &str, seconds: u32| {
+            let json = format!(
+                r#"{{"Records":[{{"SequenceNumber":"1","Data":"{data}","PartitionKey":"{key}","ApproximateArrivalTimestamp":{seconds}}}]}}"#
+            );
+            Event::parse(json.as_bytes()).unwrap()
+        };
+        assert_eq!(event("YWJj", "k", 1), event("YWJj", "k", 1));
+        for other in [event("YWJk", "k", 1), event("YWJj", "l", 1), event("YWJj", "k", 2)] {
+            assert_ne!(event("YWJj", "k", 1), other);
+        }
+    }
+
+    #[test]
+    fn records_are_found_by_their_place() {
+        let mut filling = Filling::default();
+        filling.expect(1000);
+        assert!(filling.finish().unwrap().is_empty());
+        record(&mut filling, "1", b"one");
+        record(&mut filling, "2", b"two");
+        let rows = filling.finish().unwrap();
+        assert!(!rows.is_empty());
+        assert_eq!(rows.last().unwrap().sequence(), "2");
+        let [page] = &rows.into_pages()[..] else { panic!("more than one page") };
+        assert_eq!((page.len(), page.is_empty()), (2, false));
+        assert_eq!(page.record(1).unwrap().data(), b"two"[..]);
+        assert!(page.record(2).is_none());
+        assert!(Page::default().is_empty() && Rows::default().last().is_none());
+    }
+}

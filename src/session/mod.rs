@@ -1,0 +1,250 @@
+//! What runs between connect and close?
+
+pub(crate) mod completion;
+pub(crate) mod error;
+pub(crate) mod open;
+pub(crate) mod overrides;
+mod wiring;
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use pipeline_plugin_api::{Batch, Demand, InputError, State, Status};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::DropGuard;
+use tokio_util::task::TaskTracker;
+
+use self::completion::{End, Ending};
+use crate::delivery::in_flight;
+use crate::delivery::outbox::{Closed, Outbox};
+use crate::lease::heartbeat::Keeper;
+use crate::lease::{Lease, LeaseStore, Place, SharedStore, StoreError, Worker};
+use crate::model::Stream;
+use crate::pool::Pool;
+use crate::reading::ReaderFactory;
+use crate::reading::threads::Threads;
+use crate::shards::checkpointer::Checkpointer;
+use crate::shards::coordinator::{CoordinatorEnd, Readers};
+use crate::supervise::{self, FatalHandler, once};
+use crate::telemetry;
+use crate::telemetry::health::Health;
+
+/// How often the gauges are set, and health is looked at.
+const POOL_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long a close waits for the others to be told.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// How many of them are told; the others look by themselves.
+const NUDGED_AT_CLOSE: usize = 100;
+
+/// A connected input. Dropping it stops its tasks; closing it also waits for them and stores what was acked.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// What is read, for people.
+    pub(crate) target: String,
+    pub(crate) streams: Vec<Stream>,
+    pub(crate) pool: Pool,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) checkpointer: Arc<Checkpointer>,
+    pub(crate) ending: Arc<Ending>,
+    /// What is removed at close, unless another worker reads the stream.
+    pub(crate) factories: Vec<(Stream, Arc<dyn ReaderFactory>)>,
+    pub(crate) tasks: TaskTracker,
+    /// The threads on which shards are read.
+    pub(crate) threads: Arc<Threads>,
+    /// Ends what is being given back, at the latest when the session is dropped: it could go on for as long as the store
+    /// can't be reached.
+    pub(crate) _closing: DropGuard,
+    /// Tells every task that reads to stop, at the latest when the session is dropped.
+    pub(crate) stop: DropGuard,
+    pub(crate) store: Arc<dyn LeaseStore>,
+    /// Tells those to stop who keep leases and places. After the others: what is out is still acked.
+    pub(crate) keep: DropGuard,
+}
+
+/// The session is over; why, the ending knows.
+#[derive(Debug, thiserror::Error)]
+#[error("the input is closed")]
+struct SessionOver;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failure(String);
+
+/// The parts of an input, connected to each other and not started.
+pub(crate) struct Parts {
+    pub(crate) session: Session,
+    pub(crate) coordinator: Readers,
+    /// Shows that this worker is alive, where others would take its shards otherwise.
+    pub(crate) keeper: Option<Keeper>,
+    pub(crate) fatal: FatalHandler,
+}
+
+impl Parts {
+    /// Starts the tasks. Each is watched: one that panics or returns is started again, or fails the input.
+    pub(crate) fn start(self, commit_period: Duration) -> Session {
+        let Self { session, coordinator, keeper, fatal } = self;
+        let (stop, keep) = (session.stop.token().clone(), session.keep.token().clone());
+        let (ending, stopped) = (Arc::clone(&session.ending), stop.clone());
+        let (is_over, completion) = (Arc::clone(&ending), Arc::clone(&ending));
+        session.tasks.spawn(supervise::essential(
+            "coordinator",
+            fatal.clone(),
+            move || stopped.is_cancelled() || is_over.end().is_some(),
+            async move {
+                if coordinator.run().await == CoordinatorEnd::AllRead {
+                    completion.all_read();
+                }
+            },
+        ));
+        let (checkpointer, commits) = (Arc::clone(&session.checkpointer), keep.clone());
+        session.tasks.spawn(async move {
+            let storing = supervise::restarted("checkpointer", move || {
+                let checkpointer = Arc::clone(&checkpointer);
+                async move { checkpointer.run(commit_period).await }
+            });
+            commits.run_until_cancelled(storing).await;
+        });
+        if let Some(keeper) = keeper {
+            let kept = keep.clone();
+            session.tasks.spawn(supervise::essential(
+                "heartbeat",
+                fatal,
+                move || kept.is_cancelled() || ending.end().is_some(),
+                async move { keep.run_until_cancelled(keeper.run()).await.unwrap_or_default() },
+            ));
+        }
+        let (pool, health) = (session.pool.clone(), Arc::clone(&session.health));
+        session.tasks.spawn(async move {
+            let watching = supervise::restarted("meter", move || watch(pool.clone(), Arc::clone(&health)));
+            stop.run_until_cancelled(watching).await;
+        });
+        session
+    }
+}
+
+impl Session {
+    pub(crate) async fn read(&self, demand: Demand) -> Result<Batch, InputError> {
+        match in_flight::next_batch(&self.outbox, demand).await {
+            Ok(batch) => Ok(batch),
+            Err(Closed) => Err(match self.ending.end() {
+                Some(End::AllRead) => InputError::EndOfInput,
+                Some(End::Failed(cause)) => InputError::Fatal(Failure(cause).into()),
+                None => InputError::NotConnected(SessionOver.into()),
+            }),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let (state, reason) = match (self.ending.end(), self.health.reason()) {
+            (Some(End::Failed(cause)), _) => (State::Failed, Some(cause)),
+            (Some(End::AllRead), _) => (State::Ended, None),
+            (None, Some(reason)) => (State::Degraded, Some(reason)),
+            (None, None) => (State::Connected, None),
+        };
+        let mut status = pending(Status::new(state, &self.target), &self.pool);
+        status.reason = reason;
+        status
+    }
+
+    /// Leaves the other workers, and deregisters the consumers that nobody needs any more.
+    async fn leave(&self) {
+        let others = match self.store.shared() {
+            Some(shared) => say_goodbye(shared, &self.streams, &self.health).await,
+            None => Some(Vec::new()),
+        };
+        for (stream, factory) in &self.factories {
+            // What others may read with stays.
+            let reads = |other: &Worker| other.presence.streams.contains(stream.arn());
+            if others.as_ref().is_some_and(|others| !others.iter().any(reads)) {
+                factory.clean_up().await;
+            }
+        }
+    }
+
+    /// What is out, which outlives the session if its host keeps receipts.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Stops reading, waits for what is out, stores and lets go.
+    pub(crate) async fn close(&self, within: Duration) -> Result<(), InputError> {
+        self.outbox.close();
+        self.stop.token().cancel();
+        self.tasks.close();
+        let all_returned = timeout(within, self.outbox.all_returned()).await.is_ok();
+        self.keep.token().cancel();
+        // They stop at once, but for a write to the store that one of them may be in.
+        self.tasks.wait().await;
+        // What was acknowledged comes first, whatever else takes its time to end.
+        // A host may close in a task that nobody watches, so no panic gets out, and none keeps the rest from being done.
+        let stored = once("storing the last checkpoints", self.checkpointer.finish())
+            .await
+            .unwrap_or_else(|cause| Err(StoreError::Failed { what: "store the last checkpoints", cause }));
+        self.threads.end().await;
+        // Whoever is not told finds out by himself.
+        let _ = once("leaving", self.leave()).await;
+        self.health.meter.reading_shards(0);
+        self.health.meter.report(&self.pool, Duration::ZERO, 0);
+        telemetry::closed(!all_returned, stored.as_ref().map(drop).map_err(|error| error as &dyn Display));
+        stored.map_err(|error| InputError::Fatal(error.into()))
+    }
+}
+
+/// A status with what the pool holds.
+pub(crate) fn pending(mut status: Status, pool: &Pool) -> Status {
+    let records = pool.records();
+    status.pending_messages = records.used;
+    status.capacity_messages = Some(records.capacity);
+    status.pending_bytes = pool.bytes().used;
+    status
+}
+
+/// Leaves, and has the others look at once who takes what we gave back. Returns who they are, if that could be seen.
+async fn say_goodbye(store: &dyn SharedStore, streams: &[Stream], health: &Health) -> Option<Vec<Worker>> {
+    let mut others = None;
+    let goodbye = async {
+        store.leave().await?;
+        let others = others.insert(store.workers().await?);
+        // Unless another process goes by our name: then these are its own.
+        let ours = others.iter().all(|other| other.id != *store.me());
+        let wanted = join_all(streams.iter().filter(|_| ours).map(|stream| want_nothing(store, stream))).await;
+        // They are told in any case.
+        let nudges = others.iter().take(NUDGED_AT_CLOSE).map(|worker| store.nudge(&worker.id));
+        wanted.into_iter().chain(join_all(nudges).await).collect::<Result<(), _>>()
+    };
+    // Whoever was not told finds out with his next round.
+    if let Ok(Err(error)) = timeout(GOODBYE, goodbye).await {
+        health.meter.look_failed(&error);
+    }
+    others
+}
+
+/// Takes back what we asked the others for, and gives back what we were passed since we last looked.
+async fn want_nothing(store: &dyn SharedStore, stream: &Stream) -> Result<(), StoreError> {
+    let mut passed = Vec::new();
+    for row in store.rows(stream).await? {
+        let hold = match row.hold {
+            Some(hold) if hold.worker == *store.me() => Some(hold),
+            _ if row.wanted_by.as_ref() == Some(store.me()) => store.withdraw(stream, &row.shard).await?,
+            _ => None,
+        };
+        if let Some(epoch) = hold.and_then(|hold| hold.epoch) {
+            passed.push(Lease { stream: stream.clone(), shard: row.shard, epoch }.back(Place::Nowhere, None));
+        }
+    }
+    store.release(passed).await.into_iter().try_for_each(|released| released.map(drop))
+}
+
+/// Keeps the metrics up to date, and says when something is not read, delivered or stored.
+async fn watch(pool: Pool, health: Arc<Health>) {
+    let mut ticks = interval(POOL_PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        health.report(&pool);
+    }
+}

@@ -1,0 +1,467 @@
+//! Who reads which shards of the streams, and from when on?
+//!
+//! One task an input. Now and then it makes a round: it looks which shards there are and who has them, claims those that
+//! it should have, and starts a task for each. When a shard ends, it goes on with its children at once. It reads nothing
+//! itself and restarts nobody: a shard's task lives until the shard is over, lost, asked for, or fatal.
+//!
+//! What a round does is decided in [`round`](crate::lease::rebalance), purely; who holds leases too long in
+//! [`watch`](crate::lease::liveness). Losing one is not waited for here: the [`Checkpointer`] stops the reading at once.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{join_all, try_join_all};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::former_rows::report_unreadable;
+use super::task::Outcome;
+use crate::delivery::outbox::Outbox;
+use crate::lease::liveness::Watch;
+use crate::lease::rebalance::{self, Asked, SOON, Sight, Step, StreamSight, What};
+use crate::lease::validity::Tenure;
+use crate::lease::{LeaseStore, Row, SharedStore, StoreError, Worker};
+use crate::model::{ShardId, ShardListing, Stream, WorkerId};
+use crate::pool::Pool;
+use crate::reading::ReaderFactory;
+use crate::reading::listing::Shards;
+use crate::reading::threads::Threads;
+use crate::retry::Fault;
+use crate::shards::checkpointer::Checkpointer;
+use crate::shards::topology::Topology;
+use crate::supervise::{self, FatalHandler};
+use crate::telemetry;
+use crate::telemetry::health::Health;
+
+/// The first round comes so much later at most, so that workers that start together see each other.
+const START_JITTER: Duration = Duration::from_secs(2);
+/// The least time between two listings that may confirm something.
+const JUDGE_AGAIN: Duration = Duration::from_millis(500);
+/// After a look that failed.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// The settings of the configuration that matter here.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) checkpoint_limit: u64,
+    pub(crate) replay_nacks: bool,
+    /// The most records delivered at once.
+    pub(crate) slice: usize,
+    /// Aggregated records are to be taken apart.
+    pub(crate) deaggregate: bool,
+    pub(crate) rebalance_period: Duration,
+    pub(crate) lease_period: Duration,
+    /// Within what time a shard that was asked for is to be handed over.
+    pub(crate) handed_over_within: Duration,
+    /// The shards were named in the configuration.
+    pub(crate) explicit: bool,
+}
+
+/// One stream, and what is known of its shards.
+#[derive(Debug)]
+pub(crate) struct StreamState {
+    pub(crate) stream: Stream,
+    pub(crate) topology: Topology,
+    pub(crate) listing: Arc<Shards>,
+    pub(crate) readers: Arc<dyn ReaderFactory>,
+}
+
+/// Everything the task works with.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    pub(crate) threads: Arc<Threads>,
+    pub(crate) store: Arc<dyn LeaseStore>,
+    pub(crate) tenure: Arc<Tenure>,
+    pub(crate) checkpointer: Arc<Checkpointer>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) pool: Pool,
+    /// Fails the input.
+    pub(crate) fatal: FatalHandler,
+    pub(crate) health: Arc<Health>,
+    pub(crate) settings: Settings,
+    /// Somebody wants a round now.
+    pub(crate) look: Arc<Notify>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// How a coordinator came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CoordinatorEnd {
+    /// All that was asked for is read, acknowledged and stored.
+    AllRead,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// The readers of all streams of an input.
+#[derive(Debug)]
+pub(crate) struct Readers {
+    pub(super) streams: Vec<StreamState>,
+    pub(super) tools: Tools,
+    pub(super) watch: Watch,
+    /// What we asked other workers for.
+    pub(super) asked: HashMap<(Stream, ShardId), Asked>,
+    pub(super) running: Running,
+    /// Since when each shard of a stream has been read by no worker, as far as was seen.
+    pub(super) unread: HashMap<(usize, ShardId), Instant>,
+    /// Streams of which everything that was asked for is read.
+    pub(super) done: BTreeSet<usize>,
+}
+
+/// What is in the table.
+pub(super) struct Looked {
+    /// It was so then, or later: who was silent, was so until then at least.
+    pub(super) asked_at: Instant,
+    pub(super) workers: Vec<Worker>,
+    /// Of each stream.
+    pub(super) rows: Vec<Vec<Row>>,
+}
+
+/// The shards' tasks, and which task is whose.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    tasks: JoinSet<Outcome>,
+    shards: HashMap<Id, (usize, ShardId, Stream)>,
+}
+
+impl Readers {
+    pub(crate) fn new(streams: Vec<StreamState>, tools: Tools) -> Self {
+        let watch = Watch::new(tools.settings.lease_period);
+        Self {
+            streams,
+            tools,
+            watch,
+            asked: HashMap::new(),
+            running: Running::default(),
+            unread: HashMap::new(),
+            done: BTreeSet::new(),
+        }
+    }
+
+    /// Reads until it is told to stop, or until all that was asked for is read. When it returns, no task of it runs.
+    pub(crate) async fn run(mut self) -> CoordinatorEnd {
+        let stop = self.tools.stop.clone();
+        let mut next = Instant::now();
+        if self.tools.store.shared().is_some() && !self.tools.settings.explicit {
+            let jitter = START_JITTER.min(self.tools.settings.rebalance_period / 10);
+            next += jitter.mul_f64(0.5 + 0.5 * fastrand::f64());
+        }
+        let mut end = CoordinatorEnd::AllRead;
+        while !self.all_read() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    end = CoordinatorEnd::Stopped;
+                    break;
+                }
+                Some(ended) = self.running.tasks.join_next_with_id() => self.ended(ended).await,
+                () = self.tools.look.notified() => next = Instant::now(),
+                () = self.tools.checkpointer.worth_a_look() => next = next.min(Instant::now() + SOON),
+                () = sleep_until(next) => {
+                    let Some(after) = self.round().await else {
+                        end = CoordinatorEnd::Stopped;
+                        break;
+                    };
+                    next = Instant::now() + after;
+                }
+            }
+        }
+        // Each task is told by the same token; nobody is left behind.
+        while self.running.tasks.join_next().await.is_some() {}
+        end
+    }
+
+    fn all_read(&mut self) -> bool {
+        for (at, state) in self.streams.iter().enumerate() {
+            if state.topology.all_ended() {
+                self.done.insert(at);
+            }
+        }
+        self.done.len() == self.streams.len()
+    }
+
+    /// Looks, and does what is to be done. Returns after what time the next one is due; nothing if it was told to stop.
+    ///
+    /// The service and the store may take long to answer, and close doesn't wait for them, but for claims: see
+    /// [`claim`](Self::claim).
+    async fn round(&mut self) -> Option<Duration> {
+        let period = self.tools.settings.rebalance_period;
+        let (stop, store) = (self.tools.stop.clone(), Arc::clone(&self.tools.store));
+        let Some(store) = store.shared() else {
+            stop.run_until_cancelled(self.begin_anew_where_made_again()).await?;
+            stop.run_until_cancelled(self.refresh_all(period / 2)).await?;
+            stop.run_until_cancelled(self.forget_what_is_gone()).await?;
+            self.give_up_what_is_gone();
+            for at in 0..self.streams.len() {
+                self.claim_free(at, None).await;
+            }
+            self.note_unread(&[]);
+            return Some(self.until_judged(period));
+        };
+        if self.tools.tenure.is_over() {
+            // To others we are gone. The keeper tells when they see us again.
+            return Some(LOOK_AGAIN.min(period));
+        }
+        stop.run_until_cancelled(self.begin_anew_where_made_again()).await?;
+        let looked = match stop.run_until_cancelled(self.look(store)).await? {
+            Ok(looked) => looked,
+            Err(error) => {
+                self.tools.health.look_failed(&error);
+                return Some(LOOK_AGAIN.min(period));
+            }
+        };
+        self.tools.health.looked();
+        stop.run_until_cancelled(self.refresh_all(period / 2)).await?;
+        stop.run_until_cancelled(self.note_ends_elsewhere(store)).await?;
+        self.give_up_what_is_gone();
+        let more = self.act(store, &looked).await;
+        self.note_unread(&looked.rows);
+        stop.run_until_cancelled(self.tidy(store, &looked)).await?;
+        if more {
+            return Some(SOON.min(period));
+        }
+        let regular = period.mul_f64(0.9 + 0.1 * fastrand::f64());
+        // When one that is silent will be seen to be gone.
+        let over = self.watch.next_over(looked.asked_at).map(|over| over.saturating_duration_since(Instant::now()));
+        Some(self.until_judged(over.map_or(regular, |over| regular.min(over))))
+    }
+
+    /// This long, or until a listing may confirm what the last one left open.
+    fn until_judged(&self, time: Duration) -> Duration {
+        let judges_at = self.streams.iter().filter_map(|state| state.topology.judges_at()).min();
+        judges_at.map_or(time, |at| time.min(at.saturating_duration_since(Instant::now()).max(JUDGE_AGAIN)))
+    }
+
+    /// Notes since when shards are read by no worker: those that could be, and are not held by one that is alive.
+    fn note_unread(&mut self, rows: &[Vec<Row>]) {
+        let now = Instant::now();
+        let mut unread = HashMap::new();
+        for (at, state) in self.streams.iter_mut().enumerate() {
+            let in_hand = self.tools.checkpointer.in_hand(&state.stream);
+            let held: BTreeSet<&ShardId> = rows
+                .get(at)
+                .into_iter()
+                .flatten()
+                .filter(|row| {
+                    let hold = row.hold.as_ref();
+                    hold.is_some_and(|hold| !self.watch.is_over(&state.stream, &row.shard, hold, now))
+                })
+                .map(|row| &row.shard)
+                .collect();
+            for shard in state.topology.unread() {
+                if !in_hand.contains(&shard) && !held.contains(&shard) {
+                    let key = (at, shard);
+                    let since = self.unread.get(&key).copied().unwrap_or(now);
+                    unread.insert(key, since);
+                }
+            }
+        }
+        self.unread = unread;
+        self.tools.health.unread_since(self.unread.values().min().copied());
+    }
+
+    /// Has listings that are at most this old, or new ones where they are needed.
+    async fn refresh_all(&mut self, max_age: Duration) {
+        let listings = join_all(self.streams.iter().map(|state| {
+            let is_due = state.topology.judges_at().is_some_and(|at| at <= Instant::now());
+            let max_age = if is_due || state.topology.wants_listing() { Duration::ZERO } else { max_age };
+            state.listing.list(max_age)
+        }));
+        let listings = listings.await;
+        for (at, listing) in listings.into_iter().enumerate() {
+            self.listed(at, listing).await;
+        }
+    }
+
+    /// Whether there is a listing of the stream.
+    pub(super) async fn listed(&mut self, at: usize, listing: Result<ShardListing, Fault>) -> bool {
+        let state = &mut self.streams[at];
+        let listing = match listing {
+            Ok(listing) => listing,
+            Err(fault) => {
+                self.tools.health.listing_failed(&state.stream, &fault);
+                return false;
+            }
+        };
+        self.tools.health.listed(&state.stream);
+        let learned = state.topology.listed(&listing);
+        for shard in &learned.gone {
+            telemetry::vanished_before_connect(&state.stream, shard);
+        }
+        if learned.made_again && state.stream.created().is_some() {
+            state.listing.identity(listing.asked_at).await;
+        } else if learned.made_again {
+            // The service does not say when the stream was created, and the shards say enough.
+            let stream = state.stream.clone();
+            self.begin_anew(at, stream).await;
+        } else if !learned.contradicted.is_empty() {
+            self.set_aside(at, &learned.contradicted).await;
+        }
+        true
+    }
+
+    /// What nobody here has a lease of any more, may be claimed again.
+    fn give_up_what_is_gone(&mut self) {
+        for (at, state) in self.streams.iter_mut().enumerate() {
+            let in_hand = self.tools.checkpointer.in_hand(&state.stream);
+            for shard in state.topology.reading() {
+                if !in_hand.contains(&shard) && !self.running.has(at, &shard) {
+                    state.topology.released(&shard);
+                }
+            }
+        }
+    }
+
+    /// Reads the table.
+    async fn look(&mut self, store: &dyn SharedStore) -> Result<Looked, StoreError> {
+        let asked_at = Instant::now();
+        let rows = try_join_all(self.streams.iter().map(|state| store.rows(&state.stream))).await?;
+        // Afterwards: whoever claimed a shard by then has shown itself before, so nobody is taken from who just came back.
+        let workers = store.workers().await?;
+        let answered_at = Instant::now();
+        let seen = self.streams.iter().zip(&rows).map(|(state, rows)| (&state.stream, &**rows));
+        self.watch.look(answered_at, &workers, seen);
+        for (state, rows) in self.streams.iter_mut().zip(&rows) {
+            // What was lost stops before anything else.
+            let is_alive = |worker: &WorkerId| self.watch.is_alive(worker, asked_at);
+            self.tools.checkpointer.compare(&state.stream, rows, is_alive);
+            report_unreadable(&self.tools.health, &state.stream, rows);
+        }
+        let mut of_this_stream = Vec::with_capacity(rows.len());
+        for (at, rows) in rows.into_iter().enumerate() {
+            let rows = self.without_former(at, rows).await;
+            self.streams[at].topology.learn(&rows, answered_at);
+            of_this_stream.push(rows);
+        }
+        Ok(Looked { asked_at, workers, rows: of_this_stream })
+    }
+
+    /// Stores that shards are ended which another program is done with, so that nobody has to find out again.
+    async fn note_ends_elsewhere(&mut self, store: &dyn SharedStore) {
+        for state in &mut self.streams {
+            for shard in state.topology.ended_elsewhere() {
+                match store.end(&state.stream, &shard).await {
+                    Ok(true) => {}
+                    // Somebody has begun it after we looked.
+                    Ok(false) => state.topology.not_ended(&shard),
+                    Err(error) => self.tools.health.look_failed(&error),
+                }
+            }
+        }
+    }
+
+    /// Carries out our part of the plan. Whether something is left to do soon.
+    async fn act(&mut self, store: &dyn SharedStore, looked: &Looked) -> bool {
+        let Looked { asked_at, workers, rows } = looked;
+        let in_hand: Vec<_> = self.streams.iter().map(|state| self.tools.checkpointer.in_hand(&state.stream)).collect();
+        let readable: Vec<_> = self.streams.iter_mut().map(|state| state.topology.readable()).collect();
+        let streams: Vec<StreamSight<'_>> = (self.streams.iter().enumerate())
+            .map(|(at, state)| StreamSight {
+                stream: &state.stream,
+                rows: &rows[at],
+                readable: &readable[at],
+                in_hand: &in_hand[at],
+            })
+            .collect();
+        let settle = rebalance::settle(self.tools.settings.rebalance_period);
+        let (me, watch, asked) = (store.me(), &self.watch, &self.asked);
+        let sight = Sight { now: *asked_at, me, workers, streams: &streams, watch, settle, asked };
+        self.tools
+            .health
+            .meter
+            .workers(workers.iter().filter(|worker| self.watch.is_alive(&worker.id, *asked_at)).count());
+        let steps = if self.tools.settings.explicit {
+            match rebalance::told(&sight) {
+                Ok(steps) => steps,
+                Err(taken) => {
+                    let stream = self.streams[taken.stream].stream.clone();
+                    self.tools.fatal.report(occupied(&stream, &taken.shard, &taken.holder));
+                    return false;
+                }
+            }
+        } else {
+            rebalance::share(&sight)
+        };
+        let (asks, claims): (Vec<Step>, Vec<Step>) =
+            steps.steps.into_iter().partition(|step| matches!(step.what, What::Ask { .. }));
+        if self.tools.stop.clone().run_until_cancelled(self.ask(store, asks)).await.is_none() {
+            return false;
+        }
+        let got = self.claim(claims).await;
+        self.start_all(got);
+        // What was asked for and came otherwise, or not at all, is not waited for any more.
+        let patience = self.tools.settings.lease_period;
+        let now = Instant::now();
+        self.asked.retain(|_, asked| asked.until + patience > now);
+        steps.more
+    }
+
+    /// A shard's task is over.
+    async fn ended(&mut self, ended: Result<(Id, Outcome), JoinError>) {
+        let (task, outcome) = match ended {
+            Ok((task, outcome)) => (task, outcome),
+            Err(error) => {
+                let shard = self.running.shards.remove(&error.id());
+                let of = shard.map_or_else(String::new, |(_, id, stream)| format!(" of {stream} {id}"));
+                let cause = match error.try_into_panic() {
+                    Ok(panic) => supervise::message(&*panic),
+                    Err(error) => error.to_string(),
+                };
+                telemetry::task_ended("shard", &cause, false);
+                let what = format!("the task{of} ended by itself ({cause}); this is a bug, please report it");
+                self.tools.fatal.report(what);
+                return;
+            }
+        };
+        let Some((at, id, stream)) = self.running.shards.remove(&task) else { return };
+        if self.streams[at].stream != stream {
+            // Of the stream that had the name before.
+            return;
+        }
+        match outcome {
+            Outcome::Ended { children, last } => {
+                let stop = self.tools.stop.clone();
+                let state = &mut self.streams[at];
+                state.topology.children(&children, Instant::now());
+                state.topology.ended(&id, last);
+                if state.topology.wants_listing() {
+                    let period = self.tools.settings.rebalance_period;
+                    stop.run_until_cancelled(self.refresh_all(period / 2)).await;
+                }
+                // Who read the parent goes on with the children. Whether another should have them, a round will see.
+                let children: Vec<ShardId> = children.into_iter().map(|child| child.id).collect();
+                let only = self.tools.store.shared().is_some().then_some(&*children);
+                self.claim_free(at, only).await;
+            }
+            Outcome::Stopped => {}
+            Outcome::Failed(error) => self.tools.fatal.report(error.to_string()),
+        }
+    }
+}
+
+fn occupied(stream: &Stream, shard: &ShardId, holder: &WorkerId) -> String {
+    format!(
+        "stream {stream}: shard {shard} was asked for by name, and worker {holder} reads it; stop that worker, or leave the \
+         shard out"
+    )
+}
+
+impl Running {
+    pub(super) fn start(
+        &mut self,
+        shard: (usize, ShardId, Stream),
+        task: impl Future<Output = Outcome> + Send + 'static,
+        on: &Handle,
+    ) {
+        let handle = self.tasks.spawn_on(task, on);
+        self.shards.insert(handle.id(), shard);
+    }
+
+    fn has(&self, stream: usize, shard: &ShardId) -> bool {
+        self.shards.values().any(|(at, id, _)| *at == stream && id == shard)
+    }
+}

@@ -1,0 +1,10 @@
+//! Which shards do we read now, and what becomes of each?
+
+pub(crate) mod checkpointer;
+mod claiming;
+mod cleanup;
+pub(crate) mod coordinator;
+pub(crate) mod former_rows;
+mod recreated;
+pub(crate) mod task;
+pub(crate) mod topology;

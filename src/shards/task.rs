@@ -1,0 +1,181 @@
+//! The task that reads one shard and hands on what it reads.
+//!
+//! ```text
+//! reader.next() ─▶ track ─▶ for each slice: room under checkpoint_limit ─▶ records from the pool ─▶ outbox
+//!       ▲                                        │ 30 s
+//!       └──────────── reader.pause() ◀───────────┘
+//! ```
+//!
+//! After the end of the shard it drains: waits until everything is acked, and stores the end.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::delivery::Delivery;
+use crate::delivery::outbox::{Closed, OpenLane};
+use crate::delivery::progress::Progress;
+use crate::model::{ChildShard, SequenceNumber};
+use crate::pool::Pool;
+use crate::reading::{ReadError, ReadEvent, STALL_TIMEOUT, ShardReader, Step};
+use crate::records::{Record, RecordTable, kpl};
+use crate::shards::checkpointer::{Checkpointer, EndStored};
+use crate::telemetry::health::Health;
+
+/// Everything the task works with.
+#[derive(Debug)]
+pub(crate) struct ShardTask {
+    pub(crate) reader: Box<dyn ShardReader>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) lane: OpenLane,
+    pub(crate) pool: Pool,
+    pub(crate) health: Arc<Health>,
+    pub(crate) checkpointer: Arc<Checkpointer>,
+    /// The most records delivered at once; at least one.
+    pub(crate) slice: usize,
+    /// Aggregated records are to be taken apart.
+    pub(crate) deaggregate: bool,
+    /// It was open when it was first seen, so its children are newer than our start.
+    pub(crate) seen_open: bool,
+    /// Says that the shard is not to be read any more.
+    pub(crate) stop: CancellationToken,
+}
+
+/// How it came to an end.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The shard is done, and that is stored.
+    Ended { children: Vec<ChildShard>, last: Option<SequenceNumber> },
+    /// It was told to stop.
+    Stopped,
+    /// The shard can't be read.
+    Failed(ReadError),
+}
+
+impl ShardTask {
+    /// Reads until the end of the shard, or until it is told to stop. What it holds is gone when this returns.
+    pub(crate) async fn run(mut self) -> Outcome {
+        let stop = self.stop.clone();
+        // Whatever it waits for, it may be told to stop; being dropped there leaks nothing.
+        match stop.run_until_cancelled(self.read()).await {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(Closed)) | None => Outcome::Stopped,
+        }
+    }
+
+    async fn read(&mut self) -> Result<Outcome, Closed> {
+        loop {
+            match self.reader.next().await {
+                Ok(Step::Event(event)) => self.deliver_or_pause(event).await?,
+                Ok(Step::End(children)) => return Ok(self.drain(children).await),
+                Err(error) => return Ok(Outcome::Failed(error)),
+            }
+        }
+    }
+
+    /// Delivers an event. If it can't be delivered for long, the connection isn't kept waiting with us.
+    async fn deliver_or_pause(&mut self, event: ReadEvent) -> Result<(), Closed> {
+        if self.deaggregate {
+            let aggregated = event.rows.iter().filter(|record| kpl::looks_aggregated(record.data_ref())).count();
+            if aggregated > 0 {
+                self.progress.meter.aggregated(aggregated);
+            }
+        }
+        let delivering = deliver(&self.progress, &mut self.lane, &self.pool, self.slice, event);
+        let mut delivering = std::pin::pin!(delivering);
+        if let Ok(delivered) = timeout(STALL_TIMEOUT, &mut delivering).await {
+            delivered
+        } else {
+            self.reader.pause();
+            let _waiting = self.health.waits_for_space(&self.progress.names);
+            delivering.await
+        }
+    }
+
+    async fn drain(&mut self, children: Vec<ChildShard>) -> Outcome {
+        // Nothing more is read; a connection would only be held for nothing.
+        self.reader.pause();
+        self.progress.drained().await;
+        let (place, done) = self.progress.checkpoint();
+        let last = place.filter(|_| done > 0 || self.seen_open);
+        match self.checkpointer.store_end(&self.progress, last.clone()).await {
+            EndStored::Stored => {
+                let ids: Vec<_> = children.iter().map(|child| child.id.clone()).collect();
+                self.progress.meter.ended(&ids);
+                Outcome::Ended { children, last }
+            }
+            EndStored::Lost => Outcome::Stopped,
+        }
+    }
+}
+
+/// Hands the records of an event to the outbox, slice by slice.
+async fn deliver(
+    progress: &Arc<Progress>,
+    lane: &mut OpenLane,
+    pool: &Pool,
+    slice: usize,
+    event: ReadEvent,
+) -> Result<(), Closed> {
+    let ReadEvent { rows, continuation, permit, not_before } = event;
+    let count = rows.len();
+    let bytes_read = rows.iter().map(|record| record.data_ref().len()).sum();
+    let runs = runs(rows.iter().map(|record| is_wanted(record, not_before)));
+    let table = Arc::new(RecordTable::new(&progress.names, rows));
+    let base = progress.track(&table, continuation);
+    if count == 0 {
+        return Ok(());
+    }
+    progress.meter.read(count, bytes_read);
+    let bytes = Arc::new(permit);
+    let ordinals = |rows: &Range<usize>| base + rows.start as u64..base + rows.end as u64;
+    for (wanted, run) in runs {
+        if !wanted {
+            progress.meter.skipped(run.len());
+            progress.ack(ordinals(&run));
+            continue;
+        }
+        let mut start = run.start;
+        while start < run.end {
+            let part = start..run.end.min(start + slice);
+            start = part.end;
+            progress.room_for(base + part.end as u64).await;
+            let records = pool.admit(part.len() as u64).await;
+            lane.push(Delivery::new(progress, &table, part, base, records, &bytes)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn is_wanted(record: Record<'_>, not_before: Option<i64>) -> bool {
+    match (not_before, record.arrival_millis()) {
+        (Some(time), Some(arrival)) => arrival >= time,
+        _ => true,
+    }
+}
+
+/// Cuts what is said of the records of an event into runs of which the same is said.
+fn runs(said: impl Iterator<Item = bool>) -> Vec<(bool, Range<usize>)> {
+    let mut runs: Vec<(bool, Range<usize>)> = Vec::new();
+    for (row, now) in said.enumerate() {
+        match runs.last_mut() {
+            Some((before, run)) if *before == now => run.end = row + 1,
+            _ => runs.push((now, row..row + 1)),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_cover_everything_in_order() {
+        assert_eq!(runs([].into_iter()), []);
+        assert_eq!(runs([false, false, true, true, true].into_iter()), [(false, 0..2), (true, 2..5)]);
+        assert_eq!(runs([false, true, false].into_iter()), [(false, 0..1), (true, 1..2), (false, 2..3)]);
+    }
+}

@@ -1,0 +1,514 @@
+//! What is not being read, delivered or stored at the moment, since when, and why?
+//!
+//! Each part of the input reports what keeps it from its work, and when it works again. What needs a person shows at once;
+//! what usually passes by itself shows when it has lasted for [`GRACE`]. The status, the metrics and the log all come from
+//! here, so they say the same.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::sync::Weak;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use aws_smithy_async::time::SharedTimeSource;
+use tokio::time::Instant;
+
+use crate::model::{ShardId, ShardNames, Stream};
+use crate::pool::Pool;
+use crate::retry::Fault;
+use crate::sync::{Mutex, lock};
+use crate::telemetry::{self, InputMeter};
+
+/// What passes by itself is not shown unless it lasts this long.
+const GRACE: Duration = Duration::from_secs(30);
+/// A shard that waits for space and of which nothing was acknowledged for this long has stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(25);
+/// How often what lasts is logged again: that the output takes nothing, and everything else.
+const STALL_LOGGED_EVERY: Duration = Duration::from_mins(1);
+const LOGGED_EVERY: Duration = Duration::from_mins(5);
+
+/// A part of the input that may be kept from its work.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// The right to read any shard at all.
+    Leases,
+    /// Storing positions.
+    Checkpoints,
+    /// Seeing what other workers do.
+    LeaseTable,
+    /// The listing of a stream, or the stream itself.
+    Stream(Stream),
+    /// A shard.
+    Shard(Stream, ShardId, Aspect),
+}
+
+/// What of a shard may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Aspect {
+    /// Its records can't be read.
+    Reading,
+    /// Its records can't be handed on, because nothing of it is acknowledged.
+    Delivery,
+    /// Its row in the store can't be understood.
+    Row,
+    /// Its end can't be stored, so its children wait.
+    End,
+    /// Something else reads it with the same consumer.
+    Consumer,
+}
+
+#[derive(Debug)]
+struct Condition {
+    since: Instant,
+    reason: String,
+    /// From when on it is shown.
+    shown_from: Instant,
+    logged: Option<Instant>,
+    /// When a subscription was granted after the last failure. If none follows it, the part has recovered.
+    granted: Option<Instant>,
+}
+
+/// A shard that waits for space, with what was acknowledged of it when that last changed.
+#[derive(Debug)]
+struct Waiting {
+    done: u64,
+    moved_at: Instant,
+}
+
+/// A shard that is being read, as far as its health needs it.
+pub(crate) trait ObservedShard: fmt::Debug + Send + Sync {
+    /// The names of the shard.
+    fn names(&self) -> &ShardNames;
+
+    /// How many of its records have been acknowledged without a gap.
+    fn acked_through(&self) -> u64;
+
+    /// Whether its lease is still ours.
+    fn is_live(&self) -> bool;
+
+    /// The age of its oldest record that is not acknowledged, or not read. `wall` is the time of day in milliseconds since
+    /// 1970, by the clock of arrival times.
+    fn lag(&self, now: Instant, wall: i64) -> Duration;
+}
+
+/// The health of one input.
+#[derive(Debug)]
+pub(crate) struct Health {
+    /// The gauges of the input, and its log lines that must not repeat.
+    pub(crate) meter: InputMeter,
+    time: SharedTimeSource,
+    /// How many conditions there are, so that healthy shards, which report at every event, take no lock.
+    count: AtomicUsize,
+    conditions: Mutex<BTreeMap<Part, Condition>>,
+    waiting: Mutex<BTreeMap<(Stream, ShardId), Waiting>>,
+    /// The shards that are being read.
+    reading: Mutex<Vec<Weak<dyn ObservedShard>>>,
+    /// Since when there has been a shard that no worker reads.
+    unread_since: Mutex<Option<Instant>>,
+}
+
+/// A shard that waits for space. Dropping it says that the shard goes on.
+#[derive(Debug)]
+pub(crate) struct WaitingForSpace<'a> {
+    health: &'a Health,
+    key: (Stream, ShardId),
+}
+
+impl Drop for WaitingForSpace<'_> {
+    fn drop(&mut self) {
+        lock(&self.health.waiting).remove(&self.key);
+        self.health.recovered(&Part::Shard(self.key.0.clone(), self.key.1.clone(), Aspect::Delivery));
+    }
+}
+
+impl Health {
+    /// The health of an input that reads this, by this clock.
+    pub(crate) fn new(target: &str, time: SharedTimeSource) -> Self {
+        Self {
+            meter: InputMeter::new(target),
+            time,
+            count: AtomicUsize::new(0),
+            conditions: Mutex::default(),
+            waiting: Mutex::default(),
+            reading: Mutex::default(),
+            unread_since: Mutex::default(),
+        }
+    }
+
+    /// Something that only a person can change keeps a part from its work.
+    pub(crate) fn degraded(&self, part: Part, reason: &dyn Display) {
+        self.raise(part, reason, Duration::ZERO);
+    }
+
+    /// A part failed at its work, and tries again.
+    pub(crate) fn failing(&self, part: Part, reason: &dyn Display) {
+        self.raise(part, reason, GRACE);
+    }
+
+    fn raise(&self, part: Part, reason: &dyn Display, grace: Duration) {
+        let now = Instant::now();
+        let mut conditions = lock(&self.conditions);
+        let condition = conditions.entry(part).or_insert_with(|| Condition {
+            since: now,
+            reason: String::new(),
+            shown_from: now + grace,
+            logged: None,
+            granted: None,
+        });
+        condition.granted = None;
+        condition.reason = reason.to_string();
+        condition.shown_from = condition.shown_from.min(now + grace);
+        self.count.store(conditions.len(), Ordering::Release);
+    }
+
+    /// A part does its work again, or need not do it any more.
+    pub(crate) fn recovered(&self, part: &Part) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut conditions = lock(&self.conditions);
+        if let Some(condition) = conditions.remove(part) {
+            self.log_recovered(part, &condition);
+        }
+        self.count.store(conditions.len(), Ordering::Release);
+    }
+
+    fn retain(&self, keep: impl Fn(&Part, &Condition) -> bool) {
+        let mut conditions = lock(&self.conditions);
+        conditions.retain(|part, condition| {
+            let keeps = keep(part, condition);
+            if !keeps {
+                self.log_recovered(part, condition);
+            }
+            keeps
+        });
+        self.count.store(conditions.len(), Ordering::Release);
+    }
+
+    /// What was never logged as degraded needs no line.
+    fn log_recovered(&self, part: &Part, condition: &Condition) {
+        if condition.logged.is_some() {
+            self.meter.recovered(part, condition.since.elapsed());
+        }
+    }
+
+    /// The shard can't be read, and a retry alone does not help.
+    pub(crate) fn unreadable(&self, names: &ShardNames, cause: &dyn Display) {
+        self.degraded(Part::of(names, Aspect::Reading), cause);
+    }
+
+    /// A subscription failed or broke.
+    pub(crate) fn read_failed(&self, names: &ShardNames, cause: &dyn Display) {
+        self.failing(Part::of(names, Aspect::Reading), cause);
+    }
+
+    /// Something else reads the shard with our consumer.
+    pub(crate) fn shared_consumer(&self, names: &ShardNames, consumer: &str) {
+        let reason = format_args!(
+            "its subscription is taken over again and again: another fleet reads with the consumer {consumer}; give each fleet \
+             its own enhanced_fan_out.consumer_name"
+        );
+        self.degraded(Part::of(names, Aspect::Consumer), &reason);
+    }
+
+    /// Nothing else reads the shard with our consumer any more.
+    pub(crate) fn own_consumer(&self, names: &ShardNames) {
+        self.recovered(&Part::of(names, Aspect::Consumer));
+    }
+
+    /// A subscription of the shard was granted. What it brings will show whether it can be read.
+    pub(crate) fn granted(&self, names: &ShardNames) {
+        if self.count.load(Ordering::Acquire) > 0
+            && let Some(condition) = lock(&self.conditions).get_mut(&Part::of(names, Aspect::Reading))
+        {
+            condition.granted = Some(Instant::now());
+        }
+    }
+
+    /// The shard is being read.
+    pub(crate) fn reads(&self, names: &ShardNames) {
+        if self.count.load(Ordering::Acquire) > 0 {
+            self.recovered(&Part::of(names, Aspect::Reading));
+        }
+    }
+
+    /// The shard is not ours any more, or is over: nothing of it has to be done here.
+    pub(crate) fn forget(&self, names: &ShardNames) {
+        if self.count.load(Ordering::Acquire) > 0 {
+            self.retain(|part, _| {
+                !matches!(part, Part::Shard(stream, shard, aspect)
+                    if *stream == names.stream && *shard == names.shard && *aspect != Aspect::Row)
+            });
+        }
+    }
+
+    /// The rows of a stream that can't be understood, each with what is wrong with it; these and no others.
+    pub(crate) fn unreadable_rows(&self, stream: &Stream, rows: &BTreeMap<ShardId, String>) {
+        if rows.is_empty() && self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        self.retain(|part, _| {
+            !matches!(part, Part::Shard(other, shard, Aspect::Row) if other == stream && !rows.contains_key(shard))
+        });
+        for (shard, what) in rows {
+            self.degraded(Part::Shard(stream.clone(), shard.clone(), Aspect::Row), what);
+        }
+    }
+
+    /// Positions could not be stored.
+    pub(crate) fn store_failed(&self, error: &dyn Display) {
+        self.meter.store_failed(error);
+        self.failing(Part::Checkpoints, &format_args!("checkpoints can't be stored: {error}"));
+    }
+
+    /// Positions are stored again.
+    pub(crate) fn stored(&self) {
+        self.recovered(&Part::Checkpoints);
+    }
+
+    /// The end of a shard could not be stored.
+    pub(crate) fn end_failed(&self, names: &ShardNames, error: &dyn Display) {
+        self.meter.store_failed(error);
+        let part = Part::of(names, Aspect::End);
+        self.failing(part, &format_args!("its end can't be stored, so its children wait: {error}"));
+    }
+
+    /// The table could not be read, or shards could not be claimed or asked for.
+    pub(crate) fn look_failed(&self, error: &dyn Display) {
+        self.meter.look_failed(error);
+        self.failing(Part::LeaseTable, &format_args!("the lease table can't be used: {error}"));
+    }
+
+    /// The table was read.
+    pub(crate) fn looked(&self) {
+        self.recovered(&Part::LeaseTable);
+    }
+
+    /// The leases are past their time.
+    pub(crate) fn leases_expired(&self, lease_period: Duration) {
+        self.meter.leases_over(lease_period);
+        let reason = format_args!("the leases could not be renewed for {lease_period:?}: no shard is read");
+        self.degraded(Part::Leases, &reason);
+    }
+
+    /// The leases are renewed again.
+    pub(crate) fn leases_renewed(&self) {
+        self.meter.leases_again();
+        self.recovered(&Part::Leases);
+    }
+
+    /// The shards of a stream could not be listed.
+    pub(crate) fn listing_failed(&self, stream: &Stream, fault: &Fault) {
+        self.meter.listing_failed(stream, fault);
+        self.failing(Part::Stream(stream.clone()), &format_args!("its shards can't be listed: {fault}"));
+    }
+
+    /// The shards of a stream were listed.
+    pub(crate) fn listed(&self, stream: &Stream) {
+        if self.count.load(Ordering::Acquire) > 0 {
+            self.recovered(&Part::Stream(stream.clone()));
+        }
+    }
+
+    /// Nothing can be handed on from a shard: it waits until the answer is dropped.
+    pub(crate) fn waits_for_space(&self, names: &ShardNames) -> WaitingForSpace<'_> {
+        let key = (names.stream.clone(), names.shard.clone());
+        let waiting = Waiting { done: self.acked_through(&key), moved_at: Instant::now() };
+        lock(&self.waiting).insert(key.clone(), waiting);
+        WaitingForSpace { health: self, key }
+    }
+
+    /// How many records of a shard that is being read have been acknowledged.
+    fn acked_through(&self, (stream, shard): &(Stream, ShardId)) -> u64 {
+        let reading = lock(&self.reading);
+        let mut live = reading.iter().rev().filter_map(Weak::upgrade);
+        let found = live.find(|one| one.names().shard == *shard && one.names().stream == *stream);
+        found.map_or(0, |one| one.acked_through())
+    }
+
+    /// A shard is being read, and its lag counts, for as long as it lives.
+    pub(crate) fn reads_shard(&self, shard: Weak<dyn ObservedShard>) {
+        lock(&self.reading).push(shard);
+    }
+
+    /// Since when there has been a shard that no worker reads; `None` if each has one.
+    pub(crate) fn unread_since(&self, since: Option<Instant>) {
+        *lock(&self.unread_since) = since;
+    }
+
+    /// Brings metrics and log up to date. Called every second.
+    pub(crate) fn report(&self, pool: &Pool) {
+        let now = Instant::now();
+        self.look_for_stalls(now);
+        if self.count.load(Ordering::Acquire) > 0 {
+            self.retain(|_, condition| condition.granted.is_none_or(|at| now.duration_since(at) < GRACE));
+        }
+        let lag = self.report_lags(now);
+        self.meter.report(pool, lag, lock(&self.conditions).values().filter(|one| one.shown_from <= now).count());
+        let mut stalled = Vec::new();
+        for (part, condition) in &mut *lock(&self.conditions) {
+            let is_stall = matches!(part, Part::Shard(_, _, Aspect::Delivery));
+            let every = if is_stall { STALL_LOGGED_EVERY } else { LOGGED_EVERY };
+            let is_due = condition.logged.is_none_or(|logged| now.duration_since(logged) >= every);
+            if condition.shown_from > now || !is_due {
+                continue;
+            }
+            condition.logged = Some(now);
+            // A full pool stalls all shards at once, and is one line.
+            if let Part::Shard(stream, shard, Aspect::Delivery) = part {
+                stalled.push((stream.clone(), shard.clone(), condition.since));
+            } else {
+                self.meter.degraded(part, &condition.reason, now.duration_since(condition.since));
+            }
+        }
+        if let Some((stream, shard, since)) = stalled.iter().min_by_key(|(_, _, since)| *since) {
+            telemetry::stalled(pool, stream, shard, stalled.len(), now.duration_since(*since) + STALLED_AFTER);
+        }
+    }
+
+    fn look_for_stalls(&self, now: Instant) {
+        let mut stalled = Vec::new();
+        for (key, waiting) in &mut *lock(&self.waiting) {
+            let done = self.acked_through(key);
+            if done != waiting.done {
+                (waiting.done, waiting.moved_at) = (done, now);
+            }
+            let part = Part::Shard(key.0.clone(), key.1.clone(), Aspect::Delivery);
+            stalled.push((part, now.duration_since(waiting.moved_at) >= STALLED_AFTER));
+        }
+        for (part, is_stalled) in stalled {
+            if is_stalled {
+                self.degraded(part, &"reading has stopped: the output acknowledges nothing of it");
+            } else {
+                self.recovered(&part);
+            }
+        }
+    }
+
+    /// Sets the lag of each shard; returns the greatest, which counts shards that no worker reads.
+    fn report_lags(&self, now: Instant) -> Duration {
+        let wall = self.time.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = i64::try_from(wall.as_millis()).unwrap_or(i64::MAX);
+        let mut greatest = Duration::ZERO;
+        let mut reading = lock(&self.reading);
+        reading.retain(|shard| {
+            let Some(shard) = shard.upgrade().filter(|shard| shard.is_live()) else { return false };
+            let lag = shard.lag(now, wall);
+            greatest = greatest.max(lag);
+            self.meter.lag(shard.names(), lag);
+            true
+        });
+        drop(reading);
+        let unread = *lock(&self.unread_since);
+        let expired = lock(&self.conditions).get(&Part::Leases).map(|condition| condition.since);
+        let since = unread.into_iter().chain(expired).min();
+        since.map_or(greatest, |since| greatest.max(now.saturating_duration_since(since)))
+    }
+
+    /// Why not all is well, in a sentence.
+    pub(crate) fn reason(&self) -> Option<String> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let now = Instant::now();
+        let conditions = lock(&self.conditions);
+        let shown: Vec<_> = conditions.iter().filter(|(_, condition)| condition.shown_from <= now).collect();
+        let (part, condition) = shown.first()?;
+        let first = format!("{part}{}", condition.reason);
+        let all_unread = shown.iter().all(|(part, _)| matches!(part, Part::Shard(_, _, Aspect::Reading)));
+        Some(match shown.len() {
+            1 => first,
+            count if all_unread => format!("{count} shards can't be read; {first}"),
+            count => format!("{first} (and {} more)", count - 1),
+        })
+    }
+}
+
+impl Part {
+    /// An aspect of the shard of these names.
+    pub(crate) fn of(names: &ShardNames, aspect: Aspect) -> Self {
+        Self::Shard(names.stream.clone(), names.shard.clone(), aspect)
+    }
+
+    /// The stream that it belongs to.
+    pub(crate) fn stream(&self) -> Option<&Stream> {
+        match self {
+            Self::Stream(stream) | Self::Shard(stream, ..) => Some(stream),
+            Self::Leases | Self::Checkpoints | Self::LeaseTable => None,
+        }
+    }
+
+    /// The shard that it belongs to.
+    pub(crate) fn shard(&self) -> Option<&ShardId> {
+        if let Self::Shard(_, shard, _) = self { Some(shard) } else { None }
+    }
+}
+
+/// What a reason is prefixed with.
+impl Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leases | Self::Checkpoints | Self::LeaseTable => Ok(()),
+            Self::Stream(stream) => write!(f, "{stream}: "),
+            Self::Shard(stream, shard, _) => write!(f, "{stream} {shard}: "),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Default for Health {
+    fn default() -> Self {
+        Self::new("test", SharedTimeSource::new(aws_smithy_async::time::SystemTimeSource::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn names(shard: &str) -> ShardNames {
+        ShardNames { stream: Stream::new("orders", "arn:orders"), shard: shard.into() }
+    }
+
+    #[test]
+    fn reason_is_there_as_long_as_a_shard_can_not_be_read() {
+        let health = Health::default();
+        assert_eq!(health.reason(), None);
+        health.unreadable(&names("a"), &"AccessDeniedException");
+        health.unreadable(&names("b"), &"AccessDeniedException");
+        assert_eq!(health.reason().as_deref(), Some("2 shards can't be read; orders a: AccessDeniedException"));
+        health.reads(&names("a"));
+        assert_eq!(health.reason().as_deref(), Some("orders b: AccessDeniedException"));
+        health.forget(&names("b"));
+        assert_eq!(health.reason(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_passes_is_not_shown_and_what_lasts_is() {
+        let health = Health::default();
+        health.store_failed(&"the disk is full");
+        assert_eq!(health.reason(), None);
+        advance(GRACE / 2).await;
+        health.store_failed(&"the disk is full");
+        advance(GRACE / 2).await;
+        assert_eq!(health.reason().as_deref(), Some("checkpoints can't be stored: the disk is full"));
+        health.stored();
+        assert_eq!(health.reason(), None);
+        health.store_failed(&"the disk is full");
+        assert_eq!(health.reason(), None, "it counts from the last success");
+    }
+
+    #[test]
+    fn rows_are_shown_until_they_are_corrected() {
+        let health = Health::default();
+        let stream = Stream::new("orders", "arn:orders");
+        let rows: BTreeMap<ShardId, String> = [("a".into(), "its SequenceNumber is LATEST".to_owned())].into();
+        health.unreadable_rows(&stream, &rows);
+        health.forget(&names("a"));
+        assert_eq!(health.reason().as_deref(), Some("orders a: its SequenceNumber is LATEST"));
+        health.unreadable_rows(&stream, &BTreeMap::new());
+        assert_eq!(health.reason(), None);
+    }
+}

@@ -1,0 +1,709 @@
+//! Every metric and every log event of the input, listed once.
+//!
+//! Nothing else in this crate calls `metrics` or `tracing`. A library installs neither a recorder nor a subscriber:
+//! without them all this costs next to nothing. A healthy run logs nothing above `debug` but its start and its stop.
+
+pub(crate) mod health;
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, gauge};
+use tokio::time::Instant;
+
+use crate::model::{ShardId, ShardNames, StartPosition, Stream, WorkerId};
+use crate::pool::Pool;
+use crate::retry::Fault;
+use crate::sync::{Mutex, lock};
+use health::{Aspect, Part};
+
+/// What fails for an hour is told every minute, and not every second.
+const TOLD_EVERY: Duration = Duration::from_mins(1);
+
+/// When was it told last?
+#[derive(Debug)]
+struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let mut told = lock(&self.0);
+        let due = told.is_none_or(|told| now.saturating_duration_since(told) >= TOLD_EVERY);
+        if due {
+            *told = Some(now);
+        }
+        due
+    }
+}
+
+/// What a metric counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it only grows.
+    pub measure: Measure,
+    /// What its numbers are.
+    pub unit: Unit,
+    /// What it says.
+    pub help: &'static str,
+    /// Whether it is kept for each stream and shard; otherwise once for the input.
+    pub by_shard: bool,
+}
+
+macro_rules! metrics {
+    ($($(#[$meta:meta])* $name:ident = $text:literal, $measure:ident, $unit:ident, by_shard: $by_shard:literal, $help:literal;)*) => {
+        $(const $name: &str = $text;)*
+        /// All metrics.
+        pub const METRICS: &[Metric] = &[$(Metric {
+            name: $text, measure: Measure::$measure, unit: Unit::$unit, help: $help, by_shard: $by_shard,
+        }),*];
+    };
+}
+
+metrics! {
+    READ_RECORDS = "kinesis_input_read_records_total", Counter, Count, by_shard: true,
+        "Records read from the shard, again after a restart included.";
+    READ_BYTES = "kinesis_input_read_bytes_total", Counter, Bytes, by_shard: true,
+        "Bytes of their data.";
+    DELIVERED = "kinesis_input_delivered_records_total", Counter, Count, by_shard: true,
+        "Records handed to the host, those that came again included.";
+    ACKED = "kinesis_input_acked_records_total", Counter, Count, by_shard: true,
+        "Records the host acknowledged.";
+    NACKED = "kinesis_input_nacked_records_total", Counter, Count, by_shard: true,
+        "Records the host refused, or whose receipt it dropped.";
+    DROPPED = "kinesis_input_dropped_records_total", Counter, Count, by_shard: true,
+        "Refused records that were not delivered again, since auto_replay_nacks is false.";
+    SKIPPED = "kinesis_input_skipped_records_total", Counter, Count, by_shard: true,
+        "Records older than the timestamp to start from, which some servers send all the same.";
+    AGGREGATED = "kinesis_input_aggregated_records_total", Counter, Count, by_shard: true,
+        "Records that hold several records of a KPL producer. They are delivered whole: taking them apart is not built yet.";
+    BEHIND = "kinesis_input_behind_latest_seconds", Gauge, Seconds, by_shard: true,
+        "The age of the oldest record of the shard that is not acknowledged, or not read. It grows while the shard can't be read.";
+    SUBSCRIBED = "kinesis_input_subscriptions_total", Counter, Count, by_shard: true,
+        "Subscriptions that were opened. About one in five minutes is healthy.";
+    FAULTS = "kinesis_input_faults_total", Counter, Count, by_shard: true,
+        "Subscriptions that failed to open or broke, by `code`. Their ordinary end after five minutes is not one.";
+    YIELDED = "kinesis_input_yielded_subscriptions_total", Counter, Count, by_shard: true,
+        "Subscriptions that were closed because nothing could be taken for 30 s: the output is slow.";
+    EXPIRED = "kinesis_input_expired_checkpoints_total", Counter, Count, by_shard: true,
+        "Checkpoints that were older than the stream's retention: records were lost before they could be read.";
+    ENDED = "kinesis_input_ended_shards_total", Counter, Count, by_shard: true,
+        "Shards that were read to their end, acknowledged and stored.";
+    LAG = "kinesis_input_lag_seconds", Gauge, Seconds, by_shard: false,
+        "The greatest lag of all shards of all streams that this worker reads, or that no worker reads.";
+    DEGRADED = "kinesis_input_degraded_parts", Gauge, Count, by_shard: false,
+        "Parts of the input that can't be read, delivered or stored at the moment; the log says which, and why.";
+    PANICS = "kinesis_input_panics_total", Counter, Count, by_shard: false,
+        "Background tasks that panicked, by `task`. Each is a bug: please report it.";
+    MADE_AGAIN = "kinesis_input_recreated_streams_total", Counter, Count, by_shard: false,
+        "Streams that turned out to have been deleted and made again.";
+    READING = "kinesis_input_reading_shards", Gauge, Count, by_shard: false,
+        "Shards that are being read or drained.";
+    PENDING_RECORDS = "kinesis_input_pending_records", Gauge, Count, by_shard: false,
+        "Records between the socket and their final ack.";
+    PENDING_BYTES = "kinesis_input_pending_bytes", Gauge, Bytes, by_shard: false,
+        "Bytes that these records hold, and frames that are being read.";
+    PENDING_RECORDS_PEAK = "kinesis_input_pending_records_peak", Gauge, Count, by_shard: false,
+        "The most pending records since the start.";
+    PENDING_BYTES_PEAK = "kinesis_input_pending_bytes_peak", Gauge, Bytes, by_shard: false,
+        "The most pending bytes since the start.";
+    POOL_WAITING = "kinesis_input_pool_waiting_shards", Gauge, Count, by_shard: false,
+        "Reservations that wait for space in the pending pool.";
+    STORED = "kinesis_input_stored_checkpoints_total", Counter, Count, by_shard: false,
+        "Checkpoints that were stored.";
+    STORE_FAILED = "kinesis_input_store_failures_total", Counter, Count, by_shard: false,
+        "Attempts to store checkpoints that failed; they are made again.";
+    CLAIMED = "kinesis_input_claimed_shards_total", Counter, Count, by_shard: false,
+        "Shards that this worker claimed, by `how`: free, passed_on, left_behind, forced, stolen.";
+    LOST = "kinesis_input_lost_leases_total", Counter, Count, by_shard: false,
+        "Leases that were lost to others without having been asked for.";
+    GIVEN_BACK = "kinesis_input_given_back_shards_total", Counter, Count, by_shard: false,
+        "Shards that were given back before their end: handed over to others, or since their lease could not be renewed.";
+    WORKERS = "kinesis_input_workers", Gauge, Count, by_shard: false,
+        "Workers that share the table and are alive, as far as this one sees; itself included.";
+    LEASES_GOOD = "kinesis_input_leases_good", Gauge, Count, by_shard: false,
+        "1 while the leases of this worker are renewed in time, 0 while they are over and nothing is read.";
+    BEAT_FAILED = "kinesis_input_beat_failures_total", Counter, Count, by_shard: false,
+        "Attempts to show that this worker is alive that failed. Leases are over when none works for `lease_period`.";
+    LOOK_FAILED = "kinesis_input_look_failures_total", Counter, Count, by_shard: false,
+        "Attempts to look at the table, or to claim or ask for a shard, that failed.";
+}
+
+/// Tells an installed recorder what the metrics mean.
+pub(crate) fn describe_metrics() {
+    for metric in METRICS {
+        match metric.measure {
+            Measure::Counter => describe_counter!(metric.name, metric.unit, metric.help),
+            Measure::Gauge => describe_gauge!(metric.name, metric.unit, metric.help),
+        }
+    }
+}
+
+/// A wait at connect. What it is for is logged after some seconds, and then every minute.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    since: Instant,
+    next: Instant,
+}
+
+/// A wait that is shorter than this is not logged.
+const WAITS_QUIETLY: Duration = Duration::from_secs(4);
+
+impl Waiting {
+    pub(crate) fn new() -> Self {
+        let since = Instant::now();
+        Self { since, next: since + WAITS_QUIETLY }
+    }
+
+    /// How long it has lasted.
+    pub(crate) fn lasts(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Says what is waited for, if it is time to.
+    pub(crate) fn tell(&mut self, what: &str, name: &str, state: &str) {
+        let now = Instant::now();
+        if now >= self.next {
+            self.next = now + TOLD_EVERY;
+            tracing::info!(
+                what,
+                name,
+                state,
+                for_seconds = self.lasts().as_secs(),
+                "waiting before anything can be read"
+            );
+        }
+    }
+}
+
+/// The inputs of this process, so that the gauges of each have a label of their own.
+static INPUTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The gauges of one input, and what it logs at most once a minute.
+#[derive(Debug)]
+pub(crate) struct InputMeter {
+    input: String,
+    store_failed: Seldom,
+    look_failed: Seldom,
+    listing_failed: Seldom,
+    reading: AtomicU64,
+    workers: AtomicU64,
+    /// 0 or 1; 2 where there are no leases to renew.
+    leases_good: AtomicU64,
+}
+
+impl Drop for InputMeter {
+    fn drop(&mut self) {
+        lock(&INPUTS).remove(&self.input);
+    }
+}
+
+impl InputMeter {
+    /// The meter of an input that reads this. A second one of the same name in the process gets a number.
+    pub(crate) fn new(target: &str) -> Self {
+        let mut inputs = lock(&INPUTS);
+        let mut input = target.to_owned();
+        let mut number = 1;
+        while !inputs.insert(input.clone()) {
+            number += 1;
+            input = format!("{target}#{number}");
+        }
+        Self {
+            input,
+            store_failed: Seldom::new(),
+            look_failed: Seldom::new(),
+            listing_failed: Seldom::new(),
+            reading: AtomicU64::new(0),
+            workers: AtomicU64::new(0),
+            leases_good: AtomicU64::new(2),
+        }
+    }
+
+    fn set(&self, name: &'static str, value: f64) {
+        gauge!(name, "input" => self.input.clone()).set(value);
+    }
+
+    /// Sets all gauges but those of shards. Called every second, so that a recorder may forget what is not set any more.
+    pub(crate) fn report(&self, pool: &Pool, lag: Duration, degraded: usize) {
+        let (records, bytes) = (pool.records(), pool.bytes());
+        self.set(PENDING_RECORDS, records.used as f64);
+        self.set(PENDING_RECORDS_PEAK, records.peak as f64);
+        self.set(PENDING_BYTES, bytes.used as f64);
+        self.set(PENDING_BYTES_PEAK, bytes.peak as f64);
+        self.set(POOL_WAITING, (records.waiting + bytes.waiting) as f64);
+        self.set(LAG, lag.as_secs_f64());
+        self.set(DEGRADED, degraded as f64);
+        self.set(READING, self.reading.load(Ordering::Relaxed) as f64);
+        let leases_good = self.leases_good.load(Ordering::Relaxed);
+        if leases_good < 2 {
+            self.set(LEASES_GOOD, leases_good as f64);
+            self.set(WORKERS, self.workers.load(Ordering::Relaxed) as f64);
+        }
+    }
+
+    /// The lag of one shard.
+    pub(crate) fn lag(&self, names: &ShardNames, lag: Duration) {
+        let mut labels = shard_labels(names);
+        labels.push(metrics::Label::new("input", self.input.clone()));
+        gauge!(BEHIND, labels).set(lag.as_secs_f64());
+    }
+
+    pub(crate) fn reading_shards(&self, count: usize) {
+        self.reading.store(count as u64, Ordering::Relaxed);
+        self.set(READING, count as f64);
+    }
+
+    pub(crate) fn workers(&self, alive: usize) {
+        self.workers.store(alive as u64, Ordering::Relaxed);
+        self.set(WORKERS, alive as f64);
+    }
+
+    pub(crate) fn leases_good(&self) {
+        self.leases_good.store(1, Ordering::Relaxed);
+        self.set(LEASES_GOOD, 1.0);
+    }
+
+    pub(crate) fn leases_over(&self, lease_period: Duration) {
+        self.leases_good.store(0, Ordering::Relaxed);
+        self.set(LEASES_GOOD, 0.0);
+        tracing::warn!(
+            ?lease_period,
+            "leases could not be renewed in time; stopped reading, for others may read by now"
+        );
+    }
+
+    pub(crate) fn leases_again(&self) {
+        self.leases_good();
+        tracing::warn!("leases can be renewed again; reading on with what is free");
+    }
+
+    pub(crate) fn store_failed(&self, error: &dyn Display) {
+        counter!(STORE_FAILED).increment(1);
+        if self.store_failed.is_due(Instant::now()) {
+            tracing::warn!(%error, "could not store checkpoints; trying again");
+        } else {
+            tracing::debug!(%error, "could not store checkpoints; trying again");
+        }
+    }
+
+    pub(crate) fn look_failed(&self, error: &dyn Display) {
+        counter!(LOOK_FAILED).increment(1);
+        if self.look_failed.is_due(Instant::now()) {
+            tracing::warn!(%error, "could not share shards with other workers; trying again");
+        } else {
+            tracing::debug!(%error, "could not share shards with other workers; trying again");
+        }
+    }
+
+    pub(crate) fn listing_failed(&self, stream: &Stream, fault: &Fault) {
+        if self.listing_failed.is_due(Instant::now()) {
+            tracing::warn!(%stream, %fault, "could not list the shards; trying again");
+        } else {
+            tracing::debug!(%stream, %fault, "could not list the shards; trying again");
+        }
+    }
+
+    /// A part has not done its work for this long.
+    pub(crate) fn degraded(&self, part: &Part, reason: &str, lasts: Duration) {
+        if let Part::Shard(stream, shard, Aspect::Reading) = part {
+            let for_seconds = lasts.as_secs();
+            tracing::warn!(%stream, %shard, fault = reason, for_seconds, "the shard can't be read; trying on");
+            return;
+        }
+        tracing::warn!(
+            input = self.input,
+            stream = part.stream().map(display),
+            shard = part.shard().map(display),
+            reason,
+            for_seconds = lasts.as_secs(),
+            "a part of the input is not read, delivered or stored"
+        );
+    }
+
+    /// What was logged as degraded works again, after this long.
+    pub(crate) fn recovered(&self, part: &Part, lasted: Duration) {
+        tracing::info!(
+            input = self.input,
+            stream = part.stream().map(display),
+            shard = part.shard().map(display),
+            after_seconds = lasted.as_secs(),
+            "a part of the input recovered"
+        );
+    }
+}
+
+/// The metrics of one shard. Looked up once, since that is the dear part.
+#[derive(Debug)]
+pub(crate) struct ShardMeter {
+    names: Arc<ShardNames>,
+    read_records: Counter,
+    read_bytes: Counter,
+    delivered: Counter,
+    acked: Counter,
+    nacked: Counter,
+    subscribed: Counter,
+    /// Whether the log has been told of aggregated records.
+    told_aggregated: AtomicBool,
+    unread: Unread,
+}
+
+/// How far the reader is behind the tip of the shard.
+#[derive(Debug)]
+struct Unread {
+    /// When reading began.
+    start: Instant,
+    /// What the service said last, in milliseconds.
+    behind: AtomicI64,
+    /// When it said so, in milliseconds after `start`.
+    said_at: AtomicU64,
+}
+
+/// An idle shard says something about every five seconds, and a subscription that is silent for 35 s is replaced. If nothing
+/// came for longer than this, whatever came to the shard since is not read.
+const SILENT_AFTER: Duration = Duration::from_secs(40);
+
+impl ShardMeter {
+    pub(crate) fn new(names: &Arc<ShardNames>) -> Self {
+        let of = |name| counter!(name, shard_labels(names));
+        Self {
+            names: Arc::clone(names),
+            read_records: of(READ_RECORDS),
+            read_bytes: of(READ_BYTES),
+            delivered: of(DELIVERED),
+            acked: of(ACKED),
+            nacked: of(NACKED),
+            subscribed: of(SUBSCRIBED),
+            told_aggregated: AtomicBool::new(false),
+            unread: Unread { start: Instant::now(), behind: AtomicI64::new(0), said_at: AtomicU64::new(0) },
+        }
+    }
+
+    /// How long ago the oldest record arrived that is not read, as far as can be told.
+    pub(crate) fn unread(&self, now: Instant) -> Duration {
+        let behind = Duration::from_millis(self.unread.behind.load(Ordering::Relaxed).max(0).unsigned_abs());
+        let said_at = self.unread.start + Duration::from_millis(self.unread.said_at.load(Ordering::Relaxed));
+        let since = now.saturating_duration_since(said_at);
+        if behind.is_zero() && since < SILENT_AFTER { Duration::ZERO } else { behind + since }
+    }
+
+    pub(crate) fn read(&self, records: usize, bytes: usize) {
+        self.read_records.increment(records as u64);
+        self.read_bytes.increment(bytes as u64);
+    }
+
+    /// The service said how far behind the tip of the shard the reader is.
+    pub(crate) fn behind(&self, millis: i64) {
+        self.unread.behind.store(millis, Ordering::Relaxed);
+        self.unread.said_at.store(self.unread.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn delivered(&self, records: usize) {
+        self.delivered.increment(records as u64);
+    }
+
+    pub(crate) fn acked(&self, records: usize) {
+        self.acked.increment(records as u64);
+    }
+
+    pub(crate) fn nacked(&self, records: usize) {
+        self.nacked.increment(records as u64);
+    }
+
+    pub(crate) fn dropped(&self, names: &ShardNames, records: usize) {
+        counter!(DROPPED, shard_labels(&self.names)).increment(records as u64);
+        tracing::warn!(stream = %names.stream, shard = %names.shard, records, "dropped records that the output refused");
+    }
+
+    pub(crate) fn skipped(&self, records: usize) {
+        counter!(SKIPPED, shard_labels(&self.names)).increment(records as u64);
+    }
+
+    /// Aggregated records were read, and would have to be taken apart.
+    pub(crate) fn aggregated(&self, records: usize) {
+        counter!(AGGREGATED, shard_labels(&self.names)).increment(records as u64);
+        if !self.told_aggregated.swap(true, Ordering::Relaxed) {
+            let ShardNames { stream, shard } = &*self.names;
+            tracing::warn!(
+                %stream, %shard,
+                "KPL aggregated records are delivered whole: taking them apart is not built yet; `deaggregate: off` says that \
+                 they are wanted so"
+            );
+        }
+    }
+
+    pub(crate) fn subscribed(&self) {
+        self.subscribed.increment(1);
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::debug!(%stream, %shard, "subscribed");
+    }
+
+    /// A subscription failed or broke; `wait` is how long until the next try.
+    pub(crate) fn fault(&self, fault: &Fault, tries: u32, wait: Duration) {
+        let ShardNames { stream, shard } = &*self.names;
+        let mut labels = shard_labels(&self.names);
+        labels.push(metrics::Label::new("code", fault.code.clone()));
+        counter!(FAULTS, labels).increment(1);
+        // One broken connection is life. That a shard does not come back, its health says.
+        tracing::debug!(%stream, %shard, %fault, tries, ?wait, "subscription lost; subscribing again");
+    }
+
+    pub(crate) fn yielded(&self) {
+        counter!(YIELDED, shard_labels(&self.names)).increment(1);
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::debug!(%stream, %shard, "closed a subscription that nothing could be taken from");
+    }
+
+    pub(crate) fn unread_shard_end(&self, why: &str) {
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::debug!(%stream, %shard, why, "not an end of the shard; subscribing again");
+    }
+
+    pub(crate) fn expired(&self, from: &str) {
+        counter!(EXPIRED, shard_labels(&self.names)).increment(1);
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::error!(
+            %stream, %shard, from,
+            "the stored place is older than the stream's retention; records were lost, reading from the oldest there is"
+        );
+    }
+
+    pub(crate) fn vanished(&self) {
+        counter!(EXPIRED, shard_labels(&self.names)).increment(1);
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::error!(%stream, %shard, "the shard is gone from the stream before it was read to its end");
+    }
+
+    pub(crate) fn ended(&self, children: &[ShardId]) {
+        counter!(ENDED, shard_labels(&self.names)).increment(1);
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::info!(%stream, %shard, ?children, "read the shard to its end");
+    }
+}
+
+fn shard_labels(names: &ShardNames) -> Vec<metrics::Label> {
+    vec![
+        metrics::Label::new("stream", names.stream.name().to_owned()),
+        metrics::Label::new("shard", names.shard.as_str().to_owned()),
+    ]
+}
+
+/// Shards wait for room, in the pool or under a limit of their own, and nothing of them was acknowledged for this long.
+pub(crate) fn stalled(pool: &Pool, stream: &Stream, shard: &ShardId, shards: usize, since: Duration) {
+    let (records, bytes) = (pool.records(), pool.bytes());
+    tracing::warn!(
+        %stream,
+        %shard,
+        stuck_shards = shards,
+        pending_records = records.used,
+        max_pending_records = records.capacity,
+        pending_bytes = bytes.used,
+        max_pending_bytes = bytes.capacity,
+        waiting = records.waiting + bytes.waiting,
+        for_seconds = since.as_secs(),
+        "reading has stopped: as much is pending as may be, and the output acknowledges nothing"
+    );
+}
+
+pub(crate) fn connected(stream: &Stream, shards: usize, consumer: &str) {
+    tracing::info!(%stream, shards, consumer, "reading the stream");
+}
+
+/// How an input was closed.
+pub(crate) fn closed(outstanding: bool, stored: Result<(), &dyn Display>) {
+    if let Err(error) = stored {
+        tracing::error!(%error, "closed, and the last checkpoints are not stored; what they stood for will be read again");
+    } else if outstanding {
+        tracing::warn!("closed before everything was acknowledged; the rest will be read again");
+    } else {
+        tracing::info!("closed; everything that was delivered is stored");
+    }
+}
+
+pub(crate) fn stored(checkpoints: usize) {
+    counter!(STORED).increment(checkpoints as u64);
+}
+
+/// A lease could not be given back yet.
+pub(crate) fn release_failed(stream: &Stream, shard: &ShardId, error: &dyn Display) {
+    counter!(STORE_FAILED).increment(1);
+    tracing::debug!(%stream, %shard, %error, "could not give the lease back; trying again");
+}
+
+/// How a shard was got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claimed {
+    /// Nobody had it.
+    Free,
+    /// It was handed over to us, or was ours in a life before.
+    PassedOn,
+    /// Its holder had not renewed it.
+    LeftBehind,
+    /// It was asked for, and not handed over in time.
+    Forced,
+    /// Another program had too many.
+    Stolen,
+}
+
+pub(crate) fn claimed(stream: &Stream, shard: &ShardId, how: Claimed, from: Option<&WorkerId>) {
+    let label = match how {
+        Claimed::Free => "free",
+        Claimed::PassedOn => "passed_on",
+        Claimed::LeftBehind => "left_behind",
+        Claimed::Forced => "forced",
+        Claimed::Stolen => "stolen",
+    };
+    counter!(CLAIMED, "how" => label).increment(1);
+    let from = from.map_or("nobody", WorkerId::as_str);
+    match how {
+        Claimed::Free | Claimed::PassedOn => tracing::debug!(%stream, %shard, how = label, from, "claimed the shard"),
+        _ => tracing::info!(%stream, %shard, how = label, from, "took the shard over"),
+    }
+}
+
+pub(crate) fn asked(stream: &Stream, shard: &ShardId, holder: &WorkerId) {
+    tracing::debug!(%stream, %shard, %holder, "asked for the shard");
+}
+
+pub(crate) fn handing_over(stream: &Stream, shard: &ShardId, requester: &WorkerId) {
+    tracing::debug!(%stream, %shard, %requester, "handing the shard over");
+}
+
+pub(crate) fn lease_expired(stream: &Stream, shard: &ShardId) {
+    tracing::debug!(%stream, %shard, "stopped reading the shard: its lease has expired");
+}
+
+pub(crate) fn given_back(stream: &Stream, shard: &ShardId, to: Option<&WorkerId>) {
+    counter!(GIVEN_BACK).increment(1);
+    let to = to.map_or("nobody", WorkerId::as_str);
+    tracing::debug!(%stream, %shard, to, "gave the shard back");
+}
+
+pub(crate) fn beat_failed(error: &dyn Display, tries: u32) {
+    counter!(BEAT_FAILED).increment(1);
+    // One is life; that it goes on is news, and not at every try.
+    if tries == 3 || tries.is_multiple_of(20) {
+        tracing::warn!(%error, tries, "could not renew the leases; trying on");
+    } else {
+        tracing::debug!(%error, tries, "could not renew the leases; trying again");
+    }
+}
+
+pub(crate) fn table_made(table: &str) {
+    tracing::info!(table, "made the lease table");
+}
+
+pub(crate) fn rows_moved(stream: &Stream, rows: usize, from: &str, to: &str) {
+    tracing::info!(%stream, rows, from, to, "moved leases to the name that those of the stream are kept under");
+}
+
+pub(crate) fn lease_lost(stream: &Stream, shard: &ShardId, holder: &str) {
+    counter!(LOST).increment(1);
+    tracing::warn!(%stream, %shard, holder, "lost the lease; stopped reading the shard");
+}
+
+/// The connection itself failed; its subscriptions say so on their own.
+pub(crate) fn connection_ended(error: &dyn Display) {
+    tracing::debug!(%error, "a connection of subscriptions ended");
+}
+
+pub(crate) fn held(stream: &Stream, shard: &ShardId, holder: &str) {
+    tracing::debug!(%stream, %shard, holder, "the shard is read by another worker");
+}
+
+pub(crate) fn registering(stream: &Stream, consumer: &str) {
+    tracing::info!(%stream, consumer, "registering the consumer");
+}
+
+pub(crate) fn consumer_changed(stream: &Stream, arn: &str) {
+    tracing::warn!(%stream, arn, "the consumer was made anew; going on with its new ARN");
+}
+
+/// The consumer of a stream that was made again could not be had yet; its shards try on.
+pub(crate) fn consumer_failed(stream: &Stream, error: &dyn Display) {
+    tracing::debug!(%stream, %error, "could not find or register the consumer; trying again");
+}
+
+pub(crate) fn deregister_failed(stream: &Stream, fault: &Fault) {
+    tracing::warn!(%stream, %fault, "could not deregister the consumer");
+}
+
+/// A shard of which something was stored left the stream while nobody read it.
+pub(crate) fn vanished_before_connect(stream: &Stream, shard: &ShardId) {
+    ShardMeter::new(&Arc::new(ShardNames { stream: stream.clone(), shard: shard.clone() })).vanished();
+}
+
+/// A stream has the name and ARN of one that was read before.
+pub(crate) fn made_again(before: Option<i64>, stream: &Stream, rows: usize) {
+    counter!(MADE_AGAIN).increment(1);
+    let created = |millis: Option<i64>| {
+        let time = millis.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
+        time.map_or_else(|| "unknown".to_owned(), |time| time.to_string())
+    };
+    tracing::warn!(
+        %stream,
+        created_before = created(before),
+        created_now = created(stream.created()),
+        positions = rows,
+        "the stream was deleted and made again; its former positions are set aside, and it is read from the start that is \
+         configured for a new stream"
+    );
+}
+
+/// A task panicked, or ended though it should go on.
+pub(crate) fn task_ended(task: &'static str, cause: &str, restarted: bool) {
+    counter!(PANICS, "task" => task).increment(1);
+    if restarted {
+        tracing::error!(task, cause, "a background task ended by itself, and was started again; please report this");
+    } else {
+        tracing::error!(task, cause, "a background task ended by itself, so the input stops; please report this");
+    }
+}
+
+/// Something that is done once panicked.
+pub(crate) fn gave_up(task: &'static str, cause: &str) {
+    counter!(PANICS, "task" => task).increment(1);
+    tracing::error!(task, cause, "a part of the input gave up; please report this");
+}
+
+pub(crate) fn resumed_at(names: &ShardNames, start: &StartPosition) {
+    let ShardNames { stream, shard } = names;
+    tracing::debug!(%stream, %shard, ?start, "reading the shard");
+}
+
+pub(crate) fn failed(error: &dyn Display) {
+    tracing::error!(%error, "the input failed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metric_names_follow_the_rules_and_are_unique() {
+        let mut names: Vec<_> = METRICS.iter().map(|metric| metric.name).collect();
+        for metric in METRICS {
+            assert!(metric.name.starts_with("kinesis_input_"), "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_total"), metric.measure == Measure::Counter, "{}", metric.name);
+            assert!(metric.help.ends_with('.'), "{}", metric.name);
+        }
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), METRICS.len());
+    }
+}

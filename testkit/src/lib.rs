@@ -1,0 +1,15 @@
+//! What tests, benchmarks and examples share.
+//!
+//! - [`frame`]: writes the frames of an event stream, as the service does.
+//! - [`local_kinesis`]: a Kinesis on this machine, with records of one's own.
+//! - [`replay`]: a server that sends event streams as fast as its readers allow, for measurements.
+
+#![allow(clippy::unwrap_used, reason = "what a test asks for has lengths that fit")]
+#![allow(missing_docs, missing_debug_implementations, reason = "for this project's tests alone")]
+
+pub mod frame;
+pub mod local_kinesis;
+pub mod replay;
+
+/// Any error.
+pub type AnyError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,126 @@
+//! What does the server send? Events encoded once, replayed for ever.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::frame as write;
+
+/// Marks a record whose data begins with the time at which the server wrote it.
+const STAMP: [u8; 4] = *b"\0at\0";
+/// Characters of base64 that hold the mark and the time.
+const STAMP_CHARS: usize = 16;
+/// Digits of a sequence number that are counted; those before are always the same.
+const COUNTED: usize = 20;
+
+/// What the events of a stream are made of.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Shape {
+    pub record_bytes: usize,
+    /// Payload in an event, about.
+    pub event_bytes: usize,
+}
+
+/// The event stream of one subscription.
+#[derive(Clone)]
+pub struct Stream {
+    /// The first frame.
+    pub initial: Bytes,
+    /// The events that are replayed.
+    pub events: Vec<Event>,
+    /// Records in each.
+    pub records: usize,
+    /// Payload bytes in each.
+    pub payload_bytes: usize,
+    /// An event without records, as an idle shard sends.
+    pub idle: Bytes,
+}
+
+/// An event, and where in it is what changes.
+#[derive(Clone)]
+pub struct Event {
+    pub frame: Bytes,
+    /// Where the counted digits of each sequence number begin; the continuation's are the last.
+    digits: Vec<usize>,
+    /// Where the data of the first record begins.
+    data: Option<usize>,
+}
+
+impl Stream {
+    pub fn new(Shape { record_bytes, event_bytes }: Shape) -> Self {
+        let records = (event_bytes / record_bytes.max(1)).max(1);
+        let events = (0..4).map(|at| event(records, record_bytes, at)).collect();
+        let initial = write::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"{}").into();
+        Self { initial, events, records, payload_bytes: records * record_bytes, idle: event(0, 0, 0).frame }
+    }
+}
+
+impl Event {
+    /// The event with sequence numbers from `first` on, and, if its records are large enough, the time in the first.
+    pub fn from(&self, first: u64, now_nanos: u64) -> Bytes {
+        let mut frame = self.frame.to_vec();
+        for (number, at) in (first..).zip(&self.digits) {
+            let mut left = number;
+            for digit in frame[*at..at + COUNTED].iter_mut().rev() {
+                *digit = b'0' + (left % 10) as u8;
+                left /= 10;
+            }
+        }
+        if let Some(at) = self.data {
+            let mut stamp = STAMP.to_vec();
+            stamp.extend(now_nanos.to_le_bytes());
+            frame[at..at + STAMP_CHARS].copy_from_slice(base64_simd::STANDARD.encode_to_string(&stamp).as_bytes());
+        }
+        let end = frame.len() - 4;
+        let sum = crc32fast::hash(&frame[..end]);
+        frame[end..].copy_from_slice(&sum.to_be_bytes());
+        frame.into()
+    }
+}
+
+/// The time at which the server wrote this record, if it says so.
+pub fn written_at(data: &[u8]) -> Option<u64> {
+    let time = data.strip_prefix(&STAMP)?.first_chunk()?;
+    Some(u64::from_le_bytes(*time))
+}
+
+/// What a sequence number counts, if it is one of ours.
+pub fn counted(sequence: &str) -> Option<u64> {
+    sequence.get(sequence.len().checked_sub(COUNTED)?..)?.parse().ok()
+}
+
+/// Writing to a string can't fail.
+fn event(records: usize, record_bytes: usize, at: u64) -> Event {
+    let mut json = String::from(r#"{"Records":["#);
+    let mut digits = Vec::new();
+    let mut first_data = None;
+    let sequence = |json: &mut String, digits: &mut Vec<usize>, number: u64| {
+        let _ = write!(json, "496{number:053}");
+        digits.push(json.len() - COUNTED);
+    };
+    for record in 0..records {
+        if record > 0 {
+            json.push(',');
+        }
+        let mut random = fastrand::Rng::with_seed(at * 1_000_000 + record as u64);
+        let data: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(record_bytes).collect();
+        json.push_str(r#"{"SequenceNumber":""#);
+        sequence(&mut json, &mut digits, at * records as u64 + record as u64);
+        let _ = write!(json, r#"","ApproximateArrivalTimestamp":1.7000000{record:05}E9,"Data":""#);
+        if record == 0 && record_bytes >= STAMP_CHARS {
+            first_data = Some(json.len());
+        }
+        let _ = write!(json, r#"{}","PartitionKey":"key-{record}"}}"#, base64_simd::STANDARD.encode_to_string(&data));
+    }
+    json.push_str(r#"],"ContinuationSequenceNumber":""#);
+    sequence(&mut json, &mut digits, (at + 1) * records as u64 - u64::from(records > 0));
+    json.push_str(r#"","MillisBehindLatest":0,"ChildShards":[]}"#);
+    let frame = Bytes::from(write::event(&json));
+    // The payload is followed by the checksum alone.
+    let start = frame.len() - 4 - json.len();
+    for at in &mut digits {
+        *at += start;
+    }
+    Event { frame, digits, data: first_data.map(|at| at + start) }
+}
