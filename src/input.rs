@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::model::WorkerId;
 use crate::pool::Pool;
 use crate::session::error::ConnectError;
-use crate::session::overrides::Given;
+use crate::session::overrides::Overrides;
 use crate::session::{Session, open, pending};
 use crate::sync::{Mutex, lock};
 use crate::{config, supervise};
@@ -31,7 +31,7 @@ use crate::{config, supervise};
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct KinesisInput {
-    given: Given,
+    overrides: Overrides,
 }
 
 impl KinesisInput {
@@ -44,14 +44,14 @@ impl KinesisInput {
     /// HTTP/2 where the endpoint is `https`.
     #[must_use]
     pub fn http_client(mut self, client: impl HttpClient + 'static) -> Self {
-        self.given.client = Some(SharedHttpClient::new(client));
+        self.overrides.client = Some(SharedHttpClient::new(client));
         self
     }
 
     /// Trusts these certificates (PEM) besides those of the system, for endpoints of one's own.
     #[must_use]
     pub fn trust_certificates(mut self, pem: impl AsRef<[u8]>) -> Self {
-        self.given.trusted.extend_from_slice(pem.as_ref());
+        self.overrides.trusted.extend_from_slice(pem.as_ref());
         self
     }
 
@@ -59,7 +59,7 @@ impl KinesisInput {
     /// Whatever waits, waits by tokio's clock.
     #[must_use]
     pub fn time_source(mut self, clock: impl TimeSource + 'static) -> Self {
-        self.given.time = Some(SharedTimeSource::new(clock));
+        self.overrides.time = Some(SharedTimeSource::new(clock));
         self
     }
 }
@@ -72,14 +72,14 @@ impl InputPlugin for KinesisInput {
     }
 
     fn build(&self, config: Config) -> Result<Arc<dyn Input>, BoxError> {
-        Ok(Arc::new(Kinesis::new(config, self.given.clone())))
+        Ok(Arc::new(Kinesis::new(config, self.overrides.clone())))
     }
 }
 
 /// An input that reads Kinesis. Built by [`KinesisInput`].
 struct Kinesis {
     config: Config,
-    given: Given,
+    overrides: Overrides,
     /// As whom we hold leases, over all connects.
     me: WorkerId,
     /// One connect or close at a time.
@@ -116,10 +116,10 @@ struct IsClosed;
 struct NotYet;
 
 impl Kinesis {
-    fn new(config: Config, given: Given) -> Self {
+    fn new(config: Config, overrides: Overrides) -> Self {
         let me = config.client_id.as_deref().map_or_else(WorkerId::random, |id: &str| WorkerId::from(id));
         let (changing, background) = (tokio::sync::Mutex::new(()), TaskTracker::new());
-        Self { config, given, me, changing, background, phase: Mutex::new(Phase::Disconnected) }
+        Self { config, overrides, me, changing, background, phase: Mutex::new(Phase::Disconnected) }
     }
 
     fn session(&self) -> Result<Arc<Session>, InputError> {
@@ -145,7 +145,7 @@ impl Input for Kinesis {
             Phase::Disconnected => {}
         }
         // A host may connect in a task that nobody watches. What was opened is dropped, as when connecting fails.
-        let connecting = open::open(&self.config, &self.given, &self.me, &self.background);
+        let connecting = open::open(&self.config, &self.overrides, &self.me, &self.background);
         let connected = Box::pin(supervise::once("connect", connecting)).await;
         let session = connected.unwrap_or_else(|cause| Err(ConnectError::Panicked(cause)))?;
         *lock(&self.phase) = Phase::Connected(Arc::new(session));

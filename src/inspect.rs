@@ -193,8 +193,10 @@ impl LeaseTable {
                 same.is_none_or(|old| old.lease_until != shard.lease_until)
             };
             let (shards_now, shown_now) = now.of(worker);
-            let beats = |shown: Option<&SeenWorker>| shown.map(|worker| worker.beat.clone());
-            if (shown_now.is_some() && beats(shown_now) != beats(shown)) || shards_now.into_iter().any(renewed) {
+            let heartbeats = |shown: Option<&SeenWorker>| shown.map(|worker| worker.heartbeat.clone());
+            if (shown_now.is_some() && heartbeats(shown_now) != heartbeats(shown))
+                || shards_now.into_iter().any(renewed)
+            {
                 return Err(InspectError::Alive(worker.to_owned()));
             }
             if Instant::now() >= until {
@@ -206,15 +208,16 @@ impl LeaseTable {
         for shard in shards {
             *(if self.table.free(shard).await? { &mut released.shards } else { &mut released.changed }) += 1;
         }
-        self.table.bury(worker, shown.map(|shown| shown.beat.as_str())).await?;
+        self.table.remove_dead_worker(worker, shown.map(|shown| shown.heartbeat.as_str())).await?;
         Ok(released)
     }
 }
 
 /// For how long to watch a worker that may be alive: two of its beats at least, one of which may fail.
 fn long_enough(asked: Duration, shown: Option<&SeenWorker>) -> Duration {
-    let beats = shown.and_then(|shown| shown.beats_every).map_or(Duration::ZERO, |every| every * 2 + LOOK_AGAIN);
-    asked.max(beats)
+    let heartbeats =
+        shown.and_then(|shown| shown.heartbeat_period).map_or(Duration::ZERO, |every| every * 2 + LOOK_AGAIN);
+    asked.max(heartbeats)
 }
 
 #[cfg(test)]
@@ -233,12 +236,12 @@ mod tests {
             runs_seconds: None,
             seen_at: None,
             seen_seconds_ago: None,
-            beat: "1".into(),
-            beats_every: Some(seconds(30)),
+            heartbeat: "1".into(),
+            heartbeat_period: Some(seconds(30)),
         };
         assert!(long_enough(seconds(15), Some(&worker)) > seconds(60));
         assert_eq!(long_enough(seconds(120), Some(&worker)), seconds(120));
-        worker.beats_every = None;
+        worker.heartbeat_period = None;
         assert_eq!(long_enough(seconds(15), Some(&worker)), seconds(15));
     }
 }

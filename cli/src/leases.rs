@@ -198,7 +198,7 @@ fn remarks(shard: &SeenShard) -> String {
     if let Some(remark) = &shard.remark {
         remarks.push(remark.clone());
     }
-    if let Some(worker) = &shard.wanted_by {
+    if let Some(worker) = &shard.requester {
         remarks.push(format!("wanted by {worker}"));
     }
     if shard.other_program {

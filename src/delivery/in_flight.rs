@@ -49,7 +49,7 @@ impl Settle for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.progress.came_back();
+        self.progress.settled();
         self.outbox.returned();
     }
 }
@@ -75,11 +75,11 @@ fn acked(delivery: Delivery) {
 fn nacked(mut delivery: Delivery, outbox: &Outbox) {
     let (progress, count) = (Arc::clone(&delivery.progress), delivery.rows.len());
     progress.meter.nacked(count);
-    if !progress.replay_nacks {
+    if !progress.redeliver_nacks {
         progress.meter.dropped(&progress.names, count);
         progress.ack(delivery.ordinals());
     } else if progress.is_live() {
         delivery.nacks += 1;
-        outbox.replay(delivery);
+        outbox.redeliver(delivery);
     }
 }

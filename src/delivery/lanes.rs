@@ -192,7 +192,7 @@ impl Lanes {
                 self.accept();
             }
             if let Some(delivery) = taken {
-                delivery.goes_out();
+                delivery.handed_out();
                 self.in_flight += 1;
                 return Next::Ready(delivery);
             }
@@ -210,7 +210,7 @@ impl Lanes {
                 self.put_rest_back(waiting.lane, delivery);
                 delivery = first;
             }
-            delivery.goes_out();
+            delivery.handed_out();
             self.in_flight += 1;
             return Next::Ready(delivery);
         }

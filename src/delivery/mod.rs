@@ -102,7 +102,7 @@ impl Delivery {
     }
 
     /// It is on its way to the host. Said under the outbox's lock, so that whoever forgets the lane sees it.
-    pub(crate) fn goes_out(&self) {
-        self.progress.goes_out();
+    pub(crate) fn handed_out(&self) {
+        self.progress.handed_out();
     }
 }

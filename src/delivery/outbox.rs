@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Delivery;
 use super::lanes::{LaneId, Lanes, Next};
-use crate::lease::validity::Tenure;
+use crate::lease::validity::LeaseValidity;
 use crate::model::ShardNames;
 use crate::sync::{Mutex, lock};
 
@@ -21,7 +21,7 @@ pub(crate) use super::lanes::Closed;
 pub(crate) struct Outbox {
     lanes: Mutex<Lanes>,
     /// Nothing is delivered that may be someone else's by now. A process that slept finds out here, whatever it was at.
-    tenure: Arc<Tenure>,
+    validity: Arc<LeaseValidity>,
     /// Signals one reader that something may be ready.
     ready: Notify,
     /// Signals that a delivery came back from the host.
@@ -30,14 +30,14 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// An outbox in which at most `cap` new deliveries wait. It delivers while our leases are good.
-    pub(crate) fn new(cap: usize, tenure: Arc<Tenure>) -> Self {
-        Self { lanes: Mutex::new(Lanes::new(cap)), tenure, ready: Notify::new(), returned: Notify::new() }
+    pub(crate) fn new(cap: usize, validity: Arc<LeaseValidity>) -> Self {
+        Self { lanes: Mutex::new(Lanes::new(cap)), validity, ready: Notify::new(), returned: Notify::new() }
     }
 
     /// Opens the lane of a shard. It is gone when the returned value is dropped, with all that waits in it.
-    pub(crate) fn lane(self: &Arc<Self>, names: &Arc<ShardNames>) -> OpenLane {
+    pub(crate) fn lane(self: &Arc<Self>, names: &Arc<ShardNames>) -> LaneHandle {
         lock(&self.lanes).open(LaneId::of(names));
-        OpenLane { outbox: Arc::clone(self), names: Arc::clone(names) }
+        LaneHandle { outbox: Arc::clone(self), names: Arc::clone(names) }
     }
 
     /// Waits for the next delivery, and returns at most `demand.max_messages` records of it; `None` when none comes in time.
@@ -48,13 +48,13 @@ impl Outbox {
     /// A dropped call has taken nothing.
     pub(crate) async fn next(self: &Arc<Self>, demand: Demand) -> Result<Option<Delivery>, Closed> {
         let give_up = deadline(demand.max_wait);
-        let mut watching = WatchesRest { outbox: self, until: None };
+        let mut watching = WakeAnotherOnDrop { outbox: self, until: None };
         loop {
             let ready = self.ready.notified();
             let mut ready = std::pin::pin!(ready);
             // In the queue before the look, so that nothing slips in between.
             ready.as_mut().enable();
-            watching.until = match self.look(demand.max_messages.get()) {
+            watching.until = match self.try_next(demand.max_messages.get()) {
                 Next::Ready(delivery) => {
                     // The look has woken another reader if there is more.
                     watching.until = None;
@@ -76,9 +76,9 @@ impl Outbox {
         }
     }
 
-    fn look(&self, max: usize) -> Next {
+    fn try_next(&self, max: usize) -> Next {
         let mut lanes = lock(&self.lanes);
-        if self.tenure.is_over() && !lanes.is_closed() {
+        if self.validity.is_expired() && !lanes.is_closed() {
             // The keeper is about to have it all forgotten, which wakes who waits.
             return Next::Later(None);
         }
@@ -91,7 +91,7 @@ impl Outbox {
     }
 
     /// Takes back what the host refused. It comes before anything newer of its shard.
-    pub(crate) fn replay(&self, delivery: Delivery) {
+    pub(crate) fn redeliver(&self, delivery: Delivery) {
         let refused = lock(&self.lanes).redeliver(delivery, Instant::now());
         // Its permits go back outside the lock.
         drop(refused);
@@ -136,12 +136,12 @@ impl Outbox {
 
 /// A reader that knows until when a nacked delivery rests. Of several readers one was woken for it, so when it gives up or is
 /// dropped, another one has to look.
-struct WatchesRest<'a> {
+struct WakeAnotherOnDrop<'a> {
     outbox: &'a Outbox,
     until: Option<Instant>,
 }
 
-impl Drop for WatchesRest<'_> {
+impl Drop for WakeAnotherOnDrop<'_> {
     fn drop(&mut self) {
         if self.until.is_some() {
             self.outbox.ready.notify_one();
@@ -151,12 +151,12 @@ impl Drop for WatchesRest<'_> {
 
 /// The right to put deliveries of one shard into the outbox. Dropping it forgets what waits in the lane.
 #[derive(Debug)]
-pub(crate) struct OpenLane {
+pub(crate) struct LaneHandle {
     outbox: Arc<Outbox>,
     names: Arc<ShardNames>,
 }
 
-impl OpenLane {
+impl LaneHandle {
     /// Puts a delivery behind those of its shard; waits for room.
     ///
     /// # Cancel safety
@@ -166,26 +166,26 @@ impl OpenLane {
         let id = LaneId::of(&self.names);
         let accepted = lock(&self.outbox.lanes).push(id, delivery)?;
         self.outbox.ready.notify_one();
-        let waiting = LeavesLine { outbox: &self.outbox, lane: id };
+        let waiting = WithdrawOnDrop { outbox: &self.outbox, lane: id };
         let outcome = accepted.await.map_err(|_| Closed);
         drop(waiting);
         outcome
     }
 }
 
-impl Drop for OpenLane {
+impl Drop for LaneHandle {
     fn drop(&mut self) {
         self.outbox.forget(&self.names);
     }
 }
 
 /// Takes a delivery out of the line when the task that waits with it goes.
-struct LeavesLine<'a> {
+struct WithdrawOnDrop<'a> {
     outbox: &'a Outbox,
     lane: LaneId,
 }
 
-impl Drop for LeavesLine<'_> {
+impl Drop for WithdrawOnDrop<'_> {
     fn drop(&mut self) {
         let forgotten = lock(&self.outbox.lanes).withdraw(self.lane);
         drop(forgotten);

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use crate::delivery::Delivery;
 use crate::delivery::in_flight::next_batch;
-use crate::delivery::outbox::{Closed, OpenLane, Outbox};
+use crate::delivery::outbox::{Closed, LaneHandle, Outbox};
 use crate::delivery::progress::Progress;
-use crate::lease::validity::Tenure;
+use crate::lease::validity::LeaseValidity;
 use crate::model::{SequenceNumber, ShardNames, Stream};
 use crate::pool::Pool;
 use crate::reading::fan_out::wire::Event;
@@ -22,14 +22,14 @@ use crate::records::{KinesisRecord, RecordTable};
 const HOUR: Duration = Duration::from_hours(1);
 
 /// Leases that stay good.
-fn good() -> Arc<Tenure> {
-    Arc::new(Tenure::forever())
+fn good() -> Arc<LeaseValidity> {
+    Arc::new(LeaseValidity::unlimited())
 }
 
 /// A shard's way into the outbox.
 struct Shard {
     progress: Arc<Progress>,
-    lane: OpenLane,
+    lane: LaneHandle,
     pool: Pool,
 }
 

@@ -45,11 +45,11 @@ pub(crate) struct Progress {
     /// False once the shard is no longer ours: what is acked then must not move anything.
     live: AtomicBool,
     /// Whether a nack means "again" or "drop".
-    pub(super) replay_nacks: bool,
+    pub(super) redeliver_nacks: bool,
 }
 
 impl Progress {
-    pub(crate) fn new(names: Arc<ShardNames>, checkpoint_limit: u64, replay_nacks: bool) -> Self {
+    pub(crate) fn new(names: Arc<ShardNames>, checkpoint_limit: u64, redeliver_nacks: bool) -> Self {
         let meter = Arc::new(ShardMeter::new(&names));
         Self {
             names,
@@ -58,7 +58,7 @@ impl Progress {
             moved: Notify::new(),
             out: AtomicUsize::new(0),
             live: AtomicBool::new(true),
-            replay_nacks,
+            redeliver_nacks,
         }
     }
 
@@ -93,12 +93,12 @@ impl Progress {
     }
 
     /// A delivery goes to the host. Called under the outbox's lock, so that a lane that is forgotten sees it.
-    pub(super) fn goes_out(&self) {
+    pub(super) fn handed_out(&self) {
         self.out.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The host has settled a delivery, or dropped it.
-    pub(super) fn came_back(&self) {
+    pub(super) fn settled(&self) {
         self.out.fetch_sub(1, Ordering::AcqRel);
         self.moved.notify_waiters();
     }
@@ -127,7 +127,7 @@ impl Progress {
     }
 
     /// The shard is no longer ours: later acks change nothing.
-    pub(crate) fn retire(&self) {
+    pub(crate) fn freeze(&self) {
         self.live.store(false, Ordering::Release);
     }
 }

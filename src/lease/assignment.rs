@@ -81,14 +81,14 @@ fn deal(
     open: &[usize],
     plan: &mut [Option<usize>],
 ) {
-    let place = |who: usize| takers.iter().position(|taker| *taker == who);
+    let checkpoint = |who: usize| takers.iter().position(|taker| *taker == who);
     // How many open shards each taker has of each stream.
     let mut has = vec![vec![0_usize; takers.len()]; group.len()];
     let mut total = vec![0_usize; group.len()];
     for at in open {
         let Some(row) = group.iter().position(|stream| *stream == shards[*at].stream) else { continue };
         total[row] += 1;
-        if let Some(taker) = shards[*at].owner.and_then(place) {
+        if let Some(taker) = shards[*at].owner.and_then(checkpoint) {
             has[row][taker] += 1;
         }
     }
@@ -112,7 +112,7 @@ fn deal(
         let mut moving = Vec::new();
         // Who has a shard keeps it, up to what he should have.
         for at in open.iter().copied().filter(|at| shards[*at].stream == *stream) {
-            match shards[at].owner.and_then(place) {
+            match shards[at].owner.and_then(checkpoint) {
                 Some(taker) if left[taker] > 0 => {
                     left[taker] -= 1;
                     plan[at] = Some(takers[taker]);

@@ -9,10 +9,12 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::assignment::{Member, Share, plan};
-use super::liveness::Watch;
+use super::liveness::Liveness;
 use super::memory::{MemoryStore, MemoryTable};
-use super::rebalance::{self, Asked, Sight, StreamSight, What};
-use super::{Beat, Claim, From, Hold, Lease, LeaseStore, Place, Presence, Row, SharedStore, Worker, Write};
+use super::rebalance::{self, ActionKind, Asked, StreamView, View};
+use super::{
+    Claim, ClaimFrom, Commit, HeartbeatAnswer, Hold, Lease, LeaseStore, Presence, Release, Row, SharedStore, Worker,
+};
 use crate::model::{ShardId, Stream, WorkerId};
 use crate::sync::lock;
 
@@ -187,13 +189,13 @@ const HANDED_OVER_WITHIN: u32 = 7;
 struct SimWorker {
     store: MemoryStore,
     presence: Presence,
-    watch: Watch,
+    liveness: Liveness,
     leases: BTreeMap<(Stream, ShardId), Lease>,
     asked: HashMap<(Stream, ShardId), Asked>,
     /// The second of its next look and beat.
     look: u32,
-    beat: u32,
-    nudges: u64,
+    heartbeat: u32,
+    wake_ups: u64,
     /// Calls since its last regular look, and the most there were.
     calls: u64,
     most_calls: u64,
@@ -245,16 +247,16 @@ impl Sim {
             ..Presence::default()
         };
         let store = MemoryStore::new(&self.table, &name);
-        now(store.beat(&presence)).unwrap();
+        now(store.heartbeat(&presence)).unwrap();
         self.workers.push(SimWorker {
             store,
             presence,
-            watch: Watch::new(Duration::from_secs(LEASE.into())),
+            liveness: Liveness::new(Duration::from_secs(LEASE.into())),
             leases: BTreeMap::new(),
             asked: HashMap::new(),
             look: self.second + 1 + self.random.u32(0..2),
-            beat: self.second + BEAT,
-            nudges: 0,
+            heartbeat: self.second + BEAT,
+            wake_ups: 0,
             calls: 0,
             most_calls: 0,
         });
@@ -264,11 +266,11 @@ impl Sim {
         self.start + Duration::from_secs(self.second.into())
     }
 
-    fn step(&mut self) {
+    fn action(&mut self) {
         self.second += 1;
         for at in 0..self.workers.len() {
-            if self.workers[at].beat <= self.second {
-                self.beat(at);
+            if self.workers[at].heartbeat <= self.second {
+                self.heartbeat(at);
             }
             if self.workers[at].look <= self.second {
                 self.look(at);
@@ -276,16 +278,18 @@ impl Sim {
         }
     }
 
-    fn beat(&mut self, at: usize) {
+    fn heartbeat(&mut self, at: usize) {
         let worker = &mut self.workers[at];
-        worker.beat = self.second + BEAT;
+        worker.heartbeat = self.second + BEAT;
         if self.second % RENEWAL < BEAT {
-            let renewals = worker.leases.values().map(|lease| Write::new(lease, Place::Nowhere));
+            let renewals = worker.leases.values().map(|lease| Commit::new(lease, None));
             now(worker.store.commit(renewals.collect()));
         }
-        let Beat::Alive { nudges } = now(worker.store.beat(&worker.presence)).unwrap() else { panic!("replaced") };
-        if nudges != worker.nudges {
-            worker.nudges = nudges;
+        let HeartbeatAnswer::Alive { wake_ups } = now(worker.store.heartbeat(&worker.presence)).unwrap() else {
+            panic!("replaced")
+        };
+        if wake_ups != worker.wake_ups {
+            worker.wake_ups = wake_ups;
             worker.look = self.second;
         }
     }
@@ -297,20 +301,20 @@ impl Sim {
         let workers = now(worker.store.workers()).unwrap();
         let rows: Vec<_> = self.streams.iter().map(|(stream, _)| now(worker.store.rows(stream)).unwrap()).collect();
         let seen = self.streams.iter().zip(&rows).map(|((stream, _), rows)| (stream, &**rows));
-        worker.watch.look(clock, &workers, seen);
+        worker.liveness.look(clock, &workers, seen);
         // What others ask for is given at once.
         for ((stream, _), rows) in self.streams.iter().zip(&rows) {
             for row in rows {
                 let key = (stream.clone(), row.shard.clone());
-                if let Some(taker) = &row.wanted_by
+                if let Some(taker) = &row.requester
                     && let Some(lease) = worker.leases.remove(&key)
                 {
-                    now(worker.store.release(vec![lease.back(Place::Nowhere, Some(taker.clone()))]));
-                    now(worker.store.nudge(taker)).unwrap();
+                    now(worker.store.release(vec![Release::new(&lease, None, Some(taker.clone()))]));
+                    now(worker.store.wake(taker)).unwrap();
                 }
             }
         }
-        let in_hand: Vec<BTreeSet<ShardId>> = self
+        let held: Vec<BTreeSet<ShardId>> = self
             .streams
             .iter()
             .map(|(stream, _)| {
@@ -320,44 +324,44 @@ impl Sim {
         let readable: Vec<Vec<ShardId>> = self
             .streams
             .iter()
-            .zip(&in_hand)
-            .map(|((_, shards), in_hand)| shards.iter().filter(|shard| !in_hand.contains(*shard)).cloned().collect())
+            .zip(&held)
+            .map(|((_, shards), held)| shards.iter().filter(|shard| !held.contains(*shard)).cloned().collect())
             .collect();
         let streams: Vec<_> = (0..rows.len())
-            .map(|at| StreamSight {
+            .map(|at| StreamView {
                 stream: &self.streams[at].0,
                 rows: &rows[at],
                 readable: &readable[at],
-                in_hand: &in_hand[at],
+                held: &held[at],
             })
             .collect();
-        let sight = Sight {
+        let view = View {
             now: clock,
             me: worker.store.me(),
             workers: &workers,
             streams: &streams,
-            watch: &worker.watch,
-            settle: rebalance::settle(Duration::from_secs(PERIOD.into())),
+            liveness: &worker.liveness,
+            settle: rebalance::settling_time(Duration::from_secs(PERIOD.into())),
             asked: &worker.asked,
         };
-        let steps = rebalance::share(&sight);
-        for step in steps.steps {
-            let stream = self.streams[step.stream].0.clone();
-            let key = (stream.clone(), step.shard.clone());
-            let from = match &step.what {
-                What::Claim => From::Nobody,
-                What::TakeOver(hold) => From::Unchanged(hold),
-                What::Resume(hold) | What::Force(hold) | What::Steal(hold) => From::Holder(hold),
-                What::Ask { hold, instead_of } => {
-                    if now(worker.store.ask(&stream, &step.shard, hold, instead_of.as_ref())).unwrap() {
-                        now(worker.store.nudge(&hold.worker)).unwrap();
+        let actions = rebalance::plan_shared(&view);
+        for action in actions.actions {
+            let stream = self.streams[action.stream].0.clone();
+            let key = (stream.clone(), action.shard.clone());
+            let from = match &action.kind {
+                ActionKind::Claim => ClaimFrom::Nobody,
+                ActionKind::TakeOver(hold) => ClaimFrom::Unchanged(hold),
+                ActionKind::Resume(hold) | ActionKind::Force(hold) | ActionKind::Steal(hold) => ClaimFrom::Holder(hold),
+                ActionKind::Ask { hold, instead_of } => {
+                    if now(worker.store.ask(&stream, &action.shard, hold, instead_of.as_ref())).unwrap() {
+                        now(worker.store.wake(&hold.worker)).unwrap();
                         let until = clock + Duration::from_secs(HANDED_OVER_WITHIN.into());
                         worker.asked.insert(key, Asked { hold: hold.clone(), until });
                     }
                     continue;
                 }
             };
-            if let Claim::Owned(lease, _) = now(worker.store.claim(&stream, &step.shard, from)).unwrap() {
+            if let Claim::Owned(lease, _) = now(worker.store.claim(&stream, &action.shard, from)).unwrap() {
                 worker.asked.remove(&key);
                 worker.leases.insert(key.clone(), lease);
                 let before = self.owners.insert(key.clone(), worker.store.me().clone());
@@ -368,12 +372,12 @@ impl Sim {
         }
         worker.calls += lock(&self.table.core).calls - before;
         worker.most_calls = worker.most_calls.max(worker.calls);
-        worker.look = if steps.more {
+        worker.look = if actions.more {
             self.second + 1
         } else {
             worker.calls = 0;
             let regular = self.second + PERIOD - self.random.u32(0..PERIOD / 10);
-            let over = worker.watch.next_over(clock).map(|over| (over - self.start).as_secs_f64().ceil() as u32);
+            let over = worker.liveness.next_expiry(clock).map(|over| (over - self.start).as_secs_f64().ceil() as u32);
             over.map_or(regular, |over| regular.min(over))
         };
     }
@@ -404,13 +408,13 @@ impl Sim {
         let begin = self.second;
         while !self.is_balanced() {
             assert!(self.second - begin < at_most, "not balanced after {at_most} s: {:?}", self.spread());
-            self.step();
+            self.action();
         }
         let took = self.second - begin;
         // And stays so.
         let moves = self.total_moves();
         for _ in 0..2 * PERIOD {
-            self.step();
+            self.action();
         }
         assert!(self.is_balanced(), "out of balance again");
         assert_eq!(moves, self.total_moves(), "it moves on though all is balanced");
@@ -429,10 +433,10 @@ impl Sim {
     fn stop(&mut self, at: usize) {
         let mut worker = self.workers.remove(at);
         let leases = std::mem::take(&mut worker.leases).into_values();
-        now(worker.store.release(leases.map(|lease| lease.back(Place::Nowhere, None)).collect()));
+        now(worker.store.release(leases.map(|lease| Release::new(&lease, None, None)).collect()));
         now(worker.store.leave()).unwrap();
         for other in &self.workers {
-            now(worker.store.nudge(other.store.me())).unwrap();
+            now(worker.store.wake(other.store.me())).unwrap();
         }
     }
 
@@ -517,7 +521,7 @@ fn six_workers_start_together() {
         for _ in 0..6 {
             // Within ten seconds.
             for _ in 0..fastrand::Rng::with_seed(seed).u32(0..3) {
-                sim.step();
+                sim.action();
             }
             sim.add();
         }
@@ -552,7 +556,7 @@ fn nobody_claims_from_itself() {
     let epochs = |sim: &Sim| -> Vec<_> { sim.workers[0].leases.values().map(|lease| lease.epoch).collect() };
     let before = epochs(&sim);
     for _ in 0..10 * PERIOD {
-        sim.step();
+        sim.action();
     }
     assert_eq!(epochs(&sim), before);
 }
@@ -562,32 +566,32 @@ fn what_was_asked_of_one_holder_is_not_taken_from_the_next() {
     let (stream, start) = (Stream::new("orders", "arn:orders"), Instant::now());
     let shards: Vec<ShardId> = vec!["one".into(), "two".into()];
     let presence = Presence { streams: ["arn:orders".to_owned()].into(), ..Presence::default() };
-    let workers = ["a", "b"].map(|id| Worker { id: id.into(), beat: "1".into(), presence: presence.clone() });
+    let workers = ["a", "b"].map(|id| Worker { id: id.into(), heartbeat: "1".into(), presence: presence.clone() });
     let hold = |epoch| Hold { worker: "a".into(), epoch: Some(epoch), stamp: "x".into() };
-    let row = |shard: &ShardId| Row { hold: Some(hold(2)), ..Row::new(shard.clone(), Place::Nowhere) };
+    let row = |shard: &ShardId| Row { hold: Some(hold(2)), ..Row::new(shard.clone(), None) };
     let rows: Vec<Row> = shards.iter().map(row).collect();
-    let mut watch = Watch::new(Duration::from_secs(30));
-    watch.look(start, &workers, [(&stream, &*rows)]);
+    let mut liveness = Liveness::new(Duration::from_secs(30));
+    liveness.look(start, &workers, [(&stream, &*rows)]);
     let now = start + Duration::from_secs(20);
     for (epoch, forced) in [(1, false), (2, true)] {
         let asked = shards.iter().map(|shard| {
             ((stream.clone(), shard.clone()), Asked { hold: hold(epoch), until: start + Duration::from_secs(1) })
         });
-        let (asked, in_hand) = (asked.collect(), BTreeSet::new());
-        let sight = [StreamSight { stream: &stream, rows: &rows, readable: &shards, in_hand: &in_hand }];
+        let (asked, held) = (asked.collect(), BTreeSet::new());
+        let view = [StreamView { stream: &stream, rows: &rows, readable: &shards, held: &held }];
         let me = "b".into();
-        let sight = Sight {
+        let view = View {
             now,
             me: &me,
             workers: &workers,
-            streams: &sight,
-            watch: &watch,
+            streams: &view,
+            liveness: &liveness,
             settle: Duration::ZERO,
             asked: &asked,
         };
-        let steps = rebalance::share(&sight).steps;
-        let [step] = &steps[..] else { panic!("{steps:?}") };
-        assert_eq!(matches!(step.what, What::Force(_)), forced, "{step:?}");
-        assert_eq!(matches!(step.what, What::Ask { .. }), !forced, "{step:?}");
+        let actions = rebalance::plan_shared(&view).actions;
+        let [action] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(matches!(action.kind, ActionKind::Force(_)), forced, "{action:?}");
+        assert_eq!(matches!(action.kind, ActionKind::Ask { .. }), !forced, "{action:?}");
     }
 }

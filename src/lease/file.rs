@@ -17,7 +17,9 @@ use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{Claim, From, Lease, LeaseStore, Place, Release, Row, StoreError, Write, Written, forward};
+use super::{
+    Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, Lease, LeaseStore, Release, Row, StoreError, forward,
+};
 use crate::model::{SequenceNumber, ShardId, Stream};
 use crate::sync::{Mutex, lock};
 
@@ -210,23 +212,23 @@ impl LeaseStore for FileStore {
             .await
     }
 
-    async fn claim(&self, stream: &Stream, shard: &ShardId, _: From<'_>) -> Result<Claim, StoreError> {
+    async fn claim(&self, stream: &Stream, shard: &ShardId, _: ClaimFrom<'_>) -> Result<Claim, StoreError> {
         let (inner, stream, shard) = (Arc::clone(&self.inner), stream.clone(), shard.clone());
         let what = "claim a shard";
         inner
             .work(what, move |inner, database| {
-                let place = {
+                let checkpoint = {
                     let read = database.begin_read().map_err(failed(what))?;
                     let table = read.open_table(PLACES).map_err(failed(what))?;
                     match table.get((stream.arn(), shard.as_str())).map_err(failed(what))? {
                         Some(value) => {
-                            let (place, created) = inner.place(value.value())?;
+                            let (checkpoint, created) = inner.checkpoint(value.value())?;
                             if stream.is_other_life(created) {
                                 return Ok(Claim::HeldBy("another life of the stream".into()));
                             }
-                            place
+                            checkpoint
                         }
-                        None => Place::Nowhere,
+                        None => None,
                     }
                 };
                 let mut claims = lock(&inner.claims);
@@ -236,21 +238,21 @@ impl LeaseStore for FileStore {
                 claims.epoch += 1;
                 let epoch = claims.epoch;
                 claims.owned.insert((stream.clone(), shard.clone()), epoch);
-                Ok(Claim::Owned(Lease { stream, shard, epoch }, place))
+                Ok(Claim::Owned(Lease { stream, shard, epoch }, checkpoint))
             })
             .await
     }
 
     /// All of them on the disk, or none.
-    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+    async fn commit(&self, writes: Vec<Commit>) -> Vec<Result<CommitOutcome, StoreError>> {
         self.store(writes).await
     }
 
-    async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>> {
+    async fn release(&self, releases: Vec<Release>) -> Vec<Result<CommitOutcome, StoreError>> {
         let keys: Vec<_> = releases.iter().map(|one| ((one.stream.clone(), one.shard.clone()), one.epoch)).collect();
         let writes = releases.into_iter().map(|one| {
-            let Release { stream, shard, epoch, place, to: _ } = one;
-            Write { stream, shard, epoch, place }
+            let Release { stream, shard, epoch, checkpoint, to: _ } = one;
+            Commit { stream, shard, epoch, checkpoint }
         });
         let written = self.store(writes.collect()).await;
         let mut claims = lock(&self.inner.claims);
@@ -301,7 +303,7 @@ impl LeaseStore for FileStore {
 }
 
 impl FileStore {
-    async fn store(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+    async fn store(&self, writes: Vec<Commit>) -> Vec<Result<CommitOutcome, StoreError>> {
         let inner = Arc::clone(&self.inner);
         let count = writes.len();
         let stored = inner.work("store checkpoints", move |inner, database| inner.store(database, writes)).await;
@@ -350,7 +352,7 @@ impl Inner {
         Ok(database)
     }
 
-    fn store(&self, database: &Database, writes: Vec<Write>) -> Result<Vec<Written>, StoreError> {
+    fn store(&self, database: &Database, writes: Vec<Commit>) -> Result<Vec<CommitOutcome>, StoreError> {
         let what = "store checkpoints";
         let write = begin_write(database, what)?;
         let mut written = Vec::with_capacity(writes.len());
@@ -362,18 +364,18 @@ impl Inner {
                     claims.owned.get(&(one.stream.clone(), one.shard.clone())) == Some(&one.epoch)
                 };
                 if !owned {
-                    written.push(Written::Lost { holder: "this process".into() });
+                    written.push(CommitOutcome::Lost { holder: "this process".into() });
                     continue;
                 }
                 let key = (one.stream.arn(), one.shard.as_str());
                 let before = match table.get(key).map_err(failed(what))? {
-                    Some(value) => self.place(value.value())?.0,
-                    None => Place::Nowhere,
+                    Some(value) => self.checkpoint(value.value())?.0,
+                    None => None,
                 };
-                let place = forward(&before, one.place);
-                let text = stored_text(&place, one.stream.created()).map_err(failed(what))?;
+                let checkpoint = forward(&before, one.checkpoint);
+                let text = stored_text(&checkpoint, one.stream.created()).map_err(failed(what))?;
                 table.insert(key, text.as_str()).map_err(failed(what))?;
-                written.push(Written::Stored { place, wanted_by: None });
+                written.push(CommitOutcome::Stored { checkpoint, requester: None });
             }
         }
         write.commit().map_err(failed(what))?;
@@ -381,8 +383,8 @@ impl Inner {
     }
 
     /// A place, and when its stream was created.
-    fn place(&self, text: &str) -> Result<(Place, Option<i64>), StoreError> {
-        place(text).map_err(|what| StoreError::Foreign { path: self.path.clone(), what })
+    fn checkpoint(&self, text: &str) -> Result<(Option<Checkpoint>, Option<i64>), StoreError> {
+        checkpoint(text).map_err(|what| StoreError::Foreign { path: self.path.clone(), what })
     }
 }
 
@@ -394,26 +396,26 @@ fn begin_write(database: &Database, what: &'static str) -> Result<redb::WriteTra
 }
 
 /// A place, and when its stream was created; or what is wrong with it.
-fn place(text: &str) -> Result<(Place, Option<i64>), String> {
+fn checkpoint(text: &str) -> Result<(Option<Checkpoint>, Option<i64>), String> {
     let stored: StoredPlace =
         serde_json::from_str(text).map_err(|error| format!("a checkpoint in it can't be read: {error}"))?;
     let after = match stored.after {
         Some(text) => Some(SequenceNumber::stored(&text).map_err(|error| format!("a checkpoint in it is {error}"))?),
         None => None,
     };
-    let place = match (stored.ended, after) {
-        (true, last) => Place::End(last),
-        (false, Some(after)) => Place::After(after),
-        (false, None) => Place::Nowhere,
+    let checkpoint = match (stored.ended, after) {
+        (true, last) => Some(Checkpoint::ShardEnd(last)),
+        (false, Some(after)) => Some(Checkpoint::After(after)),
+        (false, None) => None,
     };
-    Ok((place, stored.created))
+    Ok((checkpoint, stored.created))
 }
 
 /// What is known of a shard. What can't be read of it is the shard's, not the file's.
 fn row(shard: &str, text: &str) -> Row {
-    match place(text) {
-        Ok((place, created)) => Row { created, ..Row::new(shard, place) },
-        Err(what) => Row { unreadable: Some(what), ..Row::new(shard, Place::Nowhere) },
+    match checkpoint(text) {
+        Ok((checkpoint, created)) => Row { created, ..Row::new(shard, checkpoint) },
+        Err(what) => Row { unreadable: Some(what), ..Row::new(shard, None) },
     }
 }
 
@@ -432,11 +434,11 @@ fn remove_unchanged(
     Ok(unchanged)
 }
 
-fn stored_text(place: &Place, created: Option<i64>) -> Result<String, serde_json::Error> {
-    let (after, ended) = match place {
-        Place::Nowhere => (None, false),
-        Place::After(after) => (Some(after), false),
-        Place::End(last) => (last.as_ref(), true),
+fn stored_text(checkpoint: &Option<Checkpoint>, created: Option<i64>) -> Result<String, serde_json::Error> {
+    let (after, ended) = match checkpoint {
+        None => (None, false),
+        Some(Checkpoint::After(after)) => (Some(after), false),
+        Some(Checkpoint::ShardEnd(last)) => (last.as_ref(), true),
     };
     serde_json::to_string(&StoredPlace { after: after.map(ToString::to_string), ended, created })
 }
@@ -518,20 +520,22 @@ mod tests {
         let path = folder.path().join("checkpoints");
         let stream = Stream::new("orders", "arn:orders");
         let shard = ShardId::from("shard-1");
-        let place = Place::After(SequenceNumber::new("42").unwrap());
+        let checkpoint = Some(Checkpoint::After(SequenceNumber::new("42").unwrap()));
         let identity = {
             let store = FileStore::open(&path).await.unwrap();
-            let Claim::Owned(lease, _) = store.claim(&stream, &shard, From::Nobody).await.unwrap() else {
+            let Claim::Owned(lease, _) = store.claim(&stream, &shard, ClaimFrom::Nobody).await.unwrap() else {
                 panic!("held")
             };
-            store.commit(vec![Write::new(&lease, place.clone())]).await.remove(0).unwrap();
+            store.commit(vec![Commit::new(&lease, checkpoint.clone())]).await.remove(0).unwrap();
             store.pin_latest(&stream, 7).await.unwrap();
             store.identity().await.unwrap()
         };
         let store = FileStore::open(&path).await.unwrap();
         // The lease of the process before has gone with it.
-        let Claim::Owned(_, found) = store.claim(&stream, &shard, From::Nobody).await.unwrap() else { panic!("held") };
-        assert_eq!(found, place);
+        let Claim::Owned(_, found) = store.claim(&stream, &shard, ClaimFrom::Nobody).await.unwrap() else {
+            panic!("held")
+        };
+        assert_eq!(found, checkpoint);
         assert_eq!(store.identity().await.unwrap(), identity);
         assert_eq!(store.pin_latest(&stream, 9).await.unwrap(), 7);
     }
@@ -650,18 +654,18 @@ mod tests {
             };
             let store = FileStore::open_by(folder.path().join("checkpoints"), Box::new(opener)).unwrap();
             let stream = Stream::new("orders", "arn:orders");
-            let claim = store.claim(&stream, &"s".into(), From::Nobody).await.unwrap();
+            let claim = store.claim(&stream, &"s".into(), ClaimFrom::Nobody).await.unwrap();
             let Claim::Owned(lease, _) = claim else { panic!("held") };
             Self { folder, trouble, store, lease }
         }
 
-        async fn write(&self, number: u64) -> Result<Written, StoreError> {
-            let place = Place::After(SequenceNumber::new(&number.to_string()).unwrap());
-            self.store.commit(vec![Write::new(&self.lease, place)]).await.remove(0)
+        async fn write(&self, number: u64) -> Result<CommitOutcome, StoreError> {
+            let checkpoint = Some(Checkpoint::After(SequenceNumber::new(&number.to_string()).unwrap()));
+            self.store.commit(vec![Commit::new(&self.lease, checkpoint)]).await.remove(0)
         }
 
-        async fn place(&self) -> Place {
-            self.store.rows(&self.lease.stream).await.unwrap().remove(0).place
+        async fn checkpoint(&self) -> Option<Checkpoint> {
+            self.store.rows(&self.lease.stream).await.unwrap().remove(0).checkpoint
         }
 
         /// Stores through a spell of trouble; by itself it stores again afterwards, and nothing of before is lost.
@@ -673,10 +677,10 @@ mod tests {
                 assert!(matches!(error, StoreError::Failed { .. }), "{error}");
             }
             *lock(&self.trouble) = None;
-            let before = self.place().await;
-            assert_eq!(before, Place::After(SequenceNumber::new("1").unwrap()), "{trouble:?}");
+            let before = self.checkpoint().await;
+            assert_eq!(before, Some(Checkpoint::After(SequenceNumber::new("1").unwrap())), "{trouble:?}");
             self.write(10).await.unwrap();
-            assert_eq!(self.place().await, Place::After(SequenceNumber::new("10").unwrap()));
+            assert_eq!(self.checkpoint().await, Some(Checkpoint::After(SequenceNumber::new("10").unwrap())));
         }
     }
 
@@ -707,8 +711,8 @@ mod tests {
                 let _ = on_disk.write(round * 10 + 1).await;
             }
             *lock(&on_disk.trouble) = None;
-            let Place::After(place) = on_disk.place().await else { panic!("lost") };
-            assert!(place.as_str().parse::<u64>().unwrap() >= round * 10);
+            let Some(Checkpoint::After(checkpoint)) = on_disk.checkpoint().await else { panic!("lost") };
+            assert!(checkpoint.as_str().parse::<u64>().unwrap() >= round * 10);
         }
     }
 

@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::validity::Tenure;
-use super::{Beat, LeaseStore, Presence, SharedStore, StoreError};
+use super::validity::LeaseValidity;
+use super::{HeartbeatAnswer, LeaseStore, Presence, SharedStore, StoreError};
 use crate::retry::backoff::Backoff;
 use crate::telemetry;
 use crate::telemetry::health::{Health, Part};
@@ -55,27 +55,27 @@ impl fmt::Debug for EventHandler {
 
 /// Shows that this worker is alive.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct Heartbeat {
     pub(crate) store: Arc<dyn LeaseStore>,
     pub(crate) presence: Presence,
     pub(crate) lease: Duration,
     pub(crate) every: Duration,
-    pub(crate) tenure: Arc<Tenure>,
+    pub(crate) validity: Arc<LeaseValidity>,
     pub(crate) health: Arc<Health>,
     /// Hears of what concerns the rest of the input.
     pub(crate) on_event: EventHandler,
-    pub(crate) nudges: u64,
+    pub(crate) wake_ups: u64,
 }
 
 /// How often to beat: three in a lease, so that one or two may fail, and often enough to hear of requests in time.
-pub(crate) fn beat_period(lease: Duration, commit: Duration) -> Duration {
+pub(crate) fn heartbeat_period(lease: Duration, commit: Duration) -> Duration {
     (lease / 3).min(commit)
 }
 
 /// How long a beat may be on its way: as long as until the next one is due, and a second at least where the lease leaves
 /// room for that. A table that takes longer than a short `commit_period` is no reason to give up the leases.
-pub(crate) fn beat_timeout(lease: Duration, commit: Duration) -> Duration {
-    beat_period(lease, commit).max(SHORTEST_TIMEOUT).min(lease / 3)
+pub(crate) fn heartbeat_timeout(lease: Duration, commit: Duration) -> Duration {
+    heartbeat_period(lease, commit).max(SHORTEST_TIMEOUT).min(lease / 3)
 }
 
 /// The first beat. From when the tenure runs, and how often we were nudged.
@@ -89,27 +89,27 @@ pub(crate) async fn begin(
     presence: Presence,
     lease: Duration,
     tasks: &TaskTracker,
-) -> Result<(Tenure, u64), StoreError> {
+) -> Result<(LeaseValidity, u64), StoreError> {
     let start = Instant::now();
     let (answer, answered) = oneshot::channel();
     let store = Arc::clone(store);
     tasks.spawn(async move {
         let Some(shared) = store.shared() else { return };
-        let outcome = match shared.beat(&presence).await {
-            Ok(Beat::Replaced) => Err(replaced(shared)),
+        let outcome = match shared.heartbeat(&presence).await {
+            Ok(HeartbeatAnswer::Replaced) => Err(replaced(shared)),
             other => other,
         };
         // Whatever the answer: the beat may have been written.
         if answer.send(outcome).is_err()
             && let Ok(Err(error)) = timeout(TAKE_BACK_WITHIN, shared.leave()).await
         {
-            telemetry::beat_failed(&error, 1);
+            telemetry::heartbeat_failed(&error, 1);
         }
     });
     match answered.await {
-        Ok(Ok(Beat::Alive { nudges })) => Ok((Tenure::until(start + lease), nudges)),
+        Ok(Ok(HeartbeatAnswer::Alive { wake_ups })) => Ok((LeaseValidity::until(start + lease), wake_ups)),
         Ok(Err(error)) => Err(error),
-        Ok(Ok(Beat::Replaced)) | Err(_) => Err(StoreError::Failed {
+        Ok(Ok(HeartbeatAnswer::Replaced)) | Err(_) => Err(StoreError::Failed {
             what: "show that this worker is alive",
             cause: "the task that does so ended".into(),
         }),
@@ -120,14 +120,14 @@ fn replaced(store: &dyn SharedStore) -> StoreError {
     StoreError::Replaced { worker: store.me().to_string() }
 }
 
-impl Keeper {
+impl Heartbeat {
     /// Beats for ever, or until another process goes by our name.
     pub(crate) async fn run(mut self) {
         let Some(store) = self.store.shared() else { return };
         let mut ticks = interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
-        self.health.meter.leases_good();
+        self.health.meter.leases_valid();
         let mut backoff = Backoff::new(FIRST_RETRY.min(self.every), self.every);
         let mut over = false;
         loop {
@@ -135,18 +135,18 @@ impl Keeper {
             // Who slept for long finds out here, before others are told that we are alive.
             over = self.check(over);
             let start = Instant::now();
-            let beat = store.beat(&self.presence);
-            let mut beat = std::pin::pin!(beat);
+            let heartbeat = store.heartbeat(&self.presence);
+            let mut heartbeat = std::pin::pin!(heartbeat);
             let outcome = loop {
                 tokio::select! {
                     biased;
-                    () = sleep_until(self.tenure.end()), if !over => over = self.check(over),
-                    outcome = &mut beat => break outcome,
+                    () = sleep_until(self.validity.end()), if !over => over = self.check(over),
+                    outcome = &mut heartbeat => break outcome,
                 }
             };
             match outcome {
-                Ok(Beat::Alive { nudges }) => {
-                    self.tenure.prolong(start + self.lease);
+                Ok(HeartbeatAnswer::Alive { wake_ups }) => {
+                    self.validity.extend(start + self.lease);
                     backoff.reset();
                     self.health.recovered(&Part::LeaseTable);
                     if over {
@@ -154,21 +154,21 @@ impl Keeper {
                         over = false;
                         (self.on_event.0)(LeaseEvent::Recovered);
                     }
-                    if nudges != self.nudges {
-                        self.nudges = nudges;
+                    if wake_ups != self.wake_ups {
+                        self.wake_ups = wake_ups;
                         (self.on_event.0)(LeaseEvent::Woken);
                     }
                 }
-                Ok(Beat::Replaced) => {
+                Ok(HeartbeatAnswer::Replaced) => {
                     (self.on_event.0)(LeaseEvent::Replaced(replaced(store).to_string()));
                     return;
                 }
                 Err(error) => {
                     let again = Instant::now() + backoff.next_delay(fastrand::f64());
-                    telemetry::beat_failed(&error, backoff.tries());
+                    telemetry::heartbeat_failed(&error, backoff.tries());
                     self.health.failing(Part::LeaseTable, &format!("the leases can't be renewed: {error}"));
                     // That our leases are over is not found out later for it.
-                    sleep_until(if over { again } else { again.min(self.tenure.end()) }).await;
+                    sleep_until(if over { again } else { again.min(self.validity.end()) }).await;
                     ticks.reset_immediately();
                 }
             }
@@ -177,9 +177,9 @@ impl Keeper {
 
     /// Whether our leases are over; if that is new, everything is stopped.
     fn check(&self, before: bool) -> bool {
-        let over = self.tenure.is_over();
+        let over = self.validity.is_expired();
         if over && !before {
-            self.tenure.expire();
+            self.validity.expire();
             (self.on_event.0)(LeaseEvent::Expired);
             self.health.leases_expired(self.lease);
         }
@@ -194,15 +194,15 @@ mod tests {
     #[test]
     fn three_beats_to_a_lease() {
         let seconds = Duration::from_secs;
-        assert_eq!(beat_period(seconds(30), seconds(5)), seconds(5));
-        assert_eq!(beat_period(seconds(6), seconds(5)), seconds(2));
+        assert_eq!(heartbeat_period(seconds(30), seconds(5)), seconds(5));
+        assert_eq!(heartbeat_period(seconds(6), seconds(5)), seconds(2));
     }
 
     #[test]
     fn a_short_commit_period_leaves_time_for_a_beat() {
         let millis = Duration::from_millis;
-        assert_eq!(beat_timeout(millis(30_000), millis(5_000)), millis(5_000));
-        assert_eq!(beat_timeout(millis(30_000), millis(100)), millis(1_000));
-        assert_eq!(beat_timeout(millis(1_500), millis(100)), millis(500));
+        assert_eq!(heartbeat_timeout(millis(30_000), millis(5_000)), millis(5_000));
+        assert_eq!(heartbeat_timeout(millis(30_000), millis(100)), millis(1_000));
+        assert_eq!(heartbeat_timeout(millis(1_500), millis(100)), millis(500));
     }
 }

@@ -25,7 +25,7 @@ const BURIED_AFTER: u32 = 10;
 
 /// What we have seen.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct Liveness {
     /// How long our own leases are, and those of whoever doesn't show how long his are.
     lease: Duration,
     workers: HashMap<WorkerId, Life>,
@@ -38,7 +38,7 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 struct Life {
     /// Its last beat; `None` if only leases of it were seen.
-    beat: Option<String>,
+    heartbeat: Option<String>,
     sign: Sign,
     /// How long its leases are.
     lease: Duration,
@@ -60,7 +60,7 @@ struct Sign {
     proven: bool,
 }
 
-impl Watch {
+impl Liveness {
     /// Watches leases of this length.
     pub(crate) fn new(lease: Duration) -> Self {
         Self { lease, workers: HashMap::new(), holds: HashMap::new(), looked_before: false, arrival: None }
@@ -80,12 +80,15 @@ impl Watch {
             self.arrival = Some(now);
         }
         for worker in workers {
-            let life =
-                self.workers.entry(worker.id.clone()).or_insert(Life { beat: None, sign: there, lease: self.lease });
+            let life = self.workers.entry(worker.id.clone()).or_insert(Life {
+                heartbeat: None,
+                sign: there,
+                lease: self.lease,
+            });
             life.lease = worker.presence.lease.unwrap_or(self.lease);
-            if life.beat.as_ref() != Some(&worker.beat) {
-                life.sign = if life.beat.is_some() { happened } else { there };
-                life.beat = Some(worker.beat.clone());
+            if life.heartbeat.as_ref() != Some(&worker.heartbeat) {
+                life.sign = if life.heartbeat.is_some() { happened } else { there };
+                life.heartbeat = Some(worker.heartbeat.clone());
             }
         }
         let mut holds = HashMap::new();
@@ -106,12 +109,12 @@ impl Watch {
                 };
                 if hold.epoch.is_some() {
                     if !self.workers.contains_key(&hold.worker) {
-                        let life = Life { beat: None, sign: seen.sign, lease: self.lease };
+                        let life = Life { heartbeat: None, sign: seen.sign, lease: self.lease };
                         self.workers.insert(hold.worker.clone(), life);
                     }
                     if seen.sign.at == now
                         && seen.sign.proven
-                        && let Some(life) = self.workers.get_mut(&hold.worker).filter(|life| life.beat.is_none())
+                        && let Some(life) = self.workers.get_mut(&hold.worker).filter(|life| life.heartbeat.is_none())
                     {
                         life.sign = seen.sign;
                     }
@@ -126,7 +129,7 @@ impl Watch {
         let holders: HashSet<&WorkerId> = held.map(|seen| &seen.hold.worker).collect();
         self.workers.retain(|id, life| {
             if !shown.contains(id) {
-                life.beat = None;
+                life.heartbeat = None;
             }
             shown.contains(id) || holders.contains(id)
         });
@@ -144,7 +147,7 @@ impl Watch {
     }
 
     /// Whether the lease is over: its holder shows itself no more, or nobody has renewed the row for long.
-    pub(crate) fn is_over(&self, stream: &Stream, shard: &ShardId, hold: &Hold, now: Instant) -> bool {
+    pub(crate) fn is_expired(&self, stream: &Stream, shard: &ShardId, hold: &Hold, now: Instant) -> bool {
         self.end(stream, shard, hold).is_some_and(|end| now >= end)
     }
 
@@ -155,12 +158,12 @@ impl Watch {
         } else {
             self.seen(stream, shard, hold).map(|seen| seen.sign)
         };
-        sign.is_some_and(|sign| sign.proven) && !self.is_over(stream, shard, hold, now)
+        sign.is_some_and(|sign| sign.proven) && !self.is_expired(stream, shard, hold, now)
     }
 
     /// When a lease will be over whose holder gave no sign of life when we looked now; the first of them. It is worth
     /// looking then.
-    pub(crate) fn next_over(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_expiry(&self, now: Instant) -> Option<Instant> {
         let ends = self.holds.values().flat_map(HashMap::values).map(|seen| {
             let silent = self.workers.get(&seen.hold.worker).filter(|_| seen.hold.epoch.is_some());
             let silent = silent.filter(|life| life.sign.at < now).map(|life| life.sign.at + life.lease);
@@ -201,7 +204,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{Place, Presence};
+    use crate::lease::Presence;
 
     const SECOND: Duration = Duration::from_secs(1);
     const LEASE: Duration = Duration::from_secs(30);
@@ -210,8 +213,8 @@ mod tests {
         Stream::new("orders", "arn:orders")
     }
 
-    fn worker(id: &str, beat: u64) -> Worker {
-        Worker { id: id.into(), beat: beat.to_string(), presence: Presence::default() }
+    fn worker(id: &str, heartbeat: u64) -> Worker {
+        Worker { id: id.into(), heartbeat: heartbeat.to_string(), presence: Presence::default() }
     }
 
     fn hold(worker: &str, epoch: Option<u64>, stamp: &str) -> Hold {
@@ -219,183 +222,183 @@ mod tests {
     }
 
     fn row(hold: &Hold) -> Row {
-        Row { hold: Some(hold.clone()), ..Row::new("s", Place::Nowhere) }
+        Row { hold: Some(hold.clone()), ..Row::new("s", None) }
     }
 
-    fn look(watch: &mut Watch, now: Instant, workers: &[Worker], rows: &[Row]) {
-        watch.look(now, workers, [(&stream(), rows)]);
+    fn look(liveness: &mut Liveness, now: Instant, workers: &[Worker], rows: &[Row]) {
+        liveness.look(now, workers, [(&stream(), rows)]);
     }
 
     #[test]
     fn a_worker_is_alive_as_long_as_its_beat_changes() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
         for second in [0, 10, 20, 30, 40] {
-            look(&mut watch, start + second * SECOND, &[worker("a", u64::from(second))], &[row(&held)]);
+            look(&mut liveness, start + second * SECOND, &[worker("a", u64::from(second))], &[row(&held)]);
         }
         let last = start + 40 * SECOND;
-        assert!(!watch.is_over(&stream(), &"s".into(), &held, last + 29 * SECOND));
-        look(&mut watch, last + 29 * SECOND, &[worker("a", 40)], &[row(&held)]);
-        assert!(watch.is_over(&stream(), &"s".into(), &held, last + LEASE));
+        assert!(!liveness.is_expired(&stream(), &"s".into(), &held, last + 29 * SECOND));
+        look(&mut liveness, last + 29 * SECOND, &[worker("a", 40)], &[row(&held)]);
+        assert!(liveness.is_expired(&stream(), &"s".into(), &held, last + LEASE));
     }
 
     #[test]
     fn what_was_there_at_the_first_look_is_given_a_whole_lease() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         // Whatever its stamp says of time.
         let held = hold("a", Some(1), "1970-01-01T00:00:00Z");
-        look(&mut watch, start, &[worker("a", 1)], &[row(&held)]);
-        assert!(!watch.is_over(&stream(), &"s".into(), &held, start + 29 * SECOND));
-        assert!(!watch.is_proven(&stream(), &"s".into(), &held, start));
-        assert!(watch.is_over(&stream(), &"s".into(), &held, start + LEASE));
+        look(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
+        assert!(!liveness.is_expired(&stream(), &"s".into(), &held, start + 29 * SECOND));
+        assert!(!liveness.is_proven(&stream(), &"s".into(), &held, start));
+        assert!(liveness.is_expired(&stream(), &"s".into(), &held, start + LEASE));
     }
 
     #[test]
     fn a_holder_that_beats_is_proven() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
-        look(&mut watch, start, &[worker("a", 1)], &[row(&held)]);
-        look(&mut watch, start + SECOND, &[worker("a", 2)], &[row(&held)]);
-        assert!(watch.is_proven(&stream(), &"s".into(), &held, start + SECOND));
+        look(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
+        look(&mut liveness, start + SECOND, &[worker("a", 2)], &[row(&held)]);
+        assert!(liveness.is_proven(&stream(), &"s".into(), &held, start + SECOND));
     }
 
     #[test]
     fn the_leases_of_other_programs_stand_for_themselves() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
-        look(&mut watch, start, &[], &[row(&hold("theirs", None, "1"))]);
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
+        look(&mut liveness, start, &[], &[row(&hold("theirs", None, "1"))]);
         let renewed = hold("theirs", None, "2");
-        look(&mut watch, start + 20 * SECOND, &[], &[row(&renewed)]);
-        assert!(watch.is_proven(&stream(), &"s".into(), &renewed, start + 20 * SECOND));
+        look(&mut liveness, start + 20 * SECOND, &[], &[row(&renewed)]);
+        assert!(liveness.is_proven(&stream(), &"s".into(), &renewed, start + 20 * SECOND));
         // As long as they leave each other's, and us ours.
-        assert!(!watch.is_over(&stream(), &"s".into(), &renewed, start + 109 * SECOND));
-        assert!(watch.is_over(&stream(), &"s".into(), &renewed, start + 110 * SECOND));
+        assert!(!liveness.is_expired(&stream(), &"s".into(), &renewed, start + 109 * SECOND));
+        assert!(liveness.is_expired(&stream(), &"s".into(), &renewed, start + 110 * SECOND));
     }
 
     #[test]
     fn a_row_that_its_holder_renews_no_more_is_over_though_one_of_its_name_is_alive() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
         for second in 0..90 {
-            look(&mut watch, start + second * SECOND, &[worker("a", u64::from(second))], &[row(&held)]);
-            assert!(!watch.is_over(&stream(), &"s".into(), &held, start + second * SECOND));
+            look(&mut liveness, start + second * SECOND, &[worker("a", u64::from(second))], &[row(&held)]);
+            assert!(!liveness.is_expired(&stream(), &"s".into(), &held, start + second * SECOND));
         }
-        look(&mut watch, start + 90 * SECOND, &[worker("a", 90)], &[row(&held)]);
-        assert!(watch.is_over(&stream(), &"s".into(), &held, start + 90 * SECOND));
+        look(&mut liveness, start + 90 * SECOND, &[worker("a", 90)], &[row(&held)]);
+        assert!(liveness.is_expired(&stream(), &"s".into(), &held, start + 90 * SECOND));
         // Renewed, it is its again.
         let renewed = hold("a", Some(1), "y");
-        look(&mut watch, start + 91 * SECOND, &[worker("a", 91)], &[row(&renewed)]);
-        assert!(!watch.is_over(&stream(), &"s".into(), &renewed, start + 91 * SECOND));
+        look(&mut liveness, start + 91 * SECOND, &[worker("a", 91)], &[row(&renewed)]);
+        assert!(!liveness.is_expired(&stream(), &"s".into(), &renewed, start + 91 * SECOND));
     }
 
     #[test]
     fn a_worker_is_judged_by_its_own_lease_period() {
         for (lease, silent) in [(60, 59), (10, 9)] {
-            let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+            let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
             let held = hold("a", Some(1), "x");
             let mut shown = worker("a", 1);
             shown.presence.lease = Some(Duration::from_secs(lease));
-            look(&mut watch, start, &[shown.clone()], &[row(&held)]);
+            look(&mut liveness, start, &[shown.clone()], &[row(&held)]);
             let last = start + silent * SECOND;
-            look(&mut watch, last, &[shown], &[row(&held)]);
-            assert!(!watch.is_over(&stream(), &"s".into(), &held, last) && watch.is_alive(&"a".into(), last));
-            assert_eq!(watch.next_over(last), Some(last + SECOND));
-            assert!(watch.is_over(&stream(), &"s".into(), &held, last + SECOND));
-            assert!(!watch.is_alive(&"a".into(), last + SECOND));
+            look(&mut liveness, last, &[shown], &[row(&held)]);
+            assert!(!liveness.is_expired(&stream(), &"s".into(), &held, last) && liveness.is_alive(&"a".into(), last));
+            assert_eq!(liveness.next_expiry(last), Some(last + SECOND));
+            assert!(liveness.is_expired(&stream(), &"s".into(), &held, last + SECOND));
+            assert!(!liveness.is_alive(&"a".into(), last + SECOND));
         }
     }
 
     #[test]
     fn a_worker_whose_row_was_removed_is_given_a_lease_from_the_last_sign_of_life() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
-        look(&mut watch, start, &[worker("a", 1)], &[row(&held)]);
-        look(&mut watch, start + 20 * SECOND, &[worker("a", 2)], &[row(&held)]);
-        look(&mut watch, start + 25 * SECOND, &[], &[row(&held)]);
-        assert!(!watch.is_over(&stream(), &"s".into(), &held, start + 49 * SECOND));
-        assert!(watch.is_over(&stream(), &"s".into(), &held, start + 50 * SECOND));
+        look(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
+        look(&mut liveness, start + 20 * SECOND, &[worker("a", 2)], &[row(&held)]);
+        look(&mut liveness, start + 25 * SECOND, &[], &[row(&held)]);
+        assert!(!liveness.is_expired(&stream(), &"s".into(), &held, start + 49 * SECOND));
+        assert!(liveness.is_expired(&stream(), &"s".into(), &held, start + 50 * SECOND));
         // It shows itself again.
-        look(&mut watch, start + 51 * SECOND, &[worker("a", 2)], &[row(&held)]);
-        assert!(!watch.is_over(&stream(), &"s".into(), &held, start + 51 * SECOND));
+        look(&mut liveness, start + 51 * SECOND, &[worker("a", 2)], &[row(&held)]);
+        assert!(!liveness.is_expired(&stream(), &"s".into(), &held, start + 51 * SECOND));
     }
 
     #[test]
     fn who_renews_a_row_is_alive_though_it_shows_no_beat() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
-        look(&mut watch, start, &[], &[row(&hold("a", Some(1), "x"))]);
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
+        look(&mut liveness, start, &[], &[row(&hold("a", Some(1), "x"))]);
         let renewed = hold("a", Some(1), "y");
-        look(&mut watch, start + 20 * SECOND, &[], &[row(&renewed)]);
-        assert!(watch.is_alive(&"a".into(), start + 49 * SECOND));
-        assert!(!watch.is_alive(&"a".into(), start + 50 * SECOND));
+        look(&mut liveness, start + 20 * SECOND, &[], &[row(&renewed)]);
+        assert!(liveness.is_alive(&"a".into(), start + 49 * SECOND));
+        assert!(!liveness.is_alive(&"a".into(), start + 50 * SECOND));
     }
 
     #[test]
     fn a_lease_that_is_passed_on_proves_nothing_of_who_gets_it() {
         let start = Instant::now();
-        let mut watch = Watch::new(LEASE);
-        look(&mut watch, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "1"))]);
+        let mut liveness = Liveness::new(LEASE);
+        look(&mut liveness, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "1"))]);
         // Not seen before, and shows nothing of itself.
         let passed = hold("b", Some(2), "2");
-        look(&mut watch, start + SECOND, &[worker("a", 2)], &[row(&passed)]);
+        look(&mut liveness, start + SECOND, &[worker("a", 2)], &[row(&passed)]);
         let shard = row(&passed).shard;
         let later = start + SECOND * 2;
-        assert!(!watch.is_over(&stream(), &shard, &passed, later), "it may be on its way");
-        assert!(!watch.is_proven(&stream(), &shard, &passed, later));
-        assert!(watch.is_over(&stream(), &shard, &passed, start + SECOND + LEASE));
+        assert!(!liveness.is_expired(&stream(), &shard, &passed, later), "it may be on its way");
+        assert!(!liveness.is_proven(&stream(), &shard, &passed, later));
+        assert!(liveness.is_expired(&stream(), &shard, &passed, start + SECOND + LEASE));
     }
 
     #[test]
     fn who_shows_beats_is_not_alive_by_its_rows() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
-        look(&mut watch, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "x"))]);
-        look(&mut watch, start + 20 * SECOND, &[worker("a", 1)], &[row(&hold("a", Some(1), "y"))]);
-        assert!(!watch.is_alive(&"a".into(), start + LEASE));
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
+        look(&mut liveness, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "x"))]);
+        look(&mut liveness, start + 20 * SECOND, &[worker("a", 1)], &[row(&hold("a", Some(1), "y"))]);
+        assert!(!liveness.is_alive(&"a".into(), start + LEASE));
     }
 
     #[test]
     fn it_tells_when_a_row_of_another_program_will_be_over() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let rows = [row(&hold("theirs", None, "1"))];
-        look(&mut watch, start, &[], &rows);
-        assert_eq!(watch.next_over(start), None);
-        look(&mut watch, start + SECOND, &[], &rows);
-        assert_eq!(watch.next_over(start + SECOND), Some(start + 90 * SECOND));
+        look(&mut liveness, start, &[], &rows);
+        assert_eq!(liveness.next_expiry(start), None);
+        look(&mut liveness, start + SECOND, &[], &rows);
+        assert_eq!(liveness.next_expiry(start + SECOND), Some(start + 90 * SECOND));
     }
 
     #[test]
     fn who_was_not_seen_before_came_and_so_did_we_at_our_first_look() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
-        let came = |watch: &Watch, second: u32| watch.someone_came(10 * SECOND, start + second * SECOND);
-        assert!(!came(&watch, 0));
-        look(&mut watch, start, &[], &[]);
-        assert!(came(&watch, 9) && !came(&watch, 10));
-        look(&mut watch, start + 20 * SECOND, &[worker("a", 1)], &[]);
-        assert!(came(&watch, 29) && !came(&watch, 30));
-        look(&mut watch, start + 25 * SECOND, &[worker("a", 2)], &[]);
-        assert!(!came(&watch, 30));
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
+        let came = |liveness: &Liveness, second: u32| liveness.someone_came(10 * SECOND, start + second * SECOND);
+        assert!(!came(&liveness, 0));
+        look(&mut liveness, start, &[], &[]);
+        assert!(came(&liveness, 9) && !came(&liveness, 10));
+        look(&mut liveness, start + 20 * SECOND, &[worker("a", 1)], &[]);
+        assert!(came(&liveness, 29) && !came(&liveness, 30));
+        look(&mut liveness, start + 25 * SECOND, &[worker("a", 2)], &[]);
+        assert!(!came(&liveness, 30));
     }
 
     #[test]
     fn it_tells_when_the_lease_of_a_silent_one_will_be_over() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let rows = [row(&hold("a", Some(1), "x"))];
-        look(&mut watch, start, &[worker("a", 1)], &rows);
-        assert_eq!(watch.next_over(start), None);
-        look(&mut watch, start + 27 * SECOND, &[worker("a", 1)], &rows);
-        assert_eq!(watch.next_over(start + 27 * SECOND), Some(start + LEASE));
-        look(&mut watch, start + 30 * SECOND, &[worker("a", 1)], &rows);
-        assert_eq!(watch.next_over(start + LEASE), None);
+        look(&mut liveness, start, &[worker("a", 1)], &rows);
+        assert_eq!(liveness.next_expiry(start), None);
+        look(&mut liveness, start + 27 * SECOND, &[worker("a", 1)], &rows);
+        assert_eq!(liveness.next_expiry(start + 27 * SECOND), Some(start + LEASE));
+        look(&mut liveness, start + 30 * SECOND, &[worker("a", 1)], &rows);
+        assert_eq!(liveness.next_expiry(start + LEASE), None);
     }
 
     #[test]
     fn who_comes_while_we_watch_is_alive_and_who_is_silent_for_long_is_buried() {
-        let (mut watch, start) = (Watch::new(LEASE), Instant::now());
-        look(&mut watch, start, &[], &[]);
-        look(&mut watch, start + SECOND, &[worker("b", 1)], &[]);
+        let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
+        look(&mut liveness, start, &[], &[]);
+        look(&mut liveness, start + SECOND, &[worker("b", 1)], &[]);
         let b: WorkerId = "b".into();
-        assert!(watch.is_alive(&b, start + SECOND));
-        assert!(!watch.is_alive(&b, start + 31 * SECOND));
+        assert!(liveness.is_alive(&b, start + SECOND));
+        assert!(!liveness.is_alive(&b, start + 31 * SECOND));
         let workers = [worker("b", 1)];
-        assert!(watch.long_dead(&workers, start + 300 * SECOND).is_empty());
-        assert_eq!(watch.long_dead(&workers, start + 301 * SECOND).len(), 1);
+        assert!(liveness.long_dead(&workers, start + 300 * SECOND).is_empty());
+        assert_eq!(liveness.long_dead(&workers, start + 301 * SECOND).len(), 1);
     }
 }

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::{
-    Beat, Claim, From, Hold, Lease, LeaseStore, Place, Presence, Release, Row, SharedStore, StoreError, Worker, Write,
-    Written, forward,
+    Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, HeartbeatAnswer, Hold, Lease, LeaseStore, Presence, Release,
+    Row, SharedStore, StoreError, Worker, forward,
 };
 use crate::model::{ShardId, Stream, WorkerId};
 use crate::sync::{Mutex, MutexGuard, lock};
@@ -44,7 +44,7 @@ pub(crate) struct Core {
 pub(crate) struct Member {
     pub(crate) shown: Worker,
     life: u64,
-    pub(crate) nudges: u64,
+    pub(crate) wake_ups: u64,
 }
 
 /// What one worker sees of the table.
@@ -110,11 +110,13 @@ impl MemoryStore {
     /// What was set aside, with the last place of each shard.
     pub(crate) fn former(&self) -> Vec<(ShardId, crate::model::SequenceNumber)> {
         let core = lock(&self.table.core);
-        let places = core.former.iter().filter_map(|((_, shard), row)| match &row.place {
-            Place::After(place) | Place::End(Some(place)) => Some((shard.clone(), place.clone())),
+        let checkpoints = core.former.iter().filter_map(|((_, shard), row)| match &row.checkpoint {
+            Some(Checkpoint::After(checkpoint)) | Some(Checkpoint::ShardEnd(Some(checkpoint))) => {
+                Some((shard.clone(), checkpoint.clone()))
+            }
             _ => None,
         });
-        places.collect()
+        checkpoints.collect()
     }
 
     fn trouble_with(&self, call: &str) -> Option<Trouble> {
@@ -161,23 +163,24 @@ impl MemoryStore {
         shard: ShardId,
         epoch: u64,
         change: impl FnOnce(&mut Core, &mut Row) + Send,
-    ) -> Result<Written, StoreError> {
+    ) -> Result<CommitOutcome, StoreError> {
         let mut core = {
             assert!(!matches!(self.trouble_with(call), Some(Trouble::Panics)), "so it was told");
             self.core("update").await?
         };
         let key = key(&stream, &shard);
         let Some(mut row) = core.rows.get(&key).cloned() else {
-            return Ok(Written::Lost { holder: "nobody".into() });
+            return Ok(CommitOutcome::Lost { holder: "nobody".into() });
         };
         match &row.hold {
             Some(hold) if hold.worker == self.me && hold.epoch == Some(epoch) => {
                 change(&mut core, &mut row);
-                let written = Written::Stored { place: row.place.clone(), wanted_by: row.wanted_by.clone() };
+                let written =
+                    CommitOutcome::Stored { checkpoint: row.checkpoint.clone(), requester: row.requester.clone() };
                 core.rows.insert(key, row);
                 Ok(written)
             }
-            hold => Ok(Written::Lost { holder: holder(hold.as_ref()) }),
+            hold => Ok(CommitOutcome::Lost { holder: holder(hold.as_ref()) }),
         }
     }
 }
@@ -192,14 +195,14 @@ impl Core {
         self.count
     }
 
-    fn claim(&mut self, me: &WorkerId, stream: &Stream, shard: &ShardId, from: From<'_>) -> Claim {
+    fn claim(&mut self, me: &WorkerId, stream: &Stream, shard: &ShardId, from: ClaimFrom<'_>) -> Claim {
         let key = key(stream, shard);
         let before = self.rows.get(&key).cloned();
         let hold = before.as_ref().and_then(|row| row.hold.as_ref());
         let as_expected = match (from, hold) {
-            (From::Nobody, None) => true,
-            (From::Unchanged(expected), Some(hold)) => expected == hold,
-            (From::Holder(expected), Some(hold)) => expected.is_same(hold),
+            (ClaimFrom::Nobody, None) => true,
+            (ClaimFrom::Unchanged(expected), Some(hold)) => expected == hold,
+            (ClaimFrom::Holder(expected), Some(hold)) => expected.is_same(hold),
             _ => false,
         };
         let is_other_life = stream.is_other_life(before.as_ref().and_then(|row| row.created));
@@ -207,16 +210,16 @@ impl Core {
             return Claim::HeldBy(holder(hold));
         }
         let taken = hold.is_some_and(|hold| hold.worker != *me);
-        let place = before.map(|row| row.place).unwrap_or_default();
+        let checkpoint = before.map(|row| row.checkpoint).unwrap_or_default();
         let epoch = self.next();
         let hold = Hold { worker: me.clone(), epoch: Some(epoch), stamp: epoch.to_string() };
-        let row = Row { hold: Some(hold), created: stream.created(), ..Row::new(shard.clone(), place.clone()) };
+        let row = Row { hold: Some(hold), created: stream.created(), ..Row::new(shard.clone(), checkpoint.clone()) };
         self.rows.insert(key, row);
         *self.by_call.entry("claimed").or_default() += 1;
         if taken {
             *self.by_call.entry("taken").or_default() += 1;
         }
-        Claim::Owned(Lease { stream: stream.clone(), shard: shard.clone(), epoch }, place)
+        Claim::Owned(Lease { stream: stream.clone(), shard: shard.clone(), epoch }, checkpoint)
     }
 }
 
@@ -235,17 +238,17 @@ impl LeaseStore for MemoryStore {
         Ok(*self.core("pin").await?.pins.entry(stream.created_at(None)).or_insert(now))
     }
 
-    async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError> {
+    async fn claim(&self, stream: &Stream, shard: &ShardId, from: ClaimFrom<'_>) -> Result<Claim, StoreError> {
         let claim = self.core("claim").await.map(|mut core| core.claim(&self.me, stream, shard, from));
         self.answered("claim").await;
         claim
     }
 
-    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+    async fn commit(&self, writes: Vec<Commit>) -> Vec<Result<CommitOutcome, StoreError>> {
         let mut written = Vec::new();
-        for Write { stream, shard, epoch, place } in writes {
+        for Commit { stream, shard, epoch, checkpoint } in writes {
             let commit = |core: &mut Core, row: &mut Row| {
-                row.place = forward(&row.place, place);
+                row.checkpoint = forward(&row.checkpoint, checkpoint);
                 if let Some(hold) = &mut row.hold {
                     hold.stamp = core.next().to_string();
                 }
@@ -255,12 +258,12 @@ impl LeaseStore for MemoryStore {
         written
     }
 
-    async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>> {
+    async fn release(&self, releases: Vec<Release>) -> Vec<Result<CommitOutcome, StoreError>> {
         let mut written = Vec::new();
-        for Release { stream, shard, epoch, place, to } in releases {
+        for Release { stream, shard, epoch, checkpoint, to } in releases {
             let release = |core: &mut Core, row: &mut Row| {
-                row.place = forward(&row.place, place);
-                let to = to.filter(|to| row.wanted_by.take().as_ref() == Some(to));
+                row.checkpoint = forward(&row.checkpoint, checkpoint);
+                let to = to.filter(|to| row.requester.take().as_ref() == Some(to));
                 row.hold = to.map(|worker| {
                     let epoch = core.next();
                     Hold { worker, epoch: Some(epoch), stamp: epoch.to_string() }
@@ -306,21 +309,21 @@ impl SharedStore for MemoryStore {
         &self.me
     }
 
-    async fn beat(&self, presence: &Presence) -> Result<Beat, StoreError> {
-        let beat = self.core("beat").await.map(|mut core| {
-            let beat = core.next().to_string();
-            let nudges = match core.workers.get(&self.me) {
+    async fn heartbeat(&self, presence: &Presence) -> Result<HeartbeatAnswer, StoreError> {
+        let heartbeat = self.core("beat").await.map(|mut core| {
+            let heartbeat = core.next().to_string();
+            let wake_ups = match core.workers.get(&self.me) {
                 // Who began later goes by the name.
-                Some(other) if other.life > self.life => return Beat::Replaced,
-                Some(other) => other.nudges,
+                Some(other) if other.life > self.life => return HeartbeatAnswer::Replaced,
+                Some(other) => other.wake_ups,
                 None => 0,
             };
-            let shown = Worker { id: self.me.clone(), beat, presence: presence.clone() };
-            core.workers.insert(self.me.clone(), Member { shown, life: self.life, nudges });
-            Beat::Alive { nudges }
+            let shown = Worker { id: self.me.clone(), heartbeat, presence: presence.clone() };
+            core.workers.insert(self.me.clone(), Member { shown, life: self.life, wake_ups });
+            HeartbeatAnswer::Alive { wake_ups }
         });
         self.answered("beat").await;
-        beat
+        heartbeat
     }
 
     async fn workers(&self) -> Result<Vec<Worker>, StoreError> {
@@ -337,17 +340,17 @@ impl SharedStore for MemoryStore {
         let mut core = self.core("ask").await?;
         let Some(row) = core.rows.get_mut(&key(stream, shard)) else { return Ok(false) };
         let same = row.hold.as_ref().is_some_and(|hold| hold.is_same(holder));
-        if !same || row.wanted_by.as_ref().is_some_and(|other| *other != self.me && Some(other) != instead_of) {
+        if !same || row.requester.as_ref().is_some_and(|other| *other != self.me && Some(other) != instead_of) {
             return Ok(false);
         }
-        row.wanted_by = Some(self.me.clone());
+        row.requester = Some(self.me.clone());
         Ok(true)
     }
 
     async fn withdraw(&self, stream: &Stream, shard: &ShardId) -> Result<Option<Hold>, StoreError> {
         let mut core = self.core("withdraw").await?;
         let Some(row) = core.rows.get_mut(&key(stream, shard)) else { return Ok(None) };
-        row.wanted_by.take_if(|by| *by == self.me);
+        row.requester.take_if(|by| *by == self.me);
         Ok(row.hold.clone().filter(|hold| hold.worker == self.me))
     }
 
@@ -355,8 +358,8 @@ impl SharedStore for MemoryStore {
         let ended = self.core("end").await.map(|mut core| {
             let key = key(stream, shard);
             let new = !core.rows.contains_key(&key);
-            let place = Place::End(None);
-            let row = Row { created: stream.created(), ..Row::new(shard.clone(), place) };
+            let checkpoint = Some(Checkpoint::ShardEnd(None));
+            let row = Row { created: stream.created(), ..Row::new(shard.clone(), checkpoint) };
             core.rows.entry(key).or_insert(row);
             new
         });
@@ -364,9 +367,9 @@ impl SharedStore for MemoryStore {
         ended
     }
 
-    async fn nudge(&self, worker: &WorkerId) -> Result<(), StoreError> {
+    async fn wake(&self, worker: &WorkerId) -> Result<(), StoreError> {
         if let Some(member) = self.core("nudge").await?.workers.get_mut(worker) {
-            member.nudges += 1;
+            member.wake_ups += 1;
         }
         Ok(())
     }
@@ -379,7 +382,7 @@ impl SharedStore for MemoryStore {
         Ok(())
     }
 
-    async fn bury(&self, worker: &Worker) -> Result<(), StoreError> {
+    async fn remove_dead_worker(&self, worker: &Worker) -> Result<(), StoreError> {
         let mut core = self.core("bury").await?;
         if core.workers.get(&worker.id).is_some_and(|member| member.shown == *worker) {
             core.workers.remove(&worker.id);

@@ -62,14 +62,14 @@ pub(crate) trait LeaseStore: Debug + Send + Sync + 'static {
     async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError>;
 
     /// Asks for a shard that is in the state `from`. Of several who ask at the same time, one gets it.
-    async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError>;
+    async fn claim(&self, stream: &Stream, shard: &ShardId, from: ClaimFrom<'_>) -> Result<Claim, StoreError>;
 
     /// Stores places and renews the leases. The answers are in the order of the writes.
-    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>>;
+    async fn commit(&self, writes: Vec<Commit>) -> Vec<Result<CommitOutcome, StoreError>>;
 
     /// Gives shards back, each with its last place, in one write each. One that is to be passed on to somebody who does not
     /// want it any more, becomes nobody's. The answers are in the order of the releases.
-    async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>>;
+    async fn release(&self, releases: Vec<Release>) -> Vec<Result<CommitOutcome, StoreError>>;
 
     /// Forgets a shard that is not in its stream any more, unless its row has changed.
     async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError>;
@@ -91,7 +91,7 @@ pub(crate) trait SharedStore: LeaseStore {
     fn me(&self) -> &WorkerId;
 
     /// Shows that we are alive, which renews all our leases; and what we read, so that others count us in.
-    async fn beat(&self, presence: &Presence) -> Result<Beat, StoreError>;
+    async fn heartbeat(&self, presence: &Presence) -> Result<HeartbeatAnswer, StoreError>;
 
     /// All workers that show themselves.
     async fn workers(&self) -> Result<Vec<Worker>, StoreError>;
@@ -113,24 +113,24 @@ pub(crate) trait SharedStore: LeaseStore {
     async fn end(&self, stream: &Stream, shard: &ShardId) -> Result<bool, StoreError>;
 
     /// Makes a worker look at once; its next beat tells it so. One that is gone is passed over.
-    async fn nudge(&self, worker: &WorkerId) -> Result<(), StoreError>;
+    async fn wake(&self, worker: &WorkerId) -> Result<(), StoreError>;
 
     /// Stops showing ourselves.
     async fn leave(&self) -> Result<(), StoreError>;
 
     /// Removes a worker that shows itself no more, unless it has changed.
-    async fn bury(&self, worker: &Worker) -> Result<(), StoreError>;
+    async fn remove_dead_worker(&self, worker: &Worker) -> Result<(), StoreError>;
 }
 
 /// What is known about a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) shard: ShardId,
-    pub(crate) place: Place,
+    pub(crate) checkpoint: Option<Checkpoint>,
     /// Who holds it.
     pub(crate) hold: Option<Hold>,
     /// Who has asked the holder for it.
-    pub(crate) wanted_by: Option<WorkerId>,
+    pub(crate) requester: Option<WorkerId>,
     /// Another program wrote it, which removes rows instead of marking shards as ended.
     pub(crate) foreign: bool,
     /// When the stream was created that it was written for, in milliseconds since 1970. Unknown of rows of other programs,
@@ -143,12 +143,12 @@ pub(crate) struct Row {
 
 impl Row {
     /// A row with a position, held by no worker.
-    pub(crate) fn new(shard: impl Into<ShardId>, place: Place) -> Self {
+    pub(crate) fn new(shard: impl Into<ShardId>, checkpoint: Option<Checkpoint>) -> Self {
         Self {
             shard: shard.into(),
-            place,
+            checkpoint,
             hold: None,
-            wanted_by: None,
+            requester: None,
             foreign: false,
             created: None,
             unreadable: None,
@@ -167,20 +167,17 @@ pub(crate) struct Hold {
 }
 
 /// Up to where a shard is done.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) enum Place {
-    /// It was owned, but nothing of it is done yet.
-    #[default]
-    Nowhere,
-    /// Everything up to here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Checkpoint {
+    /// Everything up to and including this record.
     After(SequenceNumber),
-    /// All of it. If anything of it was read, the last place.
-    End(Option<SequenceNumber>),
+    /// The whole shard, with its last position if anything of it was read.
+    ShardEnd(Option<SequenceNumber>),
 }
 
 /// In which state a shard has to be for a claim.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum From<'a> {
+pub(crate) enum ClaimFrom<'a> {
     /// Nobody holds it.
     Nobody,
     /// It is still held so, and was not renewed since.
@@ -193,7 +190,7 @@ pub(crate) enum From<'a> {
 #[derive(Debug)]
 pub(crate) enum Claim {
     /// It is ours, and this is how far it has got.
-    Owned(Lease, Place),
+    Owned(Lease, Option<Checkpoint>),
     /// Somebody else's, or not in the state it had to be in.
     HeldBy(String),
 }
@@ -207,35 +204,35 @@ pub(crate) struct Lease {
     pub(crate) epoch: u64,
 }
 
-/// A place to be stored.
+/// A checkpoint that is to be stored, and a renewal of the lease. It can only be made from the lease.
 #[derive(Debug)]
-pub(crate) struct Write {
-    pub(crate) stream: Stream,
-    pub(crate) shard: ShardId,
-    pub(crate) epoch: u64,
-    pub(crate) place: Place,
+pub(crate) struct Commit {
+    stream: Stream,
+    shard: ShardId,
+    epoch: u64,
+    checkpoint: Option<Checkpoint>,
 }
 
 /// A shard that is given back.
 #[derive(Debug)]
 pub(crate) struct Release {
-    pub(crate) stream: Stream,
-    pub(crate) shard: ShardId,
-    pub(crate) epoch: u64,
+    stream: Stream,
+    shard: ShardId,
+    epoch: u64,
     /// The last place; `Nowhere` leaves what is stored.
-    pub(crate) place: Place,
+    checkpoint: Option<Checkpoint>,
     /// Who asked for it and gets it; nobody in particular if `None`.
-    pub(crate) to: Option<WorkerId>,
+    to: Option<WorkerId>,
 }
 
 /// What became of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Written {
+pub(crate) enum CommitOutcome {
     Stored {
         /// Up to where it is done now.
-        place: Place,
+        checkpoint: Option<Checkpoint>,
         /// Who has asked for it.
-        wanted_by: Option<WorkerId>,
+        requester: Option<WorkerId>,
     },
     /// The lease is someone else's now.
     Lost { holder: String },
@@ -251,7 +248,7 @@ pub(crate) struct Presence {
     /// How long its leases are, by which others judge it. Unknown of workers of other versions.
     pub(crate) lease: Option<Duration>,
     /// How often it shows itself.
-    pub(crate) beats_every: Option<Duration>,
+    pub(crate) heartbeat_period: Option<Duration>,
 }
 
 /// A worker, as it shows itself.
@@ -259,15 +256,15 @@ pub(crate) struct Presence {
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
     /// Changes with every beat.
-    pub(crate) beat: String,
+    pub(crate) heartbeat: String,
     pub(crate) presence: Presence,
 }
 
 /// The answer to a beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Beat {
+pub(crate) enum HeartbeatAnswer {
     /// We are seen. The number changes when somebody wants us to look.
-    Alive { nudges: u64 },
+    Alive { wake_ups: u64 },
     /// Another process goes by our name.
     Replaced,
 }
@@ -279,17 +276,46 @@ impl Hold {
     }
 }
 
-impl Lease {
-    /// The lease, with a place, to be given back.
-    pub(crate) fn back(self, place: Place, to: Option<WorkerId>) -> Release {
-        Release { stream: self.stream, shard: self.shard, epoch: self.epoch, place, to }
+impl Release {
+    /// Gives the lease back with the last checkpoint, to the worker that requested it or to no one.
+    pub(crate) fn new(lease: &Lease, checkpoint: Option<Checkpoint>, to: Option<WorkerId>) -> Self {
+        Self {
+            stream: lease.stream.clone(),
+            shard: lease.shard.clone(),
+            epoch: lease.epoch,
+            checkpoint: checkpoint,
+            to,
+        }
+    }
+
+    /// The shard that is given back.
+    #[cfg(test)]
+    pub(crate) fn shard(&self) -> &ShardId {
+        &self.shard
+    }
+
+    /// The last checkpoint.
+    #[cfg(test)]
+    pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref()
+    }
+
+    /// The epoch of the lease that is given back.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 }
 
-#[cfg(test)]
-impl Write {
-    pub(crate) fn new(lease: &Lease, place: Place) -> Self {
-        Self { stream: lease.stream.clone(), shard: lease.shard.clone(), epoch: lease.epoch, place }
+impl Commit {
+    /// Stores the checkpoint under the lease; without one it only renews the lease.
+    pub(crate) fn new(lease: &Lease, checkpoint: Option<Checkpoint>) -> Self {
+        Self { stream: lease.stream.clone(), shard: lease.shard.clone(), epoch: lease.epoch, checkpoint }
+    }
+
+    /// The shard whose checkpoint it is.
+    #[cfg(test)]
+    pub(crate) fn shard(&self) -> &ShardId {
+        &self.shard
     }
 }
 
@@ -369,10 +395,10 @@ pub enum StoreError {
 
 /// A write must not move a place back, even if its lease is good: that would be a bug of ours, and would be paid for
 /// with duplicates.
-fn forward(stored: &Place, new: Place) -> Place {
+fn forward(stored: &Option<Checkpoint>, new: Option<Checkpoint>) -> Option<Checkpoint> {
     match (stored, &new) {
-        (Place::After(before), Place::After(after)) if after < before => stored.clone(),
-        (Place::End(_), _) | (Place::After(_), Place::Nowhere) => stored.clone(),
+        (Some(Checkpoint::After(before)), Some(Checkpoint::After(after))) if after < before => stored.clone(),
+        (Some(Checkpoint::ShardEnd(_)), _) | (Some(Checkpoint::After(_)), None) => stored.clone(),
         _ => new,
     }
 }

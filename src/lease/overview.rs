@@ -45,9 +45,9 @@ pub struct SeenWorker {
     /// The same in seconds before now, by the two clocks.
     pub seen_seconds_ago: Option<i64>,
     #[serde(skip)]
-    pub(crate) beat: String,
+    pub(crate) heartbeat: String,
     #[serde(skip)]
-    pub(crate) beats_every: Option<Duration>,
+    pub(crate) heartbeat_period: Option<Duration>,
 }
 
 /// A shard.
@@ -73,7 +73,7 @@ pub struct SeenShard {
     /// Until when the lease is good for programs that go by the clock, in RFC 3339.
     pub lease_until: Option<String>,
     /// Who has asked the owner for it.
-    pub wanted_by: Option<String>,
+    pub requester: Option<String>,
     /// Up to where it is done.
     pub sequence_number: Option<String>,
     /// How many milliseconds ago the oldest record that is not done arrived; 0 if all are. Unknown until asked.
@@ -152,7 +152,7 @@ impl SeenShard {
             since: None,
             held_seconds: None,
             lease_until: None,
-            wanted_by: None,
+            requester: None,
             sequence_number: None,
             behind_ms: None,
             remark: None,

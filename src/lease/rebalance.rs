@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::assignment::{Member, Share, plan};
-use super::liveness::Watch;
-use super::{Hold, Place, Row, Worker};
+use super::liveness::Liveness;
+use super::{Checkpoint, Hold, Row, Worker};
 use crate::model::{ShardId, Stream, WorkerId};
 
 /// While something is left to do, the next round comes after so long, whatever the rebalance period.
@@ -21,18 +21,18 @@ const SETTLE: Duration = Duration::from_secs(10);
 const LEAST_ASKS: usize = 4;
 
 /// How long after a worker came shards are asked for.
-pub(crate) fn settle(rebalance_period: Duration) -> Duration {
+pub(crate) fn settling_time(rebalance_period: Duration) -> Duration {
     SETTLE.min(rebalance_period / 3)
 }
 
 /// What a worker sees.
 #[derive(Debug)]
-pub(crate) struct Sight<'a> {
+pub(crate) struct View<'a> {
     pub(crate) now: Instant,
     pub(crate) me: &'a WorkerId,
     pub(crate) workers: &'a [Worker],
-    pub(crate) streams: &'a [StreamSight<'a>],
-    pub(crate) watch: &'a Watch,
+    pub(crate) streams: &'a [StreamView<'a>],
+    pub(crate) liveness: &'a Liveness,
     /// Nothing is asked for before it is so long ago that a worker came. Workers often come one after the other, and what
     /// went to the second would have to go on to the fifth.
     pub(crate) settle: Duration,
@@ -51,27 +51,27 @@ pub(crate) struct Asked {
 
 /// What it sees of one stream.
 #[derive(Debug)]
-pub(crate) struct StreamSight<'a> {
+pub(crate) struct StreamView<'a> {
     pub(crate) stream: &'a Stream,
     pub(crate) rows: &'a [Row],
     /// Shards that may be read now and are not ours.
     pub(crate) readable: &'a [ShardId],
     /// Shards whose leases we have in hand, those that we are about to give back included.
-    pub(crate) in_hand: &'a BTreeSet<ShardId>,
+    pub(crate) held: &'a BTreeSet<ShardId>,
 }
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Step {
+pub(crate) struct Action {
     /// An index into the streams.
     pub(crate) stream: usize,
     pub(crate) shard: ShardId,
-    pub(crate) what: What,
+    pub(crate) kind: ActionKind,
 }
 
 /// What to do about a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum ActionKind {
     /// Nobody has it: claim it.
     Claim,
     /// It is held by our own name, from a life before, or was passed on to us: claim it.
@@ -88,55 +88,57 @@ pub(crate) enum What {
 
 /// The steps of one round.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Steps {
-    pub(crate) steps: Vec<Step>,
+pub(crate) struct Plan {
+    pub(crate) actions: Vec<Action>,
     /// Something is left for a round that should come soon.
     pub(crate) more: bool,
 }
 
 /// What one worker does now that shares whole streams with others.
-pub(crate) fn share(sight: &Sight<'_>) -> Steps {
-    let all = Everything::gather(sight);
-    let names: Vec<&str> = sight.streams.iter().map(|one| one.stream.arn()).collect();
-    let plan = plan(&all.members(sight), &names, &all.shares());
+pub(crate) fn plan_shared(view: &View<'_>) -> Plan {
+    let all = Everything::gather(view);
+    let names: Vec<&str> = view.streams.iter().map(|one| one.stream.arn()).collect();
+    let plan = plan(&all.members(view), &names, &all.shares());
     let mine = plan.iter().filter(|who| **who == Some(all.me)).count();
-    let mut steps = Steps::default();
+    let mut actions = Plan::default();
     let (mut free, mut asks, mut thefts) = (Vec::new(), 0, 0);
-    let unsettled = sight.watch.someone_came(sight.settle, sight.now);
+    let unsettled = view.liveness.someone_came(view.settle, view.now);
     for (known, who) in all.shards.iter().zip(&plan) {
-        if known.in_hand || known.waits {
+        if known.held || known.waits {
             continue;
         }
-        let step = |what| Step { stream: known.stream, shard: known.id.clone(), what };
+        let action = |kind| Action { stream: known.stream, shard: known.id.clone(), kind };
         let hold = known.row.and_then(|row| row.hold.as_ref());
         match hold {
-            Some(hold) if hold.worker == *sight.me => steps.steps.push(step(What::Resume(hold.clone()))),
+            Some(hold) if hold.worker == *view.me => actions.actions.push(action(ActionKind::Resume(hold.clone()))),
             _ if *who != Some(all.me) => {}
-            None => free.push(step(What::Claim)),
-            Some(hold) if known.over => steps.steps.push(step(What::TakeOver(hold.clone()))),
-            Some(hold) if hold.epoch.is_none() && unsettled => steps.more = true,
+            None => free.push(action(ActionKind::Claim)),
+            Some(hold) if known.over => actions.actions.push(action(ActionKind::TakeOver(hold.clone()))),
+            Some(hold) if hold.epoch.is_none() && unsettled => actions.more = true,
             Some(hold) if hold.epoch.is_none() => {
                 // As they take from each other: one at a time.
                 if thefts == 0 {
-                    steps.steps.push(step(What::Steal(hold.clone())));
+                    actions.actions.push(action(ActionKind::Steal(hold.clone())));
                 }
                 thefts += 1;
             }
             Some(hold) => {
-                let stream = sight.streams[known.stream].stream;
-                let asked = sight.asked.get(&(stream.clone(), known.id.clone()));
+                let stream = view.streams[known.stream].stream;
+                let asked = view.asked.get(&(stream.clone(), known.id.clone()));
                 match asked.filter(|asked| asked.hold.is_same(hold)) {
-                    Some(asked) if asked.until <= sight.now => steps.steps.push(step(What::Force(hold.clone()))),
-                    Some(_) => steps.more = true,
-                    None if unsettled => steps.more = true,
+                    Some(asked) if asked.until <= view.now => {
+                        actions.actions.push(action(ActionKind::Force(hold.clone())))
+                    }
+                    Some(_) => actions.more = true,
+                    None if unsettled => actions.more = true,
                     None => {
                         if asks < mine.div_ceil(2).max(LEAST_ASKS) {
-                            let before = known.row.and_then(|row| row.wanted_by.clone());
-                            let instead_of = before.filter(|worker| !sight.watch.is_alive(worker, sight.now));
-                            steps.steps.push(step(What::Ask { hold: hold.clone(), instead_of }));
+                            let before = known.row.and_then(|row| row.requester.clone());
+                            let instead_of = before.filter(|worker| !view.liveness.is_alive(worker, view.now));
+                            actions.actions.push(action(ActionKind::Ask { hold: hold.clone(), instead_of }));
                         }
                         asks += 1;
-                        steps.more = true;
+                        actions.more = true;
                     }
                 }
             }
@@ -144,9 +146,9 @@ pub(crate) fn share(sight: &Sight<'_>) -> Steps {
     }
     // Half of what is free, so that workers who start at the same time get their part before it is taken.
     let now = free.len().div_ceil(2);
-    steps.more |= free.len() > now;
-    steps.steps.extend(free.into_iter().take(now));
-    steps
+    actions.more |= free.len() > now;
+    actions.actions.extend(free.into_iter().take(now));
+    actions
 }
 
 /// Somebody else reads a shard that we were told to read.
@@ -159,28 +161,28 @@ pub(crate) struct Occupied {
 
 /// What one worker does now that was told its shards by name: it takes them as soon as they are free or left behind.
 /// One that a live worker holds is an error.
-pub(crate) fn told(sight: &Sight<'_>) -> Result<Steps, Occupied> {
-    let mut steps = Steps::default();
-    for (stream, seen) in sight.streams.iter().enumerate() {
+pub(crate) fn plan_explicit(view: &View<'_>) -> Result<Plan, Occupied> {
+    let mut actions = Plan::default();
+    for (stream, seen) in view.streams.iter().enumerate() {
         let rows: BTreeMap<&ShardId, &Row> = seen.rows.iter().map(|row| (&row.shard, row)).collect();
-        for shard in seen.readable.iter().filter(|shard| !seen.in_hand.contains(*shard)) {
-            let step = |what| Step { stream, shard: shard.clone(), what };
+        for shard in seen.readable.iter().filter(|shard| !seen.held.contains(*shard)) {
+            let action = |kind| Action { stream, shard: shard.clone(), kind };
             let hold = rows.get(shard).and_then(|row| row.hold.as_ref());
             match hold {
-                None => steps.steps.push(step(What::Claim)),
-                Some(hold) if hold.worker == *sight.me => steps.steps.push(step(What::Resume(hold.clone()))),
-                Some(hold) if sight.watch.is_over(seen.stream, shard, hold, sight.now) => {
-                    steps.steps.push(step(What::TakeOver(hold.clone())));
+                None => actions.actions.push(action(ActionKind::Claim)),
+                Some(hold) if hold.worker == *view.me => actions.actions.push(action(ActionKind::Resume(hold.clone()))),
+                Some(hold) if view.liveness.is_expired(seen.stream, shard, hold, view.now) => {
+                    actions.actions.push(action(ActionKind::TakeOver(hold.clone())));
                 }
-                Some(hold) if sight.watch.is_proven(seen.stream, shard, hold, sight.now) => {
+                Some(hold) if view.liveness.is_proven(seen.stream, shard, hold, view.now) => {
                     return Err(Occupied { stream, shard: shard.clone(), holder: hold.worker.clone() });
                 }
                 // Alive or not: that will be seen.
-                Some(_) => steps.more = true,
+                Some(_) => actions.more = true,
             }
         }
     }
-    Ok(steps)
+    Ok(actions)
 }
 
 /// Everything there is to be shared, in the same order for every worker.
@@ -195,7 +197,7 @@ struct Known<'a> {
     stream: usize,
     id: &'a ShardId,
     row: Option<&'a Row>,
-    in_hand: bool,
+    held: bool,
     /// It may not be read yet: a parent is not done, whoever holds it. It is somebody's share all the same.
     waits: bool,
     /// It is held, and its holder has not renewed it.
@@ -205,31 +207,31 @@ struct Known<'a> {
 }
 
 impl<'a> Everything<'a> {
-    fn gather(sight: &Sight<'a>) -> Self {
-        let alive = |worker: &WorkerId| worker == sight.me || sight.watch.is_alive(worker, sight.now);
+    fn gather(view: &View<'a>) -> Self {
+        let alive = |worker: &WorkerId| worker == view.me || view.liveness.is_alive(worker, view.now);
         let told: BTreeSet<&WorkerId> =
-            sight.workers.iter().filter(|one| one.presence.explicit && alive(&one.id)).map(|one| &one.id).collect();
-        let ours = |one: &Worker| sight.streams.iter().any(|seen| one.presence.streams.contains(seen.stream.arn()));
-        let shown = sight.workers.iter().filter(|one| !one.presence.explicit && ours(one) && alive(&one.id));
+            view.workers.iter().filter(|one| one.presence.explicit && alive(&one.id)).map(|one| &one.id).collect();
+        let ours = |one: &Worker| view.streams.iter().any(|seen| one.presence.streams.contains(seen.stream.arn()));
+        let shown = view.workers.iter().filter(|one| !one.presence.explicit && ours(one) && alive(&one.id));
         let mut names: BTreeMap<&WorkerId, bool> = shown.map(|one| (&one.id, false)).collect();
-        names.insert(sight.me, false);
+        names.insert(view.me, false);
         let mut shards = Vec::new();
-        for (stream, seen) in sight.streams.iter().enumerate() {
+        for (stream, seen) in view.streams.iter().enumerate() {
             let readable: BTreeSet<&ShardId> = seen.readable.iter().collect();
             let mut of_stream: BTreeMap<&ShardId, Option<&Row>> =
-                seen.readable.iter().chain(seen.in_hand).map(|shard| (shard, None)).collect();
+                seen.readable.iter().chain(seen.held).map(|shard| (shard, None)).collect();
             for row in seen.rows {
-                let held = row.hold.is_some() && !matches!(row.place, Place::End(_));
+                let held = row.hold.is_some() && !matches!(row.checkpoint, Some(Checkpoint::ShardEnd(_)));
                 if held || of_stream.contains_key(&row.shard) {
                     of_stream.insert(&row.shard, Some(row));
                 }
             }
             for (id, row) in of_stream {
                 let hold = row.and_then(|row| row.hold.as_ref());
-                let in_hand = seen.in_hand.contains(id);
-                let over = !in_hand
+                let held = seen.held.contains(id);
+                let over = !held
                     && hold.is_some_and(|hold| {
-                        hold.worker != *sight.me && sight.watch.is_over(seen.stream, id, hold, sight.now)
+                        hold.worker != *view.me && view.liveness.is_expired(seen.stream, id, hold, view.now)
                     });
                 if let Some(hold) = hold.filter(|_| !over) {
                     if told.contains(&hold.worker) {
@@ -238,28 +240,28 @@ impl<'a> Everything<'a> {
                     // Who shows no beats, or not now, is left what it has.
                     names.entry(&hold.worker).or_insert(true);
                 }
-                let waits = !in_hand && !readable.contains(id);
-                shards.push(Known { stream, id, row, in_hand, waits, over, owner: None });
+                let waits = !held && !readable.contains(id);
+                shards.push(Known { stream, id, row, held, waits, over, owner: None });
             }
         }
         let names: Vec<(&WorkerId, bool)> = names.into_iter().collect();
         let index = |worker: &WorkerId| names.iter().position(|(name, _)| *name == worker);
         for shard in &mut shards {
-            let wanted = shard.row.and_then(|row| row.wanted_by.as_ref()).filter(|worker| alive(worker));
+            let wanted = shard.row.and_then(|row| row.requester.as_ref()).filter(|worker| alive(worker));
             let holder = shard.row.and_then(|row| row.hold.as_ref()).filter(|_| !shard.over);
             let holder = holder.map(|hold| &hold.worker);
             // What we have in hand and the table does not show yet, is ours.
-            let holder = holder.or(shard.in_hand.then_some(sight.me));
+            let holder = holder.or(shard.held.then_some(view.me));
             shard.owner = wanted.filter(|_| holder.is_some()).and_then(index).or_else(|| holder.and_then(index));
         }
-        let me = names.iter().position(|(name, _)| *name == sight.me).unwrap_or_default();
+        let me = names.iter().position(|(name, _)| *name == view.me).unwrap_or_default();
         Self { shards, names, me }
     }
 
-    fn members(&self, sight: &Sight<'a>) -> Vec<Member<'a>> {
+    fn members(&self, view: &View<'a>) -> Vec<Member<'a>> {
         let takes = |id: &WorkerId, stream: &Stream| {
-            let shown = sight.workers.iter().find(|worker| worker.id == *id);
-            id == sight.me || shown.is_some_and(|worker| worker.presence.streams.contains(stream.arn()))
+            let shown = view.workers.iter().find(|worker| worker.id == *id);
+            id == view.me || shown.is_some_and(|worker| worker.presence.streams.contains(stream.arn()))
         };
         let holds = |who: usize, stream: usize| {
             self.shards.iter().any(|shard| shard.stream == stream && shard.owner == Some(who))
@@ -267,7 +269,7 @@ impl<'a> Everything<'a> {
         let members = self.names.iter().enumerate();
         members
             .map(|(who, (id, foreign))| {
-                let streams = sight.streams.iter().enumerate();
+                let streams = view.streams.iter().enumerate();
                 let streams = streams.map(|(at, seen)| takes(id, seen.stream) || (*foreign && holds(who, at)));
                 Member { name: id.as_str(), foreign: *foreign, streams: streams.collect() }
             })

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::liveness::Watch;
-use super::rebalance::{Asked, Occupied, Sight, Step, Steps, StreamSight, What, settle, share, told};
-use super::{Hold, Place, Presence, Row, Worker};
+use super::liveness::Liveness;
+use super::rebalance::{
+    Action, ActionKind, Asked, Occupied, Plan, StreamView, View, plan_explicit, plan_shared, settling_time,
+};
+use super::{Checkpoint, Hold, Presence, Row, Worker};
 use crate::model::{ShardId, Stream, WorkerId};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -18,7 +20,7 @@ struct Scene {
     workers: Vec<Worker>,
     rows: Vec<Row>,
     readable: Vec<ShardId>,
-    in_hand: BTreeSet<ShardId>,
+    held: BTreeSet<ShardId>,
     /// Until when what was asked for is to be handed over, in seconds since the first look.
     asked: HashMap<ShardId, (Hold, u32)>,
     settle: Duration,
@@ -30,50 +32,52 @@ impl Scene {
     /// All of the shards may be read, and lease periods have passed since the first look.
     fn new(workers: &[&str], rows: Vec<Row>) -> Self {
         let presence = Presence { streams: ["arn:orders".to_owned()].into(), ..Presence::default() };
-        let shown = |id: &&str| Worker { id: (*id).into(), beat: "1".into(), presence: presence.clone() };
+        let shown = |id: &&str| Worker { id: (*id).into(), heartbeat: "1".into(), presence: presence.clone() };
         Self {
             workers: workers.iter().map(shown).collect(),
             readable: rows.iter().map(|row| row.shard.clone()).collect(),
             rows,
-            in_hand: BTreeSet::new(),
+            held: BTreeSet::new(),
             asked: HashMap::new(),
             settle: Duration::ZERO,
             now: 40,
         }
     }
 
-    fn look<T>(&self, act: impl Fn(&Sight<'_>) -> T) -> T {
+    fn look<T>(&self, act: impl Fn(&View<'_>) -> T) -> T {
         let (stream, start) = (Stream::new("orders", "arn:orders"), Instant::now());
         let now = start + self.now * SECOND;
-        let mut watch = Watch::new(LEASE);
+        let mut liveness = Liveness::new(LEASE);
         let mut workers = self.workers.clone();
-        watch.look(start, &workers, [(&stream, &*self.rows)]);
-        workers.iter_mut().filter(|worker| worker.id.as_str() != "dead").for_each(|worker| worker.beat = "2".into());
-        watch.look(now, &workers, [(&stream, &*self.rows)]);
+        liveness.look(start, &workers, [(&stream, &*self.rows)]);
+        workers
+            .iter_mut()
+            .filter(|worker| worker.id.as_str() != "dead")
+            .for_each(|worker| worker.heartbeat = "2".into());
+        liveness.look(now, &workers, [(&stream, &*self.rows)]);
         let asked = self.asked.iter().map(|(shard, (hold, until))| {
             ((stream.clone(), shard.clone()), Asked { hold: hold.clone(), until: start + *until * SECOND })
         });
-        let streams =
-            [StreamSight { stream: &stream, rows: &self.rows, readable: &self.readable, in_hand: &self.in_hand }];
-        act(&Sight {
+        let streams = [StreamView { stream: &stream, rows: &self.rows, readable: &self.readable, held: &self.held }];
+        act(&View {
             now,
             me: &"me".into(),
             workers: &workers,
             streams: &streams,
-            watch: &watch,
+            liveness: &liveness,
             settle: self.settle,
             asked: &asked.collect(),
         })
     }
 
-    fn share(&self) -> (Vec<What>, bool) {
-        let Steps { steps, more } = self.look(share);
-        (steps.into_iter().map(|step| step.what).collect(), more)
+    fn plan_shared(&self) -> (Vec<ActionKind>, bool) {
+        let Plan { actions, more } = self.look(plan_shared);
+        (actions.into_iter().map(|action| action.kind).collect(), more)
     }
 
-    fn told(&self) -> Result<(Vec<What>, bool), WorkerId> {
-        let steps = self.look(told).map_err(|occupied: Occupied| occupied.holder)?;
-        Ok((steps.steps.into_iter().map(|step| step.what).collect(), steps.more))
+    fn explicit(&self) -> Result<(Vec<ActionKind>, bool), WorkerId> {
+        let actions = self.look(plan_explicit).map_err(|occupied: Occupied| occupied.holder)?;
+        Ok((actions.actions.into_iter().map(|action| action.kind).collect(), actions.more))
     }
 }
 
@@ -86,50 +90,54 @@ fn theirs() -> Hold {
 }
 
 fn rows(count: usize, hold: Option<&Hold>) -> Vec<Row> {
-    let row = |at: usize| Row { hold: hold.cloned(), ..Row::new(format!("shard-{at:02}").as_str(), Place::Nowhere) };
+    let row = |at: usize| Row { hold: hold.cloned(), ..Row::new(format!("shard-{at:02}").as_str(), None) };
     (0..count).map(row).collect()
 }
 
-fn asks(holder: &str, count: usize) -> Vec<What> {
-    vec![What::Ask { hold: hold(holder), instead_of: None }; count]
+fn asks(holder: &str, count: usize) -> Vec<ActionKind> {
+    vec![ActionKind::Ask { hold: hold(holder), instead_of: None }; count]
 }
 
 #[test]
 fn half_of_what_is_free_is_claimed_at_once() {
     for (free, claimed, more) in [(1, 1, false), (2, 1, true), (5, 3, true)] {
-        assert_eq!(Scene::new(&["me"], rows(free, None)).share(), (vec![What::Claim; claimed], more), "{free} free");
+        assert_eq!(
+            Scene::new(&["me"], rows(free, None)).plan_shared(),
+            (vec![ActionKind::Claim; claimed], more),
+            "{free} free"
+        );
     }
 }
 
 #[test]
 fn what_our_own_name_holds_is_resumed_at_once() {
     let scene = Scene::new(&["me", "other"], rows(5, Some(&hold("me"))));
-    assert_eq!(scene.share(), (vec![What::Resume(hold("me")); 5], false));
+    assert_eq!(scene.plan_shared(), (vec![ActionKind::Resume(hold("me")); 5], false));
 }
 
 #[test]
 fn what_is_left_behind_is_taken_over_by_whose_share_it_is() {
     let mut scene = Scene::new(&["me"], rows(5, Some(&hold("dead"))));
-    assert_eq!(scene.share(), (vec![What::TakeOver(hold("dead")); 5], false));
+    assert_eq!(scene.plan_shared(), (vec![ActionKind::TakeOver(hold("dead")); 5], false));
     scene.now = 29;
-    assert_eq!(scene.share(), (asks("dead", 2), true), "it may be alive");
+    assert_eq!(scene.plan_shared(), (asks("dead", 2), true), "it may be alive");
     let two = Scene::new(&["me", "other"], rows(6, Some(&hold("dead"))));
-    assert_eq!(two.share(), (vec![What::TakeOver(hold("dead")); 3], false));
+    assert_eq!(two.plan_shared(), (vec![ActionKind::TakeOver(hold("dead")); 3], false));
 }
 
 #[test]
 fn another_program_is_robbed_of_one_shard_at_a_time_once_all_have_come() {
     let mut scene = Scene::new(&["me"], rows(6, Some(&theirs())));
-    assert_eq!(scene.share(), (vec![What::Steal(theirs())], false));
+    assert_eq!(scene.plan_shared(), (vec![ActionKind::Steal(theirs())], false));
     scene.settle = 60 * SECOND;
-    assert_eq!(scene.share(), (vec![], true));
+    assert_eq!(scene.plan_shared(), (vec![], true));
 }
 
 #[test]
 fn as_many_are_asked_for_as_half_of_our_share_and_four_at_least() {
     for (all, asked) in [(9, 3), (18, 4), (30, 5)] {
         let scene = Scene::new(&["me", "other", "third"], rows(all, Some(&hold("other"))));
-        assert_eq!(scene.share(), (asks("other", asked), true), "{all} shards");
+        assert_eq!(scene.plan_shared(), (asks("other", asked), true), "{all} shards");
     }
 }
 
@@ -137,22 +145,22 @@ fn as_many_are_asked_for_as_half_of_our_share_and_four_at_least() {
 fn nothing_is_asked_for_before_all_have_come() {
     let mut scene = Scene::new(&["me", "other"], rows(4, Some(&hold("other"))));
     scene.settle = 41 * SECOND;
-    assert_eq!(scene.share(), (vec![], true));
+    assert_eq!(scene.plan_shared(), (vec![], true));
     scene.settle = 40 * SECOND;
-    assert_eq!(scene.share(), (asks("other", 2), true));
+    assert_eq!(scene.plan_shared(), (asks("other", 2), true));
 }
 
 #[test]
 fn who_asked_and_is_gone_is_replaced() {
     let mut scene = Scene::new(&["me", "other"], rows(2, Some(&hold("other"))));
-    scene.rows.iter_mut().for_each(|row| row.wanted_by = Some("dead".into()));
-    let ask = What::Ask { hold: hold("other"), instead_of: Some("dead".into()) };
-    assert_eq!(scene.share(), (vec![ask], true));
+    scene.rows.iter_mut().for_each(|row| row.requester = Some("dead".into()));
+    let ask = ActionKind::Ask { hold: hold("other"), instead_of: Some("dead".into()) };
+    assert_eq!(scene.plan_shared(), (vec![ask], true));
     // What somebody asked for who is alive, will be his.
     let mut scene = Scene::new(&["me", "other", "third"], rows(3, Some(&hold("other"))));
-    scene.rows[0].wanted_by = Some("third".into());
-    scene.rows[1].wanted_by = Some("me".into());
-    assert_eq!(scene.share(), (asks("other", 1), true), "ours, which the holder may not have heard of");
+    scene.rows[0].requester = Some("third".into());
+    scene.rows[1].requester = Some("me".into());
+    assert_eq!(scene.plan_shared(), (asks("other", 1), true), "ours, which the holder may not have heard of");
 }
 
 #[test]
@@ -161,23 +169,23 @@ fn what_was_asked_for_is_waited_for_until_it_is_due() {
     for row in &mut scene.rows {
         scene.asked.insert(row.shard.clone(), (hold("other"), 41));
     }
-    assert_eq!(scene.share(), (vec![], true));
+    assert_eq!(scene.plan_shared(), (vec![], true));
     for asked in scene.asked.values_mut() {
         asked.1 = 40;
     }
-    assert_eq!(scene.share(), (vec![What::Force(hold("other"))], false));
+    assert_eq!(scene.plan_shared(), (vec![ActionKind::Force(hold("other"))], false));
 }
 
 #[test]
 fn a_shard_that_waits_for_its_parents_counts_and_is_left_alone() {
     let mut scene = Scene::new(&["me", "other"], rows(4, Some(&hold("other"))));
     scene.readable.clear();
-    assert_eq!(scene.share(), (vec![], false));
+    assert_eq!(scene.plan_shared(), (vec![], false));
     // Two of four are ours: those that we have in hand.
-    scene.in_hand = scene.rows[..2].iter().map(|row| row.shard.clone()).collect();
+    scene.held = scene.rows[..2].iter().map(|row| row.shard.clone()).collect();
     scene.rows[..2].iter_mut().for_each(|row| row.hold = None);
     scene.readable = scene.rows[2..].iter().map(|row| row.shard.clone()).collect();
-    assert_eq!(scene.share(), (vec![], false));
+    assert_eq!(scene.plan_shared(), (vec![], false));
 }
 
 #[test]
@@ -185,12 +193,12 @@ fn what_our_name_holds_and_waits_counts_as_ours() {
     let mut scene = Scene::new(&["me", "other"], rows(4, Some(&hold("other"))));
     scene.rows[..2].iter_mut().for_each(|row| row.hold = Some(hold("me")));
     scene.readable.drain(..2);
-    assert_eq!(scene.share(), (vec![], false), "two for each");
+    assert_eq!(scene.plan_shared(), (vec![], false), "two for each");
 }
 
 #[test]
 fn the_dead_have_no_part_in_the_sharing_though_they_are_shown() {
-    assert_eq!(Scene::new(&["dead", "me"], rows(4, None)).share(), (vec![What::Claim; 2], true));
+    assert_eq!(Scene::new(&["dead", "me"], rows(4, None)).plan_shared(), (vec![ActionKind::Claim; 2], true));
 }
 
 #[test]
@@ -198,12 +206,12 @@ fn who_reads_shards_by_name_has_no_part_in_the_sharing() {
     let mut scene = Scene::new(&["me", "named"], rows(4, Some(&hold("named"))));
     scene.workers[1].presence.explicit = true;
     scene.rows[2..].iter_mut().for_each(|row| row.hold = None);
-    assert_eq!(scene.share(), (vec![What::Claim], true), "of the two that are free");
+    assert_eq!(scene.plan_shared(), (vec![ActionKind::Claim], true), "of the two that are free");
     // Dead, it keeps nothing.
     scene.workers.pop();
     scene.rows[2..].iter_mut().for_each(|row| row.hold = Some(hold("me")));
-    let (steps, more) = scene.share();
-    assert_eq!(steps.iter().filter(|step| **step == What::TakeOver(hold("named"))).count(), 2);
+    let (actions, more) = scene.plan_shared();
+    assert_eq!(actions.iter().filter(|action| **action == ActionKind::TakeOver(hold("named"))).count(), 2);
     assert!(!more);
 }
 
@@ -213,75 +221,71 @@ fn who_reads_other_streams_has_no_part_in_the_sharing() {
     scene.workers[1].presence.streams = ["arn:others".to_owned()].into();
     scene.rows[0].hold = Some(hold("me"));
     scene.rows[1].hold = Some(hold("dead"));
-    assert_eq!(scene.share(), (vec![What::Resume(hold("me")), What::TakeOver(hold("dead"))], false));
+    assert_eq!(scene.plan_shared(), (vec![ActionKind::Resume(hold("me")), ActionKind::TakeOver(hold("dead"))], false));
 }
 
 #[test]
 fn what_is_ended_is_nobodys_share() {
     let mut scene = Scene::new(&["me", "other"], rows(4, Some(&hold("other"))));
-    scene.rows[..2].iter_mut().for_each(|row| row.place = Place::End(None));
+    scene.rows[..2].iter_mut().for_each(|row| row.checkpoint = Some(Checkpoint::ShardEnd(None)));
     scene.readable.drain(..2);
-    assert_eq!(scene.share(), (asks("other", 1), true), "one of the two that are left");
+    assert_eq!(scene.plan_shared(), (asks("other", 1), true), "one of the two that are left");
 }
 
 #[test]
 fn who_is_told_takes_what_is_free_or_left_behind_or_its_own() {
     for (held, what) in [
-        (None, What::Claim),
-        (Some(hold("me")), What::Resume(hold("me"))),
-        (Some(hold("dead")), What::TakeOver(hold("dead"))),
+        (None, ActionKind::Claim),
+        (Some(hold("me")), ActionKind::Resume(hold("me"))),
+        (Some(hold("dead")), ActionKind::TakeOver(hold("dead"))),
     ] {
         let scene = Scene::new(&["me"], rows(3, held.as_ref()));
-        assert_eq!(scene.told(), Ok((vec![what; 3], false)));
+        assert_eq!(scene.explicit(), Ok((vec![what; 3], false)));
     }
 }
 
 #[test]
 fn who_is_told_fails_where_a_live_one_reads_and_waits_to_see_whether_one_lives() {
     let mut scene = Scene::new(&["me", "other"], rows(2, Some(&hold("other"))));
-    assert_eq!(scene.told(), Err("other".into()));
-    scene.in_hand = scene.readable.iter().cloned().collect();
-    assert_eq!(scene.told(), Ok((vec![], false)), "what we have in hand is ours");
+    assert_eq!(scene.explicit(), Err("other".into()));
+    scene.held = scene.readable.iter().cloned().collect();
+    assert_eq!(scene.explicit(), Ok((vec![], false)), "what we have in hand is ours");
     let mut scene = Scene::new(&["me"], rows(2, Some(&hold("dead"))));
     scene.now = 29;
-    assert_eq!(scene.told(), Ok((vec![], true)));
+    assert_eq!(scene.explicit(), Ok((vec![], true)));
     let other = Scene::new(&["me"], rows(2, Some(&theirs())));
-    assert_eq!(other.told(), Ok((vec![], true)), "it has not renewed it while we looked");
+    assert_eq!(other.explicit(), Ok((vec![], true)), "it has not renewed it while we looked");
 }
 
 /// What `me` does about two streams, whose shards are `ours` in hand, and those of the rows.
 fn share_two(workers: &[Worker], ours: [usize; 2], rows: [&[Row]; 2], free: usize) -> (usize, bool) {
     let streams = ["one", "two"].map(|name| Stream::new(name, name));
-    let (start, mut watch) = (Instant::now(), Watch::new(LEASE));
-    watch.look(start, workers, streams.iter().zip(rows));
+    let (start, mut liveness) = (Instant::now(), Liveness::new(LEASE));
+    liveness.look(start, workers, streams.iter().zip(rows));
     let ids =
         |kind: &str, count: usize| (0..count).map(|at| ShardId::from(&*format!("{kind}-{at}"))).collect::<Vec<_>>();
-    let in_hand = ours.map(|count| ids("ours", count).into_iter().collect::<BTreeSet<_>>());
+    let held = ours.map(|count| ids("ours", count).into_iter().collect::<BTreeSet<_>>());
     let readable = rows
         .map(|rows| ids("free", free).into_iter().chain(rows.iter().map(|row| row.shard.clone())).collect::<Vec<_>>());
-    let seen = |at: usize| StreamSight {
-        stream: &streams[at],
-        rows: rows[at],
-        readable: &readable[at],
-        in_hand: &in_hand[at],
-    };
-    let steps = share(&Sight {
+    let seen =
+        |at: usize| StreamView { stream: &streams[at], rows: rows[at], readable: &readable[at], held: &held[at] };
+    let actions = plan_shared(&View {
         now: start + SECOND,
         me: &"me".into(),
         workers,
         streams: &[seen(0), seen(1)],
-        watch: &watch,
+        liveness: &liveness,
         settle: Duration::ZERO,
         asked: &HashMap::new(),
     });
-    (steps.steps.len(), steps.more)
+    (actions.actions.len(), actions.more)
 }
 
 #[test]
 fn a_worker_has_its_part_of_the_streams_that_it_reads() {
     let reads = |id: &str, streams: &[&str]| {
         let streams = streams.iter().map(|arn| (*arn).to_owned()).collect();
-        Worker { id: id.into(), beat: "1".into(), presence: Presence { streams, ..Presence::default() } }
+        Worker { id: id.into(), heartbeat: "1".into(), presence: Presence { streams, ..Presence::default() } }
     };
     let workers = [reads("me", &["one", "two"]), reads("other", &["one"])];
     // Two of four, and four of four; half of that at once.
@@ -299,13 +303,13 @@ fn another_program_has_its_part_of_the_streams_of_which_it_holds_something() {
 #[test]
 fn a_step_names_its_shard() {
     let scene = Scene::new(&["me"], rows(2, None));
-    let steps = scene.look(share).steps;
-    assert_eq!(steps, [Step { stream: 0, shard: "shard-00".into(), what: What::Claim }]);
+    let actions = scene.look(plan_shared).actions;
+    assert_eq!(actions, [Action { stream: 0, shard: "shard-00".into(), kind: ActionKind::Claim }]);
 }
 
 #[test]
 fn it_settles_in_a_third_of_the_period_and_ten_seconds_at_most() {
     for (period, settled) in [(6, 2), (30, 10), (300, 10)] {
-        assert_eq!(settle(period * SECOND), settled * SECOND);
+        assert_eq!(settling_time(period * SECOND), settled * SECOND);
     }
 }

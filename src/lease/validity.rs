@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// Until when our leases are good. Shared with those who read, who ask before they hand anything on.
 #[derive(Debug)]
-pub(crate) struct Tenure {
+pub(crate) struct LeaseValidity {
     start: Instant,
     /// Milliseconds after `start`.
     until: AtomicU64,
@@ -19,17 +19,17 @@ pub(crate) struct Tenure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Term(u64);
 
-impl Tenure {
+impl LeaseValidity {
     /// One that ends at a point in time, unless it is prolonged.
     pub(crate) fn until(end: Instant) -> Self {
         let start = Instant::now();
-        let tenure = Self { start, until: AtomicU64::new(0), expirations: AtomicU64::new(0) };
-        tenure.prolong(end);
-        tenure
+        let validity = Self { start, until: AtomicU64::new(0), expirations: AtomicU64::new(0) };
+        validity.extend(end);
+        validity
     }
 
     /// One that nobody can end.
-    pub(crate) fn forever() -> Self {
+    pub(crate) fn unlimited() -> Self {
         Self { start: Instant::now(), until: AtomicU64::new(u64::MAX), expirations: AtomicU64::new(0) }
     }
 
@@ -37,7 +37,7 @@ impl Tenure {
     pub(crate) fn term(&self) -> Option<Term> {
         // Read first: if they expire in between, the term is an old one.
         let term = Term(self.expirations.load(Ordering::Acquire));
-        (!self.is_over()).then_some(term)
+        (!self.is_expired()).then_some(term)
     }
 
     /// The leases are past their time, and everything that was claimed under them stops.
@@ -45,12 +45,12 @@ impl Tenure {
         self.expirations.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn is_expired(&self) -> bool {
         let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         elapsed >= self.until.load(Ordering::Acquire)
     }
 
-    pub(super) fn prolong(&self, end: Instant) {
+    pub(super) fn extend(&self, end: Instant) {
         let until = u64::try_from(end.duration_since(self.start).as_millis()).unwrap_or(u64::MAX);
         self.until.store(until, Ordering::Release);
     }
@@ -68,14 +68,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_tenure_ends_unless_it_is_prolonged() {
-        let tenure = Tenure::until(Instant::now() + Duration::from_secs(30));
+        let validity = LeaseValidity::until(Instant::now() + Duration::from_secs(30));
         sleep(Duration::from_secs(29)).await;
-        assert!(!tenure.is_over());
-        tenure.prolong(Instant::now() + Duration::from_secs(30));
+        assert!(!validity.is_expired());
+        validity.extend(Instant::now() + Duration::from_secs(30));
         sleep(Duration::from_secs(29)).await;
-        assert!(!tenure.is_over());
+        assert!(!validity.is_expired());
         sleep(Duration::from_secs(1)).await;
-        assert!(tenure.is_over());
-        assert!(!Tenure::forever().is_over());
+        assert!(validity.is_expired());
+        assert!(!LeaseValidity::unlimited().is_expired());
     }
 }

@@ -23,11 +23,11 @@ const FRESH: Duration = Duration::from_secs(2);
 
 /// The listings of one stream, and whether it still is that stream.
 #[derive(Debug)]
-pub(crate) struct Shards {
+pub(crate) struct StreamListing {
     service: Arc<dyn Service>,
     stream: Stream,
     last: tokio::sync::Mutex<Option<ShardListing>>,
-    identity: tokio::sync::Mutex<Option<(Instant, Identity)>>,
+    identity: tokio::sync::Mutex<Option<(Instant, StreamIdentity)>>,
     /// The stream that is there now under our stream's name and ARN, once that is known.
     successor: Mutex<Option<Stream>>,
     /// Has the coordinator act on a successor.
@@ -37,18 +37,18 @@ pub(crate) struct Shards {
 
 /// Which stream the service has under the name and ARN of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Identity {
+pub(crate) enum StreamIdentity {
     /// Ours, as far as can be told.
     Same,
     /// None.
     Gone,
     /// One that was made after ours was deleted.
-    MadeAgain,
+    Recreated,
     /// The service did not say.
     Unknown,
 }
 
-impl Shards {
+impl StreamListing {
     /// The listings of a stream. `wake` is notified when the stream turns out to have been made again.
     pub(crate) fn new(service: Arc<dyn Service>, stream: Stream, wake: Arc<Notify>, health: Arc<Health>) -> Self {
         let (last, identity) = (tokio::sync::Mutex::new(None), tokio::sync::Mutex::new(None));
@@ -57,7 +57,7 @@ impl Shards {
 
     /// Asks which stream is there now. Many shards may ask at the same time; an answer that was asked for at `since` or
     /// later serves them all. Cancel safe.
-    pub(crate) async fn identity(&self, since: Instant) -> Identity {
+    pub(crate) async fn identity(&self, since: Instant) -> StreamIdentity {
         let mut last = self.identity.lock().await;
         if let Some((asked_at, identity)) = *last
             && asked_at >= since
@@ -69,11 +69,11 @@ impl Shards {
             Ok(found) if self.stream.is_other_life(found.created()) => {
                 *lock(&self.successor) = Some(found);
                 self.wake.notify_one();
-                Identity::MadeAgain
+                StreamIdentity::Recreated
             }
-            Ok(_) => Identity::Same,
-            Err(fault) if retry::control(&fault) == Control::NotFound => Identity::Gone,
-            Err(_) => Identity::Unknown,
+            Ok(_) => StreamIdentity::Same,
+            Err(fault) if retry::control(&fault) == Control::NotFound => StreamIdentity::Gone,
+            Err(_) => StreamIdentity::Unknown,
         };
         *last = Some((asked_at, identity));
         identity
@@ -116,13 +116,13 @@ impl Shards {
 
     /// Whether the shard is in the stream, by a listing that was asked for at `since` or later; `None` if that can't be told
     /// now.
-    pub(crate) async fn presence(&self, shard: &ShardId, since: Instant) -> Option<Presence> {
+    pub(crate) async fn presence(&self, shard: &ShardId, since: Instant) -> Option<ShardPresence> {
         let ShardListing { asked_at, shards } = self.list_or_report(since).await?;
         let is_listed = shards.iter().any(|listed| listed.id == *shard);
         Some(if is_listed {
-            Presence::Listed
+            ShardPresence::Listed
         } else {
-            Presence::Missing { asked_at, children: children(&shards, shard) }
+            ShardPresence::Missing { asked_at, children: children(&shards, shard) }
         })
     }
 
@@ -145,7 +145,7 @@ fn ago(age: Duration) -> Instant {
 
 /// Whether a shard is in its stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Presence {
+pub(crate) enum ShardPresence {
     Listed,
     /// A listing that was asked for then does not show it, but may show children of it.
     Missing {

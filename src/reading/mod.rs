@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use self::listing::Shards;
+use self::listing::StreamListing;
 use crate::aws::Service;
 use crate::telemetry::ShardMeter;
 
@@ -42,7 +42,7 @@ pub(crate) trait ReaderFactory: Debug + Send + Sync {
 
     /// The stream has been deleted and made again; these are the listings of the new one. Readers that are made from now on
     /// read the new stream.
-    async fn recreated(&self, listing: Arc<Shards>);
+    async fn recreated(&self, listing: Arc<StreamListing>);
 
     /// Removes what this process made at the service in order to read the stream.
     async fn clean_up(&self);

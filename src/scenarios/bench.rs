@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::script::Script;
 use crate::Config;
 use crate::lease::memory::MemoryStore;
-use crate::lease::{Claim, From, LeaseStore, Place, Release, Row, StoreError, Write, Written};
+use crate::lease::{Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, LeaseStore, Release, Row, StoreError};
 use crate::model::{ShardId, Stream};
 use crate::reading::threads::Threads;
 use crate::records::KinesisRecord;
@@ -46,15 +46,15 @@ impl LeaseStore for Store {
         self.memory.pin_latest(stream, now).await
     }
 
-    async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError> {
+    async fn claim(&self, stream: &Stream, shard: &ShardId, from: ClaimFrom<'_>) -> Result<Claim, StoreError> {
         self.memory.claim(stream, shard, from).await
     }
 
-    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+    async fn commit(&self, writes: Vec<Commit>) -> Vec<Result<CommitOutcome, StoreError>> {
         self.writes.fetch_add(writes.len() as u64, Ordering::Relaxed);
         let mut written = Vec::new();
         for write in writes {
-            match self.refusal(&write.shard) {
+            match self.refusal(write.shard()) {
                 Some(refused) => written.push(refused),
                 None => written.extend(self.memory.commit(vec![write]).await),
             }
@@ -62,13 +62,13 @@ impl LeaseStore for Store {
         written
     }
 
-    async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>> {
+    async fn release(&self, releases: Vec<Release>) -> Vec<Result<CommitOutcome, StoreError>> {
         let mut written = Vec::new();
         for release in releases {
-            if release.place != Place::Nowhere {
+            if release.checkpoint().is_some() {
                 self.writes.fetch_add(1, Ordering::Relaxed);
             }
-            match self.refusal(&release.shard) {
+            match self.refusal(release.shard()) {
                 Some(refused) => written.push(refused),
                 None => written.extend(self.memory.release(vec![release]).await),
             }
@@ -86,12 +86,12 @@ impl LeaseStore for Store {
 }
 
 impl Store {
-    fn refusal(&self, shard: &ShardId) -> Option<Result<Written, StoreError>> {
+    fn refusal(&self, shard: &ShardId) -> Option<Result<CommitOutcome, StoreError>> {
         if self.fails.load(Ordering::Relaxed) {
             return Some(Err(StoreError::Failed { what: "storing", cause: "so it was told".into() }));
         }
         let lost = lock(&self.lost).as_ref() == Some(shard);
-        lost.then(|| Ok(Written::Lost { holder: "the thief".into() }))
+        lost.then(|| Ok(CommitOutcome::Lost { holder: "the thief".into() }))
     }
 }
 
@@ -142,9 +142,9 @@ impl Bench {
     }
 
     /// How far a shard is stored.
-    pub(super) async fn stored(&self, shard: &str) -> Place {
+    pub(super) async fn stored(&self, shard: &str) -> Option<Checkpoint> {
         let rows = self.store.rows(&Stream::new("orders", "arn:orders")).await.unwrap();
-        rows.into_iter().find(|row| row.shard == shard.into()).map(|row| row.place).unwrap_or_default()
+        rows.into_iter().find(|row| row.shard == shard.into()).map(|row| row.checkpoint).unwrap_or_default()
     }
 }
 

@@ -7,13 +7,13 @@ use pipeline_plugin_api::{Demand, Verdict, Verdicts};
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_at_most};
 use super::script::{Piece, Script, body, event, large, records};
-use crate::lease::Place;
+use crate::lease::Checkpoint;
 use crate::model::SequenceNumber;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-fn after(number: u64) -> Place {
-    Place::After(SequenceNumber::new(&number.to_string()).unwrap())
+fn after(number: u64) -> Option<Checkpoint> {
+    Some(Checkpoint::After(SequenceNumber::new(&number.to_string()).unwrap()))
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +101,7 @@ async fn nack_then_ack_behind_it() {
     let (_, again, receipt) = take(&session).await;
     assert_eq!(again, [1, 2]);
     tokio::time::sleep(10 * MINUTE).await;
-    assert_eq!(bench.stored("s").await, Place::Nowhere);
+    assert_eq!(bench.stored("s").await, None);
     receipt.settle(Verdicts::ACK).unwrap();
     tokio::time::sleep(MINUTE).await;
     assert_eq!(bench.stored("s").await, after(4));
@@ -126,7 +126,7 @@ async fn out_of_order_acks() {
         receipt.settle(Verdicts::ACK).unwrap();
     }
     tokio::time::sleep(10 * MINUTE).await;
-    assert_eq!(bench.stored("s").await, Place::Nowhere, "the first is not acked");
+    assert_eq!(bench.stored("s").await, None, "the first is not acked");
     first.settle(Verdicts::Each(vec![Verdict::Ack, Verdict::Nack])).unwrap();
     tokio::time::sleep(MINUTE).await;
     assert_eq!(bench.stored("s").await, after(1));
@@ -233,8 +233,9 @@ async fn idle_cpu() {
     let shards: Vec<_> = (0..1000).map(|shard| format!("shard-{shard:04}")).collect();
     let script = Script::new(&shards);
     for shard in &shards {
-        let beats = (1..60).flat_map(|beat| [event([], Some(beat), &[]), Piece::Wait(Duration::from_secs(5))]);
-        script.answer(shard, [body(beats)]);
+        let heartbeats =
+            (1..60).flat_map(|heartbeat| [event([], Some(heartbeat), &[]), Piece::Wait(Duration::from_secs(5))]);
+        script.answer(shard, [body(heartbeats)]);
     }
     let bench = Bench::new(script, "");
     let session = bench.open().await;

@@ -6,9 +6,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::bench::{Bench, close, is_quiet, take_and_ack};
 use super::script::{Piece, Script, body, end, event, listed, records};
-use super::table::{LEASE, MINUTE, PERIOD, Table, connect_renews, connect_row, place, secs, stream, then_idle};
+use super::table::{LEASE, MINUTE, PERIOD, Table, checkpoint, connect_renews, connect_row, secs, stream, then_idle};
 use crate::lease::memory::Trouble;
-use crate::lease::{Hold, Place};
+use crate::lease::{Checkpoint, Hold};
 use crate::model::StartPosition;
 use crate::sync::lock;
 
@@ -79,8 +79,8 @@ async fn worker_from_connect_in_the_same_table() {
         assert_eq!(calls.len(), 1);
         // It was waited for their last commit.
         let StartPosition::After(start) = &calls[0].start else { panic!("{:?}", calls[0]) };
-        assert_eq!(Place::After(start.clone()), table.place(calls[0].shard.as_str()));
-        assert!(*start > place(100));
+        assert_eq!(Some(Checkpoint::After(start.clone())), table.checkpoint(calls[0].shard.as_str()));
+        assert!(*start > checkpoint(100));
         assert!(calls[0].at - begun >= secs(3), "after {:?}", calls[0].at - begun);
         ours
     };
@@ -104,7 +104,7 @@ async fn the_row_of_an_idle_shard_is_renewed_for_other_programs() {
     let (bench, table) = (Bench::new(script, ""), Table::new());
     let a = bench.join(&table.worker("a")).await;
     take_and_ack(&a, 1).await;
-    table.until("one", "stored", |row| row.place == Place::After(place(1))).await;
+    table.until("one", "stored", |row| row.checkpoint == Some(Checkpoint::After(checkpoint(1)))).await;
     let stamp = || table.row("one").and_then(|row| row.hold).map(|hold| hold.stamp);
     for _ in 0..10 {
         let before = stamp();
@@ -122,7 +122,7 @@ async fn a_shard_that_connect_takes_is_let_go_of() {
     let (bench, table) = (Bench::new(script, ""), Table::new());
     let ours = bench.join(&table.worker("ours")).await;
     take_and_ack(&ours, 3).await;
-    table.until("one", "stored", |row| row.place == Place::After(place(3))).await;
+    table.until("one", "stored", |row| row.checkpoint == Some(Checkpoint::After(checkpoint(3)))).await;
     // It changes the holder, and begins after its own lease period.
     if let Some(row) = lock(&table.0.core).rows.get_mut(&(stream(), "one".into())) {
         row.hold = Some(Hold { worker: "theirs".into(), epoch: None, stamp: "x".into() });
@@ -156,7 +156,7 @@ async fn a_shard_that_connect_ends_is_not_read_again() {
     // It has read the shard to its end, and removes the row. The last listing still shows the shard open.
     bench.script.list(vec![listed("one", &[], true), listed("child", &["one"], false), listed("two", &[], false)]);
     lock(&table.0.core).rows.remove(&(stream(), "one".into()));
-    table.nudge("a").await;
+    table.wake("a").await;
     table.until_held("child", "a").await;
     sleep(MINUTE).await;
     assert!(bench.script.calls_of("one").is_empty(), "read again: {:?}", bench.script.calls_of("one"));
@@ -178,7 +178,7 @@ async fn who_is_stopped_while_it_notes_an_end_of_connect_leaves_no_half_of_it() 
     let a = bench.join(&store).await;
     table.until("parent", "noted", |_| true).await;
     close(&a).await;
-    assert!(matches!(table.place("parent"), Place::End(_)), "{:?}", table.row("parent"));
+    assert!(matches!(table.checkpoint("parent"), Some(Checkpoint::ShardEnd(_))), "{:?}", table.row("parent"));
     let b = bench.join(&table.worker("b")).await;
     sleep(5 * MINUTE).await;
     assert!(bench.script.calls_of("parent").is_empty(), "read again: {:?}", bench.script.calls_of("parent"));
@@ -225,6 +225,6 @@ async fn a_child_is_not_taken_from_connect_before_its_parent_is_done() {
     assert!(bench.script.calls_of("child").is_empty());
     take_and_ack(&a, 1).await;
     table.until_held("child", "a").await;
-    assert!(matches!(table.place("parent"), Place::End(_)));
+    assert!(matches!(table.checkpoint("parent"), Some(Checkpoint::ShardEnd(_))));
     close(&a).await;
 }

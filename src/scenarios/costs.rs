@@ -75,14 +75,14 @@ async fn calls_to_the_table_in_an_hour() {
         let settings = format!("commit_period: {commit}\nlease_period: {lease}");
         let mut calls = an_hour(busy, &settings).await;
         let mut take = |kind| calls.remove(kind).unwrap_or_default();
-        let (writes, beats) = (take("update"), take("beat"));
+        let (writes, heartbeats) = (take("update"), take("beat"));
         let reads = take("rows") + take("workers");
         let others: u64 = calls.values().sum();
         let kind = if busy { "busy" } else { "idle" };
         println!(
             "| {commit} | {lease} | {kind} | {:.0} | {:.0} | {:.0} | {others} |",
             writes as f64 / SHARDS as f64,
-            beats as f64 / WORKERS as f64,
+            heartbeats as f64 / WORKERS as f64,
             reads as f64 / WORKERS as f64,
         );
         assert!(writes <= most * SHARDS, "{writes} writes");

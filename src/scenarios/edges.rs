@@ -10,16 +10,16 @@ use tracing::Level;
 
 use super::bench::{Bench, close, is_quiet, numbers, take};
 use super::script::{Answer, Piece, Script, body, end, event, fault, large, listed, records};
-use super::table::{LEASE, MINUTE, Table, place, reads, secs, stream, then_idle};
+use super::table::{LEASE, MINUTE, Table, checkpoint, reads, secs, stream, then_idle};
 use super::told::{Counts, Log};
 use crate::lease::memory::Trouble;
-use crate::lease::{Hold, Place, Row, SharedStore};
+use crate::lease::{Checkpoint, Hold, Row, SharedStore};
 use crate::model::{ListedShard, StartPosition};
 use crate::session::Session;
 use crate::sync::lock;
 
 fn begins(at: u64, listed: ListedShard) -> ListedShard {
-    ListedShard { begin: Some(place(at)), ..listed }
+    ListedShard { begin: Some(checkpoint(at)), ..listed }
 }
 
 /// A stream of one shard that is split and read to its end, with its rows in the store.
@@ -52,7 +52,7 @@ async fn recreated_stream_is_read_after_a_restart() {
     let session = bench.open().await;
     assert_eq!(numbers(&session, 20).await, (101..=120).collect::<Vec<_>>());
     close(&session).await;
-    assert_eq!(bench.stored("a").await, Place::After(place(120)));
+    assert_eq!(bench.stored("a").await, Some(Checkpoint::After(checkpoint(120))));
     let warnings = log.at(Level::WARN);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     for said in
@@ -61,7 +61,7 @@ async fn recreated_stream_is_read_after_a_restart() {
         assert!(warnings[0].contains(said), "{warnings:?}");
     }
     // Set aside, not deleted; and once.
-    assert_eq!(bench.store.memory.former(), [("a", 2), ("b", 4), ("c", 5)].map(|(id, at)| (id.into(), place(at))));
+    assert_eq!(bench.store.memory.former(), [("a", 2), ("b", 4), ("c", 5)].map(|(id, at)| (id.into(), checkpoint(at))));
     let session = bench.open().await;
     assert!(is_quiet(&session, secs(60)).await);
     close(&session).await;
@@ -85,7 +85,7 @@ async fn recreated_stream_is_read_while_running() {
     assert_eq!(numbers(&session, 20).await, (101..=120).collect::<Vec<_>>());
     assert_eq!(session.status().state, State::Connected, "{:?}", session.status());
     close(&session).await;
-    assert_eq!(bench.stored("a").await, Place::After(place(120)));
+    assert_eq!(bench.stored("a").await, Some(Checkpoint::After(checkpoint(120))));
     assert_eq!(log.at(Level::WARN).iter().filter(|line| line.contains("made again")).count(), 1);
 }
 
@@ -101,15 +101,15 @@ async fn recreated_stream_is_noticed_by_where_its_shards_begin() {
     bench.script.answer("a", [body([records(101..=103), Piece::Hang])]);
     assert_eq!(numbers(&session, 3).await, [101, 102, 103]);
     close(&session).await;
-    assert_eq!(bench.stored("a").await, Place::After(place(103)));
+    assert_eq!(bench.stored("a").await, Some(Checkpoint::After(checkpoint(103))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn end_that_an_earlier_version_stored_is_not_believed_of_an_open_shard() {
     // Its rows don't say of which stream they are; of two, one has no number either.
-    for last in [Some(place(5)), None] {
+    for last in [Some(checkpoint(5)), None] {
         let bench = Bench::new(Script::new(["a"]), "");
-        bench.store.memory.put(Row::new("a", Place::End(last.clone())));
+        bench.store.memory.put(Row::new("a", Some(Checkpoint::ShardEnd(last.clone()))));
         bench.script.list(vec![begins(100, listed("a", &[], false))]);
         bench.script.answer("a", [body([records(101..=103), Piece::Hang])]);
         let session = bench.open().await;
@@ -139,7 +139,7 @@ async fn recreated_stream_is_read_by_workers_that_share_it() {
     let got = drain(&[&one, &two], 6).await;
     assert!((101..=103).all(|number| got.iter().filter(|got| **got == number).count() >= 2), "{got:?}");
     let stored = async {
-        while !["a", "b"].iter().all(|shard| table.place(shard) == Place::After(place(103))) {
+        while !["a", "b"].iter().all(|shard| table.checkpoint(shard) == Some(Checkpoint::After(checkpoint(103)))) {
             drain(&[&one, &two], 0).await;
         }
     };
@@ -189,7 +189,7 @@ async fn shard_gone_needs_a_listing_newer_than_the_shard() {
     assert_eq!(numbers(&session, 2).await, [1, 2]);
     assert!(bench.script.calls_of("b").len() == 3);
     close(&session).await;
-    assert_eq!(bench.stored("b").await, Place::After(place(2)));
+    assert_eq!(bench.stored("b").await, Some(Checkpoint::After(checkpoint(2))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,7 +201,7 @@ async fn shard_that_is_gone_ends_once_listings_say_so_for_long() {
     bench.script.list(vec![listed("other", &[], false)]);
     numbers(&session, 1).await;
     assert!(is_quiet(&session, 2 * MINUTE).await);
-    assert_eq!(bench.stored("a").await, Place::End(None));
+    assert_eq!(bench.stored("a").await, Some(Checkpoint::ShardEnd(None)));
     close(&session).await;
 }
 
@@ -212,7 +212,7 @@ async fn hand_made_position_stops_its_shard_alone() {
     let bench = Bench::new(Script::new(["a", "b"]), "");
     let unreadable = Some("its SequenceNumber is not a sequence number: \"LATEST\"".to_owned());
     let table = Table::new();
-    let bad = Row { unreadable: unreadable.clone(), ..Row::new("a", Place::Nowhere) };
+    let bad = Row { unreadable: unreadable.clone(), ..Row::new("a", None) };
     lock(&table.0.core).rows.insert((stream(), "a".into()), bad);
     bench.script.answer("b", [then_idle(1..=3)]);
     let session = bench.join(&table.worker("one")).await;
@@ -225,7 +225,7 @@ async fn hand_made_position_stops_its_shard_alone() {
     assert!(status.reason.is_some_and(|reason| reason.contains("orders a") && reason.contains("LATEST")));
     assert!(log.at(Level::WARN).iter().any(|line| line.contains("shard=a ") && line.contains("LATEST")));
     // Corrected, it is read without a restart.
-    lock(&table.0.core).rows.insert((stream(), "a".into()), Row::new("a", Place::After(place(9))));
+    lock(&table.0.core).rows.insert((stream(), "a".into()), Row::new("a", Some(Checkpoint::After(checkpoint(9)))));
     bench.script.answer("a", [then_idle(10..=12)]);
     assert_eq!(numbers(&session, 3).await, [10, 11, 12]);
     assert_eq!(session.status().state, State::Connected);
@@ -272,15 +272,15 @@ async fn panicking_task_is_noticed() {
             let row = table.row("a").unwrap();
             // A worker that is alive asks for it.
             let other = table.worker("other");
-            other.beat(&reads("arn:orders")).await.unwrap();
+            other.heartbeat(&reads("arn:orders")).await.unwrap();
             assert!(other.ask(&stream(), &"a".into(), row.hold.as_ref().unwrap(), None).await.unwrap());
-            table.nudge("one").await;
+            table.wake("one").await;
         }
         if restarted {
             assert!(is_quiet(&session, 10 * secs(1)).await);
             store.trouble(call, None);
             sleep(secs(5)).await;
-            assert!(matches!(table.place("a"), Place::After(_)), "{call}: it does not store any more");
+            assert!(matches!(table.checkpoint("a"), Some(Checkpoint::After(_))), "{call}: it does not store any more");
             assert_ne!(session.status().state, State::Failed);
         } else {
             let ended = timeout(2 * MINUTE, async {
@@ -558,7 +558,7 @@ async fn two_streams_one_table_cleanup() {
     let table = Table::new();
     let others = table.worker("aaa");
     let _beats = super::table::keeps_beating(others, reads("arn:others"));
-    let gone = Row::new("gone", Place::End(None));
+    let gone = Row::new("gone", Some(Checkpoint::ShardEnd(None)));
     lock(&table.0.core).rows.insert((stream(), "gone".into()), gone);
     let bench = Bench::new(Script::new(["a"]), "");
     let session = bench.join(&table.worker("zzz")).await;
@@ -604,7 +604,7 @@ async fn shard_that_is_passed_to_the_last_one_to_stop_is_given_back() {
     let session = bench.join(&table.worker("one")).await;
     table.until_held("a", "one").await;
     let hold = Hold { worker: "one".into(), epoch: Some(99), stamp: "99".into() };
-    lock(&table.0.core).rows.insert((stream(), "b".into()), Row { hold: Some(hold), ..Row::new("b", Place::Nowhere) });
+    lock(&table.0.core).rows.insert((stream(), "b".into()), Row { hold: Some(hold), ..Row::new("b", None) });
     close(&session).await;
     assert_eq!([table.holder("a"), table.holder("b")], [None, None]);
 }

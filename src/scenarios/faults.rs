@@ -77,12 +77,12 @@ async fn unknown_event() {
 
 #[tokio::test(start_paused = true)]
 async fn subscription_expires_after_five_minutes() {
-    let beats = (0..59).flat_map(|beat| [Piece::Wait(secs(5)), event([], Some(10 + beat), &[])]);
+    let heartbeats = (0..59).flat_map(|heartbeat| [Piece::Wait(secs(5)), event([], Some(10 + heartbeat), &[])]);
     let script = Script::new(["s"]);
     script.answer(
         "s",
         [
-            body(std::iter::once(records(1..=3)).chain(beats).chain([Piece::Wait(secs(5))])),
+            body(std::iter::once(records(1..=3)).chain(heartbeats).chain([Piece::Wait(secs(5))])),
             body([records(100..=101), Piece::Hang]),
         ],
     );

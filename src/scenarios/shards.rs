@@ -7,10 +7,10 @@ use pipeline_plugin_api::Verdicts;
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
 use super::script::{Answer, Piece, Script, body, end, event, fault, listed, records};
-use crate::lease::{LeaseStore, Place};
+use crate::lease::{Checkpoint, LeaseStore};
 use crate::model::{SequenceNumber, StartPosition};
 
-fn place(number: u64) -> SequenceNumber {
+fn checkpoint(number: u64) -> SequenceNumber {
     SequenceNumber::new(&number.to_string()).unwrap()
 }
 
@@ -41,10 +41,10 @@ async fn shard_end_while_events_are_buffered() {
     }
     // All but the last are acked: not the end.
     assert!(is_quiet(&session, MINUTE).await);
-    assert_eq!(bench.stored("parent").await, Place::After(place(6)));
+    assert_eq!(bench.stored("parent").await, Some(Checkpoint::After(checkpoint(6))));
     last.settle(Verdicts::ACK).unwrap();
     assert_eq!(take_and_ack(&session, 2).await, [("child".to_owned(), 10), ("child".to_owned(), 11)]);
-    assert_eq!(bench.stored("parent").await, Place::End(Some(place(7))));
+    assert_eq!(bench.stored("parent").await, Some(Checkpoint::ShardEnd(Some(checkpoint(7)))));
     close(&session).await;
 }
 

@@ -7,7 +7,6 @@ use tokio::time::timeout;
 
 use super::bench::{Bench, close, is_quiet, numbers, take};
 use super::script::{Answer, Piece, Script, body, event, fault, large, records};
-use crate::lease::Place;
 use crate::model::StartPosition;
 use crate::sync::lock;
 
@@ -109,7 +108,7 @@ async fn lease_lost_while_blocked() {
     *lock(&bench.store.lost) = None;
     late.settle(Verdicts::ACK).unwrap();
     assert!(is_quiet(&session, secs(60)).await);
-    assert_eq!(bench.stored("lost").await, Place::Nowhere);
+    assert_eq!(bench.stored("lost").await, None);
     assert_eq!(bench.script.calls_of("lost").len(), calls, "it is still read");
     close(&session).await;
 }

@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::script::{Answer, Piece, body, event, records};
 use crate::lease::memory::{MemoryStore, MemoryTable};
-use crate::lease::{Hold, Place, Presence, Row, SharedStore};
+use crate::lease::{Checkpoint, Hold, Presence, Row, SharedStore};
 use crate::model::{SequenceNumber, ShardId, Stream, WorkerId};
 use crate::sync::lock;
 
@@ -20,7 +20,7 @@ pub(super) fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-pub(super) fn place(number: u64) -> SequenceNumber {
+pub(super) fn checkpoint(number: u64) -> SequenceNumber {
     SequenceNumber::new(&number.to_string()).unwrap()
 }
 
@@ -55,18 +55,18 @@ impl Table {
         self.row(shard).and_then(|row| row.hold).map(|hold| hold.worker)
     }
 
-    pub(super) fn place(&self, shard: &str) -> Place {
-        self.row(shard).map(|row| row.place).unwrap_or_default()
+    pub(super) fn checkpoint(&self, shard: &str) -> Option<Checkpoint> {
+        self.row(shard).map(|row| row.checkpoint).unwrap_or_default()
     }
 
     /// Has a worker look at once.
-    pub(super) async fn nudge(&self, worker: &str) {
-        self.worker("somebody").nudge(&worker.into()).await.unwrap();
+    pub(super) async fn wake(&self, worker: &str) {
+        self.worker("somebody").wake(&worker.into()).await.unwrap();
     }
 
     /// The one of these shards that somebody asks for.
     pub(super) fn wanted<'s>(&self, shards: &[&'s str]) -> Option<&'s str> {
-        shards.iter().copied().find(|shard| self.row(shard).is_some_and(|row| row.wanted_by.is_some()))
+        shards.iter().copied().find(|shard| self.row(shard).is_some_and(|row| row.requester.is_some()))
     }
 
     /// Waits until somebody asks for one of these shards.
@@ -137,11 +137,11 @@ pub(super) async fn connect_renews(table: &Table, shard: &str, mut number: u64) 
             let row = core.rows.get_mut(&key).unwrap();
             if row.hold.as_ref().is_none_or(|hold| hold.worker.as_str() != "theirs") {
                 // It yields: the last place, and nothing else.
-                row.place = Place::After(place(number));
+                row.checkpoint = Some(Checkpoint::After(checkpoint(number)));
                 return;
             }
             number += 1;
-            row.place = Place::After(place(number));
+            row.checkpoint = Some(Checkpoint::After(checkpoint(number)));
             row.hold = Some(Hold { worker: "theirs".into(), epoch: None, stamp: number.to_string() });
         }
         sleep(secs(1)).await;
@@ -150,7 +150,7 @@ pub(super) async fn connect_renews(table: &Table, shard: &str, mut number: u64) 
 
 pub(super) fn connect_row(shard: &str, number: u64) -> Row {
     let hold = Hold { worker: "theirs".into(), epoch: None, stamp: "0".into() };
-    Row { hold: Some(hold), foreign: true, ..Row::new(shard, Place::After(place(number))) }
+    Row { hold: Some(hold), foreign: true, ..Row::new(shard, Some(Checkpoint::After(checkpoint(number)))) }
 }
 
 /// A worker that shows itself and does nothing else, until this is dropped.
@@ -158,7 +158,7 @@ pub(super) fn keeps_beating(store: Arc<MemoryStore>, presence: Presence) -> Join
     let mut beating = JoinSet::new();
     beating.spawn(async move {
         loop {
-            store.beat(&presence).await.unwrap();
+            store.heartbeat(&presence).await.unwrap();
             sleep(secs(1)).await;
         }
     });

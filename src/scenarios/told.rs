@@ -124,9 +124,9 @@ async fn a_healthy_run_says_that_it_started_and_that_it_stopped() {
     script.answer(
         "s",
         (0..12).map(|round| {
-            let beats =
-                (1..60).flat_map(move |beat| [Piece::Wait(Duration::from_secs(5)), records([round * 100 + beat])]);
-            body(beats.chain([Piece::Wait(Duration::from_secs(5))]))
+            let heartbeats = (1..60)
+                .flat_map(move |heartbeat| [Piece::Wait(Duration::from_secs(5)), records([round * 100 + heartbeat])]);
+            body(heartbeats.chain([Piece::Wait(Duration::from_secs(5))]))
         }),
     );
     let bench = Bench::new(script, "");

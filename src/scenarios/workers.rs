@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
 use super::script::{Piece, Script, body, end, event, listed, records};
-use super::table::{LEASE, MINUTE, PERIOD, Table, keeps_beating, place, reads, secs, stream, then_idle};
+use super::table::{LEASE, MINUTE, PERIOD, Table, checkpoint, keeps_beating, reads, secs, stream, then_idle};
 use crate::lease::memory::{MemoryStore, Trouble};
-use crate::lease::{LeaseStore, Place, Presence, Row, SharedStore};
+use crate::lease::{Checkpoint, LeaseStore, Presence, Row, SharedStore};
 use crate::model::StartPosition;
 use crate::session::Session;
 use crate::sync::lock;
@@ -34,7 +34,7 @@ async fn b_asks_a(bench: &Bench, table: &Table, store: &Arc<MemoryStore>) -> Ask
     }
     let b = bench.join(&table.worker("b")).await;
     let moved = table.until_wanted(&["one", "two"]).await;
-    assert_eq!(table.row(moved).and_then(|row| row.wanted_by), Some("b".into()));
+    assert_eq!(table.row(moved).and_then(|row| row.requester), Some("b".into()));
     Asked { a, b, receipts, moved }
 }
 
@@ -53,9 +53,9 @@ async fn graceful_hand_over() {
         receipt.settle(Verdicts::ACK).unwrap();
     }
     table.until_held(moved, "b").await;
-    assert_eq!(table.place(moved), Place::After(place(3)));
+    assert_eq!(table.checkpoint(moved), Some(Checkpoint::After(checkpoint(3))));
     bench.script.called(3).await;
-    assert_eq!(bench.script.calls_of(moved)[1].start, StartPosition::After(place(3)), "a duplicate, or a gap");
+    assert_eq!(bench.script.calls_of(moved)[1].start, StartPosition::After(checkpoint(3)), "a duplicate, or a gap");
     assert_eq!(table.counts(&["a", "b"]), [1, 1]);
     // It goes on behind what the other one had, and nothing moves any more.
     assert_eq!(numbers(&b, 1).await, [4]);
@@ -109,9 +109,9 @@ async fn a_shard_that_is_not_handed_over_is_taken_by_force() {
         receipt.settle(Verdicts::ACK).unwrap();
     }
     sleep(secs(5)).await;
-    assert_eq!(table.place(moved), Place::Nowhere);
+    assert_eq!(table.checkpoint(moved), None);
     again.settle(Verdicts::ACK).unwrap();
-    table.until(moved, "stored", |row| row.place == Place::After(place(3))).await;
+    table.until(moved, "stored", |row| row.checkpoint == Some(Checkpoint::After(checkpoint(3)))).await;
     close(&a).await;
     close(&b).await;
 }
@@ -132,11 +132,11 @@ async fn pause_longer_than_the_lease() {
     let other = table.worker("b");
     let taking_over = async {
         // Another one has waited for its lease, read what it had read, and is done with it.
-        other.beat(&Presence::default()).await.unwrap();
+        other.heartbeat(&Presence::default()).await.unwrap();
         let hold = table.row("one").and_then(|row| row.hold).unwrap();
-        let claim = other.claim(&stream(), &"one".into(), crate::lease::From::Holder(&hold)).await.unwrap();
+        let claim = other.claim(&stream(), &"one".into(), crate::lease::ClaimFrom::Holder(&hold)).await.unwrap();
         let crate::lease::Claim::Owned(lease, _) = claim else { panic!("{claim:?}") };
-        let write = crate::lease::Write::new(&lease, Place::After(place(6)));
+        let write = crate::lease::Commit::new(&lease, Some(Checkpoint::After(checkpoint(6))));
         other.commit(vec![write]).await.remove(0).unwrap();
     };
     // The host asks first, before anything else of it has noticed.
@@ -145,11 +145,14 @@ async fn pause_longer_than_the_lease() {
     assert!(batch.unwrap().is_empty(), "what the other one has read is delivered");
     receipt.settle(Verdicts::ACK).unwrap();
     assert!(is_quiet(&a, LEASE / 2).await, "it still reads");
-    assert_eq!((table.holder("one"), table.place("one")), (Some("b".into()), Place::After(place(6))));
+    assert_eq!(
+        (table.holder("one"), table.checkpoint("one")),
+        (Some("b".into()), Some(Checkpoint::After(checkpoint(6))))
+    );
     // The other one is gone, and it goes on behind it.
     table.until_held("one", "a").await;
     assert_eq!(numbers(&a, 3).await, [10, 11, 12]);
-    assert_eq!(bench.script.calls().last().unwrap().start, StartPosition::After(place(6)));
+    assert_eq!(bench.script.calls().last().unwrap().start, StartPosition::After(checkpoint(6)));
     close(&a).await;
 }
 
@@ -168,12 +171,15 @@ async fn who_is_cut_off_for_longer_than_the_lease_stores_and_reads_nothing() {
     table.until_held("one", "b").await;
     assert!(frozen.elapsed() + secs(1) >= LEASE, "taken after {:?}", frozen.elapsed());
     assert_eq!(numbers(&b, 3).await, [1, 2, 3]);
-    table.until("one", "stored", |row| row.place == Place::After(place(3))).await;
+    table.until("one", "stored", |row| row.checkpoint == Some(Checkpoint::After(checkpoint(3)))).await;
     // The one before comes to, with an ack that is late: it stores nothing, and reads nothing.
     store.freeze(false);
     receipt.settle(Verdicts::ACK).unwrap();
     assert!(is_quiet(&a, 10 * MINUTE).await, "it still reads");
-    assert_eq!((table.holder("one"), table.place("one")), (Some("b".into()), Place::After(place(3))));
+    assert_eq!(
+        (table.holder("one"), table.checkpoint("one")),
+        (Some("b".into()), Some(Checkpoint::After(checkpoint(3))))
+    );
     close(&a).await;
     close(&b).await;
 }
@@ -238,7 +244,7 @@ async fn table_unreachable() {
     let (bench, table) = (Bench::new(script, ""), Table::new());
     let a = bench.join(&table.worker("a")).await;
     let b = bench.join(&table.worker("b")).await;
-    let stored = |shard: &&str| matches!(table.place(shard), Place::After(_));
+    let stored = |shard: &&str| matches!(table.checkpoint(shard), Some(Checkpoint::After(_)));
     while table.counts(&["a", "b"]) != [1, 1] || !["one", "two"].iter().all(stored) {
         for session in [&a, &b] {
             let batch = session.read(Demand::new(1000, Duration::from_millis(200))).await.unwrap();
@@ -272,7 +278,7 @@ async fn table_unreachable() {
     for call in &bench.script.calls()[calls..] {
         let before = before.iter().find(|row| row.shard == call.shard).unwrap();
         let StartPosition::After(start) = &call.start else { panic!("{call:?}") };
-        let Place::After(stored) = &before.place else { panic!("{before:?}") };
+        let Some(Checkpoint::After(stored)) = &before.checkpoint else { panic!("{before:?}") };
         assert!(start > stored, "what was acked while the table was away is read again: {start} after {stored}");
     }
     // Whoever sees the table first may have claimed both; then one of them goes back.
@@ -300,7 +306,7 @@ async fn renewal_during_two_minutes_of_backpressure() {
     let presence = Presence { explicit: true, ..reads("arn:orders") };
     let watching = async {
         loop {
-            other.beat(&presence).await.unwrap();
+            other.heartbeat(&presence).await.unwrap();
             sleep(secs(5)).await;
         }
     };
@@ -309,7 +315,7 @@ async fn renewal_during_two_minutes_of_backpressure() {
     let worker = other.workers().await.unwrap().into_iter().find(|worker| worker.id.as_str() == "a").unwrap();
     sleep(secs(2)).await;
     let later = other.workers().await.unwrap().into_iter().find(|worker| worker.id.as_str() == "a").unwrap();
-    assert_ne!(worker.beat, later.beat, "it stopped showing itself");
+    assert_ne!(worker.heartbeat, later.heartbeat, "it stopped showing itself");
     assert!(take_and_ack(&a, 100).await.len() >= 100);
     close(&a).await;
 }
@@ -365,7 +371,7 @@ async fn merge_with_parents_on_two_workers() {
     assert!(bench.script.calls_of("child").is_empty(), "a parent is not acked to its end");
     let (shard, receipt) = late.unwrap();
     receipt.settle(Verdicts::ACK).unwrap();
-    table.until(&shard, "ended", |row| matches!(row.place, Place::End(_))).await;
+    table.until(&shard, "ended", |row| matches!(row.checkpoint, Some(Checkpoint::ShardEnd(_)))).await;
     let begun = async {
         while bench.script.calls_of("child").is_empty() {
             sleep(secs(1)).await;
@@ -384,8 +390,8 @@ async fn explicit_shard_after_crash() {
     let (bench, table) = (Bench::new(script, "streams: ['orders:one']"), Table::new());
     // Who read it is gone, without a word.
     let dead = table.worker("dead");
-    dead.beat(&Presence::default()).await.unwrap();
-    dead.claim(&stream(), &"one".into(), crate::lease::From::Nobody).await.unwrap();
+    dead.heartbeat(&Presence::default()).await.unwrap();
+    dead.claim(&stream(), &"one".into(), crate::lease::ClaimFrom::Nobody).await.unwrap();
     let session = bench.join(&table.worker("a")).await;
     let start = Instant::now();
     assert_eq!(numbers(&session, 3).await, [1, 2, 3]);
@@ -462,7 +468,7 @@ async fn two_processes_of_one_name_are_told() {
 #[tokio::test(start_paused = true)]
 async fn rows_of_shards_past_retention_are_removed() {
     let (bench, table) = (Bench::new(Script::new(["one"]), ""), Table::new());
-    lock(&table.0.core).rows.insert((stream(), "gone".into()), Row::new("gone", Place::End(None)));
+    lock(&table.0.core).rows.insert((stream(), "gone".into()), Row::new("gone", Some(Checkpoint::ShardEnd(None))));
     let session = bench.join(&table.worker("a")).await;
     sleep(MINUTE).await;
     assert_eq!(table.row("gone"), None);
@@ -483,18 +489,20 @@ async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
         listed("parent", &[], true),
         listed("child", &["parent"], false),
     ]);
-    for (shard, place) in [("parent", Place::End(None)), ("child", Place::After(place(777)))] {
-        lock(&table.0.core).rows.insert((stream(), shard.into()), Row::new(shard, place));
+    for (shard, checkpoint) in
+        [("parent", Some(Checkpoint::ShardEnd(None))), ("child", Some(Checkpoint::After(checkpoint(777))))]
+    {
+        lock(&table.0.core).rows.insert((stream(), shard.into()), Row::new(shard, checkpoint));
     }
-    table.nudge("a").await;
+    table.wake("a").await;
     sleep(2 * MINUTE).await;
-    assert_eq!(table.place("child"), Place::After(place(777)));
+    assert_eq!(table.checkpoint("child"), Some(Checkpoint::After(checkpoint(777))));
     drop(beating);
     // It goes on where that one stopped.
     table.until_held("child", "a").await;
     // The lease is in the table before the shard is read.
     bench.script.called_for("child").await;
-    assert_eq!(bench.script.calls_of("child")[0].start, StartPosition::After(place(777)));
+    assert_eq!(bench.script.calls_of("child")[0].start, StartPosition::After(checkpoint(777)));
     close(&a).await;
 }
 
@@ -537,7 +545,7 @@ async fn a_look_reads_the_rows_before_the_workers() {
     sleep(MINUTE).await;
     let looks = table.calls("workers");
     store.trouble("rows", Some(Trouble::Slow(secs(10))));
-    table.nudge("a").await;
+    table.wake("a").await;
     sleep(secs(8)).await;
     assert_eq!(table.calls("workers"), looks, "who lives was asked while the rows were still to come");
     sleep(secs(8)).await;
@@ -625,7 +633,7 @@ async fn leases_of_a_former_life_are_taken_though_the_name_is_alive() {
     for presence in [reads("arn:other"), Presence { explicit: true, ..reads("arn:orders") }] {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
         let pod = table.worker("pod");
-        pod.claim(&stream(), &"one".into(), crate::lease::From::Nobody).await.unwrap();
+        pod.claim(&stream(), &"one".into(), crate::lease::ClaimFrom::Nobody).await.unwrap();
         let beating = keeps_beating(pod, presence);
         let a = bench.join(&table.worker("a")).await;
         let start = Instant::now();

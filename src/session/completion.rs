@@ -19,7 +19,7 @@ pub(crate) enum End {
 
 /// The end of an input, once it has come. It closes the outbox, so that the host hears of it.
 #[derive(Debug)]
-pub(crate) struct Ending {
+pub(crate) struct Completion {
     end: Mutex<Option<End>>,
     outbox: Arc<Outbox>,
     stop: CancellationToken,
@@ -27,7 +27,7 @@ pub(crate) struct Ending {
     keep: CancellationToken,
 }
 
-impl Ending {
+impl Completion {
     pub(crate) fn new(outbox: Arc<Outbox>, stop: CancellationToken, keep: CancellationToken) -> Self {
         Self { end: Mutex::default(), outbox, stop, keep }
     }

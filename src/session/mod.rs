@@ -16,17 +16,17 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-use self::completion::{End, Ending};
+use self::completion::{Completion, End};
 use crate::delivery::in_flight;
 use crate::delivery::outbox::{Closed, Outbox};
-use crate::lease::heartbeat::Keeper;
-use crate::lease::{Lease, LeaseStore, Place, SharedStore, StoreError, Worker};
+use crate::lease::heartbeat::Heartbeat;
+use crate::lease::{Lease, LeaseStore, Release, SharedStore, StoreError, Worker};
 use crate::model::Stream;
 use crate::pool::Pool;
 use crate::reading::ReaderFactory;
 use crate::reading::threads::Threads;
 use crate::shards::checkpointer::Checkpointer;
-use crate::shards::coordinator::{CoordinatorEnd, Readers};
+use crate::shards::coordinator::{Coordinator, CoordinatorEnd};
 use crate::supervise::{self, FatalHandler, once};
 use crate::telemetry;
 use crate::telemetry::health::Health;
@@ -37,7 +37,7 @@ const POOL_PERIOD: Duration = Duration::from_secs(1);
 /// How long a close waits for the others to be told.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// How many of them are told; the others look by themselves.
-const NUDGED_AT_CLOSE: usize = 100;
+const WOKEN_AT_CLOSE: usize = 100;
 
 /// A connected input. Dropping it stops its tasks; closing it also waits for them and stores what was acked.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(crate) struct Session {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) health: Arc<Health>,
     pub(crate) checkpointer: Arc<Checkpointer>,
-    pub(crate) ending: Arc<Ending>,
+    pub(crate) completion: Arc<Completion>,
     /// What is removed at close, unless another worker reads the stream.
     pub(crate) factories: Vec<(Stream, Arc<dyn ReaderFactory>)>,
     pub(crate) tasks: TaskTracker,
@@ -77,26 +77,26 @@ struct Failure(String);
 /// The parts of an input, connected to each other and not started.
 pub(crate) struct Parts {
     pub(crate) session: Session,
-    pub(crate) coordinator: Readers,
+    pub(crate) coordinator: Coordinator,
     /// Shows that this worker is alive, where others would take its shards otherwise.
-    pub(crate) keeper: Option<Keeper>,
+    pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) fatal: FatalHandler,
 }
 
 impl Parts {
     /// Starts the tasks. Each is watched: one that panics or returns is started again, or fails the input.
     pub(crate) fn start(self, commit_period: Duration) -> Session {
-        let Self { session, coordinator, keeper, fatal } = self;
+        let Self { session, coordinator, heartbeat, fatal } = self;
         let (stop, keep) = (session.stop.token().clone(), session.keep.token().clone());
-        let (ending, stopped) = (Arc::clone(&session.ending), stop.clone());
-        let (is_over, completion) = (Arc::clone(&ending), Arc::clone(&ending));
+        let (completion, stopped) = (Arc::clone(&session.completion), stop.clone());
+        let (is_over, all_read) = (Arc::clone(&completion), Arc::clone(&completion));
         session.tasks.spawn(supervise::essential(
             "coordinator",
             fatal.clone(),
             move || stopped.is_cancelled() || is_over.end().is_some(),
             async move {
                 if coordinator.run().await == CoordinatorEnd::AllRead {
-                    completion.all_read();
+                    all_read.all_read();
                 }
             },
         ));
@@ -108,13 +108,13 @@ impl Parts {
             });
             commits.run_until_cancelled(storing).await;
         });
-        if let Some(keeper) = keeper {
+        if let Some(heartbeat) = heartbeat {
             let kept = keep.clone();
             session.tasks.spawn(supervise::essential(
                 "heartbeat",
                 fatal,
-                move || kept.is_cancelled() || ending.end().is_some(),
-                async move { keep.run_until_cancelled(keeper.run()).await.unwrap_or_default() },
+                move || kept.is_cancelled() || completion.end().is_some(),
+                async move { keep.run_until_cancelled(heartbeat.run()).await.unwrap_or_default() },
             ));
         }
         let (pool, health) = (session.pool.clone(), Arc::clone(&session.health));
@@ -130,7 +130,7 @@ impl Session {
     pub(crate) async fn read(&self, demand: Demand) -> Result<Batch, InputError> {
         match in_flight::next_batch(&self.outbox, demand).await {
             Ok(batch) => Ok(batch),
-            Err(Closed) => Err(match self.ending.end() {
+            Err(Closed) => Err(match self.completion.end() {
                 Some(End::AllRead) => InputError::EndOfInput,
                 Some(End::Failed(cause)) => InputError::Fatal(Failure(cause).into()),
                 None => InputError::NotConnected(SessionOver.into()),
@@ -139,7 +139,7 @@ impl Session {
     }
 
     pub(crate) fn status(&self) -> Status {
-        let (state, reason) = match (self.ending.end(), self.health.reason()) {
+        let (state, reason) = match (self.completion.end(), self.health.reason()) {
             (Some(End::Failed(cause)), _) => (State::Failed, Some(cause)),
             (Some(End::AllRead), _) => (State::Ended, None),
             (None, Some(reason)) => (State::Degraded, Some(reason)),
@@ -213,30 +213,31 @@ async fn say_goodbye(store: &dyn SharedStore, streams: &[Stream], health: &Healt
         let ours = others.iter().all(|other| other.id != *store.me());
         let wanted = join_all(streams.iter().filter(|_| ours).map(|stream| want_nothing(store, stream))).await;
         // They are told in any case.
-        let nudges = others.iter().take(NUDGED_AT_CLOSE).map(|worker| store.nudge(&worker.id));
-        wanted.into_iter().chain(join_all(nudges).await).collect::<Result<(), _>>()
+        let wake_ups = others.iter().take(WOKEN_AT_CLOSE).map(|worker| store.wake(&worker.id));
+        wanted.into_iter().chain(join_all(wake_ups).await).collect::<Result<(), _>>()
     };
     // Whoever was not told finds out with his next round.
     if let Ok(Err(error)) = timeout(GOODBYE, goodbye).await {
-        health.meter.look_failed(&error);
+        health.meter.table_failed(&error);
     }
     others
 }
 
 /// Takes back what we asked the others for, and gives back what we were passed since we last looked.
 async fn want_nothing(store: &dyn SharedStore, stream: &Stream) -> Result<(), StoreError> {
-    let mut passed = Vec::new();
+    let mut handed_over = Vec::new();
     for row in store.rows(stream).await? {
         let hold = match row.hold {
             Some(hold) if hold.worker == *store.me() => Some(hold),
-            _ if row.wanted_by.as_ref() == Some(store.me()) => store.withdraw(stream, &row.shard).await?,
+            _ if row.requester.as_ref() == Some(store.me()) => store.withdraw(stream, &row.shard).await?,
             _ => None,
         };
         if let Some(epoch) = hold.and_then(|hold| hold.epoch) {
-            passed.push(Lease { stream: stream.clone(), shard: row.shard, epoch }.back(Place::Nowhere, None));
+            let lease = Lease { stream: stream.clone(), shard: row.shard, epoch };
+            handed_over.push(Release::new(&lease, None, None));
         }
     }
-    store.release(passed).await.into_iter().try_for_each(|released| released.map(drop))
+    store.release(handed_over).await.into_iter().try_for_each(|released| released.map(drop))
 }
 
 /// Keeps the metrics up to date, and says when something is not read, delivered or stored.

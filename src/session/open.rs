@@ -25,24 +25,24 @@ use crate::aws::http::{self, ControlClient, SubscriptionClient};
 use crate::aws::sdk::Aws;
 use crate::config::{Config, Deaggregate, StreamEntry};
 use crate::delivery::outbox::Outbox;
-use crate::lease::heartbeat::{self, Keeper};
-use crate::lease::validity::Tenure;
+use crate::lease::heartbeat::{self, Heartbeat};
+use crate::lease::validity::LeaseValidity;
 use crate::lease::{DynamoDbStore, FileStore, LeaseStore, Presence, Table};
 use crate::model::{ShardId, Stream, WorkerId};
 use crate::pool::Pool;
 use crate::reading::ReaderFactory;
 use crate::reading::fan_out::FanOut;
 use crate::reading::fan_out::consumer::{Consumer, ConsumerSpec};
-use crate::reading::fan_out::subscription::Shared;
-use crate::reading::listing::Shards;
+use crate::reading::fan_out::subscription::StreamAccess;
+use crate::reading::listing::StreamListing;
 use crate::reading::threads::Threads;
 use crate::retry::{self, Control, Fault};
-use crate::session::completion::Ending;
+use crate::session::completion::Completion;
 use crate::session::error::ConnectError;
-use crate::session::overrides::Given;
+use crate::session::overrides::Overrides;
 use crate::session::{Parts, Session, wiring};
 use crate::shards::checkpointer::Checkpointer;
-use crate::shards::coordinator::{Readers, Settings, StreamState, Tools};
+use crate::shards::coordinator::{Context, Coordinator, ReadSettings, StreamState};
 use crate::shards::former_rows::{report_unreadable, set_aside_former};
 use crate::shards::topology::{Fresh, Topology};
 use crate::telemetry::health::Health;
@@ -59,14 +59,14 @@ const REGISTERING_AT_ONCE: usize = 5;
 /// `background` takes what outlives a connect that is given up, for moments.
 pub(crate) async fn open(
     config: &Config,
-    given: &Given,
+    overrides: &Overrides,
     me: &WorkerId,
     background: &TaskTracker,
 ) -> Result<Session, ConnectError> {
     if let Some((field, what)) = config::unsupported::first(config) {
         return Err(ConnectError::NotBuilt { field, what });
     }
-    let mut trusted = given.trusted.clone();
+    let mut trusted = overrides.trusted.clone();
     let settings = credentials::Settings::load(config.credentials.profile.as_deref()).await?;
     // The table may have a profile of its own.
     let of_table = match &config.dynamodb.credentials.profile {
@@ -78,10 +78,10 @@ pub(crate) async fn open(
         trusted.extend(settings.certificates().await?);
         machine.extend(settings.machine_addresses());
     }
-    let control = given.client.clone().unwrap_or_else(|| ControlClient::new(&trusted, machine).into_shared());
+    let control = overrides.client.clone().unwrap_or_else(|| ControlClient::new(&trusted, machine).into_shared());
     // Connections of its own for each who asks.
     let subscriptions = || {
-        given.client.clone().unwrap_or_else(|| {
+        overrides.client.clone().unwrap_or_else(|| {
             let settings = http::Settings {
                 // Checked to be far below 4 GiB.
                 stream_window: records::allocatable(config.enhanced_fan_out.stream_window.bytes()) as u32,
@@ -92,7 +92,7 @@ pub(crate) async fn open(
         })
     };
     let mut outside = Outside::new(control);
-    if let Some(time) = &given.time {
+    if let Some(time) = &overrides.time {
         outside.time = time.clone();
     }
     let access = credentials::kinesis(config, &settings, &outside).await?;
@@ -112,8 +112,8 @@ async fn store(config: &Config, access: &SdkConfig, me: &WorkerId) -> Result<Arc
         return Ok(Arc::new(FileStore::open(path).await?));
     }
     let lease = config.lease_period.into();
-    let beat = heartbeat::beat_timeout(lease, config.commit_period.into());
-    let table = Table::open(access, &config.dynamodb, beat).await?;
+    let heartbeat = heartbeat::heartbeat_timeout(lease, config.commit_period.into());
+    let table = Table::open(access, &config.dynamodb, heartbeat).await?;
     Ok(Arc::new(DynamoDbStore::new(table, me.clone(), lease)))
 }
 
@@ -131,8 +131,8 @@ pub(crate) struct Connecting<'a> {
 struct Discovered {
     streams: Vec<Stream>,
     health: Arc<Health>,
-    /// Has the coordinator look at the table at once.
-    look: Arc<Notify>,
+    /// Has the coordinator rebalance_now at the table at once.
+    rebalance_now: Arc<Notify>,
     found: Vec<Found>,
 }
 
@@ -140,7 +140,7 @@ struct Discovered {
 struct Found {
     stream: Stream,
     consumer: Arc<Consumer>,
-    shards: Arc<Shards>,
+    shards: Arc<StreamListing>,
     topology: Topology,
 }
 
@@ -159,41 +159,41 @@ impl Connecting<'_> {
         let streams = try_join_all(entries.iter().map(|entry| self.find(entry))).await?;
         each_once(entries, &streams)?;
         let health = Arc::new(Health::new(&target(&streams), self.time.clone()));
-        let look = Arc::new(Notify::new());
+        let rebalance_now = Arc::new(Notify::new());
         let registering = Semaphore::new(REGISTERING_AT_ONCE);
         let found = entries.iter().zip(&streams);
-        let found = found.map(|(entry, stream)| self.prepare(entry, stream, &health, &look, &registering));
+        let found = found.map(|(entry, stream)| self.prepare(entry, stream, &health, &rebalance_now, &registering));
         let found = try_join_all(found).await?;
-        Ok(Discovered { streams, health, look, found })
+        Ok(Discovered { streams, health, rebalance_now, found })
     }
 
     /// Makes the parts of the input and connects them to each other. The first heartbeat is the last thing that can fail: no
     /// worker is shown that is not there.
     async fn wire(&self, discovered: Discovered) -> Result<Parts, ConnectError> {
         let config = self.config;
-        let Discovered { streams, health, look, found } = discovered;
+        let Discovered { streams, health, rebalance_now, found } = discovered;
         let fan_out = &config.enhanced_fan_out;
         let pool = Pool::new(fan_out.max_pending_records as u64, fan_out.max_pending_bytes.bytes());
         let (stop, keep) = (CancellationToken::new(), CancellationToken::new());
         let lease: Duration = config.lease_period.into();
         let grace: Duration = config.steal_grace_period.into();
         let settings = self.settings();
-        let every = heartbeat::beat_period(lease, config.commit_period.into());
+        let every = heartbeat::heartbeat_period(lease, config.commit_period.into());
         let presence = Presence {
             streams: streams.iter().map(|stream| stream.arn().to_owned()).collect(),
             explicit: settings.explicit,
             lease: Some(lease),
-            beats_every: Some(every),
+            heartbeat_period: Some(every),
         };
-        let (tenure, nudges) = if self.store.shared().is_some() {
+        let (validity, wake_ups) = if self.store.shared().is_some() {
             heartbeat::begin(&self.store, presence.clone(), lease, &self.background).await?
         } else {
-            (Tenure::forever(), 0)
+            (LeaseValidity::unlimited(), 0)
         };
-        let tenure = Arc::new(tenure);
-        let outbox = Arc::new(Outbox::new(config.message_buffer_cap, Arc::clone(&tenure)));
-        let ending = Arc::new(Ending::new(Arc::clone(&outbox), stop.clone(), keep.clone()));
-        let fatal = wiring::fatal(&ending);
+        let validity = Arc::new(validity);
+        let outbox = Arc::new(Outbox::new(config.message_buffer_cap, Arc::clone(&validity)));
+        let completion = Arc::new(Completion::new(Arc::clone(&outbox), stop.clone(), keep.clone()));
+        let fatal = wiring::fatal(&completion);
         let checkpointer = Arc::new(Checkpointer::new(
             Arc::clone(&self.store),
             Arc::clone(&outbox),
@@ -202,20 +202,20 @@ impl Connecting<'_> {
             lease,
             grace.mul_f64(GRACE_FOR_ACKS),
         ));
-        let keeper = self.store.shared().is_some().then(|| Keeper {
+        let heartbeat = self.store.shared().is_some().then(|| Heartbeat {
             store: Arc::clone(&self.store),
             presence,
             lease,
             every,
-            tenure: Arc::clone(&tenure),
+            validity: Arc::clone(&validity),
             health: Arc::clone(&health),
-            on_event: wiring::lease_events(&checkpointer, &look, &fatal),
-            nudges,
+            on_event: wiring::lease_events(&checkpointer, &rebalance_now, &fatal),
+            wake_ups,
         });
         let (mut factories, mut states) = (Vec::new(), Vec::new());
         for Found { stream, consumer, shards, topology } in found {
             telemetry::connected(&stream, topology.len(), consumer.label());
-            let readers: Arc<dyn ReaderFactory> = Arc::new(FanOut::new(Shared {
+            let readers: Arc<dyn ReaderFactory> = Arc::new(FanOut::new(StreamAccess {
                 consumer,
                 shards: Arc::clone(&shards),
                 pool: pool.clone(),
@@ -227,19 +227,19 @@ impl Connecting<'_> {
             }
             states.push(StreamState { stream, topology, listing: shards, readers });
         }
-        let coordinator = Readers::new(
+        let coordinator = Coordinator::new(
             states,
-            Tools {
+            Context {
                 threads: Arc::clone(&self.threads),
                 store: Arc::clone(&self.store),
-                tenure,
+                validity,
                 checkpointer: Arc::clone(&checkpointer),
                 outbox: Arc::clone(&outbox),
                 pool: pool.clone(),
                 fatal: fatal.clone(),
                 health: Arc::clone(&health),
                 settings,
-                look,
+                rebalance_now,
                 stop: stop.clone(),
             },
         );
@@ -250,7 +250,7 @@ impl Connecting<'_> {
             outbox,
             health,
             checkpointer,
-            ending,
+            completion,
             factories,
             streams,
             tasks: TaskTracker::new(),
@@ -259,16 +259,16 @@ impl Connecting<'_> {
             store: Arc::clone(&self.store),
             keep: keep.drop_guard(),
         };
-        Ok(Parts { session, coordinator, keeper, fatal })
+        Ok(Parts { session, coordinator, heartbeat, fatal })
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self) -> ReadSettings {
         let config = self.config;
         // A slice waits for its place in the pool as one, so it is to be a small part of it.
         let slice = config.checkpoint_limit.min(config.enhanced_fan_out.max_pending_records.div_ceil(4));
-        Settings {
+        ReadSettings {
             checkpoint_limit: config.checkpoint_limit as u64,
-            replay_nacks: config.auto_replay_nacks,
+            redeliver_nacks: config.auto_replay_nacks,
             slice: slice.max(1),
             deaggregate: config.deaggregate == Deaggregate::Auto,
             rebalance_period: config.rebalance_period.into(),
@@ -301,7 +301,7 @@ impl Connecting<'_> {
         entry: &StreamEntry,
         stream: &Stream,
         health: &Arc<Health>,
-        look: &Arc<Notify>,
+        rebalance_now: &Arc<Notify>,
         registering: &Semaphore,
     ) -> Result<Found, ConnectError> {
         let explicit: BTreeSet<ShardId> = entry.shards.iter().map(|shard| shard_id(shard)).collect();
@@ -310,7 +310,7 @@ impl Connecting<'_> {
         self.store.adopt(stream, &entry.stream.to_string()).await?;
         let (rows, read_at) = (self.store.rows(stream).await?, Instant::now());
         // After what is stored, so that what is not in it is gone.
-        let shards = Shards::new(self.service(), stream.clone(), Arc::clone(look), Arc::clone(health));
+        let shards = StreamListing::new(self.service(), stream.clone(), Arc::clone(rebalance_now), Arc::clone(health));
         let shards = Arc::new(shards);
         let listing = shards.list(Duration::ZERO).await;
         let listing = listing.map_err(|fault| failed(stream.to_string(), "listing its shards", fault))?;

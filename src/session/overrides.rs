@@ -5,7 +5,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 /// What the embedding program gives instead of the system's.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Given {
+pub(crate) struct Overrides {
     /// A client for everything, instead of ours.
     pub(crate) client: Option<SharedHttpClient>,
     /// Certificates to trust besides the system's, in PEM.

@@ -7,14 +7,14 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::coordinator::{LOOK_AGAIN, Readers};
+use super::coordinator::{Coordinator, RETRY_AFTER};
 use crate::delivery::progress::Progress;
-use crate::lease::rebalance::{Asked, Step, What};
+use crate::lease::rebalance::{Action, ActionKind, Asked};
 use crate::lease::validity::Term;
-use crate::lease::{Claim, From, Lease, LeaseStore, Place, SharedStore, Write, Written};
+use crate::lease::{Checkpoint, Claim, ClaimFrom, CommitOutcome, Lease, LeaseStore, SharedStore};
 use crate::model::{ShardId, ShardNames, StartPosition};
 use crate::reading::ShardToRead;
-use crate::shards::checkpointer::Leave;
+use crate::shards::checkpointer::{Checkpointer, ReleaseReason};
 use crate::shards::task::{Outcome, ShardTask};
 use crate::telemetry::health::ObservedShard;
 use crate::telemetry::{self, Claimed};
@@ -27,43 +27,43 @@ const CALLS_AT_ONCE: usize = 16;
 const LATE_CLAIMS: Duration = Duration::from_secs(3);
 
 /// A shard that is ours now.
-pub(super) struct Got {
+pub(super) struct ClaimedShard {
     stream: usize,
     lease: Lease,
-    place: Place,
+    checkpoint: Option<Checkpoint>,
     /// When it was claimed. In another term it is not known whose it is.
     term: Term,
     /// Its holder before, who knows no requests, may store a place until then.
     settles: Option<Instant>,
 }
 
-impl Readers {
-    pub(super) async fn ask(&mut self, store: &dyn SharedStore, asks: Vec<Step>) {
-        let (streams, health) = (&self.streams, &self.tools.health);
-        let asking = stream::iter(asks).map(|step| async move {
-            let stream = &streams[step.stream].stream;
-            let What::Ask { hold, instead_of } = step.what else { return None };
-            match store.ask(stream, &step.shard, &hold, instead_of.as_ref()).await {
-                Ok(true) => Some((stream.clone(), step.shard, hold)),
+impl Coordinator {
+    pub(super) async fn ask(&mut self, store: &dyn SharedStore, asks: Vec<Action>) {
+        let (streams, health) = (&self.streams, &self.context.health);
+        let asking = stream::iter(asks).map(|action| async move {
+            let stream = &streams[action.stream].stream;
+            let ActionKind::Ask { hold, instead_of } = action.kind else { return None };
+            match store.ask(stream, &action.shard, &hold, instead_of.as_ref()).await {
+                Ok(true) => Some((stream.clone(), action.shard, hold)),
                 // Somebody else was quicker.
                 Ok(false) => None,
                 Err(error) => {
-                    health.look_failed(&error);
+                    health.table_failed(&error);
                     None
                 }
             }
         });
         let asked: Vec<_> = asking.buffer_unordered(CALLS_AT_ONCE).filter_map(std::future::ready).collect().await;
         let mut holders = BTreeSet::new();
-        let until = Instant::now() + self.tools.settings.handed_over_within;
+        let until = Instant::now() + self.context.settings.handed_over_within;
         for (stream, shard, hold) in asked {
-            telemetry::asked(&stream, &shard, &hold.worker);
+            telemetry::requested(&stream, &shard, &hold.worker);
             holders.insert(hold.worker.clone());
             self.asked.insert((stream, shard), Asked { hold, until });
         }
         for holder in holders {
-            if let Err(error) = store.nudge(&holder).await {
-                self.tools.health.look_failed(&error);
+            if let Err(error) = store.wake(&holder).await {
+                self.context.health.table_failed(&error);
             }
         }
     }
@@ -72,33 +72,33 @@ impl Readers {
     ///
     /// Told to stop, it claims nothing more, but waits a while for claims that are on their way: what they get is given back
     /// with the rest. Nobody else would know that we have it.
-    pub(super) async fn claim(&mut self, steps: Vec<Step>) -> Vec<Got> {
-        let (streams, store, settings) = (&self.streams, &self.tools.store, &self.tools.settings);
-        let (stop, tenure, health) = (&self.tools.stop, &self.tools.tenure, &self.tools.health);
-        let claiming = stream::iter(steps).map(|step| async move {
-            let term = tenure.term().filter(|_| !stop.is_cancelled())?;
-            let stream = &streams[step.stream].stream;
-            let (from, how, hold) = match &step.what {
-                What::Claim => (From::Nobody, Claimed::Free, None),
-                What::Resume(hold) => (From::Holder(hold), Claimed::PassedOn, Some(hold)),
-                What::TakeOver(hold) => (From::Unchanged(hold), Claimed::LeftBehind, Some(hold)),
-                What::Force(hold) => (From::Holder(hold), Claimed::Forced, Some(hold)),
-                What::Steal(hold) => (From::Holder(hold), Claimed::Stolen, Some(hold)),
-                What::Ask { .. } => return None,
+    pub(super) async fn claim(&mut self, actions: Vec<Action>) -> Vec<ClaimedShard> {
+        let (streams, store, settings) = (&self.streams, &self.context.store, &self.context.settings);
+        let (stop, validity, health) = (&self.context.stop, &self.context.validity, &self.context.health);
+        let claiming = stream::iter(actions).map(|action| async move {
+            let term = validity.term().filter(|_| !stop.is_cancelled())?;
+            let stream = &streams[action.stream].stream;
+            let (from, how, hold) = match &action.kind {
+                ActionKind::Claim => (ClaimFrom::Nobody, Claimed::Free, None),
+                ActionKind::Resume(hold) => (ClaimFrom::Holder(hold), Claimed::HandedOver, Some(hold)),
+                ActionKind::TakeOver(hold) => (ClaimFrom::Unchanged(hold), Claimed::TakenOver, Some(hold)),
+                ActionKind::Force(hold) => (ClaimFrom::Holder(hold), Claimed::Forced, Some(hold)),
+                ActionKind::Steal(hold) => (ClaimFrom::Holder(hold), Claimed::Stolen, Some(hold)),
+                ActionKind::Ask { .. } => return None,
             };
-            match store.claim(stream, &step.shard, from).await {
-                Ok(Claim::Owned(lease, place)) => {
-                    telemetry::claimed(stream, &step.shard, how, hold.map(|hold| &hold.worker));
-                    let settles =
-                        matches!(step.what, What::Steal(_)).then(|| Instant::now() + settings.handed_over_within);
-                    Some(Got { stream: step.stream, lease, place, settles, term })
+            match store.claim(stream, &action.shard, from).await {
+                Ok(Claim::Owned(lease, checkpoint)) => {
+                    telemetry::claimed(stream, &action.shard, how, hold.map(|hold| &hold.worker));
+                    let settles = matches!(action.kind, ActionKind::Steal(_))
+                        .then(|| Instant::now() + settings.handed_over_within);
+                    Some(ClaimedShard { stream: action.stream, lease, checkpoint, settles, term })
                 }
                 Ok(Claim::HeldBy(holder)) => {
-                    telemetry::held(stream, &step.shard, &holder);
+                    telemetry::held(stream, &action.shard, &holder);
                     None
                 }
                 Err(error) => {
-                    health.look_failed(&error);
+                    health.table_failed(&error);
                     None
                 }
             }
@@ -130,38 +130,37 @@ impl Readers {
     pub(super) async fn claim_free(&mut self, at: usize, only: Option<&[ShardId]>) {
         let readable = self.streams[at].topology.readable().into_iter();
         let readable = readable.filter(|shard| only.is_none_or(|only| only.contains(shard)));
-        let steps = readable.map(|shard| Step { stream: at, shard, what: What::Claim }).collect();
-        let got = self.claim(steps).await;
+        let actions = readable.map(|shard| Action { stream: at, shard, kind: ActionKind::Claim }).collect();
+        let got = self.claim(actions).await;
         self.start_all(got);
     }
 
-    pub(super) fn start_all(&mut self, got: Vec<Got>) {
+    pub(super) fn start_all(&mut self, got: Vec<ClaimedShard>) {
         let spread = START_SPREAD.saturating_mul(got.len() as u32);
         for got in got {
             self.start(got, spread);
         }
-        self.tools.health.meter.reading_shards(self.tools.checkpointer.len());
+        self.context.health.meter.reading_shards(self.context.checkpointer.len());
     }
 
-    fn start(&mut self, got: Got, spread: Duration) {
-        let Got { stream: at, lease, place, term, settles } = got;
-        let tools = &self.tools;
+    fn start(&mut self, got: ClaimedShard, spread: Duration) {
+        let ClaimedShard { stream: at, lease, checkpoint, term, settles } = got;
+        let context = &self.context;
         let state = &mut self.streams[at];
         let id = lease.shard.clone();
         state.topology.claimed(&id);
-        let ended = if let Place::End(last) = &place { Some(last.clone()) } else { None };
+        let ended = if let Some(Checkpoint::ShardEnd(last)) = &checkpoint { Some(last.clone()) } else { None };
         let names = Arc::new(ShardNames { stream: state.stream.clone(), shard: id.clone() });
-        let start = state.topology.start(&id, &place);
-        let progress = Progress::new(names, tools.settings.checkpoint_limit, tools.settings.replay_nacks);
+        let start = state.topology.start(&id, &checkpoint);
+        let progress = Progress::new(names, context.settings.checkpoint_limit, context.settings.redeliver_nacks);
         let progress = Arc::new(progress);
-        let stop = tools.stop.child_token();
-        let epoch = lease.epoch;
-        let settling = settles.map(|until| (until, Arc::clone(&tools.store), epoch));
+        let stop = context.stop.child_token();
+        let settling = settles.map(|until| (until, Arc::clone(&context.store), Arc::clone(&context.checkpointer)));
         let key = (lease.stream.clone(), lease.shard.clone());
-        tools.checkpointer.add(lease, Arc::clone(&progress), stop.clone());
+        context.checkpointer.add(lease, Arc::clone(&progress), stop.clone());
         // From here on an end of the term stops it like all others. One that came before, we have to see.
-        if ended.is_some() || tools.tenure.term() != Some(term) {
-            tools.checkpointer.leave(&key, Leave::Over);
+        if ended.is_some() || context.validity.term() != Some(term) {
+            context.checkpointer.begin_release(&key, ReleaseReason::Expired);
             if let Some(last) = ended {
                 // Another worker finished it after we looked.
                 state.topology.ended(&id, last);
@@ -170,10 +169,10 @@ impl Readers {
         }
         telemetry::resumed_at(&progress.names, &start);
         let observed: Weak<dyn ObservedShard> = Arc::downgrade(&(Arc::clone(&progress) as Arc<dyn ObservedShard>));
-        tools.health.reads_shard(observed);
+        context.health.reads_shard(observed);
         let begin = Instant::now() + spread.mul_f64(fastrand::f64());
-        let thread = tools.threads.next();
-        let lane = tools.outbox.lane(&progress.names);
+        let thread = context.threads.next();
+        let lane = context.outbox.lane(&progress.names);
         let shard = ShardToRead {
             names: Arc::clone(&progress.names),
             meter: Arc::clone(&progress.meter),
@@ -183,11 +182,11 @@ impl Readers {
             reader: state.readers.reader(shard, start, begin),
             lane,
             progress,
-            pool: tools.pool.clone(),
-            health: Arc::clone(&tools.health),
-            checkpointer: Arc::clone(&tools.checkpointer),
-            slice: tools.settings.slice,
-            deaggregate: tools.settings.deaggregate,
+            pool: context.pool.clone(),
+            health: Arc::clone(&context.health),
+            checkpointer: Arc::clone(&context.checkpointer),
+            slice: context.settings.slice,
+            deaggregate: context.settings.deaggregate,
             seen_open: state.topology.seen_open(&id),
             stop,
         };
@@ -201,25 +200,27 @@ impl Readers {
 }
 
 /// Waits until the holder before has stored its last place, and reads on from there.
-async fn after_the_last_commit(settling: (Instant, Arc<dyn LeaseStore>, u64), mut task: ShardTask) -> Outcome {
-    let (until, store, epoch) = settling;
+async fn after_the_last_commit(
+    settling: (Instant, Arc<dyn LeaseStore>, Arc<Checkpointer>),
+    mut task: ShardTask,
+) -> Outcome {
+    let (until, store, checkpointer) = settling;
     let wait = async {
         sleep_until(until).await;
         loop {
-            let ShardNames { stream, shard } = &*task.progress.names;
-            let renewal = Write { stream: stream.clone(), shard: shard.clone(), epoch, place: Place::Nowhere };
+            let renewal = checkpointer.renewal(&task.progress)?;
             match store.commit(vec![renewal]).await.pop() {
-                Some(Ok(Written::Stored { place, .. })) => return Some(place),
-                Some(Ok(Written::Lost { .. })) | None => return None,
+                Some(Ok(CommitOutcome::Stored { checkpoint, .. })) => return Some(checkpoint),
+                Some(Ok(CommitOutcome::Lost { .. })) | None => return None,
                 Some(Err(error)) => task.health.store_failed(&error),
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(RETRY_AFTER).await;
         }
     };
     match task.stop.clone().run_until_cancelled(wait).await {
-        Some(Some(place)) => {
-            if let Place::After(place) = place {
-                task.reader.start_at(StartPosition::After(place));
+        Some(Some(checkpoint)) => {
+            if let Some(Checkpoint::After(checkpoint)) = checkpoint {
+                task.reader.start_at(StartPosition::After(checkpoint));
             }
             task.run().await
         }

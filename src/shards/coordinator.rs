@@ -21,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 use super::former_rows::report_unreadable;
 use super::task::Outcome;
 use crate::delivery::outbox::Outbox;
-use crate::lease::liveness::Watch;
-use crate::lease::rebalance::{self, Asked, SOON, Sight, Step, StreamSight, What};
-use crate::lease::validity::Tenure;
+use crate::lease::liveness::Liveness;
+use crate::lease::rebalance::{self, Action, ActionKind, Asked, SOON, StreamView, View};
+use crate::lease::validity::LeaseValidity;
 use crate::lease::{LeaseStore, Row, SharedStore, StoreError, Worker};
 use crate::model::{ShardId, ShardListing, Stream, WorkerId};
 use crate::pool::Pool;
 use crate::reading::ReaderFactory;
-use crate::reading::listing::Shards;
+use crate::reading::listing::StreamListing;
 use crate::reading::threads::Threads;
 use crate::retry::Fault;
 use crate::shards::checkpointer::Checkpointer;
@@ -42,13 +42,13 @@ const START_JITTER: Duration = Duration::from_secs(2);
 /// The least time between two listings that may confirm something.
 const JUDGE_AGAIN: Duration = Duration::from_millis(500);
 /// After a look that failed.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The settings of the configuration that matter here.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub(crate) struct ReadSettings {
     pub(crate) checkpoint_limit: u64,
-    pub(crate) replay_nacks: bool,
+    pub(crate) redeliver_nacks: bool,
     /// The most records delivered at once.
     pub(crate) slice: usize,
     /// Aggregated records are to be taken apart.
@@ -66,25 +66,25 @@ pub(crate) struct Settings {
 pub(crate) struct StreamState {
     pub(crate) stream: Stream,
     pub(crate) topology: Topology,
-    pub(crate) listing: Arc<Shards>,
+    pub(crate) listing: Arc<StreamListing>,
     pub(crate) readers: Arc<dyn ReaderFactory>,
 }
 
 /// Everything the task works with.
 #[derive(Debug)]
-pub(crate) struct Tools {
+pub(crate) struct Context {
     pub(crate) threads: Arc<Threads>,
     pub(crate) store: Arc<dyn LeaseStore>,
-    pub(crate) tenure: Arc<Tenure>,
+    pub(crate) validity: Arc<LeaseValidity>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) pool: Pool,
     /// Fails the input.
     pub(crate) fatal: FatalHandler,
     pub(crate) health: Arc<Health>,
-    pub(crate) settings: Settings,
+    pub(crate) settings: ReadSettings,
     /// Somebody wants a round now.
-    pub(crate) look: Arc<Notify>,
+    pub(crate) rebalance_now: Arc<Notify>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -99,10 +99,10 @@ pub(crate) enum CoordinatorEnd {
 
 /// The readers of all streams of an input.
 #[derive(Debug)]
-pub(crate) struct Readers {
+pub(crate) struct Coordinator {
     pub(super) streams: Vec<StreamState>,
-    pub(super) tools: Tools,
-    pub(super) watch: Watch,
+    pub(super) context: Context,
+    pub(super) liveness: Liveness,
     /// What we asked other workers for.
     pub(super) asked: HashMap<(Stream, ShardId), Asked>,
     pub(super) running: Running,
@@ -113,7 +113,7 @@ pub(crate) struct Readers {
 }
 
 /// What is in the table.
-pub(super) struct Looked {
+pub(super) struct TableView {
     /// It was so then, or later: who was silent, was so until then at least.
     pub(super) asked_at: Instant,
     pub(super) workers: Vec<Worker>,
@@ -128,13 +128,13 @@ pub(super) struct Running {
     shards: HashMap<Id, (usize, ShardId, Stream)>,
 }
 
-impl Readers {
-    pub(crate) fn new(streams: Vec<StreamState>, tools: Tools) -> Self {
-        let watch = Watch::new(tools.settings.lease_period);
+impl Coordinator {
+    pub(crate) fn new(streams: Vec<StreamState>, context: Context) -> Self {
+        let liveness = Liveness::new(context.settings.lease_period);
         Self {
             streams,
-            tools,
-            watch,
+            context,
+            liveness,
             asked: HashMap::new(),
             running: Running::default(),
             unread: HashMap::new(),
@@ -144,10 +144,10 @@ impl Readers {
 
     /// Reads until it is told to stop, or until all that was asked for is read. When it returns, no task of it runs.
     pub(crate) async fn run(mut self) -> CoordinatorEnd {
-        let stop = self.tools.stop.clone();
+        let stop = self.context.stop.clone();
         let mut next = Instant::now();
-        if self.tools.store.shared().is_some() && !self.tools.settings.explicit {
-            let jitter = START_JITTER.min(self.tools.settings.rebalance_period / 10);
+        if self.context.store.shared().is_some() && !self.context.settings.explicit {
+            let jitter = START_JITTER.min(self.context.settings.rebalance_period / 10);
             next += jitter.mul_f64(0.5 + 0.5 * fastrand::f64());
         }
         let mut end = CoordinatorEnd::AllRead;
@@ -159,10 +159,10 @@ impl Readers {
                     break;
                 }
                 Some(ended) = self.running.tasks.join_next_with_id() => self.ended(ended).await,
-                () = self.tools.look.notified() => next = Instant::now(),
-                () = self.tools.checkpointer.worth_a_look() => next = next.min(Instant::now() + SOON),
+                () = self.context.rebalance_now.notified() => next = Instant::now(),
+                () = self.context.checkpointer.rebalance_wanted() => next = next.min(Instant::now() + SOON),
                 () = sleep_until(next) => {
-                    let Some(after) = self.round().await else {
+                    let Some(after) = self.rebalance().await else {
                         end = CoordinatorEnd::Stopped;
                         break;
                     };
@@ -188,45 +188,45 @@ impl Readers {
     ///
     /// The service and the store may take long to answer, and close doesn't wait for them, but for claims: see
     /// [`claim`](Self::claim).
-    async fn round(&mut self) -> Option<Duration> {
-        let period = self.tools.settings.rebalance_period;
-        let (stop, store) = (self.tools.stop.clone(), Arc::clone(&self.tools.store));
+    async fn rebalance(&mut self) -> Option<Duration> {
+        let period = self.context.settings.rebalance_period;
+        let (stop, store) = (self.context.stop.clone(), Arc::clone(&self.context.store));
         let Some(store) = store.shared() else {
-            stop.run_until_cancelled(self.begin_anew_where_made_again()).await?;
+            stop.run_until_cancelled(self.restart_recreated_streams()).await?;
             stop.run_until_cancelled(self.refresh_all(period / 2)).await?;
-            stop.run_until_cancelled(self.forget_what_is_gone()).await?;
-            self.give_up_what_is_gone();
+            stop.run_until_cancelled(self.remove_vanished_rows()).await?;
+            self.release_vanished();
             for at in 0..self.streams.len() {
                 self.claim_free(at, None).await;
             }
             self.note_unread(&[]);
             return Some(self.until_judged(period));
         };
-        if self.tools.tenure.is_over() {
+        if self.context.validity.is_expired() {
             // To others we are gone. The keeper tells when they see us again.
-            return Some(LOOK_AGAIN.min(period));
+            return Some(RETRY_AFTER.min(period));
         }
-        stop.run_until_cancelled(self.begin_anew_where_made_again()).await?;
-        let looked = match stop.run_until_cancelled(self.look(store)).await? {
-            Ok(looked) => looked,
+        stop.run_until_cancelled(self.restart_recreated_streams()).await?;
+        let seen = match stop.run_until_cancelled(self.read_table(store)).await? {
+            Ok(seen) => seen,
             Err(error) => {
-                self.tools.health.look_failed(&error);
-                return Some(LOOK_AGAIN.min(period));
+                self.context.health.table_failed(&error);
+                return Some(RETRY_AFTER.min(period));
             }
         };
-        self.tools.health.looked();
+        self.context.health.looked();
         stop.run_until_cancelled(self.refresh_all(period / 2)).await?;
-        stop.run_until_cancelled(self.note_ends_elsewhere(store)).await?;
-        self.give_up_what_is_gone();
-        let more = self.act(store, &looked).await;
-        self.note_unread(&looked.rows);
-        stop.run_until_cancelled(self.tidy(store, &looked)).await?;
+        stop.run_until_cancelled(self.store_ends_found_elsewhere(store)).await?;
+        self.release_vanished();
+        let more = self.carry_out(store, &seen).await;
+        self.note_unread(&seen.rows);
+        stop.run_until_cancelled(self.remove_garbage(store, &seen)).await?;
         if more {
             return Some(SOON.min(period));
         }
         let regular = period.mul_f64(0.9 + 0.1 * fastrand::f64());
         // When one that is silent will be seen to be gone.
-        let over = self.watch.next_over(looked.asked_at).map(|over| over.saturating_duration_since(Instant::now()));
+        let over = self.liveness.next_expiry(seen.asked_at).map(|over| over.saturating_duration_since(Instant::now()));
         Some(self.until_judged(over.map_or(regular, |over| regular.min(over))))
     }
 
@@ -241,19 +241,19 @@ impl Readers {
         let now = Instant::now();
         let mut unread = HashMap::new();
         for (at, state) in self.streams.iter_mut().enumerate() {
-            let in_hand = self.tools.checkpointer.in_hand(&state.stream);
+            let ours = self.context.checkpointer.held(&state.stream);
             let held: BTreeSet<&ShardId> = rows
                 .get(at)
                 .into_iter()
                 .flatten()
                 .filter(|row| {
                     let hold = row.hold.as_ref();
-                    hold.is_some_and(|hold| !self.watch.is_over(&state.stream, &row.shard, hold, now))
+                    hold.is_some_and(|hold| !self.liveness.is_expired(&state.stream, &row.shard, hold, now))
                 })
                 .map(|row| &row.shard)
                 .collect();
             for shard in state.topology.unread() {
-                if !in_hand.contains(&shard) && !held.contains(&shard) {
+                if !ours.contains(&shard) && !held.contains(&shard) {
                     let key = (at, shard);
                     let since = self.unread.get(&key).copied().unwrap_or(now);
                     unread.insert(key, since);
@@ -261,7 +261,7 @@ impl Readers {
             }
         }
         self.unread = unread;
-        self.tools.health.unread_since(self.unread.values().min().copied());
+        self.context.health.unread_since(self.unread.values().min().copied());
     }
 
     /// Has listings that are at most this old, or new ones where they are needed.
@@ -283,21 +283,21 @@ impl Readers {
         let listing = match listing {
             Ok(listing) => listing,
             Err(fault) => {
-                self.tools.health.listing_failed(&state.stream, &fault);
+                self.context.health.listing_failed(&state.stream, &fault);
                 return false;
             }
         };
-        self.tools.health.listed(&state.stream);
+        self.context.health.listed(&state.stream);
         let learned = state.topology.listed(&listing);
         for shard in &learned.gone {
             telemetry::vanished_before_connect(&state.stream, shard);
         }
-        if learned.made_again && state.stream.created().is_some() {
+        if learned.recreated && state.stream.created().is_some() {
             state.listing.identity(listing.asked_at).await;
-        } else if learned.made_again {
+        } else if learned.recreated {
             // The service does not say when the stream was created, and the shards say enough.
             let stream = state.stream.clone();
-            self.begin_anew(at, stream).await;
+            self.restart_stream(at, stream).await;
         } else if !learned.contradicted.is_empty() {
             self.set_aside(at, &learned.contradicted).await;
         }
@@ -305,11 +305,11 @@ impl Readers {
     }
 
     /// What nobody here has a lease of any more, may be claimed again.
-    fn give_up_what_is_gone(&mut self) {
+    fn release_vanished(&mut self) {
         for (at, state) in self.streams.iter_mut().enumerate() {
-            let in_hand = self.tools.checkpointer.in_hand(&state.stream);
+            let held = self.context.checkpointer.held(&state.stream);
             for shard in state.topology.reading() {
-                if !in_hand.contains(&shard) && !self.running.has(at, &shard) {
+                if !held.contains(&shard) && !self.running.has(at, &shard) {
                     state.topology.released(&shard);
                 }
             }
@@ -317,19 +317,19 @@ impl Readers {
     }
 
     /// Reads the table.
-    async fn look(&mut self, store: &dyn SharedStore) -> Result<Looked, StoreError> {
+    async fn read_table(&mut self, store: &dyn SharedStore) -> Result<TableView, StoreError> {
         let asked_at = Instant::now();
         let rows = try_join_all(self.streams.iter().map(|state| store.rows(&state.stream))).await?;
         // Afterwards: whoever claimed a shard by then has shown itself before, so nobody is taken from who just came back.
         let workers = store.workers().await?;
         let answered_at = Instant::now();
         let seen = self.streams.iter().zip(&rows).map(|(state, rows)| (&state.stream, &**rows));
-        self.watch.look(answered_at, &workers, seen);
+        self.liveness.look(answered_at, &workers, seen);
         for (state, rows) in self.streams.iter_mut().zip(&rows) {
             // What was lost stops before anything else.
-            let is_alive = |worker: &WorkerId| self.watch.is_alive(worker, asked_at);
-            self.tools.checkpointer.compare(&state.stream, rows, is_alive);
-            report_unreadable(&self.tools.health, &state.stream, rows);
+            let is_alive = |worker: &WorkerId| self.liveness.is_alive(worker, asked_at);
+            self.context.checkpointer.reconcile(&state.stream, rows, is_alive);
+            report_unreadable(&self.context.health, &state.stream, rows);
         }
         let mut of_this_stream = Vec::with_capacity(rows.len());
         for (at, rows) in rows.into_iter().enumerate() {
@@ -337,67 +337,67 @@ impl Readers {
             self.streams[at].topology.learn(&rows, answered_at);
             of_this_stream.push(rows);
         }
-        Ok(Looked { asked_at, workers, rows: of_this_stream })
+        Ok(TableView { asked_at, workers, rows: of_this_stream })
     }
 
     /// Stores that shards are ended which another program is done with, so that nobody has to find out again.
-    async fn note_ends_elsewhere(&mut self, store: &dyn SharedStore) {
+    async fn store_ends_found_elsewhere(&mut self, store: &dyn SharedStore) {
         for state in &mut self.streams {
             for shard in state.topology.ended_elsewhere() {
                 match store.end(&state.stream, &shard).await {
                     Ok(true) => {}
                     // Somebody has begun it after we looked.
                     Ok(false) => state.topology.not_ended(&shard),
-                    Err(error) => self.tools.health.look_failed(&error),
+                    Err(error) => self.context.health.table_failed(&error),
                 }
             }
         }
     }
 
     /// Carries out our part of the plan. Whether something is left to do soon.
-    async fn act(&mut self, store: &dyn SharedStore, looked: &Looked) -> bool {
-        let Looked { asked_at, workers, rows } = looked;
-        let in_hand: Vec<_> = self.streams.iter().map(|state| self.tools.checkpointer.in_hand(&state.stream)).collect();
+    async fn carry_out(&mut self, store: &dyn SharedStore, seen: &TableView) -> bool {
+        let TableView { asked_at, workers, rows } = seen;
+        let held: Vec<_> = self.streams.iter().map(|state| self.context.checkpointer.held(&state.stream)).collect();
         let readable: Vec<_> = self.streams.iter_mut().map(|state| state.topology.readable()).collect();
-        let streams: Vec<StreamSight<'_>> = (self.streams.iter().enumerate())
-            .map(|(at, state)| StreamSight {
+        let streams: Vec<StreamView<'_>> = (self.streams.iter().enumerate())
+            .map(|(at, state)| StreamView {
                 stream: &state.stream,
                 rows: &rows[at],
                 readable: &readable[at],
-                in_hand: &in_hand[at],
+                held: &held[at],
             })
             .collect();
-        let settle = rebalance::settle(self.tools.settings.rebalance_period);
-        let (me, watch, asked) = (store.me(), &self.watch, &self.asked);
-        let sight = Sight { now: *asked_at, me, workers, streams: &streams, watch, settle, asked };
-        self.tools
+        let settle = rebalance::settling_time(self.context.settings.rebalance_period);
+        let (me, liveness, asked) = (store.me(), &self.liveness, &self.asked);
+        let view = View { now: *asked_at, me, workers, streams: &streams, liveness, settle, asked };
+        self.context
             .health
             .meter
-            .workers(workers.iter().filter(|worker| self.watch.is_alive(&worker.id, *asked_at)).count());
-        let steps = if self.tools.settings.explicit {
-            match rebalance::told(&sight) {
-                Ok(steps) => steps,
+            .workers(workers.iter().filter(|worker| self.liveness.is_alive(&worker.id, *asked_at)).count());
+        let actions = if self.context.settings.explicit {
+            match rebalance::plan_explicit(&view) {
+                Ok(actions) => actions,
                 Err(taken) => {
                     let stream = self.streams[taken.stream].stream.clone();
-                    self.tools.fatal.report(occupied(&stream, &taken.shard, &taken.holder));
+                    self.context.fatal.report(occupied(&stream, &taken.shard, &taken.holder));
                     return false;
                 }
             }
         } else {
-            rebalance::share(&sight)
+            rebalance::plan_shared(&view)
         };
-        let (asks, claims): (Vec<Step>, Vec<Step>) =
-            steps.steps.into_iter().partition(|step| matches!(step.what, What::Ask { .. }));
-        if self.tools.stop.clone().run_until_cancelled(self.ask(store, asks)).await.is_none() {
+        let (asks, claims): (Vec<Action>, Vec<Action>) =
+            actions.actions.into_iter().partition(|action| matches!(action.kind, ActionKind::Ask { .. }));
+        if self.context.stop.clone().run_until_cancelled(self.ask(store, asks)).await.is_none() {
             return false;
         }
         let got = self.claim(claims).await;
         self.start_all(got);
         // What was asked for and came otherwise, or not at all, is not waited for any more.
-        let patience = self.tools.settings.lease_period;
+        let patience = self.context.settings.lease_period;
         let now = Instant::now();
         self.asked.retain(|_, asked| asked.until + patience > now);
-        steps.more
+        actions.more
     }
 
     /// A shard's task is over.
@@ -413,7 +413,7 @@ impl Readers {
                 };
                 telemetry::task_ended("shard", &cause, false);
                 let what = format!("the task{of} ended by itself ({cause}); this is a bug, please report it");
-                self.tools.fatal.report(what);
+                self.context.fatal.report(what);
                 return;
             }
         };
@@ -424,21 +424,21 @@ impl Readers {
         }
         match outcome {
             Outcome::Ended { children, last } => {
-                let stop = self.tools.stop.clone();
+                let stop = self.context.stop.clone();
                 let state = &mut self.streams[at];
                 state.topology.children(&children, Instant::now());
                 state.topology.ended(&id, last);
                 if state.topology.wants_listing() {
-                    let period = self.tools.settings.rebalance_period;
+                    let period = self.context.settings.rebalance_period;
                     stop.run_until_cancelled(self.refresh_all(period / 2)).await;
                 }
                 // Who read the parent goes on with the children. Whether another should have them, a round will see.
                 let children: Vec<ShardId> = children.into_iter().map(|child| child.id).collect();
-                let only = self.tools.store.shared().is_some().then_some(&*children);
+                let only = self.context.store.shared().is_some().then_some(&*children);
                 self.claim_free(at, only).await;
             }
             Outcome::Stopped => {}
-            Outcome::Failed(error) => self.tools.fatal.report(error.to_string()),
+            Outcome::Failed(error) => self.context.fatal.report(error.to_string()),
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) async fn set_aside_former(
     mut rows: Vec<Row>,
 ) -> Result<Vec<Row>, StoreError> {
     let former = topology.former(&rows, stream.created());
-    if former.made_again {
+    if former.recreated {
         let cause = format!("stream {stream} was made again while it was being looked for");
         return Err(StoreError::Failed { what: "read the positions", cause });
     }
@@ -37,7 +37,7 @@ pub(super) async fn set_aside_and_report(
 ) -> Result<(), StoreError> {
     let before = rows.iter().find_map(|row| row.created);
     let count = set_aside(store, stream, rows).await?;
-    telemetry::made_again(before, stream, count);
+    telemetry::recreated(before, stream, count);
     Ok(())
 }
 

@@ -6,33 +6,33 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::coordinator::Readers;
+use super::coordinator::Coordinator;
 use super::former_rows::{set_aside, set_aside_and_report};
 use crate::lease::Row;
 use crate::model::{ShardId, Stream};
-use crate::reading::listing::Shards;
+use crate::reading::listing::StreamListing;
 use crate::telemetry;
 
-impl Readers {
+impl Coordinator {
     /// Reads each stream anew of which it turned out that it was deleted and made again.
-    pub(super) async fn begin_anew_where_made_again(&mut self) {
+    pub(super) async fn restart_recreated_streams(&mut self) {
         for at in 0..self.streams.len() {
             if let Some(successor) = self.streams[at].listing.take_successor() {
-                self.begin_anew(at, successor).await;
+                self.restart_stream(at, successor).await;
             }
         }
     }
 
     /// Reads what has the name and ARN of a stream now as a new one.
-    pub(super) async fn begin_anew(&mut self, at: usize, stream: Stream) {
-        let tools = &self.tools;
+    pub(super) async fn restart_stream(&mut self, at: usize, stream: Stream) {
+        let context = &self.context;
         let state = &mut self.streams[at];
         let before = std::mem::replace(&mut state.stream, stream.clone());
         // Nothing of the old one is delivered or stored from here on.
-        tools.checkpointer.abandon(&before);
+        context.checkpointer.abandon(&before);
         state.topology = state.topology.anew();
-        let (service, wake) = (state.listing.service(), Arc::clone(&tools.look));
-        state.listing = Arc::new(Shards::new(service, stream.clone(), wake, Arc::clone(&tools.health)));
+        let (service, wake) = (state.listing.service(), Arc::clone(&context.rebalance_now));
+        state.listing = Arc::new(StreamListing::new(service, stream.clone(), wake, Arc::clone(&context.health)));
         self.asked.retain(|(other, _), _| *other != before);
         self.unread.retain(|(other, _), _| *other != at);
         self.done.remove(&at);
@@ -41,19 +41,19 @@ impl Readers {
             state.topology.listed(&listing);
         }
         let set_aside = async {
-            let rows = tools.store.rows(&stream).await?;
+            let rows = context.store.rows(&stream).await?;
             let former = state.topology.former(&rows, stream.created());
-            set_aside(&*tools.store, &stream, former.rows).await
+            set_aside(&*context.store, &stream, former.rows).await
         };
         let count = match set_aside.await {
             Ok(count) => count,
             Err(error) => {
                 // They are found again with the next look.
-                tools.health.look_failed(&error);
+                context.health.table_failed(&error);
                 0
             }
         };
-        telemetry::made_again(before.created(), &stream, count);
+        telemetry::recreated(before.created(), &stream, count);
         state.readers.recreated(Arc::clone(&state.listing)).await;
     }
 
@@ -61,15 +61,15 @@ impl Readers {
     pub(super) async fn without_former(&mut self, at: usize, mut rows: Vec<Row>) -> Vec<Row> {
         let state = &self.streams[at];
         let former = state.topology.former(&rows, state.stream.created());
-        if former.made_again {
+        if former.recreated {
             state.listing.identity(tokio::time::Instant::now()).await;
         }
         if former.rows.is_empty() {
             return rows;
         }
         let shards = former.shards();
-        if let Err(error) = set_aside_and_report(&*self.tools.store, &state.stream, former.rows).await {
-            self.tools.health.look_failed(&error);
+        if let Err(error) = set_aside_and_report(&*self.context.store, &state.stream, former.rows).await {
+            self.context.health.table_failed(&error);
         }
         rows.retain(|row| !shards.contains(&row.shard));
         rows
@@ -77,7 +77,7 @@ impl Readers {
 
     /// Sets aside what is stored of shards that are open though their end is stored.
     pub(super) async fn set_aside(&mut self, at: usize, shards: &[ShardId]) {
-        let (store, state) = (&self.tools.store, &mut self.streams[at]);
+        let (store, state) = (&self.context.store, &mut self.streams[at]);
         let done = async {
             let rows = store.rows(&state.stream).await?;
             let former = rows.iter().filter(|row| shards.contains(&row.shard) && row.created.is_none()).collect();
@@ -89,7 +89,7 @@ impl Readers {
                     state.topology.set_aside(shard);
                 }
             }
-            Err(error) => self.tools.health.look_failed(&error),
+            Err(error) => self.context.health.table_failed(&error),
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Delivery;
-use crate::delivery::outbox::{Closed, OpenLane};
+use crate::delivery::outbox::{Closed, LaneHandle};
 use crate::delivery::progress::Progress;
 use crate::model::{ChildShard, SequenceNumber};
 use crate::pool::Pool;
@@ -29,7 +29,7 @@ use crate::telemetry::health::Health;
 pub(crate) struct ShardTask {
     pub(crate) reader: Box<dyn ShardReader>,
     pub(crate) progress: Arc<Progress>,
-    pub(crate) lane: OpenLane,
+    pub(crate) lane: LaneHandle,
     pub(crate) pool: Pool,
     pub(crate) health: Arc<Health>,
     pub(crate) checkpointer: Arc<Checkpointer>,
@@ -98,8 +98,8 @@ impl ShardTask {
         // Nothing more is read; a connection would only be held for nothing.
         self.reader.pause();
         self.progress.drained().await;
-        let (place, done) = self.progress.checkpoint();
-        let last = place.filter(|_| done > 0 || self.seen_open);
+        let (checkpoint, done) = self.progress.checkpoint();
+        let last = checkpoint.filter(|_| done > 0 || self.seen_open);
         match self.checkpointer.store_end(&self.progress, last.clone()).await {
             EndStored::Stored => {
                 let ids: Vec<_> = children.iter().map(|child| child.id.clone()).collect();
@@ -114,7 +114,7 @@ impl ShardTask {
 /// Hands the records of an event to the outbox, slice by slice.
 async fn deliver(
     progress: &Arc<Progress>,
-    lane: &mut OpenLane,
+    lane: &mut LaneHandle,
     pool: &Pool,
     slice: usize,
     event: ReadEvent,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
-use crate::lease::{Place, Row};
+use crate::lease::{Checkpoint, Row};
 use crate::model::{ChildShard, SequenceNumber, ShardId, ShardListing, ShardState, StartPosition};
 use crate::reading::listing::CONFIRMED_AFTER;
 
@@ -42,7 +42,7 @@ pub(crate) struct Learned {
     /// Shards whose end is stored, though they are open: what is stored of them is of another stream.
     pub(crate) contradicted: Vec<ShardId>,
     /// A shard begins elsewhere than it did: the stream was deleted and made again.
-    pub(crate) made_again: bool,
+    pub(crate) recreated: bool,
 }
 
 /// What is stored of a stream of the same name and ARN that does not exist any more.
@@ -50,7 +50,7 @@ pub(crate) struct Learned {
 pub(crate) struct FormerRows<'r> {
     pub(crate) rows: Vec<&'r Row>,
     /// A row is of a stream that was made after the one that we know.
-    pub(crate) made_again: bool,
+    pub(crate) recreated: bool,
 }
 
 impl<'r> FormerRows<'r> {
@@ -62,13 +62,13 @@ impl<'r> FormerRows<'r> {
     ) -> Self {
         let mut found = Self::default();
         for row in rows {
-            let place = match &row.place {
-                Place::After(place) | Place::End(Some(place)) => Some(place),
-                Place::End(None) | Place::Nowhere => None,
+            let checkpoint = match &row.checkpoint {
+                Some(Checkpoint::After(checkpoint)) | Some(Checkpoint::ShardEnd(Some(checkpoint))) => Some(checkpoint),
+                Some(Checkpoint::ShardEnd(None)) | None => None,
             };
-            let precedes = |begin: &SequenceNumber| place.is_some_and(|place| place < begin);
+            let precedes = |begin: &SequenceNumber| checkpoint.is_some_and(|checkpoint| checkpoint < begin);
             match (row.created, created) {
-                (Some(theirs), Some(ours)) if theirs > ours => found.made_again = true,
+                (Some(theirs), Some(ours)) if theirs > ours => found.recreated = true,
                 (Some(theirs), Some(ours)) if theirs < ours => found.rows.push(row),
                 (None, _) if begin_of(&row.shard).is_some_and(precedes) => found.rows.push(row),
                 _ => {}
@@ -95,7 +95,7 @@ struct Node {
     /// It was open when it was first seen: what its children hold is newer than our start.
     seen_open: bool,
     closed: bool,
-    place: Place,
+    checkpoint: Option<Checkpoint>,
     stored: Stored,
     /// Since when its row is missing, as long as it isn't known what that means.
     vanished: Option<Instant>,
@@ -164,8 +164,8 @@ impl Topology {
             if node.life == ShardState::Reading || node.unreadable {
                 continue;
             }
-            node.place = row.place.clone();
-            if matches!(row.place, Place::End(_)) && node.life != ShardState::Ended {
+            node.checkpoint = row.checkpoint.clone();
+            if matches!(row.checkpoint, Some(Checkpoint::ShardEnd(_))) && node.life != ShardState::Ended {
                 node.life = ShardState::Ended;
                 node.end_believed_at = Some(at).filter(|_| row.created.is_none());
             }
@@ -180,7 +180,7 @@ impl Topology {
             let Some(since) = node.vanished else { continue };
             if node.closed {
                 node.life = ShardState::Ended;
-                node.place = Place::End(None);
+                node.checkpoint = Some(Checkpoint::ShardEnd(None));
                 node.vanished = None;
             } else if self.listed_at.is_some_and(|at| at >= since) {
                 node.vanished = None;
@@ -203,7 +203,7 @@ impl Topology {
             let open = !matches!(node.life, ShardState::Reading | ShardState::Ended);
             if open && node.closed && node.stored == Stored::No {
                 node.life = ShardState::Ended;
-                node.place = Place::End(None);
+                node.checkpoint = Some(Checkpoint::ShardEnd(None));
                 behind.extend(node.parents.clone());
                 ended.push(id);
             }
@@ -215,13 +215,13 @@ impl Topology {
     pub(crate) fn not_ended(&mut self, id: &ShardId) {
         if let Some(node) = self.nodes.get_mut(id) {
             node.life = ShardState::WaitingForParents;
-            node.place = Place::Nowhere;
+            node.checkpoint = None;
         }
     }
 
     /// What is stored of shards that are not in the stream any more, by the last listing, and that nothing depends on. The
     /// listing has to be younger than the rows: a shard that is in use may have been born in between.
-    pub(crate) fn forgettable<'r>(&self, rows: &'r [Row]) -> Vec<&'r Row> {
+    pub(crate) fn garbage<'r>(&self, rows: &'r [Row]) -> Vec<&'r Row> {
         let is_gone = |id: &ShardId| self.nodes.get(id).is_some_and(|node| node.gone);
         // Where a child starts that nobody has begun, its parent's row may say.
         let is_needed = |id: &ShardId| {
@@ -270,7 +270,7 @@ impl Topology {
             (node.gone, node.missing_since) = (false, None);
             // An older listing than the one before may still show it open.
             node.closed |= shard.closed;
-            learned.made_again |= node.begin.is_some() && shard.begin.is_some() && node.begin != shard.begin;
+            learned.recreated |= node.begin.is_some() && shard.begin.is_some() && node.begin != shard.begin;
             node.begin = shard.begin.clone().or(node.begin.take());
             let is_doubted = !node.closed
                 && node.life == ShardState::Ended
@@ -294,7 +294,7 @@ impl Topology {
                 continue;
             }
             node.gone = true;
-            if node.life != ShardState::Ended && !matches!(node.place, Place::Nowhere) {
+            if node.life != ShardState::Ended && !matches!(node.checkpoint, None) {
                 learned.gone.push(id.clone());
             }
         }
@@ -350,7 +350,7 @@ impl Topology {
             && node.life != ShardState::Reading
         {
             node.life = ShardState::WaitingForParents;
-            node.place = Place::Nowhere;
+            node.checkpoint = None;
             node.stored = Stored::No;
             (node.end_believed_at, node.contradicted_since, node.vanished) = (None, None, None);
         }
@@ -425,17 +425,17 @@ impl Topology {
     }
 
     /// Where a shard begins, given its stored place.
-    pub(crate) fn start(&self, id: &ShardId, place: &Place) -> StartPosition {
-        if let Place::After(after) = place {
+    pub(crate) fn start(&self, id: &ShardId, checkpoint: &Option<Checkpoint>) -> StartPosition {
+        if let Some(Checkpoint::After(after)) = checkpoint {
             return StartPosition::After(after.clone());
         }
         let Fresh::At(time) = self.fresh else { return StartPosition::Oldest };
         let parents = self.nodes.get(id).map_or(&[][..], |node| &node.parents);
         let follows_one_we_read = parents.iter().any(|parent| {
-            self.nodes.get(parent).is_some_and(|node| match &node.place {
-                Place::End(last) => last.is_some() || node.seen_open,
-                Place::After(_) => true,
-                Place::Nowhere => false,
+            self.nodes.get(parent).is_some_and(|node| match &node.checkpoint {
+                Some(Checkpoint::ShardEnd(last)) => last.is_some() || node.seen_open,
+                Some(Checkpoint::After(_)) => true,
+                None => false,
             })
         });
         if follows_one_we_read { StartPosition::Oldest } else { StartPosition::At(time) }
@@ -461,7 +461,7 @@ impl Topology {
     pub(crate) fn ended(&mut self, id: &ShardId, last: Option<SequenceNumber>) {
         self.step(id, ShardState::ended);
         if let Some(node) = self.nodes.get_mut(id) {
-            node.place = Place::End(last);
+            node.checkpoint = Some(Checkpoint::ShardEnd(last));
         }
     }
 
@@ -499,7 +499,7 @@ impl Node {
             listed: false,
             seen_open,
             closed: false,
-            place: Place::Nowhere,
+            checkpoint: None,
             stored: Stored::No,
             vanished: None,
             begin: None,
@@ -523,12 +523,12 @@ mod tests {
         ListedShard { id: id.into(), parents: ids(parents), closed, begin: None }
     }
 
-    fn row(id: &str, place: Place) -> Row {
-        Row::new(id, place)
+    fn row(id: &str, checkpoint: Option<Checkpoint>) -> Row {
+        Row::new(id, checkpoint)
     }
 
-    fn theirs(id: &str, place: Place) -> Row {
-        Row { foreign: true, ..row(id, place) }
+    fn theirs(id: &str, checkpoint: Option<Checkpoint>) -> Row {
+        Row { foreign: true, ..row(id, checkpoint) }
     }
 
     fn ids(ids: &[&str]) -> Vec<ShardId> {
@@ -630,7 +630,7 @@ mod tests {
     #[test]
     fn child_that_was_begun_does_not_wait_for_parents_past_retention() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[row("b", Place::After(number("5")))], Instant::now());
+        topology.learn(&[row("b", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, vec![shard("b", &["gone"], false)]);
         assert_eq!(topology.readable(), ids(&["b"]));
     }
@@ -658,12 +658,12 @@ mod tests {
     #[test]
     fn unreadable_row_stops_its_shard_alone() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        let bad = Row { unreadable: Some("its SequenceNumber is LATEST".into()), ..row("a", Place::Nowhere) };
+        let bad = Row { unreadable: Some("its SequenceNumber is LATEST".into()), ..row("a", None) };
         topology.learn(std::slice::from_ref(&bad), Instant::now());
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &["a"], false), shard("c", &[], false)]);
         assert_eq!(topology.readable(), ids(&["c"]));
-        assert_eq!(topology.forgettable(&[bad]), Vec::<&Row>::new());
-        topology.learn(&[row("a", Place::After(number("5")))], Instant::now());
+        assert_eq!(topology.garbage(&[bad]), Vec::<&Row>::new());
+        topology.learn(&[row("a", Some(Checkpoint::After(number("5"))))], Instant::now());
         assert_eq!(topology.readable(), ids(&["a", "c"]));
     }
 
@@ -672,9 +672,9 @@ mod tests {
         let begins = |at: &str| vec![ListedShard { begin: Some(number(at)), ..shard("a", &[], false) }];
         let mut topology = Topology::new(None, Fresh::Oldest);
         for listing in [begins("100"), vec![shard("a", &[], false)], begins("100")] {
-            assert!(!listed_after(&mut topology, Duration::ZERO, listing).made_again);
+            assert!(!listed_after(&mut topology, Duration::ZERO, listing).recreated);
         }
-        assert!(listed_after(&mut topology, Duration::ZERO, begins("200")).made_again);
+        assert!(listed_after(&mut topology, Duration::ZERO, begins("200")).recreated);
     }
 
     #[test]
@@ -683,7 +683,7 @@ mod tests {
         let late = CONFIRMED_AFTER + Duration::from_secs(1);
         for (created, doubted) in [(None, ids(&["a"])), (Some(5), ids(&[]))] {
             let mut topology = Topology::new(None, Fresh::Oldest);
-            topology.learn(&[Row { created, ..row("a", Place::End(None)) }], Instant::now());
+            topology.learn(&[Row { created, ..row("a", Some(Checkpoint::ShardEnd(None))) }], Instant::now());
             assert_eq!(listed_after(&mut topology, Duration::ZERO, open()).contradicted, []);
             assert_eq!(listed_after(&mut topology, late, open()).contradicted, doubted);
             for id in &doubted {
@@ -693,7 +693,7 @@ mod tests {
         }
         // A listing that shows it closed settles it, whatever an older one says afterwards.
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[row("a", Place::End(None))], Instant::now());
+        topology.learn(&[row("a", Some(Checkpoint::ShardEnd(None)))], Instant::now());
         listed(&mut topology, vec![shard("a", &[], true)]);
         assert_eq!(listed_after(&mut topology, late, open()).contradicted, []);
         assert_eq!(listed_after(&mut topology, late * 2, open()).contradicted, []);
@@ -715,20 +715,20 @@ mod tests {
     fn rows_of_former_streams_say_so_or_lie_before_their_shard() {
         let of = |created: i64, row: Row| Row { created: Some(created), ..row };
         let rows = [
-            of(1, row("a", Place::End(None))),
-            of(2, row("b", Place::After(number("5")))),
-            row("c", Place::After(number("5"))),
-            row("d", Place::End(Some(number("99")))),
-            row("e", Place::After(number("100"))),
-            row("f", Place::After(number("5"))),
-            row("a", Place::End(None)),
+            of(1, row("a", Some(Checkpoint::ShardEnd(None)))),
+            of(2, row("b", Some(Checkpoint::After(number("5"))))),
+            row("c", Some(Checkpoint::After(number("5")))),
+            row("d", Some(Checkpoint::ShardEnd(Some(number("99"))))),
+            row("e", Some(Checkpoint::After(number("100")))),
+            row("f", Some(Checkpoint::After(number("5")))),
+            row("a", Some(Checkpoint::ShardEnd(None))),
         ];
         let begin = number("100");
         let begin_of = |id: &ShardId| (*id != "f".into()).then_some(&begin);
         let found = FormerRows::among(&rows, Some(2), begin_of);
         let ids: Vec<&str> = found.rows.iter().map(|row| row.shard.as_str()).collect();
-        assert_eq!((ids, found.made_again), (vec!["a", "c", "d"], false));
-        assert!(FormerRows::among(&[of(3, row("a", Place::Nowhere))], Some(2), begin_of).made_again);
+        assert_eq!((ids, found.recreated), (vec!["a", "c", "d"], false));
+        assert!(FormerRows::among(&[of(3, row("a", None))], Some(2), begin_of).recreated);
         assert_eq!(FormerRows::among(&rows[..2], None, begin_of), FormerRows::default());
     }
 
@@ -750,16 +750,19 @@ mod tests {
     #[test]
     fn double_reshard_while_down() {
         let mut topology = Topology::new(None, Fresh::At(100));
-        topology.learn(&[row("a", Place::After(number("5")))], Instant::now());
+        topology.learn(&[row("a", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &["a"], true), shard("c", &["b"], false)]);
         assert_eq!(topology.readable(), ids(&["a"]));
-        assert_eq!(topology.start(&"a".into(), &Place::After(number("5"))), StartPosition::After(number("5")));
+        assert_eq!(
+            topology.start(&"a".into(), &Some(Checkpoint::After(number("5")))),
+            StartPosition::After(number("5"))
+        );
         read(&mut topology, "a", Some("9"));
         assert_eq!(topology.readable(), ids(&["b"]));
-        assert_eq!(topology.start(&"b".into(), &Place::Nowhere), StartPosition::Oldest);
+        assert_eq!(topology.start(&"b".into(), &None), StartPosition::Oldest);
         read(&mut topology, "b", Some("12"));
         assert_eq!(topology.readable(), ids(&["c"]));
-        assert_eq!(topology.start(&"c".into(), &Place::Nowhere), StartPosition::Oldest);
+        assert_eq!(topology.start(&"c".into(), &None), StartPosition::Oldest);
     }
 
     #[test]
@@ -767,12 +770,12 @@ mod tests {
         let mut topology = Topology::new(None, Fresh::At(100));
         listed(&mut topology, vec![shard("a", &[], false)]);
         topology.readable();
-        assert_eq!(topology.start(&"a".into(), &Place::Nowhere), StartPosition::At(100));
+        assert_eq!(topology.start(&"a".into(), &None), StartPosition::At(100));
         topology.claimed(&"a".into());
         topology.children(&[ChildShard { id: "b".into(), parents: ids(&["a"]) }], Instant::now());
         topology.ended(&"a".into(), None);
         assert_eq!(topology.readable(), ids(&["b"]));
-        assert_eq!(topology.start(&"b".into(), &Place::Nowhere), StartPosition::Oldest);
+        assert_eq!(topology.start(&"b".into(), &None), StartPosition::Oldest);
     }
 
     #[test]
@@ -781,7 +784,7 @@ mod tests {
         listed(&mut topology, split());
         topology.readable();
         read(&mut topology, "a", None);
-        assert_eq!(topology.start(&"b".into(), &Place::Nowhere), StartPosition::At(100));
+        assert_eq!(topology.start(&"b".into(), &None), StartPosition::At(100));
     }
 
     #[test]
@@ -789,7 +792,7 @@ mod tests {
         let mut topology = Topology::new(None, Fresh::Oldest);
         listed(&mut topology, split());
         assert_eq!(topology.readable(), ids(&["a"]));
-        assert_eq!(topology.start(&"a".into(), &Place::Nowhere), StartPosition::Oldest);
+        assert_eq!(topology.start(&"a".into(), &None), StartPosition::Oldest);
     }
 
     #[test]
@@ -844,7 +847,7 @@ mod tests {
     #[test]
     fn what_was_taken_for_ended_and_is_not_is_read() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[theirs("b", Place::After(number("5")))], Instant::now());
+        topology.learn(&[theirs("b", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &["a"], false)]);
         assert_eq!(topology.ended_elsewhere(), ids(&["a"]));
         topology.not_ended(&"a".into());
@@ -864,7 +867,10 @@ mod tests {
     #[test]
     fn what_is_gone_before_it_was_read_is_told() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[row("a", Place::After(number("5"))), row("b", Place::End(None))], Instant::now());
+        topology.learn(
+            &[row("a", Some(Checkpoint::After(number("5")))), row("b", Some(Checkpoint::ShardEnd(None)))],
+            Instant::now(),
+        );
         assert_eq!(listed_for_long(&mut topology, &[shard("c", &["a"], false)]), ids(&["a"]));
         assert_eq!(topology.readable(), ids(&["c"]));
     }
@@ -876,9 +882,15 @@ mod tests {
         topology.readable();
         read(&mut topology, "a", Some("5"));
         // The other one reads b, and is at its end, but not everything is acked.
-        topology.learn(&[row("a", Place::End(None)), row("b", Place::After(number("7")))], Instant::now());
+        topology.learn(
+            &[row("a", Some(Checkpoint::ShardEnd(None))), row("b", Some(Checkpoint::After(number("7"))))],
+            Instant::now(),
+        );
         assert_eq!(topology.readable(), ids(&["b"]));
-        topology.learn(&[row("a", Place::End(None)), row("b", Place::End(Some(number("8"))))], Instant::now());
+        topology.learn(
+            &[row("a", Some(Checkpoint::ShardEnd(None))), row("b", Some(Checkpoint::ShardEnd(Some(number("8")))))],
+            Instant::now(),
+        );
         assert_eq!(topology.readable(), ids(&["c"]));
     }
 
@@ -893,7 +905,7 @@ mod tests {
             shard("e", &["d"], false),
         ];
         // It reads c and has removed the rows of those before; of d's it has never read anything.
-        topology.learn(&[theirs("c", Place::After(number("5")))], Instant::now());
+        topology.learn(&[theirs("c", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, shards);
         assert_eq!(topology.ended_elsewhere(), ids(&["b", "a"]));
         assert_eq!(topology.ended_elsewhere(), []);
@@ -903,7 +915,7 @@ mod tests {
     #[test]
     fn a_row_that_connect_removes_is_the_end_of_the_shard() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[theirs("a", Place::After(number("5")))], Instant::now());
+        topology.learn(&[theirs("a", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, split());
         assert_eq!(topology.ended_elsewhere(), []);
         assert_eq!(topology.readable(), ids(&["a"]));
@@ -914,7 +926,7 @@ mod tests {
     #[test]
     fn a_row_of_ours_that_somebody_removed_is_no_end() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[row("a", Place::After(number("5")))], Instant::now());
+        topology.learn(&[row("a", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, split());
         topology.learn(&[], Instant::now());
         assert_eq!(topology.readable(), ids(&["a"]));
@@ -923,16 +935,20 @@ mod tests {
     #[test]
     fn rows_are_forgotten_when_nothing_depends_on_them() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        let rows = [row("gone", Place::End(None)), row("parent", Place::End(None)), row("b", Place::Nowhere)];
+        let rows = [
+            row("gone", Some(Checkpoint::ShardEnd(None))),
+            row("parent", Some(Checkpoint::ShardEnd(None))),
+            row("b", None),
+        ];
         topology.learn(&rows, Instant::now());
         listed_for_long(&mut topology, &[shard("b", &["gone"], false), shard("c", &["parent"], false)]);
-        let forgettable = |rows: &[Row], topology: &Topology| -> Vec<ShardId> {
-            topology.forgettable(rows).into_iter().map(|row| row.shard.clone()).collect()
+        let garbage = |rows: &[Row], topology: &Topology| -> Vec<ShardId> {
+            topology.garbage(rows).into_iter().map(|row| row.shard.clone()).collect()
         };
-        assert_eq!(forgettable(&rows, &topology), ids(&["gone"]));
-        let begun = [&rows[..], &[row("c", Place::Nowhere)]].concat();
+        assert_eq!(garbage(&rows, &topology), ids(&["gone"]));
+        let begun = [&rows[..], &[row("c", None)]].concat();
         topology.learn(&begun, Instant::now());
-        assert_eq!(forgettable(&begun, &topology), ids(&["gone", "parent"]));
+        assert_eq!(garbage(&begun, &topology), ids(&["gone", "parent"]));
     }
 
     #[test]
@@ -940,7 +956,10 @@ mod tests {
         let mut topology = Topology::new(None, Fresh::Oldest);
         let before = ShardListing { asked_at: Instant::now(), shards: vec![shard("p", &[], true)].into() };
         topology.listed(&before);
-        topology.learn(&[row("p", Place::End(None)), row("c", Place::After(number("7")))], Instant::now());
+        topology.learn(
+            &[row("p", Some(Checkpoint::ShardEnd(None))), row("c", Some(Checkpoint::After(number("7"))))],
+            Instant::now(),
+        );
         assert!(topology.wants_listing(), "its parents are unknown");
         assert_eq!(topology.readable(), []);
         assert_eq!(topology.listed(&before).gone, [], "it is not gone");
@@ -952,7 +971,7 @@ mod tests {
     #[test]
     fn a_listing_says_all_of_what_was_known_when_it_was_asked_for() {
         let (mut topology, at) = (Topology::new(None, Fresh::Oldest), Instant::now());
-        topology.learn(&[row("gone", Place::After(number("7")))], at);
+        topology.learn(&[row("gone", Some(Checkpoint::After(number("7"))))], at);
         assert!(topology.wants_listing());
         let listing = ShardListing { asked_at: at, shards: vec![shard("a", &[], false)].into() };
         assert_eq!(topology.listed(&listing).gone, []);
@@ -967,7 +986,7 @@ mod tests {
     fn a_row_that_connect_removes_is_judged_by_a_listing_that_is_younger() {
         for (closed, readable) in [(true, ids(&["b"])), (false, ids(&["a"]))] {
             let mut topology = Topology::new(None, Fresh::Oldest);
-            topology.learn(&[theirs("a", Place::After(number("5")))], Instant::now());
+            topology.learn(&[theirs("a", Some(Checkpoint::After(number("5"))))], Instant::now());
             let before = ShardListing { asked_at: Instant::now(), shards: vec![shard("a", &[], false)].into() };
             topology.listed(&before);
             topology.learn(&[], Instant::now());
@@ -983,11 +1002,11 @@ mod tests {
     #[test]
     fn a_row_that_connect_removes_after_we_took_it_is_the_end_of_the_shard() {
         let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[theirs("a", Place::After(number("5")))], Instant::now());
+        topology.learn(&[theirs("a", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, split());
         topology.readable();
         topology.claimed(&"a".into());
-        topology.learn(&[row("a", Place::After(number("5")))], Instant::now());
+        topology.learn(&[row("a", Some(Checkpoint::After(number("5"))))], Instant::now());
         topology.learn(&[], Instant::now());
         topology.released(&"a".into());
         assert_eq!(topology.readable(), ids(&["b", "c"]));

@@ -274,8 +274,8 @@ impl Health {
     }
 
     /// The table could not be read, or shards could not be claimed or asked for.
-    pub(crate) fn look_failed(&self, error: &dyn Display) {
-        self.meter.look_failed(error);
+    pub(crate) fn table_failed(&self, error: &dyn Display) {
+        self.meter.table_failed(error);
         self.failing(Part::LeaseTable, &format_args!("the lease table can't be used: {error}"));
     }
 
@@ -286,14 +286,14 @@ impl Health {
 
     /// The leases are past their time.
     pub(crate) fn leases_expired(&self, lease_period: Duration) {
-        self.meter.leases_over(lease_period);
+        self.meter.leases_expired(lease_period);
         let reason = format_args!("the leases could not be renewed for {lease_period:?}: no shard is read");
         self.degraded(Part::Leases, &reason);
     }
 
     /// The leases are renewed again.
     pub(crate) fn leases_renewed(&self) {
-        self.meter.leases_again();
+        self.meter.leases_recovered();
         self.recovered(&Part::Leases);
     }
 

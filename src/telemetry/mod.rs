@@ -21,22 +21,22 @@ use crate::sync::{Mutex, lock};
 use health::{Aspect, Part};
 
 /// What fails for an hour is told every minute, and not every second.
-const TOLD_EVERY: Duration = Duration::from_mins(1);
+const LOG_EVERY: Duration = Duration::from_mins(1);
 
 /// When was it told last?
 #[derive(Debug)]
-struct Seldom(Mutex<Option<Instant>>);
+struct RateLimited(Mutex<Option<Instant>>);
 
-impl Seldom {
+impl RateLimited {
     const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        let mut told = lock(&self.0);
-        let due = told.is_none_or(|told| now.saturating_duration_since(told) >= TOLD_EVERY);
+        let mut logged = lock(&self.0);
+        let due = logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_EVERY);
         if due {
-            *told = Some(now);
+            *logged = Some(now);
         }
         due
     }
@@ -99,7 +99,7 @@ metrics! {
         "Subscriptions that were opened. About one in five minutes is healthy.";
     FAULTS = "kinesis_input_faults_total", Counter, Count, by_shard: true,
         "Subscriptions that failed to open or broke, by `code`. Their ordinary end after five minutes is not one.";
-    YIELDED = "kinesis_input_yielded_subscriptions_total", Counter, Count, by_shard: true,
+    CLOSED_FOR_BACKPRESSURE = "kinesis_input_yielded_subscriptions_total", Counter, Count, by_shard: true,
         "Subscriptions that were closed because nothing could be taken for 30 s: the output is slow.";
     EXPIRED = "kinesis_input_expired_checkpoints_total", Counter, Count, by_shard: true,
         "Checkpoints that were older than the stream's retention: records were lost before they could be read.";
@@ -111,7 +111,7 @@ metrics! {
         "Parts of the input that can't be read, delivered or stored at the moment; the log says which, and why.";
     PANICS = "kinesis_input_panics_total", Counter, Count, by_shard: false,
         "Background tasks that panicked, by `task`. Each is a bug: please report it.";
-    MADE_AGAIN = "kinesis_input_recreated_streams_total", Counter, Count, by_shard: false,
+    RECREATED = "kinesis_input_recreated_streams_total", Counter, Count, by_shard: false,
         "Streams that turned out to have been deleted and made again.";
     READING = "kinesis_input_reading_shards", Gauge, Count, by_shard: false,
         "Shards that are being read or drained.";
@@ -133,15 +133,15 @@ metrics! {
         "Shards that this worker claimed, by `how`: free, passed_on, left_behind, forced, stolen.";
     LOST = "kinesis_input_lost_leases_total", Counter, Count, by_shard: false,
         "Leases that were lost to others without having been asked for.";
-    GIVEN_BACK = "kinesis_input_given_back_shards_total", Counter, Count, by_shard: false,
+    RELEASED = "kinesis_input_given_back_shards_total", Counter, Count, by_shard: false,
         "Shards that were given back before their end: handed over to others, or since their lease could not be renewed.";
     WORKERS = "kinesis_input_workers", Gauge, Count, by_shard: false,
         "Workers that share the table and are alive, as far as this one sees; itself included.";
-    LEASES_GOOD = "kinesis_input_leases_good", Gauge, Count, by_shard: false,
+    LEASES_VALID = "kinesis_input_leases_good", Gauge, Count, by_shard: false,
         "1 while the leases of this worker are renewed in time, 0 while they are over and nothing is read.";
-    BEAT_FAILED = "kinesis_input_beat_failures_total", Counter, Count, by_shard: false,
+    HEARTBEAT_FAILED = "kinesis_input_beat_failures_total", Counter, Count, by_shard: false,
         "Attempts to show that this worker is alive that failed. Leases are over when none works for `lease_period`.";
-    LOOK_FAILED = "kinesis_input_look_failures_total", Counter, Count, by_shard: false,
+    TABLE_FAILED = "kinesis_input_look_failures_total", Counter, Count, by_shard: false,
         "Attempts to look at the table, or to claim or ask for a shard, that failed.";
 }
 
@@ -180,7 +180,7 @@ impl Waiting {
     pub(crate) fn tell(&mut self, what: &str, name: &str, state: &str) {
         let now = Instant::now();
         if now >= self.next {
-            self.next = now + TOLD_EVERY;
+            self.next = now + LOG_EVERY;
             tracing::info!(
                 what,
                 name,
@@ -199,13 +199,13 @@ static INPUTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 #[derive(Debug)]
 pub(crate) struct InputMeter {
     input: String,
-    store_failed: Seldom,
-    look_failed: Seldom,
-    listing_failed: Seldom,
+    store_failed: RateLimited,
+    table_failed: RateLimited,
+    listing_failed: RateLimited,
     reading: AtomicU64,
     workers: AtomicU64,
     /// 0 or 1; 2 where there are no leases to renew.
-    leases_good: AtomicU64,
+    leases_valid: AtomicU64,
 }
 
 impl Drop for InputMeter {
@@ -226,12 +226,12 @@ impl InputMeter {
         }
         Self {
             input,
-            store_failed: Seldom::new(),
-            look_failed: Seldom::new(),
-            listing_failed: Seldom::new(),
+            store_failed: RateLimited::new(),
+            table_failed: RateLimited::new(),
+            listing_failed: RateLimited::new(),
             reading: AtomicU64::new(0),
             workers: AtomicU64::new(0),
-            leases_good: AtomicU64::new(2),
+            leases_valid: AtomicU64::new(2),
         }
     }
 
@@ -250,9 +250,9 @@ impl InputMeter {
         self.set(LAG, lag.as_secs_f64());
         self.set(DEGRADED, degraded as f64);
         self.set(READING, self.reading.load(Ordering::Relaxed) as f64);
-        let leases_good = self.leases_good.load(Ordering::Relaxed);
-        if leases_good < 2 {
-            self.set(LEASES_GOOD, leases_good as f64);
+        let leases_valid = self.leases_valid.load(Ordering::Relaxed);
+        if leases_valid < 2 {
+            self.set(LEASES_VALID, leases_valid as f64);
             self.set(WORKERS, self.workers.load(Ordering::Relaxed) as f64);
         }
     }
@@ -274,22 +274,22 @@ impl InputMeter {
         self.set(WORKERS, alive as f64);
     }
 
-    pub(crate) fn leases_good(&self) {
-        self.leases_good.store(1, Ordering::Relaxed);
-        self.set(LEASES_GOOD, 1.0);
+    pub(crate) fn leases_valid(&self) {
+        self.leases_valid.store(1, Ordering::Relaxed);
+        self.set(LEASES_VALID, 1.0);
     }
 
-    pub(crate) fn leases_over(&self, lease_period: Duration) {
-        self.leases_good.store(0, Ordering::Relaxed);
-        self.set(LEASES_GOOD, 0.0);
+    pub(crate) fn leases_expired(&self, lease_period: Duration) {
+        self.leases_valid.store(0, Ordering::Relaxed);
+        self.set(LEASES_VALID, 0.0);
         tracing::warn!(
             ?lease_period,
             "leases could not be renewed in time; stopped reading, for others may read by now"
         );
     }
 
-    pub(crate) fn leases_again(&self) {
-        self.leases_good();
+    pub(crate) fn leases_recovered(&self) {
+        self.leases_valid();
         tracing::warn!("leases can be renewed again; reading on with what is free");
     }
 
@@ -302,9 +302,9 @@ impl InputMeter {
         }
     }
 
-    pub(crate) fn look_failed(&self, error: &dyn Display) {
-        counter!(LOOK_FAILED).increment(1);
-        if self.look_failed.is_due(Instant::now()) {
+    pub(crate) fn table_failed(&self, error: &dyn Display) {
+        counter!(TABLE_FAILED).increment(1);
+        if self.table_failed.is_due(Instant::now()) {
             tracing::warn!(%error, "could not share shards with other workers; trying again");
         } else {
             tracing::debug!(%error, "could not share shards with other workers; trying again");
@@ -463,8 +463,8 @@ impl ShardMeter {
         tracing::debug!(%stream, %shard, %fault, tries, ?wait, "subscription lost; subscribing again");
     }
 
-    pub(crate) fn yielded(&self) {
-        counter!(YIELDED, shard_labels(&self.names)).increment(1);
+    pub(crate) fn closed_for_backpressure(&self) {
+        counter!(CLOSED_FOR_BACKPRESSURE, shard_labels(&self.names)).increment(1);
         let ShardNames { stream, shard } = &*self.names;
         tracing::debug!(%stream, %shard, "closed a subscription that nothing could be taken from");
     }
@@ -551,9 +551,9 @@ pub(crate) enum Claimed {
     /// Nobody had it.
     Free,
     /// It was handed over to us, or was ours in a life before.
-    PassedOn,
+    HandedOver,
     /// Its holder had not renewed it.
-    LeftBehind,
+    TakenOver,
     /// It was asked for, and not handed over in time.
     Forced,
     /// Another program had too many.
@@ -563,20 +563,20 @@ pub(crate) enum Claimed {
 pub(crate) fn claimed(stream: &Stream, shard: &ShardId, how: Claimed, from: Option<&WorkerId>) {
     let label = match how {
         Claimed::Free => "free",
-        Claimed::PassedOn => "passed_on",
-        Claimed::LeftBehind => "left_behind",
+        Claimed::HandedOver => "passed_on",
+        Claimed::TakenOver => "left_behind",
         Claimed::Forced => "forced",
         Claimed::Stolen => "stolen",
     };
     counter!(CLAIMED, "how" => label).increment(1);
     let from = from.map_or("nobody", WorkerId::as_str);
     match how {
-        Claimed::Free | Claimed::PassedOn => tracing::debug!(%stream, %shard, how = label, from, "claimed the shard"),
+        Claimed::Free | Claimed::HandedOver => tracing::debug!(%stream, %shard, how = label, from, "claimed the shard"),
         _ => tracing::info!(%stream, %shard, how = label, from, "took the shard over"),
     }
 }
 
-pub(crate) fn asked(stream: &Stream, shard: &ShardId, holder: &WorkerId) {
+pub(crate) fn requested(stream: &Stream, shard: &ShardId, holder: &WorkerId) {
     tracing::debug!(%stream, %shard, %holder, "asked for the shard");
 }
 
@@ -588,14 +588,14 @@ pub(crate) fn lease_expired(stream: &Stream, shard: &ShardId) {
     tracing::debug!(%stream, %shard, "stopped reading the shard: its lease has expired");
 }
 
-pub(crate) fn given_back(stream: &Stream, shard: &ShardId, to: Option<&WorkerId>) {
-    counter!(GIVEN_BACK).increment(1);
+pub(crate) fn released(stream: &Stream, shard: &ShardId, to: Option<&WorkerId>) {
+    counter!(RELEASED).increment(1);
     let to = to.map_or("nobody", WorkerId::as_str);
     tracing::debug!(%stream, %shard, to, "gave the shard back");
 }
 
-pub(crate) fn beat_failed(error: &dyn Display, tries: u32) {
-    counter!(BEAT_FAILED).increment(1);
+pub(crate) fn heartbeat_failed(error: &dyn Display, tries: u32) {
+    counter!(HEARTBEAT_FAILED).increment(1);
     // One is life; that it goes on is news, and not at every try.
     if tries == 3 || tries.is_multiple_of(20) {
         tracing::warn!(%error, tries, "could not renew the leases; trying on");
@@ -649,8 +649,8 @@ pub(crate) fn vanished_before_connect(stream: &Stream, shard: &ShardId) {
 }
 
 /// A stream has the name and ARN of one that was read before.
-pub(crate) fn made_again(before: Option<i64>, stream: &Stream, rows: usize) {
-    counter!(MADE_AGAIN).increment(1);
+pub(crate) fn recreated(before: Option<i64>, stream: &Stream, rows: usize) {
+    counter!(RECREATED).increment(1);
     let created = |millis: Option<i64>| {
         let time = millis.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
         time.map_or_else(|| "unknown".to_owned(), |time| time.to_string())

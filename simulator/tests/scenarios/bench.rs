@@ -92,7 +92,7 @@ pub(crate) struct Row {
     pub(crate) holder: Option<String>,
     /// Tells one lease of a worker from the next.
     pub(crate) lease: Option<String>,
-    pub(crate) wanted_by: Option<String>,
+    pub(crate) requester: Option<String>,
 }
 
 /// An account with one stream. What is put are numbers, so that a test can say what it expects.
@@ -245,7 +245,7 @@ impl Bench {
         let is_done = |put: &Number| put.shard() == shard && place.is_some_and(|place| *put <= place);
         let stored = lock(&self.puts).iter().rfind(|(_, put)| is_done(put)).map_or(0, |(number, _)| *number);
         let ended = item["Ended"]["BOOL"] == true;
-        Row { place, stored, ended, holder: said("ClientID"), lease: said("LeaseID"), wanted_by: said("WantedBy") }
+        Row { place, stored, ended, holder: said("ClientID"), lease: said("LeaseID"), requester: said("WantedBy") }
     }
 
     pub(crate) fn holder(&self, shard: u32) -> Option<String> {

@@ -55,7 +55,7 @@ impl Table {
     }
 
     /// Makes a worker look at once, if it is there.
-    pub(super) async fn nudge(&self, worker: &str) -> Result<(), StoreError> {
+    pub(super) async fn wake(&self, worker: &str) -> Result<(), StoreError> {
         let update = self
             .update(WORKERS, worker)
             .update_expression("ADD Nudges :one")

@@ -76,8 +76,8 @@ impl HttpConnector for FaultyConnector {
             return self.inner.call(request);
         }
         faults.writes.fetch_add(1, Ordering::Relaxed);
-        let beat = request.body().bytes().is_some_and(|body| String::from_utf8_lossy(body).contains(WORKERS));
-        if !beat && one_of(&faults.throttled) {
+        let heartbeat = request.body().bytes().is_some_and(|body| String::from_utf8_lossy(body).contains(WORKERS));
+        if !heartbeat && one_of(&faults.throttled) {
             return refuse("ProvisionedThroughputExceededException");
         }
         let answer = self.inner.call(request);
@@ -103,12 +103,12 @@ impl Local {
     }
 }
 
-fn at(number: &str) -> Place {
-    Place::After(SequenceNumber::new(number).unwrap())
+fn at(number: &str) -> Option<Checkpoint> {
+    Some(Checkpoint::After(SequenceNumber::new(number).unwrap()))
 }
 
-fn stored(place: Place) -> Vec<Result<Written, StoreError>> {
-    vec![Ok(Written::Stored { place, wanted_by: None })]
+fn stored(checkpoint: Option<Checkpoint>) -> Vec<Result<CommitOutcome, StoreError>> {
+    vec![Ok(CommitOutcome::Stored { checkpoint, requester: None })]
 }
 
 /// The write has happened, and the one who made it asks again: it must not take itself for somebody else.
@@ -118,24 +118,26 @@ async fn lost_answers_change_nothing() {
     let (store, faults) = local.faulty("a").await;
     let (shard, lose) = (ShardId::from("s"), || faults.lost.store(1, Ordering::Relaxed));
     lose();
-    let Claim::Owned(lease, _) = store.claim(&stream(), &shard, From::Nobody).await.unwrap() else {
+    let Claim::Owned(lease, _) = store.claim(&stream(), &shard, ClaimFrom::Nobody).await.unwrap() else {
         panic!("it lost a claim to itself")
     };
     lose();
-    assert_eq!(store.commit(vec![Write::new(&lease, at("5"))]).await, stored(at("5")));
+    assert_eq!(store.commit(vec![Commit::new(&lease, at("5"))]).await, stored(at("5")));
     lose();
-    assert_eq!(store.beat(&Presence::default()).await, Ok(Beat::Alive { nudges: 0 }));
+    assert_eq!(store.heartbeat(&Presence::default()).await, Ok(HeartbeatAnswer::Alive { wake_ups: 0 }));
     lose();
-    assert_eq!(store.release(vec![lease.back(at("6"), None)]).await, stored(at("6")));
+    assert_eq!(store.release(vec![Release::new(&lease, at("6"), None)]).await, stored(at("6")));
 
-    let Claim::Owned(lease, place) = store.claim(&stream(), &shard, From::Nobody).await.unwrap() else { panic!() };
-    assert_eq!(place, at("6"));
+    let Claim::Owned(lease, checkpoint) = store.claim(&stream(), &shard, ClaimFrom::Nobody).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(checkpoint, at("6"));
     let held = store.rows(&stream()).await.unwrap()[0].hold.clone().unwrap();
     assert_eq!(local.store("b").await.ask(&stream(), &shard, &held, None).await, Ok(true));
     lose();
-    assert_eq!(store.release(vec![lease.back(at("7"), Some("b".into()))]).await, stored(at("7")));
+    assert_eq!(store.release(vec![Release::new(&lease, at("7"), Some("b".into()))]).await, stored(at("7")));
     let rows = store.rows(&stream()).await.unwrap();
-    assert_eq!((rows[0].hold.as_ref().unwrap().worker.as_str(), &rows[0].place), ("b", &at("7")));
+    assert_eq!((rows[0].hold.as_ref().unwrap().worker.as_str(), &rows[0].checkpoint), ("b", &at("7")));
     let hold = rows[0].hold.clone().unwrap();
     lose();
     assert_eq!(store.ask(&stream(), &shard, &hold, None).await, Ok(true));
@@ -148,18 +150,20 @@ async fn lost_answers_change_nothing() {
 async fn a_busy_table_is_asked_again_and_beats_do_not_wait_for_it() {
     let local = Local::start().await;
     let (store, faults) = local.faulty("a").await;
-    let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
+    let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap() else {
+        panic!()
+    };
     faults.throttled.store(u32::MAX, Ordering::Relaxed);
-    let beats = async {
+    let heartbeats = async {
         while faults.throttled.load(Ordering::Relaxed) == u32::MAX {
             tokio::task::yield_now().await;
         }
         let before = faults.writes.load(Ordering::Relaxed);
-        assert_eq!(store.beat(&Presence::default()).await, Ok(Beat::Alive { nudges: 0 }));
+        assert_eq!(store.heartbeat(&Presence::default()).await, Ok(HeartbeatAnswer::Alive { wake_ups: 0 }));
         assert_eq!(faults.writes.load(Ordering::Relaxed), before + 1, "while the checkpoint waits");
         faults.throttled.store(0, Ordering::Relaxed);
     };
-    let (written, ()) = tokio::join!(store.commit(vec![Write::new(&lease, at("5"))]), beats);
+    let (written, ()) = tokio::join!(store.commit(vec![Commit::new(&lease, at("5"))]), heartbeats);
     assert_eq!(written, stored(at("5")));
 }
 

@@ -40,8 +40,8 @@ use futures::stream::{self, StreamExt};
 use pipeline_plugin_api::causes;
 
 use super::{
-    Beat, Claim, From, Hold, Lease, LeaseStore, Place, Presence, Release, Row, SharedStore, StoreError, Worker, Write,
-    Written, forward,
+    Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, HeartbeatAnswer, Hold, Lease, LeaseStore, Presence, Release,
+    Row, SharedStore, StoreError, Worker, forward,
 };
 use crate::model::{ShardId, Stream, WorkerId};
 use crate::sync::{Mutex, lock};
@@ -69,12 +69,12 @@ pub(crate) struct DynamoDbStore {
     life: String,
     /// Whether others have seen this life.
     shown: AtomicBool,
-    beats: AtomicU64,
+    heartbeats: AtomicU64,
     lease: Duration,
     /// Under which `StreamID` the leases of a stream are, by its ARN.
     spellings: Mutex<HashMap<String, String>>,
     /// Up to where our own leases are stored, so that no write moves one back.
-    places: Mutex<HashMap<(Stream, ShardId), (u64, Place)>>,
+    checkpoints: Mutex<HashMap<(Stream, ShardId), (u64, Option<Checkpoint>)>>,
 }
 
 impl DynamoDbStore {
@@ -85,10 +85,10 @@ impl DynamoDbStore {
             me,
             life: format!("{:016x}", fastrand::u64(..)),
             shown: AtomicBool::new(false),
-            beats: AtomicU64::new(0),
+            heartbeats: AtomicU64::new(0),
             lease,
             spellings: Mutex::default(),
-            places: Mutex::default(),
+            checkpoints: Mutex::default(),
         }
     }
 
@@ -118,48 +118,54 @@ impl DynamoDbStore {
     }
 
     /// The place to write, given what was stored before under the same lease.
-    fn onward(&self, stream: &Stream, shard: &ShardId, epoch: u64, place: Place) -> Place {
-        let places = lock(&self.places);
-        match places.get(&(stream.clone(), shard.clone())) {
-            Some((known, before)) if *known == epoch => forward(before, place),
-            _ => place,
+    fn onward(
+        &self,
+        stream: &Stream,
+        shard: &ShardId,
+        epoch: u64,
+        checkpoint: Option<Checkpoint>,
+    ) -> Option<Checkpoint> {
+        let checkpoints = lock(&self.checkpoints);
+        match checkpoints.get(&(stream.clone(), shard.clone())) {
+            Some((known, before)) if *known == epoch => forward(before, checkpoint),
+            _ => checkpoint,
         }
     }
 
-    async fn commit_one(&self, write: Write) -> Result<Written, StoreError> {
-        let Write { stream, shard, epoch, place } = write;
-        let place = self.onward(&stream, &shard, epoch, place);
+    async fn commit_one(&self, write: Commit) -> Result<CommitOutcome, StoreError> {
+        let Commit { stream, shard, epoch, checkpoint } = write;
+        let checkpoint = self.onward(&stream, &shard, epoch, checkpoint);
         let update = self.update_owned(&stream, &shard, epoch).expression_attribute_values(":timeout", self.timeout());
-        let update = with_place(update, &place, "SET LeaseTimeout = :timeout", "");
+        let update = with_place(update, &checkpoint, "SET LeaseTimeout = :timeout", "");
         match update.send().await {
             Ok(answer) => {
                 let row = self.read(&stream, &shard, answer.attributes())?;
-                lock(&self.places).insert((stream, shard), (epoch, row.place.clone()));
-                Ok(Written::Stored { place: row.place, wanted_by: row.wanted_by })
+                lock(&self.checkpoints).insert((stream, shard), (epoch, row.checkpoint.clone()));
+                Ok(CommitOutcome::Stored { checkpoint: row.checkpoint, requester: row.requester })
             }
             Err(error) => {
                 let lost = self.lost(&stream, &shard, &refused("store a checkpoint", error)?);
-                let mut places = lock(&self.places);
+                let mut checkpoints = lock(&self.checkpoints);
                 // Unless it was claimed anew meanwhile.
                 let key = (stream, shard);
-                if places.get(&key).is_some_and(|(known, _)| *known == epoch) {
-                    places.remove(&key);
+                if checkpoints.get(&key).is_some_and(|(known, _)| *known == epoch) {
+                    checkpoints.remove(&key);
                 }
                 Ok(lost)
             }
         }
     }
 
-    async fn release_one(&self, release: Release) -> Result<Written, StoreError> {
-        let Release { stream, shard, epoch, place, mut to } = release;
-        let place = self.onward(&stream, &shard, epoch, place);
+    async fn release_one(&self, release: Release) -> Result<CommitOutcome, StoreError> {
+        let Release { stream, shard, epoch, checkpoint, mut to } = release;
+        let checkpoint = self.onward(&stream, &shard, epoch, checkpoint);
         let written = loop {
-            match self.let_go(&stream, &shard, epoch, &place, to.as_ref()).await? {
+            match self.let_go(&stream, &shard, epoch, &checkpoint, to.as_ref()).await? {
                 Some(written) => break written,
                 None => to = None,
             }
         };
-        lock(&self.places).remove(&(stream, shard));
+        lock(&self.checkpoints).remove(&(stream, shard));
         Ok(written)
     }
 
@@ -169,14 +175,14 @@ impl DynamoDbStore {
         stream: &Stream,
         shard: &ShardId,
         epoch: u64,
-        place: &Place,
+        checkpoint: &Option<Checkpoint>,
         to: Option<&WorkerId>,
-    ) -> Result<Option<Written>, StoreError> {
+    ) -> Result<Option<CommitOutcome>, StoreError> {
         let update = self.update_owned(stream, shard, epoch);
         let passed = fastrand::u64(..);
         let update = match to {
             // `LeaseID` stays: if the answer is lost, it says that it was us who let go.
-            None => with_place(update, place, "", "REMOVE ClientID, LeaseTimeout, WantedBy, ClaimedAt"),
+            None => with_place(update, checkpoint, "", "REMOVE ClientID, LeaseTimeout, WantedBy, ClaimedAt"),
             Some(to) => {
                 let update = update
                     .condition_expression(format!("{OWNED} AND WantedBy = :to"))
@@ -184,13 +190,13 @@ impl DynamoDbStore {
                     .expression_attribute_values(":passed", row::lease_id(to, passed))
                     .expression_attribute_values(":timeout", self.timeout());
                 let set = "SET ClientID = :to, LeaseID = :passed, LeaseTimeout = :timeout";
-                with_place(update, place, set, "REMOVE WantedBy")
+                with_place(update, checkpoint, set, "REMOVE WantedBy")
             }
         };
         let written = match update.send().await {
             Ok(answer) => {
                 let row = self.read(stream, shard, answer.attributes())?;
-                Written::Stored { place: row.place, wanted_by: None }
+                CommitOutcome::Stored { checkpoint: row.checkpoint, requester: None }
             }
             Err(error) => {
                 let found = refused("give a lease back", error)?;
@@ -205,7 +211,7 @@ impl DynamoDbStore {
                 }
                 // Written by a try whose answer was lost.
                 if let_go {
-                    Written::Stored { place: place.clone(), wanted_by: None }
+                    CommitOutcome::Stored { checkpoint: checkpoint.clone(), requester: None }
                 } else {
                     self.lost(stream, shard, &found)
                 }
@@ -214,9 +220,9 @@ impl DynamoDbStore {
         Ok(Some(written))
     }
 
-    fn lost(&self, stream: &Stream, shard: &ShardId, found: &Item) -> Written {
+    fn lost(&self, stream: &Stream, shard: &ShardId, found: &Item) -> CommitOutcome {
         let holder = self.read(stream, shard, Some(found)).ok().and_then(|row| row.hold);
-        Written::Lost { holder: holder.map_or_else(|| "nobody".into(), |hold| hold.worker.to_string()) }
+        CommitOutcome::Lost { holder: holder.map_or_else(|| "nobody".into(), |hold| hold.worker.to_string()) }
     }
 
     fn read(&self, stream: &Stream, shard: &ShardId, item: Option<&Item>) -> Result<Row, StoreError> {
@@ -230,15 +236,20 @@ impl DynamoDbStore {
 }
 
 /// Adds a place to what an update sets and removes.
-fn with_place(update: UpdateItemFluentBuilder, place: &Place, set: &str, remove: &str) -> UpdateItemFluentBuilder {
+fn with_place(
+    update: UpdateItemFluentBuilder,
+    checkpoint: &Option<Checkpoint>,
+    set: &str,
+    remove: &str,
+) -> UpdateItemFluentBuilder {
     let comma = if set.is_empty() { "SET " } else { ", " };
-    let (update, set) = match place {
-        Place::Nowhere => (update, set.to_owned()),
-        Place::After(number) => (
+    let (update, set) = match checkpoint {
+        None => (update, set.to_owned()),
+        Some(Checkpoint::After(number)) => (
             update.expression_attribute_values(":place", text(number.as_str())),
             format!("{set}{comma}SequenceNumber = :place"),
         ),
-        Place::End(last) => {
+        Some(Checkpoint::ShardEnd(last)) => {
             let update = update.expression_attribute_values(":ended", AttributeValue::Bool(true));
             match last {
                 Some(last) => (
@@ -340,7 +351,7 @@ impl LeaseStore for DynamoDbStore {
             .ok_or_else(|| self.table.bad_row(STREAMS, stream.arn(), "its Latest is no number; remove the row".into()))
     }
 
-    async fn claim(&self, stream: &Stream, shard: &ShardId, from: From<'_>) -> Result<Claim, StoreError> {
+    async fn claim(&self, stream: &Stream, shard: &ShardId, from: ClaimFrom<'_>) -> Result<Claim, StoreError> {
         let epoch = fastrand::u64(..);
         let id = row::lease_id(&self.me, epoch);
         let update = self
@@ -374,16 +385,16 @@ impl LeaseStore for DynamoDbStore {
             ),
         };
         let (update, condition) = match from {
-            From::Nobody => (update, "attribute_not_exists(ClientID)".to_owned()),
-            From::Holder(hold) => {
+            ClaimFrom::Nobody => (update, "attribute_not_exists(ClientID)".to_owned()),
+            ClaimFrom::Holder(hold) => {
                 let (update, condition) = held_as(update, hold);
                 (update, condition.to_owned())
             }
-            From::Unchanged(hold) if hold.stamp.is_empty() => {
+            ClaimFrom::Unchanged(hold) if hold.stamp.is_empty() => {
                 let (update, condition) = held_as(update, hold);
                 (update, format!("{condition} AND attribute_not_exists(LeaseTimeout)"))
             }
-            From::Unchanged(hold) => {
+            ClaimFrom::Unchanged(hold) => {
                 let (update, condition) = held_as(update, hold);
                 let update = update.expression_attribute_values(":stamp", text(&hold.stamp));
                 (update, format!("{condition} AND LeaseTimeout = :stamp"))
@@ -396,7 +407,7 @@ impl LeaseStore for DynamoDbStore {
                 let found = refused("claim a shard", error)?;
                 // Written by a try whose answer was lost.
                 if found.get("LeaseID") != Some(&id) || found.get("ClientID") != Some(&text(self.me.as_str())) {
-                    let Written::Lost { holder } = self.lost(stream, shard, &found) else {
+                    let CommitOutcome::Lost { holder } = self.lost(stream, shard, &found) else {
                         return Ok(Claim::HeldBy("nobody".into()));
                     };
                     return Ok(Claim::HeldBy(holder));
@@ -404,15 +415,15 @@ impl LeaseStore for DynamoDbStore {
                 self.read(stream, shard, Some(&found))?
             }
         };
-        lock(&self.places).insert((stream.clone(), shard.clone()), (epoch, row.place.clone()));
-        Ok(Claim::Owned(Lease { stream: stream.clone(), shard: shard.clone(), epoch }, row.place))
+        lock(&self.checkpoints).insert((stream.clone(), shard.clone()), (epoch, row.checkpoint.clone()));
+        Ok(Claim::Owned(Lease { stream: stream.clone(), shard: shard.clone(), epoch }, row.checkpoint))
     }
 
-    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+    async fn commit(&self, writes: Vec<Commit>) -> Vec<Result<CommitOutcome, StoreError>> {
         stream::iter(writes).map(|write| self.commit_one(write)).buffered(WRITES_AT_ONCE).collect().await
     }
 
-    async fn release(&self, releases: Vec<Release>) -> Vec<Result<Written, StoreError>> {
+    async fn release(&self, releases: Vec<Release>) -> Vec<Result<CommitOutcome, StoreError>> {
         stream::iter(releases).map(|release| self.release_one(release)).buffered(WRITES_AT_ONCE).collect().await
     }
 
@@ -432,13 +443,13 @@ impl LeaseStore for DynamoDbStore {
                 "ClientID = :holder AND LeaseTimeout = :stamp",
             ),
         };
-        let place = match &row.place {
-            Place::After(place) | Place::End(Some(place)) => Some(place),
-            Place::Nowhere | Place::End(None) => None,
+        let checkpoint = match &row.checkpoint {
+            Some(Checkpoint::After(checkpoint)) | Some(Checkpoint::ShardEnd(Some(checkpoint))) => Some(checkpoint),
+            None | Some(Checkpoint::ShardEnd(None)) => None,
         };
-        let delete = match place {
-            Some(place) => delete
-                .expression_attribute_values(":place", text(place.as_str()))
+        let delete = match checkpoint {
+            Some(checkpoint) => delete
+                .expression_attribute_values(":place", text(checkpoint.as_str()))
                 .condition_expression(format!("{holder} AND SequenceNumber = :place")),
             None => delete.condition_expression(format!("{holder} AND attribute_not_exists(SequenceNumber)")),
         };
@@ -472,8 +483,8 @@ impl SharedStore for DynamoDbStore {
         &self.me
     }
 
-    async fn beat(&self, presence: &Presence) -> Result<Beat, StoreError> {
-        let count = self.beats.fetch_add(1, Ordering::Relaxed);
+    async fn heartbeat(&self, presence: &Presence) -> Result<HeartbeatAnswer, StoreError> {
+        let count = self.heartbeats.fetch_add(1, Ordering::Relaxed);
         let millis = |time: Option<Duration>| {
             time.map_or(AttributeValue::Null(true), |time| AttributeValue::N(time.as_millis().to_string()))
         };
@@ -484,7 +495,7 @@ impl SharedStore for DynamoDbStore {
         };
         let update = self
             .table
-            .beats
+            .heartbeats
             .update_item()
             .table_name(&self.table.name)
             .key("StreamID", text(WORKERS))
@@ -494,11 +505,11 @@ impl SharedStore for DynamoDbStore {
             .expression_attribute_values(":streams", streams)
             .expression_attribute_values(":explicit", AttributeValue::Bool(presence.explicit))
             .expression_attribute_values(":length", millis(presence.lease))
-            .expression_attribute_values(":every", millis(presence.beats_every))
+            .expression_attribute_values(":every", millis(presence.heartbeat_period))
             .expression_attribute_values(":now", row::time(self.table.time.now()))
             .expression_attribute_values(":none", AttributeValue::N("0".into()))
             .return_values(ReturnValue::AllNew);
-        let set = "SET Beat = :beat, Life = :life, Streams = :streams, Explicit = :explicit, SeenAt = :now, \
+        let set = "SET HeartbeatAnswer = :heartbeat, Life = :life, Streams = :streams, Explicit = :explicit, SeenAt = :now, \
                    LeaseMillis = :length, BeatMillis = :every";
         let update = if self.shown.load(Ordering::Relaxed) {
             update
@@ -511,10 +522,10 @@ impl SharedStore for DynamoDbStore {
         match update.send().await {
             Ok(answer) => {
                 self.shown.store(true, Ordering::Relaxed);
-                let nudges = answer.attributes().and_then(|item| row::number(item, "Nudges")).unwrap_or_default();
-                Ok(Beat::Alive { nudges: nudges.unsigned_abs() })
+                let wake_ups = answer.attributes().and_then(|item| row::number(item, "Nudges")).unwrap_or_default();
+                Ok(HeartbeatAnswer::Alive { wake_ups: wake_ups.unsigned_abs() })
             }
-            Err(error) if is_refusal(&error) => Ok(Beat::Replaced),
+            Err(error) if is_refusal(&error) => Ok(HeartbeatAnswer::Replaced),
             Err(error) => Err(failed("show that this worker is alive", &error)),
         }
     }
@@ -594,15 +605,15 @@ impl SharedStore for DynamoDbStore {
         }
     }
 
-    async fn nudge(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        self.table.nudge(worker.as_str()).await
+    async fn wake(&self, worker: &WorkerId) -> Result<(), StoreError> {
+        self.table.wake(worker.as_str()).await
     }
 
     async fn leave(&self) -> Result<(), StoreError> {
         self.table.remove_worker(self.me.as_str(), "Life = :seen", &self.life).await
     }
 
-    async fn bury(&self, worker: &Worker) -> Result<(), StoreError> {
-        self.table.remove_worker(worker.id.as_str(), "Beat = :seen", &worker.beat).await
+    async fn remove_dead_worker(&self, worker: &Worker) -> Result<(), StoreError> {
+        self.table.remove_worker(worker.id.as_str(), "Beat = :seen", &worker.heartbeat).await
     }
 }

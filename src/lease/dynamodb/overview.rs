@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::row::{self, Item, string, text};
 use super::table::Table;
-use super::{FORMER, Place, Row, STREAMS, StoreError, WORKERS, failed, is_refusal};
+use super::{Checkpoint, FORMER, Row, STREAMS, StoreError, WORKERS, failed, is_refusal};
 use crate::lease::{Overview, SeenShard, SeenWorker, State};
 
 impl Table {
@@ -65,12 +65,12 @@ impl Table {
     }
 
     /// Removes a worker that shows itself no more, and has the others look at what it left.
-    pub(crate) async fn bury(&self, worker: &str, beat: Option<&str>) -> Result<(), StoreError> {
-        if let Some(beat) = beat {
-            self.remove_worker(worker, "Beat = :seen", beat).await?;
+    pub(crate) async fn remove_dead_worker(&self, worker: &str, heartbeat: Option<&str>) -> Result<(), StoreError> {
+        if let Some(heartbeat) = heartbeat {
+            self.remove_worker(worker, "Beat = :seen", heartbeat).await?;
         }
         for other in self.query("read who is alive", WORKERS).await?.iter().filter_map(row::worker) {
-            self.nudge(other.id.as_str()).await?;
+            self.wake(other.id.as_str()).await?;
         }
         Ok(())
     }
@@ -91,15 +91,15 @@ fn shard(stream: &str, item: &Item, now: Timestamp) -> SeenShard {
         state: State::Unreadable,
         owner: string(item, "ClientID").map(ToOwned::to_owned),
         lease_until: string(item, "LeaseTimeout").map(ToOwned::to_owned),
-        wanted_by: string(item, "WantedBy").map(ToOwned::to_owned),
+        requester: string(item, "WantedBy").map(ToOwned::to_owned),
         sequence_number: string(item, "SequenceNumber").map(ToOwned::to_owned),
         ..SeenShard::unread(stream, row::range(item))
     };
     match row::lease(item) {
         Row { unreadable: Some(what), .. } => seen.remark = Some(what),
         row => {
-            seen.state = match (&row.place, &row.hold) {
-                (Place::End(_), _) => State::Ended,
+            seen.state = match (&row.checkpoint, &row.hold) {
+                (Some(Checkpoint::ShardEnd(_)), _) => State::Ended,
                 (_, Some(_)) => State::Held,
                 (_, None) => State::Free,
             };
@@ -126,8 +126,8 @@ fn worker(item: &Item, now: Timestamp) -> Option<SeenWorker> {
         shards: 0,
         explicit: shown.presence.explicit,
         streams: shown.presence.streams.into_iter().collect(),
-        beat: shown.beat,
-        beats_every: shown.presence.beats_every,
+        heartbeat: shown.heartbeat,
+        heartbeat_period: shown.presence.heartbeat_period,
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 
-use crate::lease::{Hold, Place, Presence, Row, Worker};
+use crate::lease::{Checkpoint, Hold, Presence, Row, Worker};
 use crate::model::{SequenceNumber, Stream, WorkerId};
 
 /// When the stream was created that the row is of, in milliseconds since 1970.
@@ -71,9 +71,9 @@ pub(super) fn range(item: &Item) -> &str {
 
 /// The lease in a row. What is wrong with its position, and what to do about it, is in the row as well.
 pub(super) fn lease(item: &Item) -> Row {
-    let (place, unreadable) = match position(item) {
-        Ok(place) => (place, None),
-        Err(what) => (Place::Nowhere, Some(what)),
+    let (checkpoint, unreadable) = match position(item) {
+        Ok(checkpoint) => (checkpoint, None),
+        Err(what) => (None, Some(what)),
     };
     let id = string(item, "LeaseID");
     let hold = string(item, "ClientID").map(|holder| Hold {
@@ -81,13 +81,13 @@ pub(super) fn lease(item: &Item) -> Row {
         epoch: id.and_then(|id| epoch(holder, id)),
         stamp: string(item, "LeaseTimeout").unwrap_or_default().to_owned(),
     });
-    let wanted_by = string(item, "WantedBy").map(WorkerId::from);
+    let requester = string(item, "WantedBy").map(WorkerId::from);
     let (foreign, created) = (id.is_none(), number(item, STREAM_CREATED));
-    Row { shard: range(item).into(), place, hold, wanted_by, foreign, created, unreadable }
+    Row { shard: range(item).into(), checkpoint, hold, requester, foreign, created, unreadable }
 }
 
 /// The position in a row, or what is wrong with it and what to do.
-fn position(item: &Item) -> Result<Place, String> {
+fn position(item: &Item) -> Result<Option<Checkpoint>, String> {
     const ADVICE: &str = "correct it, or remove the row to begin anew";
     let after = match item.get("SequenceNumber") {
         None => None,
@@ -106,9 +106,9 @@ fn position(item: &Item) -> Result<Place, String> {
         return Err(format!("its {STREAM_CREATED} is no whole number; {ADVICE}"));
     }
     Ok(match (ended, after) {
-        (true, last) => Place::End(last),
-        (false, Some(after)) => Place::After(after),
-        (false, None) => Place::Nowhere,
+        (true, last) => Some(Checkpoint::ShardEnd(last)),
+        (false, Some(after)) => Some(Checkpoint::After(after)),
+        (false, None) => None,
     })
 }
 
@@ -118,12 +118,12 @@ pub(super) fn worker(item: &Item) -> Option<Worker> {
         item.get("Streams").and_then(|streams| streams.as_ss().ok()).into_iter().flatten().cloned().collect();
     Some(Worker {
         id: string(item, "ShardID")?.into(),
-        beat: string(item, "Beat")?.to_owned(),
+        heartbeat: string(item, "Beat")?.to_owned(),
         presence: Presence {
             streams,
             explicit: flag(item, "Explicit"),
             lease: millis(item, "LeaseMillis"),
-            beats_every: millis(item, "BeatMillis"),
+            heartbeat_period: millis(item, "BeatMillis"),
         },
     })
 }
@@ -160,7 +160,7 @@ mod tests {
             ("ClientID", "2f0bb2b2-7c3b-4f0e-9f0b-3a3a9b9a1f11"),
             ("LeaseTimeout", "2026-11-24T10:11:12.123456789+01:00"),
         ]));
-        assert!(matches!(row.place, Place::After(_)) && row.foreign);
+        assert!(matches!(row.checkpoint, Some(Checkpoint::After(_))) && row.foreign);
         let hold = row.hold.unwrap();
         assert_eq!((hold.worker.as_str(), hold.epoch), ("2f0bb2b2-7c3b-4f0e-9f0b-3a3a9b9a1f11", None));
         assert_eq!(hold.stamp, "2026-11-24T10:11:12.123456789+01:00");

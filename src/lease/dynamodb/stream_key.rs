@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::row::{self, Item, string, text};
 use super::{DynamoDbStore, FORMER, STREAMS, StoreError, failed};
-use crate::lease::Place;
+use crate::lease::Checkpoint;
 use crate::model::{SequenceNumber, Stream};
 use crate::retry::backoff::Backoff;
 use crate::telemetry;
@@ -121,7 +121,7 @@ async fn decide(store: &DynamoDbStore, stream: &Stream, best: &str) -> Result<St
 /// Moves a row, unless somebody changes it meanwhile; whether it was. Where both names have one, the one that is further
 /// stays.
 async fn move_over(store: &DynamoDbStore, to: &str, stray: &Item, rival: Option<&Item>) -> Result<bool, StoreError> {
-    let stays = rival.filter(|rival| string(rival, "ClientID").is_some() || place(rival) >= place(stray));
+    let stays = rival.filter(|rival| string(rival, "ClientID").is_some() || checkpoint(rival) >= checkpoint(stray));
     let put = if stays.is_none() {
         let mut item = stray.clone();
         item.insert("StreamID".into(), text(to));
@@ -200,7 +200,7 @@ fn unchanged(item: &Item) -> (String, Option<Item>) {
 }
 
 /// How far a row has got: ended or not, and where.
-fn place(item: &Item) -> (bool, Option<SequenceNumber>) {
-    let ended = matches!(row::lease(item).place, Place::End(_));
+fn checkpoint(item: &Item) -> (bool, Option<SequenceNumber>) {
+    let ended = matches!(row::lease(item).checkpoint, Some(Checkpoint::ShardEnd(_)));
     (ended, string(item, "SequenceNumber").and_then(|number| SequenceNumber::new(number).ok()))
 }

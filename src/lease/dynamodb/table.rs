@@ -36,7 +36,7 @@ const OURS: &str = "HASH StreamID (S), RANGE ShardID (S)";
 pub(crate) struct Table {
     pub(super) client: Client,
     /// For beats alone: they must not wait behind anything, nor share a budget of retries with it.
-    pub(super) beats: Client,
+    pub(super) heartbeats: Client,
     /// Its name or ARN, as it is configured.
     pub(super) name: String,
     /// Its ARN, which tells it from tables of the same name in other regions and accounts.
@@ -47,7 +47,7 @@ pub(crate) struct Table {
 
 impl Table {
     /// Finds the table, or makes it if the configuration says so. Beats are to be answered within `beat`.
-    pub(crate) async fn open(session: &SdkConfig, config: &DynamoDb, beat: Duration) -> Result<Self, StoreError> {
+    pub(crate) async fn open(session: &SdkConfig, config: &DynamoDb, heartbeat: Duration) -> Result<Self, StoreError> {
         let timeouts = |whole: Duration, attempt: Duration| {
             TimeoutConfig::builder().operation_timeout(whole).operation_attempt_timeout(attempt).build()
         };
@@ -59,15 +59,15 @@ impl Table {
             .retry_partition(RetryPartition::custom("kinesis-input-leases").build())
             .timeout_config(timeouts(CALL_TIMEOUT, ATTEMPT_TIMEOUT))
             .build();
-        let beats = common
+        let heartbeats = common
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .retry_partition(RetryPartition::custom("kinesis-input-beats").build())
-            .timeout_config(timeouts(beat, beat.mul_f64(0.6)))
+            .timeout_config(timeouts(heartbeat, heartbeat.mul_f64(0.6)))
             .build();
         let time = credentials::clock(session);
-        let (client, beats) = (Client::from_conf(client), Client::from_conf(beats));
+        let (client, heartbeats) = (Client::from_conf(client), Client::from_conf(heartbeats));
         let arn = config.table.clone();
-        let mut table = Self { client, beats, name: config.table.clone(), arn, time };
+        let mut table = Self { client, heartbeats, name: config.table.clone(), arn, time };
         let found = table.be_there(config).await?;
         if let Some(arn) = found.table_arn {
             table.arn = arn;

@@ -105,9 +105,11 @@ async fn a_row_is_what_connect_expects() {
     let local = Local::start().await;
     let store = local.store("ours").await;
     store.adopt(&stream(), "orders").await.unwrap();
-    let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
-    let place = Place::After(crate::model::SequenceNumber::new("42").unwrap());
-    store.commit(vec![Write::new(&lease, place.clone())]).await.remove(0).unwrap();
+    let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap() else {
+        panic!()
+    };
+    let checkpoint = Some(Checkpoint::After(crate::model::SequenceNumber::new("42").unwrap()));
+    store.commit(vec![Commit::new(&lease, checkpoint.clone())]).await.remove(0).unwrap();
     let item = get(&store, "orders", "s").await.unwrap();
     for (name, value) in [("StreamID", "orders"), ("ShardID", "s"), ("SequenceNumber", "42"), ("ClientID", "ours")] {
         assert_eq!(item[name], text(value));
@@ -116,7 +118,7 @@ async fn a_row_is_what_connect_expects() {
     let left = timeout.duration_since(jiff::Timestamp::now());
     assert!(left.as_secs() > 20 && left.as_secs() <= 30, "{left:?}");
     // Given back, it has no owner, which is how Connect knows that it may have it.
-    store.release(vec![lease.back(place, None)]).await.remove(0).unwrap();
+    store.release(vec![Release::new(&lease, checkpoint, None)]).await.remove(0).unwrap();
     let item = get(&store, "orders", "s").await.unwrap();
     assert!(!item.contains_key("ClientID") && !item.contains_key("LeaseTimeout"), "{item:?}");
     assert_eq!(item["SequenceNumber"], text("42"));
@@ -131,11 +133,13 @@ async fn a_row_that_connect_wrote_is_continued_and_fenced() {
     store.adopt(&stream(), "orders").await.unwrap();
     let rows = store.rows(&stream()).await.unwrap();
     let hold = rows[0].hold.clone().unwrap();
-    assert!(matches!(store.claim(&stream(), &"s".into(), From::Nobody).await.unwrap(), Claim::HeldBy(_)));
-    let Claim::Owned(lease, place) = store.claim(&stream(), &"s".into(), From::Unchanged(&hold)).await.unwrap() else {
+    assert!(matches!(store.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap(), Claim::HeldBy(_)));
+    let Claim::Owned(lease, checkpoint) =
+        store.claim(&stream(), &"s".into(), ClaimFrom::Unchanged(&hold)).await.unwrap()
+    else {
         panic!("not ours")
     };
-    assert_eq!(place, Place::After(crate::model::SequenceNumber::new("42").unwrap()));
+    assert_eq!(checkpoint, Some(Checkpoint::After(crate::model::SequenceNumber::new("42").unwrap())));
     // Connect takes it back, as it does: it changes the owner, and our attributes stay.
     store
         .table
@@ -148,8 +152,8 @@ async fn a_row_that_connect_wrote_is_continued_and_fenced() {
         .send()
         .await
         .unwrap();
-    let write = Write::new(&lease, Place::After(crate::model::SequenceNumber::new("43").unwrap()));
-    assert_eq!(store.commit(vec![write]).await, [Ok(Written::Lost { holder: "theirs".into() })]);
+    let write = Commit::new(&lease, Some(Checkpoint::After(crate::model::SequenceNumber::new("43").unwrap())));
+    assert_eq!(store.commit(vec![write]).await, [Ok(CommitOutcome::Lost { holder: "theirs".into() })]);
     assert_eq!(get(&store, "orders", "s").await.unwrap()["SequenceNumber"], text("42"));
     let hold = store.rows(&stream()).await.unwrap()[0].hold.clone().unwrap();
     assert_eq!((hold.worker.as_str(), hold.epoch), ("theirs", None));
@@ -160,15 +164,17 @@ async fn renamed_stream_entry() {
     let local = Local::start().await;
     let before = local.store("a").await;
     before.adopt(&stream(), "orders").await.unwrap();
-    let Claim::Owned(lease, _) = before.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
-    let place = Place::After(crate::model::SequenceNumber::new("42").unwrap());
-    before.release(vec![lease.back(place.clone(), None)]).await.remove(0).unwrap();
+    let Claim::Owned(lease, _) = before.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap() else {
+        panic!()
+    };
+    let checkpoint = Some(Checkpoint::After(crate::model::SequenceNumber::new("42").unwrap()));
+    before.release(vec![Release::new(&lease, checkpoint.clone(), None)]).await.remove(0).unwrap();
     let after = local.store("b").await;
     after.adopt(&stream(), ARN).await.unwrap();
-    assert_eq!(after.rows(&stream()).await.unwrap()[0].place, place);
+    assert_eq!(after.rows(&stream()).await.unwrap()[0].checkpoint, checkpoint);
     // Both see the same leases meanwhile.
-    let Claim::Owned(..) = after.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
-    assert!(matches!(before.claim(&stream(), &"s".into(), From::Nobody).await.unwrap(), Claim::HeldBy(_)));
+    let Claim::Owned(..) = after.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap() else { panic!() };
+    assert!(matches!(before.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap(), Claim::HeldBy(_)));
 }
 
 #[tokio::test]
@@ -177,8 +183,8 @@ async fn rows_that_connect_kept_under_the_arn_are_continued_under_the_arn() {
     let store = local.store("ours").await;
     put(&store, &[("StreamID", ARN), ("ShardID", "s"), ("SequenceNumber", "42")]).await;
     store.adopt(&stream(), "orders").await.unwrap();
-    assert!(matches!(store.rows(&stream()).await.unwrap()[0].place, Place::After(_)));
-    let Claim::Owned(..) = store.claim(&stream(), &"s".into(), From::Nobody).await.unwrap() else { panic!() };
+    assert!(matches!(store.rows(&stream()).await.unwrap()[0].checkpoint, Some(Checkpoint::After(_))));
+    let Claim::Owned(..) = store.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap() else { panic!() };
     assert_eq!(get(&store, ARN, "s").await.unwrap()["ClientID"], text("ours"));
 }
 
@@ -193,9 +199,9 @@ async fn rows_under_the_other_name_are_moved() {
     put(&store, &[("StreamID", ARN), ("ShardID", "alone"), ("SequenceNumber", "7"), ("ClientID", "x")]).await;
     store.adopt(&stream(), "orders").await.unwrap();
     let rows = store.rows(&stream()).await.unwrap();
-    let places: Vec<_> = rows.iter().map(|row| (row.shard.as_str(), row.place.clone())).collect();
-    let at = |number| Place::After(crate::model::SequenceNumber::new(number).unwrap());
-    assert_eq!(places, [("alone", at("7")), ("behind", at("9")), ("both", at("10"))]);
+    let checkpoints: Vec<_> = rows.iter().map(|row| (row.shard.as_str(), row.checkpoint.clone())).collect();
+    let at = |number| Some(Checkpoint::After(crate::model::SequenceNumber::new(number).unwrap()));
+    assert_eq!(checkpoints, [("alone", at("7")), ("behind", at("9")), ("both", at("10"))]);
     assert_eq!(rows[0].hold.as_ref().unwrap().worker.as_str(), "x", "its holder is known still");
     assert!(store.table.query("look", ARN).await.unwrap().is_empty());
 }
@@ -225,8 +231,8 @@ async fn a_table_that_is_missing_or_another_is_told() {
     assert!(other.contains("HASH leaseKey (S)") && other.contains("RANGE ShardID (S)"), "{other}");
 }
 
-fn at(number: &str) -> Place {
-    Place::After(crate::model::SequenceNumber::new(number).unwrap())
+fn at(number: &str) -> Option<Checkpoint> {
+    Some(Checkpoint::After(crate::model::SequenceNumber::new(number).unwrap()))
 }
 
 #[tokio::test]
@@ -237,9 +243,9 @@ async fn row_that_makes_no_sense_is_read_beside_the_others() {
     put(&store, &[("StreamID", "orders"), ("ShardID", "b"), ("SequenceNumber", "5")]).await;
     let rows = store.rows(&stream()).await.unwrap();
     assert!(rows[0].unreadable.as_deref().is_some_and(|what| what.contains("LATEST")), "{rows:?}");
-    assert_eq!((rows[1].unreadable.as_deref(), &rows[1].place), (None, &at("5")));
+    assert_eq!((rows[1].unreadable.as_deref(), &rows[1].checkpoint), (None, &at("5")));
     // An edit between a look and a claim is reported with the row's name.
-    let error = store.claim(&stream(), &"a".into(), From::Nobody).await.unwrap_err().to_string();
+    let error = store.claim(&stream(), &"a".into(), ClaimFrom::Nobody).await.unwrap_err().to_string();
     assert!(error.contains("orders a") && error.contains("remove the row"), "{error}");
 }
 
@@ -248,23 +254,25 @@ async fn row_of_a_former_stream_is_set_aside_and_claims_keep_to_their_stream() {
     let local = Local::start().await;
     let (old, new) = (stream().created_at(Some(1)), stream().created_at(Some(2)));
     let (stale, store) = (local.store("stale").await, local.store("ours").await);
-    let Claim::Owned(lease, _) = stale.claim(&old, &"s".into(), From::Nobody).await.unwrap() else { panic!() };
-    stale.commit(vec![Write::new(&lease, at("5"))]).await.pop().unwrap().unwrap();
+    let Claim::Owned(lease, _) = stale.claim(&old, &"s".into(), ClaimFrom::Nobody).await.unwrap() else { panic!() };
+    stale.commit(vec![Commit::new(&lease, at("5"))]).await.pop().unwrap().unwrap();
     let row = store.rows(&new).await.unwrap().pop().unwrap();
-    assert_eq!((row.created, &row.place), (Some(1), &at("5")));
+    assert_eq!((row.created, &row.checkpoint), (Some(1), &at("5")));
     // A row that changed since is left.
-    stale.commit(vec![Write::new(&lease, at("6"))]).await.pop().unwrap().unwrap();
+    stale.commit(vec![Commit::new(&lease, at("6"))]).await.pop().unwrap().unwrap();
     assert!(!store.set_aside(&new, &row).await.unwrap());
     let row = store.rows(&new).await.unwrap().pop().unwrap();
     assert!(store.set_aside(&new, &row).await.unwrap());
     assert_eq!(store.rows(&new).await.unwrap(), []);
-    let Claim::Owned(_, place) = store.claim(&new, &"s".into(), From::Nobody).await.unwrap() else { panic!() };
-    assert_eq!(place, Place::Nowhere);
+    let Claim::Owned(_, checkpoint) = store.claim(&new, &"s".into(), ClaimFrom::Nobody).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(checkpoint, None);
     // Neither by its lease nor by a claim does the stale worker move anything of the new stream.
-    let late = stale.commit(vec![Write::new(&lease, at("7"))]).await.pop().unwrap().unwrap();
-    assert_eq!(late, Written::Lost { holder: "ours".into() });
+    let late = stale.commit(vec![Commit::new(&lease, at("7"))]).await.pop().unwrap().unwrap();
+    assert_eq!(late, CommitOutcome::Lost { holder: "ours".into() });
     let hold = store.rows(&new).await.unwrap().pop().unwrap().hold.unwrap();
-    assert!(matches!(stale.claim(&old, &"s".into(), From::Holder(&hold)).await.unwrap(), Claim::HeldBy(_)));
+    assert!(matches!(stale.claim(&old, &"s".into(), ClaimFrom::Holder(&hold)).await.unwrap(), Claim::HeldBy(_)));
     // Set aside means kept.
     let kept = store.table.query("", FORMER).await.unwrap();
     assert_eq!(kept.len(), 1);
@@ -276,9 +284,9 @@ async fn who_begins_later_goes_by_the_name() {
     let local = Local::start().await;
     let (before, after) = (local.store("a").await, local.store("a").await);
     let presence = Presence::default();
-    assert!(matches!(before.beat(&presence).await.unwrap(), Beat::Alive { .. }));
-    assert!(matches!(after.beat(&presence).await.unwrap(), Beat::Alive { .. }));
-    assert_eq!(before.beat(&presence).await.unwrap(), Beat::Replaced);
+    assert!(matches!(before.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Alive { .. }));
+    assert!(matches!(after.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Alive { .. }));
+    assert_eq!(before.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Replaced);
     before.leave().await.unwrap();
     assert_eq!(after.workers().await.unwrap().len(), 1);
 }
@@ -298,7 +306,8 @@ async fn an_end_is_never_replaced_by_a_row_under_the_other_name() {
     }
     store.adopt(&stream(), "orders").await.unwrap();
     let rows = store.rows(&stream()).await.unwrap();
-    let ended: Vec<_> = rows.iter().map(|row| (row.shard.as_str(), matches!(row.place, Place::End(_)))).collect();
+    let ended: Vec<_> =
+        rows.iter().map(|row| (row.shard.as_str(), matches!(row.checkpoint, Some(Checkpoint::ShardEnd(_))))).collect();
     assert_eq!(ended, [("here", true), ("there", true)]);
     assert!(store.table.query("look", ARN).await.unwrap().is_empty());
 }
@@ -314,7 +323,7 @@ async fn two_streams_of_one_name_keep_to_themselves() {
         store.adopt(&other, configured).await.unwrap();
         assert_eq!(store.rows(&other).await.unwrap(), []);
     }
-    let Claim::Owned(..) = store.claim(&other, &"s".into(), From::Nobody).await.unwrap() else { panic!() };
+    let Claim::Owned(..) = store.claim(&other, &"s".into(), ClaimFrom::Nobody).await.unwrap() else { panic!() };
     assert_eq!(store.rows(&stream()).await.unwrap()[0].hold, None);
     assert_eq!(store.rows(&stream()).await.unwrap().len(), 1);
     // The same after a restart, whoever is first.

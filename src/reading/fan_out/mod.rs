@@ -14,22 +14,22 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::listing::Shards;
+use super::listing::StreamListing;
 use super::{ReaderFactory, ShardReader, ShardToRead};
 use crate::model::StartPosition;
 use crate::sync::{Mutex, lock};
 use crate::telemetry;
 
-use subscription::{Shared, Subscription};
+use subscription::{StreamAccess, Subscription};
 
 /// Reads a stream by enhanced fan-out.
 #[derive(Debug)]
 pub(crate) struct FanOut {
-    shared: Mutex<Shared>,
+    shared: Mutex<StreamAccess>,
 }
 
 impl FanOut {
-    pub(crate) fn new(shared: Shared) -> Self {
+    pub(crate) fn new(shared: StreamAccess) -> Self {
         Self { shared: Mutex::new(shared) }
     }
 }
@@ -40,7 +40,7 @@ impl ReaderFactory for FanOut {
         Box::new(Subscription::new(lock(&self.shared).clone(), shard, start, begin))
     }
 
-    async fn recreated(&self, listing: Arc<Shards>) {
+    async fn recreated(&self, listing: Arc<StreamListing>) {
         let consumer = {
             let mut shared = lock(&self.shared);
             shared.shards = listing;

@@ -24,7 +24,7 @@ use super::frames::{Frames, SILENCE_CODE};
 use super::wire::{Event, Frame, Prelude};
 use crate::model::{ChildShard, SequenceNumber, StartPosition};
 use crate::pool::{Permit, Pool};
-use crate::reading::listing::{CONFIRMED_AFTER, Identity, Presence, Shards};
+use crate::reading::listing::{CONFIRMED_AFTER, ShardPresence, StreamIdentity, StreamListing};
 use crate::reading::{ReadError, ReadEvent, STALL_TIMEOUT, ShardReader, ShardToRead, Step};
 use crate::records::{Rows, bytes_needed, resident};
 use crate::retry::backoff::Backoff;
@@ -43,7 +43,7 @@ const TAKEN_OVER_OFTEN: usize = 4;
 const TAKEN_OVER_WITHIN: Duration = Duration::from_mins(3);
 
 /// What came of looking for what is not found.
-enum Looked {
+enum Search {
     /// It is there, or the service did not say.
     There,
     /// It may come; why not now.
@@ -54,9 +54,9 @@ enum Looked {
 
 /// What every subscription of a stream shares.
 #[derive(Debug, Clone)]
-pub(crate) struct Shared {
+pub(crate) struct StreamAccess {
     pub(crate) consumer: Arc<Consumer>,
-    pub(crate) shards: Arc<Shards>,
+    pub(crate) shards: Arc<StreamListing>,
     pub(crate) pool: Pool,
     pub(crate) health: Arc<Health>,
     pub(crate) max_resubscribe_interval: Duration,
@@ -65,14 +65,14 @@ pub(crate) struct Shared {
 /// The reader of one shard.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    shared: Shared,
+    shared: StreamAccess,
     shard: ShardToRead,
     /// Where the next subscription starts.
     start: StartPosition,
     /// The subscription, while there is one.
     open: Option<Open>,
     /// Space that was granted when there was no frame any more to fill it with.
-    spare: Option<Permit>,
+    kept: Option<Permit>,
     backoff: Backoff,
     slow_backoff: Backoff,
     /// When the last subscription was granted.
@@ -99,12 +99,12 @@ struct Open {
     frames: Frames,
     /// A frame that was announced and is not read yet.
     prelude: Option<Prelude>,
-    seen: Seen,
+    received: Received,
 }
 
 /// What an open subscription has brought so far, for telling whether the shard is over.
 #[derive(Debug, Default)]
-struct Seen {
+struct Received {
     events: u64,
     records: bool,
     /// The last event named children beside a continuation.
@@ -115,14 +115,14 @@ struct Seen {
 
 impl Subscription {
     /// A reader that begins at `start`, and subscribes not before `begin`. Nothing is opened yet.
-    pub(crate) fn new(shared: Shared, shard: ShardToRead, start: StartPosition, begin: Instant) -> Self {
+    pub(crate) fn new(shared: StreamAccess, shard: ShardToRead, start: StartPosition, begin: Instant) -> Self {
         let ceiling = shared.max_resubscribe_interval;
         Self {
             shared,
             shard,
             start,
             open: None,
-            spare: None,
+            kept: None,
             backoff: Backoff::new(FIRST_DELAY, ceiling),
             slow_backoff: Backoff::new(retry::SLOW_RETRY, retry::SLOW_RETRY_CEILING),
             granted: None,
@@ -152,7 +152,7 @@ impl Subscription {
             .ok_or_else(|| Fault::wire("Disconnected", "the subscription ended before its first frame"))?;
         self.shard.meter.subscribed();
         self.shared.health.granted(&self.shard.names);
-        Ok(Open { frames, prelude: Some(first), seen: Seen::default() })
+        Ok(Open { frames, prelude: Some(first), received: Received::default() })
     }
 
     /// Reads the next event that says anything. `None` when the subscription ended in good order.
@@ -176,14 +176,14 @@ impl Subscription {
                 // What was granted for a larger frame waits for it: what comes before it are frames without records.
                 Frame::Event(event) if is_spare && event.rows.is_empty() => {
                     let kept = permit.split(held_bytes(&event.rows));
-                    self.spare = Some(permit);
+                    self.kept = Some(permit);
                     return Ok(Some((event, kept)));
                 }
                 Frame::Event(event) => {
                     permit.shrink_to(held_bytes(&event.rows));
                     return Ok(Some((event, permit)));
                 }
-                Frame::InitialResponse => self.spare = Some(permit).filter(|_| is_spare),
+                Frame::InitialResponse => self.kept = Some(permit).filter(|_| is_spare),
                 Frame::Exception { code, payload } => {
                     let message = message_of(&payload);
                     return Err(Fault { origin: Origin::Stream, code, message });
@@ -202,8 +202,8 @@ impl Subscription {
     async fn reserve(&mut self, prelude: &Prelude) -> Option<Permit> {
         let needed = resident(bytes_needed(prelude.total_len()));
         // What is too small goes back first: held beside the wait it could keep what is larger than the pool out of it.
-        if let Some(spare) = self.spare.take().filter(|spare| spare.amount() >= needed) {
-            return Some(spare);
+        if let Some(kept) = self.kept.take().filter(|kept| kept.amount() >= needed) {
+            return Some(kept);
         }
         let mut granted = self.shared.pool.reserve(needed);
         if let Ok(permit) = timeout(STALL_TIMEOUT, &mut granted).await {
@@ -213,7 +213,7 @@ impl Subscription {
             let _waiting = self.shared.health.waits_for_space(&self.shard.names);
             // The place in the queue is kept: what is granted now is for the same frame in the next subscription, whatever
             // comes there before it.
-            self.spare = Some(granted.await);
+            self.kept = Some(granted.await);
             None
         }
     }
@@ -233,10 +233,10 @@ impl Subscription {
             Some(_) => !children.is_empty() && !complete,
         };
         if let Some(open) = &mut self.open {
-            open.seen.events += 1;
-            open.seen.records |= !rows.is_empty();
-            open.seen.children = continuation.is_some() && complete;
-            open.seen.behind = millis_behind.is_some_and(|millis| millis > 0);
+            open.received.events += 1;
+            open.received.records |= !rows.is_empty();
+            open.received.children = continuation.is_some() && complete;
+            open.received.behind = millis_behind.is_some_and(|millis| millis > 0);
         }
         if continuation.is_none() && complete {
             self.ended = Some(children);
@@ -284,8 +284,8 @@ impl Subscription {
     ///
     /// AWS says so in an event. Some local servers don't, or say it beside a continuation. There a shard is over when
     /// the listing shows it closed and a subscription that was made after that brings no record.
-    async fn finish(&mut self, seen: Seen) {
-        if seen.events > 0 && !seen.records && !seen.behind {
+    async fn finish(&mut self, received: Received) {
+        if received.events > 0 && !received.records && !received.behind {
             if let Some(children) = self.confirming.take() {
                 self.ended = Some(children);
                 return;
@@ -301,10 +301,10 @@ impl Subscription {
     }
 
     /// Decides what to do about a fault, and how long to wait first.
-    async fn mend(&mut self, fault: Fault) -> Result<Option<Step>, ReadError> {
+    async fn handle_fault(&mut self, fault: Fault) -> Result<Option<Step>, ReadError> {
         self.open = None;
         // It may take long to come back, and others may wait for the space.
-        self.spare = None;
+        self.kept = None;
         let now = Instant::now();
         let mut delay = self.backoff.next_delay(fastrand::f64());
         let names = Arc::clone(&self.shard.names);
@@ -326,20 +326,20 @@ impl Subscription {
                 delay = self.slow_backoff.next_delay(fastrand::f64());
                 self.shared.health.unreadable(&names, &fault);
             }
-            Remedy::LookAgain => match self.look_again().await? {
-                Looked::Over(children) => {
+            Remedy::LookAgain => match self.search().await? {
+                Search::Over(children) => {
                     self.shard.meter.vanished();
                     return Ok(Some(Step::End(children)));
                 }
-                Looked::There => {}
-                Looked::NotYet(reason) => {
+                Search::There => {}
+                Search::NotYet(reason) => {
                     delay = self.slow_backoff.next_delay(fastrand::f64());
                     self.shared.health.unreadable(&names, &reason);
                 }
             },
             Remedy::StartExpired => match &self.start {
                 // A number of the stream that had this name before is no expired one.
-                StartPosition::After(_) if self.shared.shards.identity(now).await == Identity::MadeAgain => {
+                StartPosition::After(_) if self.shared.shards.identity(now).await == StreamIdentity::Recreated => {
                     delay = self.slow_backoff.next_delay(fastrand::f64());
                 }
                 StartPosition::After(place) => {
@@ -361,42 +361,42 @@ impl Subscription {
     }
 
     /// Something is not found: the consumer, the shard or the stream.
-    async fn look_again(&mut self) -> Result<Looked, ReadError> {
+    async fn search(&mut self) -> Result<Search, ReadError> {
         let now = Instant::now();
         match self.shared.shards.identity(now).await {
             // The coordinator hears of it too, and has this reader stopped.
-            Identity::MadeAgain => return Ok(Looked::NotYet("the stream was deleted and made again".into())),
-            Identity::Gone => {
+            StreamIdentity::Recreated => return Ok(Search::NotYet("the stream was deleted and made again".into())),
+            StreamIdentity::Gone => {
                 let since = *self.stream_gone_since.get_or_insert(now);
                 if now.duration_since(since) >= STREAM_GONE_AFTER {
                     return Err(self.fatal(&"the stream does not exist any more"));
                 }
-                return Ok(Looked::NotYet("the stream does not exist; waiting for one of its name".into()));
+                return Ok(Search::NotYet("the stream does not exist; waiting for one of its name".into()));
             }
-            Identity::Same => self.stream_gone_since = None,
-            Identity::Unknown => {}
+            StreamIdentity::Same => self.stream_gone_since = None,
+            StreamIdentity::Unknown => {}
         }
         if let Err(error) = self.shared.consumer.refresh().await {
-            return Ok(Looked::NotYet(error.to_string()));
+            return Ok(Search::NotYet(error.to_string()));
         }
         let shard = &self.shard.names.shard;
         match self.shared.shards.presence(shard, now).await {
-            Some(Presence::Missing { asked_at, children }) => {
+            Some(ShardPresence::Missing { asked_at, children }) => {
                 let since = *self.missing_since.get_or_insert(asked_at);
                 if asked_at.duration_since(since) < CONFIRMED_AFTER {
-                    return Ok(Looked::NotYet("the shard is not listed".into()));
+                    return Ok(Search::NotYet("the shard is not listed".into()));
                 }
                 // A stream that was made again in the meantime may have fewer shards.
                 match self.shared.shards.identity(asked_at).await {
-                    Identity::Same => Ok(Looked::Over(children)),
-                    _ => Ok(Looked::NotYet("the shard is not listed".into())),
+                    StreamIdentity::Same => Ok(Search::Over(children)),
+                    _ => Ok(Search::NotYet("the shard is not listed".into())),
                 }
             }
-            Some(Presence::Listed) => {
+            Some(ShardPresence::Listed) => {
                 self.missing_since = None;
-                Ok(Looked::There)
+                Ok(Search::There)
             }
-            None => Ok(Looked::There),
+            None => Ok(Search::There),
         }
     }
 
@@ -429,8 +429,8 @@ impl ShardReader for Subscription {
                 return Ok(Step::End(children));
             }
             // Children beside a continuation, and no record: local servers may go on like this for ever.
-            if let Some(open) = self.open.take_if(|open| open.seen.children && !open.seen.records) {
-                self.finish(open.seen).await;
+            if let Some(open) = self.open.take_if(|open| open.received.children && !open.received.records) {
+                self.finish(open.received).await;
                 continue;
             }
             if self.open.is_none() {
@@ -438,7 +438,7 @@ impl ShardReader for Subscription {
                 match self.subscribe().await {
                     Ok(open) => self.open = Some(open),
                     Err(fault) => {
-                        if let Some(step) = self.mend(fault).await? {
+                        if let Some(step) = self.handle_fault(fault).await? {
                             return Ok(step);
                         }
                         continue;
@@ -453,11 +453,11 @@ impl ShardReader for Subscription {
                 }
                 Ok(None) => {
                     if let Some(open) = self.open.take() {
-                        self.finish(open.seen).await;
+                        self.finish(open.received).await;
                     }
                 }
                 Err(fault) => {
-                    if let Some(step) = self.mend(fault).await? {
+                    if let Some(step) = self.handle_fault(fault).await? {
                         return Ok(step);
                     }
                 }
@@ -471,7 +471,7 @@ impl ShardReader for Subscription {
 
     fn pause(&mut self) {
         if self.open.take().is_some() {
-            self.shard.meter.yielded();
+            self.shard.meter.closed_for_backpressure();
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::delivery::outbox::Outbox;
 use crate::delivery::progress::Progress;
-use crate::lease::{Lease, LeaseStore, Place, Release, Row, StoreError, Write, Written};
+use crate::lease::{Checkpoint, Commit, CommitOutcome, Lease, LeaseStore, Release, Row, StoreError};
 use crate::model::{SequenceNumber, ShardId, Stream, WorkerId};
 use crate::retry::backoff::Backoff;
 use crate::supervise::{self, FatalHandler};
@@ -54,7 +54,7 @@ pub(crate) struct Checkpointer {
     /// One flush at a time, and none while leases are given back: an older write must not overtake a newer one.
     flushing: tokio::sync::RwLock<()>,
     /// Leases that may be given back at once.
-    releasing: Semaphore,
+    release_slots: Semaphore,
     health: Arc<Health>,
     fatal: FatalHandler,
     /// How often an idle lease is renewed.
@@ -64,7 +64,7 @@ pub(crate) struct Checkpointer {
     /// Signals that a lease is gone or asked for, so that somebody looks what that means.
     look: Notify,
     /// The leases that are being given back.
-    leaving: TaskTracker,
+    releases: TaskTracker,
     /// The input is closing: what is left is given back by [`finish`](Self::finish).
     closing: CancellationToken,
 }
@@ -76,9 +76,9 @@ struct Entry {
     /// Cancelled when the shard is not to be read any more.
     stop: CancellationToken,
     /// It is being given back.
-    leaving: bool,
+    releasing: bool,
     /// Who asked for it and was not alive when we looked.
-    wanted_by_dead: Option<WorkerId>,
+    dead_requester: Option<WorkerId>,
     stored: Option<SequenceNumber>,
     stored_done: u64,
     stored_at: Instant,
@@ -99,13 +99,22 @@ pub(crate) enum EndStored {
     Lost,
 }
 
+/// What is stored last of a shard.
+#[derive(Debug)]
+enum Last {
+    /// What has been acknowledged, for the worker that requested the shard, or for no one.
+    Acked { to: Option<WorkerId> },
+    /// The end of the shard, with the last position if anything of it was read.
+    End(Option<SequenceNumber>),
+}
+
 /// Why a lease is given back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Leave {
+pub(crate) enum ReleaseReason {
     /// Another worker asked for it.
     HandOver(WorkerId),
     /// It could not be renewed in time.
-    Over,
+    Expired,
 }
 
 impl Checkpointer {
@@ -124,13 +133,13 @@ impl Checkpointer {
             outbox,
             shards: Mutex::default(),
             flushing: tokio::sync::RwLock::new(()),
-            releasing: Semaphore::new(RELEASES_AT_ONCE),
+            release_slots: Semaphore::new(RELEASES_AT_ONCE),
             health,
             fatal,
             idle,
             grace,
             look: Notify::new(),
-            leaving: TaskTracker::new(),
+            releases: TaskTracker::new(),
             closing: CancellationToken::new(),
         }
     }
@@ -142,13 +151,21 @@ impl Checkpointer {
             lease,
             progress,
             stop,
-            leaving: false,
-            wanted_by_dead: None,
+            releasing: false,
+            dead_requester: None,
             stored: None,
             stored_done: 0,
             stored_at: Instant::now(),
         };
         lock(&self.shards).insert(key, entry);
+    }
+
+    /// A commit that only renews the lease of a shard; `None` if the shard is not held any more.
+    pub(crate) fn renewal(&self, progress: &Progress) -> Option<Commit> {
+        let key = (progress.names.stream.clone(), progress.names.shard.clone());
+        let shards = lock(&self.shards);
+        let entry = shards.get(&key).filter(|entry| entry.is_of(progress))?;
+        Some(Commit::new(&entry.lease, None))
     }
 
     /// How many shards it is in charge of.
@@ -157,12 +174,12 @@ impl Checkpointer {
     }
 
     /// The shards of a stream that it is in charge of, those included that it is giving back.
-    pub(crate) fn in_hand(&self, stream: &Stream) -> BTreeSet<ShardId> {
+    pub(crate) fn held(&self, stream: &Stream) -> BTreeSet<ShardId> {
         lock(&self.shards).keys().filter(|(other, _)| other == stream).map(|(_, shard)| shard.clone()).collect()
     }
 
     /// Waits until a lease is gone, or asked for. Cancel safe.
-    pub(crate) async fn worth_a_look(&self) {
+    pub(crate) async fn rebalance_wanted(&self) {
         self.look.notified().await;
     }
 
@@ -186,21 +203,21 @@ impl Checkpointer {
         if due.is_empty() {
             return Ok(());
         }
-        let writes = due.iter().map(Due::write).collect();
-        let written = self.store.commit(writes).await;
+        let (due, commits): (Vec<Due>, Vec<Commit>) = due.into_iter().unzip();
+        let written = self.store.commit(commits).await;
         self.note(due, written)
     }
 
     /// Notes what became of writes. Returns the first error.
-    fn note(&self, due: Vec<Due>, written: Vec<Result<Written, StoreError>>) -> Result<(), StoreError> {
+    fn note(&self, due: Vec<Due>, written: Vec<Result<CommitOutcome, StoreError>>) -> Result<(), StoreError> {
         let (mut outcome, mut stored) = (Ok(()), 0);
         for (due, written) in due.into_iter().zip(written) {
             match written {
-                Ok(Written::Stored { wanted_by, .. }) => {
+                Ok(CommitOutcome::Stored { requester, .. }) => {
                     stored += 1;
-                    self.stored(due, wanted_by.as_ref());
+                    self.stored(due, requester.as_ref());
                 }
-                Ok(Written::Lost { holder }) => self.lost(&due.key, due.epoch, &holder),
+                Ok(CommitOutcome::Lost { holder }) => self.lost(&due.key, due.epoch, &holder),
                 Err(error) => outcome = outcome.and(Err(error)),
             }
         }
@@ -209,31 +226,32 @@ impl Checkpointer {
     }
 
     /// What was acked, and idle places that have become old.
-    fn due(&self) -> Vec<Due> {
+    fn due(&self) -> Vec<(Due, Commit)> {
         let shards = lock(&self.shards);
         let mut due = Vec::new();
         for (key, entry) in shards.iter() {
-            let (place, done) = entry.progress.checkpoint();
-            let moved = place.is_some() && place != entry.stored;
+            let (checkpoint, done) = entry.progress.checkpoint();
+            let moved = checkpoint.is_some() && checkpoint != entry.stored;
             let old = entry.stored_at.elapsed() >= self.idle;
             // Where others look, a lease is renewed even if its place never moved.
             let renew = old && (moved || self.store.shared().is_some());
             if renew || moved && done > entry.stored_done {
-                let place = place.filter(|_| moved);
-                due.push(Due { key: key.clone(), epoch: entry.lease.epoch, place, done });
+                let checkpoint = checkpoint.filter(|_| moved);
+                let commit = Commit::new(&entry.lease, checkpoint.clone().map(Checkpoint::After));
+                due.push((Due { key: key.clone(), epoch: entry.lease.epoch, checkpoint, done }, commit));
             }
         }
         due
     }
 
-    fn stored(&self, due: Due, wanted_by: Option<&WorkerId>) {
+    fn stored(&self, due: Due, requester: Option<&WorkerId>) {
         let mut shards = lock(&self.shards);
         // It may have been given back and claimed anew meanwhile.
         let Some(entry) = shards.get_mut(&due.key).filter(|entry| entry.lease.epoch == due.epoch) else { return };
-        entry.stored = due.place.or(entry.stored.take());
+        entry.stored = due.checkpoint.or(entry.stored.take());
         entry.stored_done = due.done;
         entry.stored_at = Instant::now();
-        if !entry.leaving && wanted_by.is_some() && wanted_by != entry.wanted_by_dead.as_ref() {
+        if !entry.releasing && requester.is_some() && requester != entry.dead_requester.as_ref() {
             // Whether who asks is alive, a look tells.
             self.look.notify_one();
         }
@@ -248,7 +266,7 @@ impl Checkpointer {
         if let Some(entry) = lost {
             // Reading stops before anything else.
             self.stop_reading(&entry);
-            entry.progress.retire();
+            entry.progress.freeze();
             self.health.forget(&entry.progress.names);
             telemetry::lease_lost(&key.0, &key.1, holder);
             self.look.notify_one();
@@ -274,7 +292,7 @@ impl Checkpointer {
         };
         for entry in abandoned {
             self.stop_reading(&entry);
-            entry.progress.retire();
+            entry.progress.freeze();
             self.health.forget(&entry.progress.names);
         }
     }
@@ -292,22 +310,22 @@ impl Checkpointer {
 
     /// Compares what it is in charge of with what the store shows, and does what others ask for who are alive. What went
     /// to one who isn't, nobody would read.
-    pub(crate) fn compare(self: &Arc<Self>, stream: &Stream, rows: &[Row], is_alive: impl Fn(&WorkerId) -> bool) {
+    pub(crate) fn reconcile(self: &Arc<Self>, stream: &Stream, rows: &[Row], is_alive: impl Fn(&WorkerId) -> bool) {
         let rows: HashMap<&ShardId, &Row> = rows.iter().map(|row| (&row.shard, row)).collect();
         let (mut lost, mut asked) = (Vec::new(), Vec::new());
         for (key, entry) in
-            lock(&self.shards).iter_mut().filter(|((other, _), entry)| other == stream && !entry.leaving)
+            lock(&self.shards).iter_mut().filter(|((other, _), entry)| other == stream && !entry.releasing)
         {
             let hold = rows.get(&key.1).and_then(|row| row.hold.as_ref());
-            let wanted_by = rows.get(&key.1).and_then(|row| row.wanted_by.clone());
+            let requester = rows.get(&key.1).and_then(|row| row.requester.clone());
             match hold {
                 Some(hold) if hold.epoch == Some(entry.lease.epoch) => {
-                    let (taker, dead) = match wanted_by {
+                    let (taker, dead) = match requester {
                         Some(worker) if is_alive(&worker) => (Some(worker), None),
                         other => (None, other),
                     };
                     asked.extend(taker.map(|taker| (key.clone(), taker)));
-                    entry.wanted_by_dead = dead;
+                    entry.dead_requester = dead;
                 }
                 other => {
                     let holder = other.map_or_else(|| "nobody".to_owned(), |hold| hold.worker.to_string());
@@ -319,90 +337,114 @@ impl Checkpointer {
             self.lost(&key, epoch, &holder);
         }
         for (key, taker) in asked {
-            self.leave(&key, Leave::HandOver(taker));
+            self.begin_release(&key, ReleaseReason::HandOver(taker));
         }
     }
 
     /// None of our leases can be relied on any more: stops reading all shards, at once.
-    pub(crate) fn all_over(self: &Arc<Self>) {
+    pub(crate) fn release_all(self: &Arc<Self>) {
         let keys: Vec<Key> = lock(&self.shards).keys().cloned().collect();
         for key in keys {
-            self.leave(&key, Leave::Over);
+            self.begin_release(&key, ReleaseReason::Expired);
         }
     }
 
     /// Gives a lease back: stops reading, waits for what is out, stores how far it got and lets go.
-    pub(crate) fn leave(self: &Arc<Self>, key: &Key, why: Leave) {
+    pub(crate) fn begin_release(self: &Arc<Self>, key: &Key, why: ReleaseReason) {
         let progress = {
             let mut shards = lock(&self.shards);
-            let Some(entry) = shards.get_mut(key).filter(|entry| !entry.leaving) else { return };
-            entry.leaving = true;
+            let Some(entry) = shards.get_mut(key).filter(|entry| !entry.releasing) else { return };
+            entry.releasing = true;
             self.stop_reading(entry);
             Arc::clone(&entry.progress)
         };
         match &why {
-            Leave::HandOver(requester) => telemetry::handing_over(&key.0, &key.1, requester),
-            Leave::Over => telemetry::lease_expired(&key.0, &key.1),
+            ReleaseReason::HandOver(requester) => telemetry::handing_over(&key.0, &key.1, requester),
+            ReleaseReason::Expired => telemetry::lease_expired(&key.0, &key.1),
         }
         let (this, key, closing) = (Arc::clone(self), key.clone(), self.closing.clone());
         let fatal = self.fatal.clone();
         // If it broke, the lease would be renewed and its shard read by no worker.
-        self.leaving.spawn(supervise::essential("release", fatal, || true, async move {
-            closing.run_until_cancelled(this.let_go(&key, &progress, why)).await;
+        self.releases.spawn(supervise::essential("release", fatal, || true, async move {
+            closing.run_until_cancelled(this.release(&key, &progress, why)).await;
         }));
     }
 
-    async fn let_go(&self, key: &Key, progress: &Progress, why: Leave) {
+    async fn release(&self, key: &Key, progress: &Progress, why: ReleaseReason) {
         // What is not acked in time will be read again.
         let _ = timeout(self.grace, progress.returned()).await;
-        let to = match &why {
-            Leave::HandOver(taker) => Some(taker.clone()),
-            Leave::Over => None,
+        let to = match why {
+            ReleaseReason::HandOver(requester) => Some(requester),
+            ReleaseReason::Expired => None,
         };
+        if self.give_back(key, progress, Last::Acked { to: to.clone() }).await == EndStored::Lost {
+            return;
+        }
+        telemetry::released(&key.0, &key.1, to.as_ref());
+        if let (Some(requester), Some(shared)) = (&to, self.store.shared())
+            && let Err(error) = shared.wake(requester).await
+        {
+            self.health.meter.table_failed(&error);
+        }
+        self.look.notify_one();
+    }
+
+    /// Stores the last checkpoint of a shard and gives its lease back in one write, however long it takes.
+    async fn give_back(&self, key: &Key, progress: &Progress, last: Last) -> EndStored {
         let mut backoff = Backoff::new(FIRST_RETRY, LATEST_RETRY);
         loop {
             let written = {
                 let _turn = self.flushing.read().await;
-                let _permit = self.releasing.acquire().await;
-                let Some(release) = self.release_of(key, progress, to.clone()) else { return };
-                let epoch = release.epoch;
-                progress.retire();
-                let written = self.store.release(vec![release]).await;
-                written.into_iter().next().map(|written| (written, epoch))
+                let _permit = self.release_slots.acquire().await;
+                let Some(release) = self.release_of(key, progress, &last) else { return EndStored::Lost };
+                let epoch = release.epoch();
+                if let Last::Acked { .. } = last {
+                    // What is acknowledged from here on is not stored.
+                    progress.freeze();
+                }
+                self.store.release(vec![release]).await.into_iter().next().map(|written| (written, epoch))
             };
             match written {
-                Some((Ok(Written::Stored { .. }), _)) => {
+                Some((Ok(CommitOutcome::Stored { .. }), _)) => {
                     self.remove(key, progress);
-                    telemetry::given_back(&key.0, &key.1, to.as_ref());
-                    if let (Some(taker), Some(shared)) = (&to, self.store.shared())
-                        && let Err(error) = shared.nudge(taker).await
-                    {
-                        self.health.meter.look_failed(&error);
-                    }
-                    self.look.notify_one();
-                    return;
+                    progress.freeze();
+                    return EndStored::Stored;
                 }
-                Some((Ok(Written::Lost { holder }), epoch)) => return self.lost(key, epoch, &holder),
-                Some((Err(error), _)) => {
-                    telemetry::release_failed(&key.0, &key.1, &error);
-                    self.health.failing(
-                        Part::of(&progress.names, Aspect::End),
-                        &format_args!("its lease can't be given back: {error}"),
-                    );
+                Some((Ok(CommitOutcome::Lost { holder }), epoch)) => {
+                    self.lost(key, epoch, &holder);
+                    return EndStored::Lost;
                 }
+                Some((Err(error), _)) => self.give_back_failed(key, progress, &last, &error),
                 None => {}
             }
             sleep(backoff.next_delay(fastrand::f64())).await;
         }
     }
 
+    fn give_back_failed(&self, key: &Key, progress: &Progress, last: &Last, error: &StoreError) {
+        match last {
+            Last::End(_) => self.health.end_failed(&progress.names, error),
+            Last::Acked { .. } => {
+                telemetry::release_failed(&key.0, &key.1, error);
+                self.health.failing(
+                    Part::of(&progress.names, Aspect::End),
+                    &format_args!("its lease can't be given back: {error}"),
+                );
+            }
+        }
+    }
+
     /// `None` if the shard is not held any more, be it claimed anew or not.
-    fn release_of(&self, key: &Key, progress: &Progress, to: Option<WorkerId>) -> Option<Release> {
+    fn release_of(&self, key: &Key, progress: &Progress, last: &Last) -> Option<Release> {
         let shards = lock(&self.shards);
         let entry = shards.get(key).filter(|entry| entry.is_of(progress))?;
-        let (place, _) = entry.progress.checkpoint();
-        let place = place.map_or(Place::Nowhere, Place::After);
-        Some(Release { stream: key.0.clone(), shard: key.1.clone(), epoch: entry.lease.epoch, place, to })
+        Some(match last {
+            Last::Acked { to } => {
+                let (position, _) = entry.progress.checkpoint();
+                Release::new(&entry.lease, position.map(Checkpoint::After), to.clone())
+            }
+            Last::End(position) => Release::new(&entry.lease, Some(Checkpoint::ShardEnd(position.clone())), None),
+        })
     }
 
     /// Stores the end of a shard, however long it takes, and gives its lease back.
@@ -410,35 +452,14 @@ impl Checkpointer {
     /// # Cancel safety
     ///
     /// Dropped before it returns, it may or may not have stored the end; the shard is then read on from its last
-    /// place, where it is found to be at its end again.
+    /// position, where it is found to be at its end again.
     pub(crate) async fn store_end(&self, progress: &Progress, last: Option<SequenceNumber>) -> EndStored {
         let key = (progress.names.stream.clone(), progress.names.shard.clone());
-        let mut backoff = Backoff::new(FIRST_RETRY, LATEST_RETRY);
-        loop {
-            let written = {
-                let _turn = self.flushing.read().await;
-                let _permit = self.releasing.acquire().await;
-                let Some(mut release) = self.release_of(&key, progress, None) else { return EndStored::Lost };
-                release.place = Place::End(last.clone());
-                let epoch = release.epoch;
-                self.store.release(vec![release]).await.into_iter().next().map(|written| (written, epoch))
-            };
-            match written {
-                Some((Ok(Written::Stored { .. }), _)) => {
-                    telemetry::stored(1);
-                    self.remove(&key, progress);
-                    progress.retire();
-                    return EndStored::Stored;
-                }
-                Some((Ok(Written::Lost { holder }), epoch)) => {
-                    self.lost(&key, epoch, &holder);
-                    return EndStored::Lost;
-                }
-                Some((Err(error), _)) => self.health.end_failed(&progress.names, &error),
-                None => {}
-            }
-            sleep(backoff.next_delay(fastrand::f64())).await;
+        let stored = self.give_back(&key, progress, Last::End(last)).await;
+        if stored == EndStored::Stored {
+            telemetry::stored(1);
         }
+        stored
     }
 
     /// Nothing counts any more from here on: stores what was acked, and gives all leases back. A store that doesn't answer
@@ -452,24 +473,24 @@ impl Checkpointer {
 
     async fn give_all_back(&self) -> Result<(), StoreError> {
         self.closing.cancel();
-        self.leaving.close();
-        self.leaving.wait().await;
+        self.releases.close();
+        self.releases.wait().await;
         let _turn = self.flushing.write().await;
         let entries = std::mem::take(&mut *lock(&self.shards));
         let (mut releases, mut keys) = (Vec::new(), Vec::new());
         for (key, entry) in entries {
-            entry.progress.retire();
-            let (place, _) = entry.progress.checkpoint();
-            let place = place.map_or(Place::Nowhere, Place::After);
+            entry.progress.freeze();
+            let (checkpoint, _) = entry.progress.checkpoint();
+            let checkpoint = checkpoint.map(Checkpoint::After);
             keys.push(key);
-            releases.push(entry.lease.back(place, None));
+            releases.push(Release::new(&entry.lease, checkpoint, None));
         }
         let mut outcome = Ok(());
         let mut stored = 0;
         for (key, written) in keys.iter().zip(self.store.release(releases).await) {
             match written {
-                Ok(Written::Stored { .. }) => stored += 1,
-                Ok(Written::Lost { holder }) => telemetry::lease_lost(&key.0, &key.1, &holder),
+                Ok(CommitOutcome::Stored { .. }) => stored += 1,
+                Ok(CommitOutcome::Lost { holder }) => telemetry::lease_lost(&key.0, &key.1, &holder),
                 Err(error) => outcome = outcome.and(Err(error)),
             }
         }
@@ -478,25 +499,14 @@ impl Checkpointer {
     }
 }
 
-/// A place that is to be stored.
+/// A commit that is due, and what to note once it is stored.
 #[derive(Debug)]
 struct Due {
     key: Key,
     epoch: u64,
     /// `None` if the lease is only renewed.
-    place: Option<SequenceNumber>,
+    checkpoint: Option<SequenceNumber>,
     done: u64,
-}
-
-impl Due {
-    fn write(&self) -> Write {
-        Write {
-            stream: self.key.0.clone(),
-            shard: self.key.1.clone(),
-            epoch: self.epoch,
-            place: self.place.clone().map_or(Place::Nowhere, Place::After),
-        }
-    }
 }
 
 #[cfg(test)]

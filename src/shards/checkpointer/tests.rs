@@ -7,10 +7,10 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::delivery::Delivery;
 use crate::delivery::in_flight::next_batch;
-use crate::delivery::outbox::OpenLane;
+use crate::delivery::outbox::LaneHandle;
 use crate::lease::memory::{MemoryStore, Trouble};
-use crate::lease::validity::Tenure;
-use crate::lease::{Claim, FileStore, From, Presence, SharedStore};
+use crate::lease::validity::LeaseValidity;
+use crate::lease::{Claim, ClaimFrom, FileStore, Presence, SharedStore};
 use crate::model::ShardNames;
 use crate::pool::Pool;
 use crate::reading::fan_out::wire::Event;
@@ -35,7 +35,7 @@ struct Shard {
     key: Key,
     progress: Arc<Progress>,
     stop: CancellationToken,
-    lane: OpenLane,
+    lane: LaneHandle,
     outbox: Arc<Outbox>,
 }
 
@@ -77,7 +77,7 @@ impl Bench<MemoryStore> {
 
 impl<S: LeaseStore> Bench<S> {
     fn on(store: S) -> Self {
-        let (store, outbox) = (Arc::new(store), Arc::new(Outbox::new(64, Arc::new(Tenure::forever()))));
+        let (store, outbox) = (Arc::new(store), Arc::new(Outbox::new(64, Arc::new(LeaseValidity::unlimited()))));
         let fatal = FatalHandler::new(|cause| panic!("{cause}"));
         let checkpointer =
             Checkpointer::new(Arc::clone(&store) as _, Arc::clone(&outbox), Arc::default(), fatal, LEASE, GRACE);
@@ -115,11 +115,11 @@ impl<S: LeaseStore> Bench<S> {
     /// Compares with what the store shows, where all workers are alive or none is.
     async fn look(&self, alive: bool) {
         let rows = self.store.rows(&stream()).await.unwrap();
-        self.checkpointer.compare(&stream(), &rows, |_| alive);
+        self.checkpointer.reconcile(&stream(), &rows, |_| alive);
     }
 
     fn is_worth_a_look(&self) -> bool {
-        self.checkpointer.worth_a_look().now_or_never().is_some()
+        self.checkpointer.rebalance_wanted().now_or_never().is_some()
     }
 
     async fn row(&self, shard: &str) -> Row {
@@ -130,8 +130,8 @@ impl<S: LeaseStore> Bench<S> {
         self.row(shard).await.hold.map(|hold| hold.worker)
     }
 
-    async fn place(&self, shard: &str) -> Place {
-        self.row(shard).await.place
+    async fn checkpoint(&self, shard: &str) -> Option<Checkpoint> {
+        self.row(shard).await.checkpoint
     }
 }
 
@@ -182,15 +182,15 @@ fn at(number: u64) -> SequenceNumber {
     SequenceNumber::new(&number.to_string()).unwrap()
 }
 
-fn after(number: u64) -> Place {
-    Place::After(at(number))
+fn after(number: u64) -> Option<Checkpoint> {
+    Some(Checkpoint::After(at(number)))
 }
 
 /// Takes a shard from whoever has it.
 async fn take(store: &dyn LeaseStore, shard: &str) -> Lease {
     let rows = store.rows(&stream()).await.unwrap();
     let hold = rows.iter().find(|row| row.shard == shard.into()).and_then(|row| row.hold.as_ref());
-    match store.claim(&stream(), &shard.into(), hold.map_or(From::Nobody, From::Holder)).await.unwrap() {
+    match store.claim(&stream(), &shard.into(), hold.map_or(ClaimFrom::Nobody, ClaimFrom::Holder)).await.unwrap() {
         Claim::Owned(lease, _) => lease,
         Claim::HeldBy(holder) => panic!("held by {holder}"),
     }
@@ -220,8 +220,8 @@ async fn a_renewal_does_not_write_a_place_again() {
     // The second one knows what was stored before the first.
     for _ in 0..2 {
         sleep(IDLE).await;
-        let places: Vec<_> = bench.checkpointer.due().into_iter().map(|due| due.place).collect();
-        assert_eq!(places, [None]);
+        let checkpoints: Vec<_> = bench.checkpointer.due().into_iter().map(|(due, _)| due.checkpoint).collect();
+        assert_eq!(checkpoints, [None]);
         bench.flushed().await;
     }
 }
@@ -232,16 +232,16 @@ async fn a_place_that_moves_without_acks_waits_for_the_renewal() {
     let mut shard = bench.add("a").await;
     shard.pass(1);
     bench.flushed().await;
-    assert_eq!(bench.place("a").await, Place::Nowhere);
+    assert_eq!(bench.checkpoint("a").await, None);
     // The same behind a place that was acked.
     shard.ack(2).await;
     bench.flushed().await;
     shard.pass(3);
     bench.flushed().await;
-    assert_eq!(bench.place("a").await, after(2));
+    assert_eq!(bench.checkpoint("a").await, after(2));
     sleep(IDLE).await;
     bench.flushed().await;
-    assert_eq!(bench.place("a").await, after(3));
+    assert_eq!(bench.checkpoint("a").await, after(3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,7 +254,7 @@ async fn where_nobody_else_looks_an_idle_place_is_stored_every_five_minutes_if_i
     assert!(bench.checkpointer.due().is_empty());
     sleep(SECOND).await;
     bench.flushed().await;
-    assert_eq!(bench.place("a").await, after(1));
+    assert_eq!(bench.checkpoint("a").await, after(1));
     sleep(2 * IDLE_PERIOD).await;
     assert!(bench.checkpointer.due().is_empty());
 }
@@ -272,9 +272,9 @@ async fn the_error_of_one_write_is_told_and_that_one_is_tried_again() {
     bench.close_table(true);
     flush.await.unwrap().unwrap_err();
     bench.close_table(false);
-    assert_eq!((bench.place("a").await, bench.place("b").await), (after(1), Place::Nowhere));
+    assert_eq!((bench.checkpoint("a").await, bench.checkpoint("b").await), (after(1), None));
     bench.flushed().await;
-    assert_eq!((bench.place("b").await, bench.writes()), (after(1), 3));
+    assert_eq!((bench.checkpoint("b").await, bench.writes()), (after(1), 3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -288,7 +288,7 @@ async fn errors_do_not_end_the_storing() {
     sleep(5 * SECOND).await;
     bench.close_table(false);
     sleep(2 * SECOND).await;
-    assert_eq!(bench.place("a").await, after(1));
+    assert_eq!(bench.checkpoint("a").await, after(1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,7 +307,7 @@ async fn an_answer_to_an_older_lease_counts_nothing_for_the_newer() {
     flush.await.unwrap().unwrap();
     new.ack(2).await;
     bench.flushed().await;
-    assert_eq!(bench.place("a").await, after(2));
+    assert_eq!(bench.checkpoint("a").await, after(2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -332,7 +332,7 @@ async fn a_lease_that_is_given_back_is_the_one_that_was_left() {
     let mut old = bench.add("a").await;
     old.ack(1).await;
     bench.close_table(true);
-    bench.checkpointer.leave(&old.key, Leave::Over);
+    bench.checkpointer.begin_release(&old.key, ReleaseReason::Expired);
     // It can't be given back yet, and is lost before that is tried again.
     sleep(Duration::from_millis(1)).await;
     bench.close_table(false);
@@ -359,7 +359,7 @@ async fn a_flush_waits_for_the_one_before_it() {
     bench.slow(SECOND);
     bench.flushed().await;
     assert_eq!((start.elapsed(), older.is_finished()), (11 * SECOND, true));
-    assert_eq!(bench.place("a").await, after(2));
+    assert_eq!(bench.checkpoint("a").await, after(2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -371,7 +371,7 @@ async fn a_lease_is_not_given_back_while_a_flush_is_on_its_way() {
     let flush = bench.flush();
     sleep(SECOND).await;
     bench.slow(SECOND);
-    bench.checkpointer.leave(&shard.key, Leave::Over);
+    bench.checkpointer.begin_release(&shard.key, ReleaseReason::Expired);
     flush.await.unwrap().unwrap();
     assert!(bench.holder("a").await.is_some());
     sleep(2 * SECOND).await;
@@ -402,7 +402,7 @@ async fn nothing_is_flushed_while_a_lease_is_given_back_or_an_end_is_stored() {
         if ends {
             bench.end(&shard);
         } else {
-            bench.checkpointer.leave(&shard.key, Leave::Over);
+            bench.checkpointer.begin_release(&shard.key, ReleaseReason::Expired);
         }
         sleep(SECOND).await;
         bench.slow(SECOND);
@@ -420,7 +420,10 @@ async fn an_end_that_is_on_its_way_is_not_overtaken_by_the_end_of_all() {
     sleep(SECOND).await;
     bench.slow(SECOND);
     bench.checkpointer.finish().await.unwrap();
-    assert_eq!((end.await.unwrap(), bench.place("a").await), (EndStored::Stored, Place::End(None)));
+    assert_eq!(
+        (end.await.unwrap(), bench.checkpoint("a").await),
+        (EndStored::Stored, Some(Checkpoint::ShardEnd(None)))
+    );
 }
 
 // Losing a shard.
@@ -453,7 +456,7 @@ async fn nothing_of_a_lost_shard_goes_out() {
 async fn a_shard_that_the_store_does_not_know_is_lost() {
     let bench = Bench::new();
     let shard = bench.add("a").await;
-    bench.checkpointer.compare(&stream(), &[], |_| true);
+    bench.checkpointer.reconcile(&stream(), &[], |_| true);
     assert_eq!((shard.stop.is_cancelled(), bench.checkpointer.len()), (true, 0));
 }
 
@@ -462,10 +465,10 @@ async fn what_a_stream_shows_says_nothing_of_another() {
     let bench = Bench::new();
     let shard = bench.add("a").await;
     let other = Stream::new("payments", "arn:payments");
-    bench.checkpointer.compare(&other, &[], |_| true);
+    bench.checkpointer.reconcile(&other, &[], |_| true);
     assert!(!shard.stop.is_cancelled());
-    assert_eq!(bench.checkpointer.in_hand(&other), BTreeSet::new());
-    assert_eq!(bench.checkpointer.in_hand(&stream()), ["a".into()].into());
+    assert_eq!(bench.checkpointer.held(&other), BTreeSet::new());
+    assert_eq!(bench.checkpointer.held(&stream()), ["a".into()].into());
 }
 
 // What others ask for.
@@ -504,7 +507,7 @@ async fn a_request_for_what_is_being_given_back_calls_for_no_look() {
     bench.ask("a", "other", None).await;
     bench.look(true).await;
     bench.flushed().await;
-    assert_eq!((bench.place("a").await, bench.is_worth_a_look()), (after(1), false));
+    assert_eq!((bench.checkpoint("a").await, bench.is_worth_a_look()), (after(1), false));
 }
 
 #[tokio::test(start_paused = true)]
@@ -512,13 +515,13 @@ async fn who_asks_and_is_alive_is_passed_the_shard_and_told_so() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
-    bench.other("other").beat(&Presence::default()).await.unwrap();
+    bench.other("other").heartbeat(&Presence::default()).await.unwrap();
     bench.ask("a", "other", None).await;
     bench.look(true).await;
     assert!(shard.stop.is_cancelled());
     sleep(SECOND).await;
-    assert_eq!((bench.holder("a").await, bench.place("a").await), (Some("other".into()), after(1)));
-    assert_eq!(lock(&bench.store.table.core).workers[&"other".into()].nudges, 1);
+    assert_eq!((bench.holder("a").await, bench.checkpoint("a").await), (Some("other".into()), after(1)));
+    assert_eq!(lock(&bench.store.table.core).workers[&"other".into()].wake_ups, 1);
     assert_eq!((bench.checkpointer.len(), bench.is_worth_a_look()), (0, true));
 }
 
@@ -529,12 +532,12 @@ async fn a_lease_is_given_back_once_the_host_has_nothing_of_the_shard() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     let last = shard.deliver(1).await;
-    bench.checkpointer.all_over();
+    bench.checkpointer.release_all();
     sleep(SECOND).await;
     assert!(bench.holder("a").await.is_some());
     last.settle(Verdicts::ACK).unwrap();
     sleep(SECOND).await;
-    assert_eq!((bench.holder("a").await, bench.place("a").await), (None, after(1)));
+    assert_eq!((bench.holder("a").await, bench.checkpoint("a").await), (None, after(1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -544,13 +547,13 @@ async fn acks_are_waited_for_as_long_as_the_grace_lasts_and_count_for_nothing_la
     shard.ack(1).await;
     let late = shard.deliver(2).await;
     bench.slow(2 * SECOND);
-    bench.checkpointer.leave(&shard.key, Leave::Over);
+    bench.checkpointer.begin_release(&shard.key, ReleaseReason::Expired);
     sleep(GRACE + SECOND).await;
     // The last place is on its way.
     late.settle(Verdicts::ACK).unwrap();
     assert_eq!((shard.done(), bench.holder("a").await.is_some()), (1, true));
     sleep(2 * SECOND).await;
-    assert_eq!((bench.holder("a").await, bench.place("a").await), (None, after(1)));
+    assert_eq!((bench.holder("a").await, bench.checkpoint("a").await), (None, after(1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -558,8 +561,8 @@ async fn a_lease_is_given_back_once_however_often_that_is_wanted() {
     let bench = Bench::new();
     let shard = bench.add("a").await;
     bench.slow(SECOND);
-    bench.checkpointer.leave(&shard.key, Leave::HandOver("other".into()));
-    bench.checkpointer.all_over();
+    bench.checkpointer.begin_release(&shard.key, ReleaseReason::HandOver("other".into()));
+    bench.checkpointer.release_all();
     sleep(10 * SECOND).await;
     assert_eq!((bench.writes(), bench.checkpointer.len()), (1, 0));
 }
@@ -569,7 +572,7 @@ async fn who_gives_a_lease_back_hears_of_its_loss_from_the_store() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     let _late = shard.deliver(1).await;
-    bench.checkpointer.leave(&shard.key, Leave::Over);
+    bench.checkpointer.begin_release(&shard.key, ReleaseReason::Expired);
     bench.rob("a").await;
     // A look may be older than the release.
     bench.look(true).await;
@@ -584,12 +587,12 @@ async fn giving_a_lease_back_is_tried_until_the_store_takes_it() {
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
     bench.close_table(true);
-    bench.checkpointer.all_over();
+    bench.checkpointer.release_all();
     sleep(60 * SECOND).await;
     assert_eq!(bench.checkpointer.len(), 1);
     bench.close_table(false);
     sleep(2 * LATEST_RETRY).await;
-    assert_eq!((bench.holder("a").await, bench.place("a").await), (None, after(1)));
+    assert_eq!((bench.holder("a").await, bench.checkpoint("a").await), (None, after(1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -600,7 +603,7 @@ async fn so_many_leases_are_given_back_at_once_and_no_more() {
         shards.push(bench.add(&shard.to_string()).await);
     }
     bench.slow(SECOND);
-    bench.checkpointer.all_over();
+    bench.checkpointer.release_all();
     sleep(SECOND * 3 / 2).await;
     assert_eq!(bench.checkpointer.len(), 4);
     sleep(SECOND).await;
@@ -615,7 +618,7 @@ async fn an_end_is_stored_with_the_last_place_and_acks_move_nothing_behind_it() 
     let mut shard = bench.add("a").await;
     let late = shard.deliver(1).await;
     assert_eq!(bench.checkpointer.store_end(&shard.progress, Some(at(9))).await, EndStored::Stored);
-    assert_eq!((bench.holder("a").await, bench.place("a").await), (None, Place::End(Some(at(9)))));
+    assert_eq!((bench.holder("a").await, bench.checkpoint("a").await), (None, Some(Checkpoint::ShardEnd(Some(at(9))))));
     assert_eq!(bench.checkpointer.len(), 0);
     late.settle(Verdicts::ACK).unwrap();
     assert_eq!(shard.done(), 0);
@@ -631,7 +634,7 @@ async fn the_end_of_a_lost_shard_is_not_told_as_stored() {
             bench.look(true).await;
         }
         assert_eq!(bench.checkpointer.store_end(&shard.progress, None).await, EndStored::Lost, "seen: {seen}");
-        assert_eq!((bench.place("a").await, bench.checkpointer.len()), (Place::Nowhere, 0), "seen: {seen}");
+        assert_eq!((bench.checkpoint("a").await, bench.checkpointer.len()), (None, 0), "seen: {seen}");
         assert!(shard.stop.is_cancelled());
     }
 }
@@ -646,7 +649,7 @@ async fn an_end_is_tried_until_the_store_takes_it() {
         bench.close_table(false);
     };
     let (stored, ()) = tokio::join!(bench.checkpointer.store_end(&shard.progress, None), open);
-    assert_eq!((stored, bench.place("a").await), (EndStored::Stored, Place::End(None)));
+    assert_eq!((stored, bench.checkpoint("a").await), (EndStored::Stored, Some(Checkpoint::ShardEnd(None))));
 }
 
 // The end of all.
@@ -660,7 +663,7 @@ async fn in_the_end_all_places_are_stored_and_acks_move_nothing_more() {
     bench.checkpointer.finish().await.unwrap();
     late.settle(Verdicts::ACK).unwrap();
     assert_eq!((shard.done(), bench.checkpointer.len()), (1, 0));
-    assert_eq!((bench.holder("a").await, bench.place("a").await), (None, after(1)));
+    assert_eq!((bench.holder("a").await, bench.checkpoint("a").await), (None, after(1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -668,12 +671,12 @@ async fn in_the_end_nobody_waits_for_acks() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     let _late = shard.deliver(1).await;
-    bench.checkpointer.leave(&shard.key, Leave::Over);
+    bench.checkpointer.begin_release(&shard.key, ReleaseReason::Expired);
     sleep(SECOND).await;
     let start = Instant::now();
     bench.checkpointer.finish().await.unwrap();
     assert_eq!((start.elapsed(), bench.holder("a").await), (Duration::ZERO, None));
-    assert!(bench.checkpointer.leaving.is_empty(), "it goes on after the end");
+    assert!(bench.checkpointer.releases.is_empty(), "it goes on after the end");
 }
 
 #[tokio::test(start_paused = true)]
