@@ -1,14 +1,29 @@
-//! Did every record arrive, and those of a key in order?
+//! Did every record arrive, those of a key in order, and none again that should not have?
+//!
+//! The rule for what comes again is in the head of `main.rs`.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::workers::{COMMIT, LEASE};
 
 /// Order is promised within a shard, and so within a partition key: there are so many.
 pub const KEYS: u64 = 197;
 /// Two workers' outputs are read by two tasks here, which may be so far apart.
-const SLACK: Duration = Duration::from_millis(250);
-/// So many records out of order are shown.
+const SLACK: u32 = 250;
+/// A record that was given to a worker is stored after so long, unless something hurt the worker: the worker writes once in
+/// a commit period, and the machine may be busy.
+const STORED_WITHIN: u32 = COMMIT.as_millis() as u32 + 2_000;
+/// So long after what hurt it a worker may still be behind: it tries a failed write again within a lease period, or has
+/// lost the lease.
+const RECOVERS_WITHIN: u32 = LEASE.as_millis() as u32;
+/// A worker that was held up in the middle of its output may finish that so long after.
+const FINISHES_WITHIN: u32 = 2_000;
+/// So many findings of a kind are shown.
 const SHOWN: u64 = 10;
+/// Records have numbers below this; a line that says otherwise is no record.
+const MOST: u64 = 1 << 26;
 
 /// The partition key of a record.
 pub fn key(number: u64) -> u64 {
@@ -18,62 +33,495 @@ pub fn key(number: u64) -> u64 {
 /// When a line was written, as far as is known: not before, and not after.
 pub type Written = (Instant, Instant);
 
-/// What arrived, and when first.
-#[derive(Debug, Default)]
+/// Which process.
+pub type WorkerId = u16;
+
+/// What may keep a worker from storing what it was given. A road to the stream that is cut is none of these, and neither
+/// is a clock: nothing may come again because of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hurt {
+    /// SIGKILL.
+    Killed,
+    /// SIGSTOP.
+    Stopped,
+    /// The road to the table, or one connection to it.
+    Table,
+    /// The output is not read.
+    Output,
+    /// The machine let nothing run, and so all workers.
+    Machine,
+}
+
+/// What hurt a worker, and how long; no worker is all of them. Times are milliseconds of the run.
+#[derive(Debug, Clone, Copy)]
+struct Interval {
+    hurt: Hurt,
+    worker: Option<WorkerId>,
+    begin: u32,
+    end: Option<u32>,
+}
+
+/// A line that a worker wrote: the how manieth of its output, and when.
+#[derive(Debug, Clone, Copy)]
+struct Delivery {
+    worker: WorkerId,
+    /// None where what is known of two deliveries has been put together.
+    line: Option<std::num::NonZero<u32>>,
+    after: u32,
+    before: u32,
+}
+
+/// What arrived. Of a record 16 bytes are kept, and 20 more each time that it comes again.
+#[derive(Debug)]
 pub struct Check {
-    first: HashMap<u64, (Written, String)>,
-    duplicated: u64,
+    start: Instant,
+    first: Vec<Option<Delivery>>,
+    distinct: u64,
+    again: Vec<(u32, Delivery)>,
+    hurts: Vec<Interval>,
+    names: Vec<String>,
+    lines: Vec<u32>,
+    unknown: u64,
+    /// Began when all was read and stored: whatever it is given is wrong.
+    last: Option<WorkerId>,
 }
 
 /// What came of it.
-#[derive(Debug)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     pub lost: u64,
     pub out_of_order: u64,
-    pub duplicated: u64,
+    pub duplicates_allowed: u64,
+    pub duplicates_not_allowed: u64,
+    /// Lines that are no record, or one that was never put.
+    pub unknown: u64,
+    /// Of all that rightly came again, the one that had waited for longest to be stored when its worker was hurt.
+    pub longest_unstored: Duration,
+}
+
+impl Findings {
+    /// Nothing that was promised was broken.
+    pub fn is_good(&self) -> bool {
+        self.lost == 0 && self.out_of_order == 0 && self.duplicates_not_allowed == 0 && self.unknown == 0
+    }
 }
 
 impl Check {
+    pub fn new(start: Instant) -> Self {
+        Self {
+            start,
+            first: Vec::new(),
+            distinct: 0,
+            again: Vec::new(),
+            hurts: Vec::new(),
+            names: Vec::new(),
+            lines: Vec::new(),
+            unknown: 0,
+            last: None,
+        }
+    }
+
+    fn millis(&self, at: Instant) -> u32 {
+        at.saturating_duration_since(self.start).as_millis() as u32
+    }
+
+    /// Another process begins.
+    pub fn worker(&mut self, name: &str) -> WorkerId {
+        self.names.push(name.to_owned());
+        self.lines.push(0);
+        (self.names.len() - 1) as WorkerId
+    }
+
+    /// All is read and stored, and this worker begins only to see whether anything comes.
+    pub fn look_again(&mut self, worker: WorkerId) {
+        self.last = Some(worker);
+    }
+
+    /// Something begins to hurt a worker, or all of them. Returns what `healed` wants.
+    pub fn hurt(&mut self, hurt: Hurt, worker: Option<WorkerId>, at: Instant) -> usize {
+        self.hurts.push(Interval { hurt, worker, begin: self.millis(at), end: None });
+        self.hurts.len() - 1
+    }
+
+    /// It is over.
+    pub fn healed(&mut self, hurt: usize, at: Instant) {
+        self.hurts[hurt].end = Some(self.millis(at));
+    }
+
     /// Takes a line of a worker's output.
-    pub fn take(&mut self, line: &str, (after, before): Written, worker: &str) {
-        let Ok(number) = line.trim().parse() else { return };
-        match self.first.get_mut(&number) {
-            None => {
-                self.first.insert(number, ((after, before), worker.to_owned()));
+    pub fn take(&mut self, line: &str, (after, before): Written, worker: WorkerId) {
+        let Some(number) = line.trim().parse::<u64>().ok().filter(|number| *number < MOST) else {
+            self.unknown += 1;
+            if self.unknown <= SHOWN {
+                eprintln!("         {} wrote what is no record: {line:?}", self.names[usize::from(worker)]);
             }
-            Some((first, _)) => {
-                *first = (after.min(first.0), before.min(first.1));
-                self.duplicated += 1;
-            }
+            return;
+        };
+        let count = &mut self.lines[usize::from(worker)];
+        *count += 1;
+        let line = std::num::NonZero::new(*count);
+        let taken = Delivery { worker, line, after: self.millis(after), before: self.millis(before) };
+        let at = number as usize;
+        if self.first.len() <= at {
+            self.first.resize(at + 1, None);
+        }
+        if self.first[at].is_some() {
+            self.again.push((number as u32, taken));
+        } else {
+            self.first[at] = Some(taken);
+            self.distinct += 1;
         }
     }
 
     pub fn distinct(&self) -> u64 {
-        self.first.len() as u64
+        self.distinct
     }
 
-    /// A record is out of order when a later one of its key was written before it, whatever is not known of the times.
+    /// How often the machine stood still.
+    pub fn stood_still(&self) -> usize {
+        self.hurts.iter().filter(|hurt| hurt.hurt == Hurt::Machine).count()
+    }
+
+    /// What hurts still.
+    #[cfg(test)]
+    pub fn hurting(&self) -> usize {
+        self.hurts.iter().filter(|hurt| hurt.end.is_none()).count()
+    }
+
     pub fn result(&self, put: u64) -> Findings {
-        let lost = (0..put).filter(|number| !self.first.contains_key(number)).count() as u64;
-        let mut out_of_order = 0;
+        let mut findings = Findings { unknown: self.unknown, ..Findings::default() };
+        for number in 0..put as usize {
+            findings.lost += u64::from(self.first.get(number).copied().flatten().is_none());
+        }
+        findings.unknown += self.first.iter().skip(put as usize).flatten().count() as u64;
+        self.judge_order(put, &mut findings);
+        self.judge_duplicates(&mut findings);
+        findings
+    }
+
+    /// A record is out of order when a later one of its key was written before it. Of one worker's lines the order is
+    /// known; of two workers' lines, what is not known of the times counts in their favor.
+    fn judge_order(&self, put: u64, findings: &mut Findings) {
+        // A line that came again may have been written before the one that was read first: its output was not read.
+        let mut first = self.first.clone();
+        for (number, again) in &self.again {
+            if let Some(first) = &mut first[*number as usize]
+                && again.after < first.after
+            {
+                *first = Delivery { after: again.after, line: None, ..*first };
+            }
+        }
         for key in 0..KEYS {
-            let mut latest: Option<(Instant, u64, &str)> = None;
+            // The one that was written last, and the last line of each worker.
+            let mut latest: Option<(u64, Delivery)> = None;
+            let mut lines: HashMap<WorkerId, (u64, u32)> = HashMap::new();
             for number in (key..put).step_by(KEYS as usize) {
-                let Some(((after, before), worker)) = self.first.get(&number) else { continue };
-                if let Some((earlier, other, from)) = latest
-                    && *before + SLACK < earlier
-                {
-                    out_of_order += 1;
-                    if out_of_order <= SHOWN {
-                        let by = earlier.duration_since(*before);
-                        eprintln!("         {number} of {worker} came {by:?} before {other} of {from}");
+                let Some(this) = first.get(number as usize).copied().flatten() else { continue };
+                let in_line = this.line.and_then(|line| {
+                    let (other, before) = *lines.get(&this.worker)?;
+                    (line.get() < before).then_some(other)
+                });
+                let in_time = latest.and_then(|(other, latest)| (this.before + SLACK < latest.after).then_some(other));
+                if let Some(other) = in_line.or(in_time) {
+                    findings.out_of_order += 1;
+                    if findings.out_of_order <= SHOWN {
+                        eprintln!("         {} came after {other} of its key", self.shown(number, &this));
                     }
                 }
-                if latest.is_none_or(|(earlier, ..)| *after > earlier) {
-                    latest = Some((*after, number, worker));
+                if latest.is_none_or(|(_, latest)| this.after > latest.after) {
+                    latest = Some((number, this));
+                }
+                if let Some(line) = this.line
+                    && lines.get(&this.worker).is_none_or(|(_, before)| line.get() > *before)
+                {
+                    lines.insert(this.worker, (number, line.get()));
                 }
             }
         }
-        Findings { lost, out_of_order, duplicated: self.duplicated }
+    }
+
+    fn judge_duplicates(&self, findings: &mut Findings) {
+        let mut hurts: HashMap<Option<WorkerId>, Vec<Interval>> = HashMap::new();
+        for hurt in &self.hurts {
+            hurts.entry(hurt.worker).or_default().push(*hurt);
+        }
+        let of = |worker: WorkerId| {
+            let lists = [hurts.get(&Some(worker)), hurts.get(&None)];
+            lists.into_iter().flatten().flatten()
+        };
+        // How long it had not been stored when something hurt its worker, at the least.
+        let unstored = |given: &Delivery| {
+            let may_be = |hurt: &&Interval| {
+                let end = hurt.end.unwrap_or(u32::MAX);
+                given.before.saturating_add(STORED_WITHIN) >= hurt.begin
+                    && end.saturating_add(RECOVERS_WITHIN) >= given.after
+            };
+            of(given.worker).filter(may_be).map(|hurt| hurt.begin.saturating_sub(given.before)).min()
+        };
+        // Its worker had it already when it was held up, and others could not know.
+        let late = |given: &Delivery| {
+            of(given.worker).any(|hurt| {
+                let end = hurt.end.unwrap_or(u32::MAX).saturating_add(FINISHES_WITHIN);
+                !matches!(hurt.hurt, Hurt::Killed | Hurt::Table) && hurt.begin <= given.before && given.before <= end
+            })
+        };
+        let mut earlier: HashMap<u32, Vec<Delivery>> = HashMap::new();
+        for (number, again) in &self.again {
+            let earlier = earlier.entry(*number).or_insert_with(|| self.first[*number as usize].into_iter().collect());
+            let settled = earlier.iter().find(|given| unstored(given).is_none());
+            let wrong = self.last == Some(again.worker) || (settled.is_some() && !late(again));
+            if wrong {
+                findings.duplicates_not_allowed += 1;
+                if findings.duplicates_not_allowed <= SHOWN {
+                    let given = settled.or(earlier.last()).unwrap_or(again);
+                    let (given, again) = (self.shown(u64::from(*number), given), self.shown(u64::from(*number), again));
+                    eprintln!("         {given} should have been stored, and again {again}");
+                }
+            } else {
+                findings.duplicates_allowed += 1;
+                let longest = earlier.iter().filter_map(unstored).max().unwrap_or(0);
+                let longest = Duration::from_millis(longest.into());
+                findings.longest_unstored = findings.longest_unstored.max(longest);
+            }
+            earlier.push(*again);
+        }
+    }
+
+    /// A delivery, with what hurt its worker last before it and first after.
+    fn shown(&self, number: u64, given: &Delivery) -> String {
+        let seconds = |millis: u32| format!("{:.3} s", f64::from(millis) / 1000.0);
+        let told = |hurt: &Interval| {
+            let end = hurt.end.map_or_else(|| "the end".to_owned(), seconds);
+            format!("{:?} {} to {end}", hurt.hurt, seconds(hurt.begin))
+        };
+        let hurts = || self.hurts.iter().filter(|hurt| hurt.worker.is_none_or(|worker| worker == given.worker));
+        let before = hurts().filter(|hurt| hurt.begin <= given.before).max_by_key(|hurt| hurt.begin);
+        let after = hurts().filter(|hurt| hurt.begin > given.before).min_by_key(|hurt| hurt.begin);
+        format!(
+            "{number} of {} at {} (hurt before: {}; after: {})",
+            self.names[usize::from(given.worker)],
+            seconds(given.before),
+            before.map_or_else(|| "never".to_owned(), told),
+            after.map_or_else(|| "never".to_owned(), told),
+        )
+    }
+}
+
+/// Tells of the connections to a worker's table that are dead.
+#[derive(Debug, Clone)]
+pub struct Witness {
+    pub check: Arc<Mutex<Check>>,
+    pub worker: WorkerId,
+}
+
+impl Witness {
+    /// A connection is dead; returns what `end` wants.
+    pub fn begin(&self) -> usize {
+        self.lock().hurt(Hurt::Table, Some(self.worker), Instant::now())
+    }
+
+    /// Its worker closed it.
+    pub fn end(&self, hurt: usize) {
+        self.lock().healed(hurt, Instant::now());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Check> {
+        self.check.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A run of two workers in which ten records of each key come from the first worker, one second after the other.
+    struct Run {
+        check: Check,
+        start: Instant,
+        a: WorkerId,
+        b: WorkerId,
+    }
+
+    impl Run {
+        fn new() -> Self {
+            let start = Instant::now();
+            let mut check = Check::new(start);
+            let (a, b) = (check.worker("a"), check.worker("b"));
+            Self { check, start, a, b }
+        }
+
+        fn at(&self, seconds: f64) -> Instant {
+            self.start + SECOND.mul_f64(seconds)
+        }
+
+        fn take(&mut self, number: u64, seconds: f64, worker: WorkerId) {
+            let at = self.at(seconds);
+            self.check.take(&number.to_string(), (at, at), worker);
+        }
+
+        /// All records below this, in their order, one a millisecond from then on.
+        fn take_all(&mut self, put: u64, seconds: f64, worker: WorkerId) {
+            for number in 0..put {
+                self.take(number, seconds + number as f64 / 1000.0, worker);
+            }
+        }
+
+        fn hurt(&mut self, hurt: Hurt, worker: Option<WorkerId>, from: f64, to: f64) {
+            let hurt = self.check.hurt(hurt, worker, self.at(from));
+            let to = self.at(to);
+            self.check.healed(hurt, to);
+        }
+
+        fn duplicates(&self, put: u64) -> (u64, u64) {
+            let findings = self.check.result(put);
+            (findings.duplicates_allowed, findings.duplicates_not_allowed)
+        }
+    }
+
+    #[test]
+    fn a_good_run_has_no_findings() {
+        let mut run = Run::new();
+        run.take_all(1000, 1.0, run.a);
+        assert_eq!(run.check.result(1000), Findings::default());
+        assert_eq!(run.check.distinct(), 1000);
+    }
+
+    #[test]
+    fn a_dropped_line_is_lost() {
+        let mut run = Run::new();
+        for number in (0..1000).filter(|number| *number != 500) {
+            run.take(number, 1.0, run.a);
+        }
+        assert_eq!(run.check.result(1000).lost, 1);
+        // And so are those that were put last.
+        assert_eq!(run.check.result(1010).lost, 11);
+    }
+
+    #[test]
+    fn a_line_that_was_never_put_is_found() {
+        let mut run = Run::new();
+        run.take_all(10, 1.0, run.a);
+        run.take(10, 2.0, run.a);
+        run.check.take("1 2", (run.start, run.start), run.a);
+        run.check.take("18446744073709551615", (run.start, run.start), run.a);
+        assert_eq!(run.check.result(10).unknown, 3);
+    }
+
+    #[test]
+    fn two_swapped_lines_of_a_worker_are_out_of_order_however_close() {
+        let mut run = Run::new();
+        for number in [0, KEYS * 2, KEYS] {
+            run.take(number, 1.0, run.a);
+        }
+        assert_eq!(run.check.result(KEYS * 2 + 1).out_of_order, 1);
+        // Of two keys there is no order.
+        let mut run = Run::new();
+        for number in [1, 0] {
+            run.take(number, 1.0, run.a);
+        }
+        assert_eq!(run.check.result(2).out_of_order, 0);
+    }
+
+    #[test]
+    fn a_record_that_another_worker_writes_too_late_is_out_of_order() {
+        let mut run = Run::new();
+        run.take(KEYS, 1.0, run.a);
+        run.take(0, 1.2, run.b);
+        assert_eq!(run.check.result(KEYS + 1).out_of_order, 0);
+        let mut run = Run::new();
+        run.take(KEYS, 1.0, run.a);
+        run.take(0, 1.3, run.b);
+        assert_eq!(run.check.result(KEYS + 1).out_of_order, 1);
+    }
+
+    #[test]
+    fn what_lay_in_a_pipe_may_have_been_written_before() {
+        let mut run = Run::new();
+        run.take(KEYS, 5.0, run.b);
+        run.check.take("0", (run.at(1.0), run.at(9.0)), run.a);
+        assert_eq!(run.check.result(KEYS + 1).out_of_order, 0);
+    }
+
+    #[test]
+    fn a_line_that_comes_twice_of_a_healthy_worker_is_not_allowed() {
+        let mut run = Run::new();
+        run.take_all(10, 1.0, run.a);
+        run.take(5, 1.5, run.a);
+        // What hurts the one that is given it again is no excuse.
+        run.take(6, 2.0, run.b);
+        run.hurt(Hurt::Killed, Some(run.b), 2.0, 2.0);
+        assert_eq!(run.duplicates(10), (0, 2));
+    }
+
+    #[test]
+    fn after_a_kill_comes_again_what_was_not_stored_and_nothing_else() {
+        let mut run = Run::new();
+        run.take(0, 10.0, run.a);
+        run.take(1, 16.9, run.a);
+        run.take(2, 17.1, run.a);
+        run.take(3, 20.0, run.a);
+        run.hurt(Hurt::Killed, Some(run.a), 20.0, 20.0);
+        for number in 0..4 {
+            run.take(number, 28.0, run.b);
+        }
+        let findings = run.check.result(4);
+        assert_eq!((findings.duplicates_allowed, findings.duplicates_not_allowed), (2, 2));
+        assert_eq!(findings.longest_unstored, Duration::from_millis(2900));
+    }
+
+    #[test]
+    fn what_another_worker_stored_meanwhile_does_not_come_again() {
+        let mut run = Run::new();
+        run.take(0, 19.0, run.a);
+        run.hurt(Hurt::Killed, Some(run.a), 20.0, 20.0);
+        run.take(0, 28.0, run.b);
+        run.take(0, 40.0, run.b);
+        assert_eq!(run.duplicates(1), (1, 1));
+    }
+
+    #[test]
+    fn a_table_out_of_reach_excuses_its_worker_alone_and_until_it_recovered() {
+        let mut run = Run::new();
+        run.hurt(Hurt::Table, Some(run.a), 10.0, 30.0);
+        for (number, seconds, worker) in
+            [(0, 6.9, run.a), (1, 7.1, run.a), (2, 35.9, run.a), (3, 36.1, run.a), (4, 20.0, run.b)]
+        {
+            run.take(number, seconds, worker);
+            run.take(number, 50.0, worker);
+        }
+        assert_eq!(run.duplicates(5), (2, 3));
+    }
+
+    #[test]
+    fn a_worker_that_was_stopped_finishes_what_it_was_writing_and_no_more() {
+        let mut run = Run::new();
+        run.hurt(Hurt::Stopped, Some(run.a), 10.0, 30.0);
+        for number in 0..2 {
+            run.take(number, 17.0, run.b);
+        }
+        run.take(0, 30.5, run.a);
+        run.take(1, 32.5, run.a);
+        assert_eq!(run.duplicates(2), (1, 1));
+    }
+
+    #[test]
+    fn a_machine_that_stood_still_excuses_all() {
+        let mut run = Run::new();
+        run.hurt(Hurt::Machine, None, 10.0, 15.0);
+        run.take(0, 9.0, run.a);
+        run.take(0, 20.0, run.b);
+        assert_eq!(run.duplicates(1), (1, 0));
+    }
+
+    #[test]
+    fn whatever_the_last_look_is_given_is_wrong() {
+        let mut run = Run::new();
+        run.take(0, 19.0, run.a);
+        run.hurt(Hurt::Killed, Some(run.a), 20.0, 20.0);
+        run.check.look_again(run.b);
+        run.take(0, 60.0, run.b);
+        assert_eq!(run.duplicates(1), (0, 1));
     }
 }

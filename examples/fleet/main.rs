@@ -1,22 +1,53 @@
 //! Reads a Kinesis stream with a fleet of processes, while everything goes wrong that can, and checks every record.
 //!
 //! Starts a local Kinesis, a local DynamoDB and the workers as processes of their own; each worker is `kinesis-input run`.
-//! Puts records, splits and merges shards, kills and pauses workers, closes the table's port, restarts all of them one
-//! after the other, and blocks outputs.
+//! Puts records, splits and merges shards, kills and pauses workers, closes the table's port, lets connections to the
+//! stream and to the table fall silent, break or become slow, lets clocks jump, restarts all of them one after the other,
+//! and blocks outputs.
 //!
 //! ```sh
 //! cargo run --release --example fleet -- --workers 5 --minutes 2 --faults all --seed 1
 //! cargo run --release --example fleet -- --faults rolling,scale,reshard
+//! cargo run --release --example fleet -- --minutes 60 --other-binary ../before/target/release/kinesis-input
 //! ```
 //!
-//! - `servers`: the local services; `workers`: the processes; `writer`: puts and reshards; `faults`: what goes wrong;
-//!   `check`: what arrived.
+//! # What is judged
+//!
+//! The judge knows which records were put, which lines each worker wrote and when, and what it did to the workers itself. It
+//! asks no worker anything, and trusts nothing that one says.
+//!
+//! - *Lost* is a record that no worker wrote within 90 s after the last new one.
+//! - *Out of order* is a record that came for the first time after a later one of its key: by the order of the lines if
+//!   one worker wrote both, and by time if two did.
+//! - A record that comes again is *allowed* if each worker that was given it before may have had no chance to store it:
+//!   if the worker was killed or stopped, its road to the table held up, or its output not read, at a moment between the
+//!   last `lease_period` before the worker was given the record and `commit_period` + 2 s after that. A road to the table
+//!   counts as held up until the worker has closed every connection that lost bytes, since a write may wait on it. If all
+//!   programs of the machine stood still for a second or more, that counts for all workers.
+//! - It is allowed too if the worker that writes it again was stopped, or its output not read, and this was over for less
+//!   than 2 s: the line had been on its way out before.
+//! - Every other record that comes again is *not allowed*. So nothing may come again because a worker was stopped softly,
+//!   restarted, added or asked for a shard, because a road to the stream was held up, or because a clock jumped, nor
+//!   because something happened to the worker that is given the record again.
+//! - When everything has arrived, the fleet is left alone for a while, and all workers stop softly. Then one more worker
+//!   looks: whatever it writes is not allowed.
+//!
+//! What a worker that was hurt should have stored after it recovered is not judged beyond that.
+//!
+//! The run fails if any record is lost, out of order or came again though not allowed, if a line is no record, if a
+//! worker did not end well or left a lease, or if a stored position went back. Of a record 16 bytes are kept, and the local
+//! Kinesis keeps all of them, so a long run puts fewer records in a second: at most two millions in all.
+//!
+//! - `servers`: the local services; `links`: the roads to them; `workers`: the processes; `clocks`: their clocks;
+//!   `writer`: puts and reshards; `faults`: what goes wrong; `check`: what arrived.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 #![allow(unreachable_pub, clippy::large_futures, reason = "its modules are nobody else's, and it runs once")]
 
 mod check;
+mod clocks;
 mod faults;
+mod links;
 mod servers;
 mod workers;
 mod writer;
@@ -27,18 +58,23 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use check::Check;
+use check::{Check, Hurt};
 use clap::{Parser, ValueEnum};
-use faults::{Fault, Faults};
-use servers::{Proxy, Server, Table};
+use clocks::Clocks;
+use faults::Faults;
+use servers::{Server, Table};
 use tokio::time::sleep;
-use workers::{Fleet, Place};
+use workers::{Fleet, LEASE, Place};
 use writer::Writer;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Without a new record for so long, what is missing is lost.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Records of a run, at most: the local Kinesis keeps them in memory.
+const MOST_RECORDS: u64 = 2_000_000;
+/// What the machine may take to let a task run, before it counts as standing still.
+const STANDS_STILL: Duration = Duration::from_secs(1);
 
 /// Reads a Kinesis stream with a fleet of processes, while everything goes wrong that can.
 #[derive(Debug, Parser)]
@@ -55,12 +91,18 @@ struct Arguments {
     /// Draws what happens when.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Records put in a second.
+    /// Records put in a second; fewer if the run is so long that they would be more than two millions.
     #[arg(long, default_value_t = 1000)]
     rate: u64,
     /// With how many shards the stream begins.
     #[arg(long, default_value_t = 8)]
     shards: i32,
+    /// Another build of `kinesis-input`: every second worker is that one.
+    #[arg(long)]
+    other_binary: Option<PathBuf>,
+    /// `libfaketimeMT.so.1`, which makes clocks jump, if it is not where it is usually installed.
+    #[arg(long)]
+    faketime: Option<PathBuf>,
     /// Be one of the other processes.
     #[arg(long, hide = true)]
     role: Option<Role>,
@@ -77,8 +119,12 @@ enum Kind {
     Kill,
     /// SIGSTOP for longer than the lease.
     Pause,
-    /// The table's port is closed.
+    /// The table's port is closed for all.
     Table,
+    /// Connections of single workers to the stream, the table or both are cut, slow, or fall silent.
+    Link,
+    /// The wall clock of a worker jumps, and their monotonic clocks are far apart.
+    Clock,
     /// All workers are restarted softly, one after the other.
     Rolling,
     /// One worker more, and one fewer.
@@ -124,64 +170,95 @@ fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<bool, AnyError> {
     let kinds: BTreeSet<Kind> = arguments.faults.iter().copied().collect();
+    let clocks = if kinds.contains(&Kind::All) || kinds.contains(&Kind::Clock) {
+        Clocks::find(arguments.faketime.as_deref()).await?
+    } else {
+        Clocks::default()
+    };
+    let (can_jump, apart) = (clocks.can_jump(), clocks.apart);
+    let clocks_wanted = kinds.contains(&Kind::All) || kinds.contains(&Kind::Clock);
+    if clocks_wanted && !can_jump {
+        eprintln!("clock jumps: not available here (no libfaketime)");
+    }
+    if clocks_wanted && !apart {
+        eprintln!("monotonic clocks of their own: not available here (no time namespaces)");
+    }
     let start = Instant::now();
     let folder = tempfile::tempdir()?;
     let kinesis = Server::start("kinesis").await?;
     let dynamodb = Server::start("dynamodb").await?;
-    let proxy = Proxy::start(dynamodb.address).await?;
-    let writer = Writer::new(format!("http://{}", kinesis.address), arguments.shards, arguments.rate).await?;
-    let check = Arc::new(Mutex::new(Check::default()));
-    let place = Place {
-        folder: folder.path().to_owned(),
-        kinesis: format!("http://{}", kinesis.address),
-        table: format!("http://{}", proxy.address),
-    };
-    let mut fleet = Fleet::new(place, Arc::clone(&check));
+    let seconds = 60 * u64::from(arguments.minutes);
+    let rate = arguments.rate.min(MOST_RECORDS / seconds.max(1));
+    let writer = Writer::new(format!("http://{}", kinesis.address), arguments.shards, rate).await?;
+    let check = Arc::new(Mutex::new(Check::new(start)));
+    let other = arguments.other_binary.as_ref().map(std::fs::canonicalize).transpose()?;
+    let place =
+        Place { folder: folder.path().to_owned(), kinesis: kinesis.address, table: dynamodb.address, other, clocks };
+    let mut fleet = Fleet::new(place, Arc::clone(&check), arguments.seed);
     for _ in 0..arguments.workers {
-        fleet.add()?;
+        fleet.add().await?;
     }
     let table = Table::new(&dynamodb.address.to_string());
     let moves = table.clone();
-    let counting = async move { moves.count_moves().await };
-    let until = start + Duration::from_secs(60 * u64::from(arguments.minutes));
-    let mut faults = Faults::new(&kinds, arguments.seed, start, until);
+    let until = start + Duration::from_secs(seconds);
+    let mut faults = Faults::new(&kinds, arguments.seed, start, until, can_jump);
     let working = async {
-        let (put, made) = tokio::try_join!(writer.run(until), faults.run(&mut fleet, &proxy, &writer))?;
+        let (put, made) = tokio::try_join!(writer.run(until), faults.run(&mut fleet, &writer))?;
         all_arrived(&check, put, start).await;
-        Ok::<_, AnyError>((put, made))
+        // Whatever was hurt has time to recover, so that the stop has no excuse.
+        sleep(3 * LEASE).await;
+        fleet.stop_all().await?;
+        let unclean = fleet.look_again(3 * LEASE).await?;
+        Ok::<_, AnyError>((put, made, unclean))
     };
-    let (put, made) = tokio::select! {
+    let (put, made, unclean) = tokio::select! {
         done = working => done?,
-        () = counting => return Err("nobody counts moves".into()),
+        () = async { moves.count_moves().await } => return Err("nothing counts moves".into()),
+        () = watch_the_machine(&check) => return Err("nothing watches the machine".into()),
     };
-    let unclean = fleet.stop_all().await?;
     let held = table.held().await?;
     let check = check.lock().unwrap_or_else(PoisonError::into_inner);
     let result = check.result(put);
-    let gentle = [Fault::Rolling, Fault::More, Fault::Fewer, Fault::Split, Fault::Merge];
-    let duplicates_allowed = made.iter().any(|fault| !gentle.contains(fault));
+    let mut kinds: String = made.iter().map(|(kind, count)| format!(" {kind}={count}")).collect();
+    if clocks_wanted && !can_jump {
+        kinds.push_str(" clock_jumps=not_available_here");
+    }
     println!(
-        "records_put={put} lost={} out_of_order={} duplicated={} faults={} moves={} workers={} shards={} leases_left={} \
-         steps_back={} unclean_stops={unclean} seed={} seconds={:.0}",
+        "records_put={put} records_read={} lost={} out_of_order={} duplicates_allowed={} duplicates_not_allowed={} \
+         unknown_lines={} longest_unstored={:.1}s unclean_stops={unclean} leases_left={held} steps_back={} moves={} \
+         workers={} shards={} faults={}{kinds} clocks_apart={apart} machine_stood_still={} seed={} seconds={:.0}",
+        check.distinct(),
         result.lost,
         result.out_of_order,
-        result.duplicated,
-        made.len(),
+        result.duplicates_allowed,
+        result.duplicates_not_allowed,
+        result.unknown,
+        result.longest_unstored.as_secs_f64(),
+        table.steps_back(),
         table.moves(),
         arguments.workers,
         table.shards(),
-        held,
-        table.steps_back(),
+        made.values().sum::<u32>(),
+        check.stood_still(),
         arguments.seed,
         start.elapsed().as_secs_f64(),
     );
-    let duplicates = duplicates_allowed || result.duplicated == 0;
-    Ok(result.lost == 0
-        && result.out_of_order == 0
-        && held == 0
-        && table.steps_back() == 0
-        && unclean == 0
-        && duplicates)
+    Ok(result.is_good() && held == 0 && table.steps_back() == 0 && unclean == 0)
+}
+
+/// Tells the judge when the machine lets this program wait, and so the workers too.
+async fn watch_the_machine(check: &Mutex<Check>) {
+    let mut last = Instant::now();
+    loop {
+        sleep(Duration::from_millis(100)).await;
+        let now = Instant::now();
+        if now.duration_since(last) > STANDS_STILL {
+            let mut check = check.lock().unwrap_or_else(PoisonError::into_inner);
+            let hurt = check.hurt(Hurt::Machine, None, last);
+            check.healed(hurt, now);
+        }
+        last = now;
+    }
 }
 
 /// Waits until all that was put has arrived, or nothing new comes any more.

@@ -1,4 +1,4 @@
-//! The local services as processes of their own, and the road to the table, which can be closed.
+//! The local services as processes of their own, and a look at the table.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,11 +10,9 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::types::AttributeValue;
 use ferrokinesis::store::StoreOptions;
-use tokio::io::{AsyncBufReadExt, BufReader, copy_bidirectional};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::AnyError;
@@ -67,66 +65,6 @@ impl Server {
     }
 }
 
-/// A port that leads to the table, as long as it is open.
-pub struct Proxy {
-    pub address: SocketAddr,
-    open: watch::Sender<bool>,
-    _listening: JoinSet<()>,
-}
-
-impl Proxy {
-    pub async fn start(to: SocketAddr) -> Result<Self, AnyError> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        let (open, mut is_open) = watch::channel(true);
-        let mut listening = JoinSet::new();
-        listening.spawn(async move {
-            let mut listener = Some(listener);
-            loop {
-                let Some(port) = listener.take().or_else(|| listen_again(address).ok()) else {
-                    sleep(Duration::from_millis(50)).await;
-                    continue;
-                };
-                let mut connections = JoinSet::new();
-                loop {
-                    tokio::select! {
-                        accepted = port.accept() => if let Ok((from, _)) = accepted {
-                            connections.spawn(forward(from, to));
-                        },
-                        _ = is_open.wait_for(|open| !open) => break,
-                    }
-                    while connections.try_join_next().is_some() {}
-                }
-                // Refused from here on, and whatever was open is cut.
-                drop(port);
-                connections.shutdown().await;
-                if is_open.wait_for(|open| *open).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self { address, open, _listening: listening })
-    }
-
-    pub fn set_open(&self, open: bool) {
-        self.open.send_replace(open);
-    }
-}
-
-fn listen_again(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(1024)
-}
-
-async fn forward(mut from: TcpStream, to: SocketAddr) {
-    if let Ok(mut to) = TcpStream::connect(to).await {
-        // However it ends, both sides see it.
-        let _ = copy_bidirectional(&mut from, &mut to).await;
-    }
-}
-
 /// Looks at the lease table beside the workers.
 #[derive(Clone)]
 pub struct Table {
@@ -138,7 +76,7 @@ pub struct Table {
 struct Seen {
     holders: HashMap<String, String>,
     moves: u64,
-    /// How far each shard is, and how often one went back: somebody wrote who did not own it.
+    /// How far each shard is, and how often one went back: a worker wrote that did not own it.
     places: HashMap<String, String>,
     steps_back: u64,
 }

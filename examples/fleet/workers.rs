@@ -1,21 +1,28 @@
-//! The workers: `kinesis-input run`, each a process of its own whose output is read here.
+//! The workers: `kinesis-input run`, each a process of its own whose output is read here, with roads of its own to the
+//! stream and to the table.
 
+use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::AnyError;
-use crate::check::Check;
+use crate::check::{Check, Hurt, Witness, WorkerId};
+use crate::clocks::{self, Clocks};
+use crate::links::{Link, State};
 use crate::servers::TABLE;
 use crate::writer::{REGION, STREAM};
 
+/// A commit period in the fleet's pipelines.
+pub const COMMIT: Duration = Duration::from_secs(1);
 /// A lease in the fleet's pipelines.
 pub const LEASE: Duration = Duration::from_secs(6);
 /// How long a worker may take to stop softly.
@@ -26,8 +33,11 @@ const PIPE: usize = 64 << 10;
 /// Where everything is.
 pub struct Place {
     pub folder: PathBuf,
-    pub kinesis: String,
-    pub table: String,
+    pub kinesis: SocketAddr,
+    pub table: SocketAddr,
+    /// Another build of the program, which every second worker is.
+    pub other: Option<PathBuf>,
+    pub clocks: Clocks,
 }
 
 /// All workers.
@@ -35,6 +45,7 @@ pub struct Fleet {
     place: Place,
     check: Arc<Mutex<Check>>,
     pub workers: Vec<Worker>,
+    random: fastrand::Rng,
     named: u32,
     /// Soft stops that did not end well.
     unclean: u32,
@@ -43,25 +54,52 @@ pub struct Fleet {
 /// One worker.
 pub struct Worker {
     pub name: String,
+    id: WorkerId,
+    stream: Arc<Link>,
+    table: Arc<Link>,
+    witness: Witness,
     process: Child,
+    pipeline: PathBuf,
+    /// How far off its wall clock is.
+    offset: PathBuf,
     /// Since when its output isn't read.
     blocked: watch::Sender<Option<Instant>>,
     reading: JoinSet<()>,
 }
 
 impl Fleet {
-    pub fn new(place: Place, check: Arc<Mutex<Check>>) -> Self {
-        Self { place, check, workers: Vec::new(), named: 0, unclean: 0 }
+    pub fn new(place: Place, check: Arc<Mutex<Check>>, seed: u64) -> Self {
+        let random = fastrand::Rng::with_seed(seed);
+        Self { place, check, workers: Vec::new(), random, named: 0, unclean: 0 }
     }
 
-    /// Starts another worker.
-    pub fn add(&mut self) -> Result<(), AnyError> {
+    fn check(&self) -> MutexGuard<'_, Check> {
+        self.check.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts another worker. Every second one is the other program, if there is one.
+    pub async fn add(&mut self) -> Result<(), AnyError> {
         self.named += 1;
         let name = format!("worker-{}", self.named);
+        let id = self.check().worker(&name);
+        let stream = Arc::new(Link::start(self.place.kinesis, None).await?);
+        let witness = Witness { check: Arc::clone(&self.check), worker: id };
+        let table = Arc::new(Link::start(self.place.table, Some(witness.clone())).await?);
         let pipeline = self.place.folder.join(format!("{name}.yaml"));
-        std::fs::write(&pipeline, self.yaml(&name))?;
-        let mut process = Command::new(std::env::current_exe()?)
-            .args(["--role", "worker", "--pipeline"])
+        let offset = self.place.folder.join(format!("{name}.clock"));
+        std::fs::write(&pipeline, yaml(&name, stream.address, table.address))?;
+        let this = std::env::current_exe()?;
+        let other = self.place.other.as_ref().filter(|_| self.named.is_multiple_of(2));
+        let program = other.unwrap_or(&this);
+        let apart = self.random.u64(..30 * 24 * 3600);
+        let mut command = self.place.clocks.command(program.as_os_str(), &offset, apart)?;
+        let arguments = if other.is_some() {
+            ["run", "--log-level", "warn"].map(OsStr::new)
+        } else {
+            ["--role", "worker", "--pipeline"].map(OsStr::new)
+        };
+        let mut process = command
+            .args(arguments)
             .arg(&pipeline)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -70,60 +108,68 @@ impl Fleet {
         let out = process.stdout.take().ok_or("no output")?;
         let (blocked, is_blocked) = watch::channel(None);
         let mut reading = JoinSet::new();
-        reading.spawn(read(out, name.clone(), Arc::clone(&self.check), is_blocked));
-        self.workers.push(Worker { name, process, blocked, reading });
+        reading.spawn(read(out, id, Arc::clone(&self.check), is_blocked));
+        self.workers.push(Worker { name, id, stream, table, witness, process, pipeline, offset, blocked, reading });
         Ok(())
-    }
-
-    /// The pipeline, as its author would write it, with shorter periods: what takes a minute there takes seconds here.
-    fn yaml(&self, name: &str) -> String {
-        let Place { kinesis, table, .. } = &self.place;
-        format!(
-            "input:
-  aws_kinesis:
-    streams: [{STREAM}]
-    region: {REGION}
-    endpoint: {kinesis}
-    credentials: {{ id: fleet, secret: fleet }}
-    dynamodb:
-      table: {TABLE}
-      create: true
-      region: {REGION}
-      endpoint: {table}
-      credentials: {{ id: fleet, secret: fleet }}
-    client_id: {name}
-    commit_period: 1s
-    lease_period: {}s
-    rebalance_period: 3s
-    enhanced_fan_out: {{ enabled: true, consumer_name: fleet }}
-output: stdout
-",
-            LEASE.as_secs()
-        )
     }
 
     /// Stops a worker softly: everything it has is acked and stored when it ends.
     pub async fn stop(&mut self, at: usize) -> Result<(), AnyError> {
         let mut worker = self.workers.remove(at);
         worker.signal("TERM").await?;
+        let process = worker.process.id();
         let ended = timeout(STOPS_WITHIN, worker.process.wait()).await;
         let well = matches!(&ended, Ok(Ok(status)) if status.success());
         if !well {
             eprintln!("         {} did not stop well: {ended:?}", worker.name);
             self.unclean += 1;
+            let hurt = self.check().hurt(Hurt::Killed, Some(worker.id), Instant::now());
             worker.process.kill().await?;
+            self.check().healed(hurt, Instant::now());
         }
-        // What it wrote at last is read too.
-        while worker.reading.join_next().await.is_some() {}
+        self.ended(worker, process).await;
         Ok(())
     }
 
     /// Kills a worker, with no time to do anything.
     pub async fn kill(&mut self, at: usize) -> Result<(), AnyError> {
         let mut worker = self.workers.remove(at);
+        let process = worker.process.id();
+        let hurt = self.check().hurt(Hurt::Killed, Some(worker.id), Instant::now());
         worker.process.kill().await?;
-        while worker.reading.join_next().await.is_some() {}
+        self.check().healed(hurt, Instant::now());
+        self.ended(worker, process).await;
         Ok(())
+    }
+
+    /// What it wrote at last is read too, and nothing of it is left.
+    async fn ended(&self, mut worker: Worker, process: Option<u32>) {
+        while worker.reading.join_next().await.is_some() {}
+        let _ = (std::fs::remove_file(&worker.pipeline), std::fs::remove_file(&worker.offset));
+        if let Some(process) = process {
+            self.place.clocks.clean_up(process);
+        }
+    }
+
+    /// Stops a worker's process for so long, and lets it go on.
+    pub async fn pause(&self, at: usize, length: Duration) -> Result<(), AnyError> {
+        let worker = &self.workers[at];
+        let hurt = self.check().hurt(Hurt::Stopped, Some(worker.id), Instant::now());
+        worker.signal("STOP").await?;
+        sleep(length).await;
+        worker.signal("CONT").await?;
+        self.check().healed(hurt, Instant::now());
+        Ok(())
+    }
+
+    /// Does not read a worker's output for so long.
+    pub async fn block(&self, at: usize, length: Duration) {
+        let worker = &self.workers[at];
+        let hurt = self.check().hurt(Hurt::Output, Some(worker.id), Instant::now());
+        worker.blocked.send_replace(Some(Instant::now()));
+        sleep(length).await;
+        worker.blocked.send_replace(None);
+        self.check().healed(hurt, Instant::now());
     }
 
     /// Stops all; how many soft stops there were in all that did not end well.
@@ -133,24 +179,88 @@ output: stdout
         }
         Ok(self.unclean)
     }
+
+    /// Starts one more worker when all was read and stored, and stops it. It should be given nothing.
+    pub async fn look_again(&mut self, length: Duration) -> Result<u32, AnyError> {
+        self.add().await?;
+        if let Some(worker) = self.workers.last() {
+            self.check().look_again(worker.id);
+        }
+        sleep(length).await;
+        self.stop_all().await
+    }
 }
 
 impl Worker {
+    /// Puts its road to the stream into a state, and out of it after so long.
+    pub fn hold_up_stream(&self, state: State, length: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let stream = Arc::clone(&self.stream);
+        async move {
+            stream.set(state);
+            sleep(length).await;
+            stream.set(State::Open);
+        }
+    }
+
+    /// The same with its road to the table, which it needs to store what it was given.
+    pub fn hold_up_table(&self, state: State, length: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let (table, witness) = (Arc::clone(&self.table), self.witness.clone());
+        async move {
+            let hurt = witness.begin();
+            table.set(state);
+            sleep(length).await;
+            table.set(State::Open);
+            witness.end(hurt);
+        }
+    }
+
     /// Sends its process a signal.
-    pub async fn signal(&self, signal: &str) -> Result<(), AnyError> {
+    async fn signal(&self, signal: &str) -> Result<(), AnyError> {
         let process = self.process.id().ok_or_else(|| format!("{} has ended by itself", self.name))?;
         let status = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status().await?;
         if status.success() { Ok(()) } else { Err(format!("{} has ended by itself", self.name).into()) }
     }
 
-    /// Reads its output no more, or again.
-    pub fn block(&self, blocked: bool) {
-        self.blocked.send_replace(blocked.then(Instant::now));
+    /// Sets how far off its wall clock is, where that can be done.
+    pub fn set_clock(&self, seconds: i64) -> Result<(), AnyError> {
+        clocks::set(&self.offset, seconds)
     }
 }
 
+/// The pipeline, as its author would write it, with shorter periods: what takes a minute there takes seconds here.
+fn yaml(name: &str, stream: SocketAddr, table: SocketAddr) -> String {
+    format!(
+        "input:
+  aws_kinesis:
+    streams: [{STREAM}]
+    region: {REGION}
+    endpoint: http://{stream}
+    credentials: {{ id: fleet, secret: fleet }}
+    dynamodb:
+      table: {TABLE}
+      create: true
+      region: {REGION}
+      endpoint: http://{table}
+      credentials: {{ id: fleet, secret: fleet }}
+    client_id: {name}
+    commit_period: {}s
+    lease_period: {}s
+    rebalance_period: 3s
+    enhanced_fan_out: {{ enabled: true, consumer_name: fleet }}
+output: stdout
+",
+        COMMIT.as_secs(),
+        LEASE.as_secs()
+    )
+}
+
 /// Reads an output line by line. A line that is cut by a kill is none: it was not acked.
-async fn read(out: ChildStdout, name: String, check: Arc<Mutex<Check>>, mut blocked: watch::Receiver<Option<Instant>>) {
+async fn read(
+    out: ChildStdout,
+    worker: WorkerId,
+    check: Arc<Mutex<Check>>,
+    mut blocked: watch::Receiver<Option<Instant>>,
+) {
     let mut out = BufReader::new(out);
     let (mut line, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
     // Bytes that lay in the pipe all the time while it was not read, and since when.
@@ -181,7 +291,7 @@ async fn read(out: ChildStdout, name: String, check: Arc<Mutex<Check>>, mut bloc
         let mut check = check.lock().unwrap_or_else(PoisonError::into_inner);
         for byte in &buffer[..read] {
             if *byte == b'\n' {
-                check.take(&String::from_utf8_lossy(&line), written, &name);
+                check.take(&String::from_utf8_lossy(&line), written, worker);
                 line.clear();
             } else {
                 line.push(*byte);
