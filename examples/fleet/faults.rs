@@ -35,6 +35,8 @@ pub struct Faults {
     until: Instant,
     /// How long outputs are blocked and the table is away.
     long: Duration,
+    /// What holds up roads while other faults are made.
+    going_on: JoinSet<()>,
     /// How many of each were made.
     made: BTreeMap<&'static str, u32>,
 }
@@ -64,10 +66,19 @@ impl Faults {
         // As long as they are in life where there is time: a minute, two minutes.
         let whole = until.duration_since(start);
         let long = Duration::from_mins(1).min(whole / 8);
-        Self { kinds: faults, random: fastrand::Rng::with_seed(seed), start, until, long, made: BTreeMap::new() }
+        Self {
+            kinds: faults,
+            random: fastrand::Rng::with_seed(seed),
+            start,
+            until,
+            long,
+            going_on: JoinSet::new(),
+            made: BTreeMap::new(),
+        }
     }
 
-    /// Makes one after the other, each kind once before any comes again; returns how many of each there were.
+    /// Makes one after the other, each kind once before any comes again; returns how many of each there were. Roads may
+    /// be held up meanwhile, but not while a worker is stopped softly: that has to end well.
     pub async fn run(&mut self, fleet: &mut Fleet, writer: &Writer) -> Result<BTreeMap<&'static str, u32>, AnyError> {
         let mut deck = Vec::new();
         // All should have begun.
@@ -89,11 +100,20 @@ impl Faults {
                 break;
             }
             eprintln!("{:>5.1} s  {fault:?}", self.start.elapsed().as_secs_f64());
+            if matches!(fault, Fault::Link | Fault::Table | Fault::Rolling | Fault::Fewer) {
+                self.wait().await;
+            }
             self.make(fault, fleet, writer).await?;
             sleep(Duration::from_millis(self.random.u64(500..4000))).await;
         }
+        self.wait().await;
         sleep_until(self.until.into()).await;
         Ok(std::mem::take(&mut self.made))
+    }
+
+    /// Until no road is held up any more.
+    async fn wait(&mut self) {
+        while self.going_on.join_next().await.is_some() {}
     }
 
     fn count(&mut self, name: &'static str) {
@@ -124,7 +144,7 @@ impl Faults {
                 }
                 held_up.join_all().await;
             }
-            Fault::Link => self.hold_up_links(fleet).await,
+            Fault::Link => self.hold_up_links(fleet),
             Fault::Clock => {
                 self.count("clock_jumps");
                 // By up to an hour forth or back, by seconds only, or right again.
@@ -171,9 +191,8 @@ impl Faults {
     }
 
     /// Holds up what is drawn for each worker: its road to the stream, to the table, both or none; in ways of their own.
-    async fn hold_up_links(&mut self, fleet: &Fleet) {
+    fn hold_up_links(&mut self, fleet: &Fleet) {
         let certain = self.random.usize(..fleet.workers.len());
-        let mut held_up = JoinSet::new();
         for (at, worker) in fleet.workers.iter().enumerate() {
             let (stream, table) = match self.random.u32(if at == certain { 0..3 } else { 0..6 }) {
                 0 => (true, false),
@@ -185,16 +204,15 @@ impl Faults {
                 let (state, length, name) = self.draw_trouble();
                 eprintln!("         {} of {} for {length:.1?}: {state:?}", name[0], worker.name);
                 self.count(name[0]);
-                held_up.spawn(worker.hold_up_stream(state, length));
+                self.going_on.spawn(worker.hold_up_stream(state, length));
             }
             if table {
                 let (state, length, name) = self.draw_trouble();
                 eprintln!("         {} of {} for {length:.1?}: {state:?}", name[1], worker.name);
                 self.count(name[1]);
-                held_up.spawn(worker.hold_up_table(state, length));
+                self.going_on.spawn(worker.hold_up_table(state, length));
             }
         }
-        held_up.join_all().await;
     }
 
     fn draw_trouble(&mut self) -> Trouble {

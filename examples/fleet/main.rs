@@ -219,14 +219,15 @@ async fn run(arguments: &Arguments) -> Result<bool, AnyError> {
     let held = table.held().await?;
     let check = check.lock().unwrap_or_else(PoisonError::into_inner);
     let result = check.result(put);
-    let mut kinds: String = made.iter().map(|(kind, count)| format!(" {kind}={count}")).collect();
+    let mut kinds: Vec<String> = made.iter().map(|(kind, count)| format!("{kind}={count}")).collect();
     if clocks_wanted && !can_jump {
-        kinds.push_str(" clock_jumps=not_available_here");
+        kinds.push("clock_jumps=not_available_here".to_owned());
     }
+    let kinds = kinds.join(" ");
     println!(
         "records_put={put} records_read={} lost={} out_of_order={} duplicates_allowed={} duplicates_not_allowed={} \
          unknown_lines={} longest_unstored={:.1}s unclean_stops={unclean} leases_left={held} steps_back={} moves={} \
-         workers={} shards={} faults={}{kinds} clocks_apart={apart} machine_stood_still={} seed={} seconds={:.0}",
+         workers={} shards={} faults={} {kinds} clocks_apart={apart} machine_stood_still={} seed={} seconds={:.0}",
         check.distinct(),
         result.lost,
         result.out_of_order,
