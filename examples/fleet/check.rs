@@ -36,7 +36,7 @@ pub type Written = (Instant, Instant);
 /// Which process.
 pub type WorkerId = u16;
 
-/// What may keep a worker from storing what it was given. A road to the stream that is cut is none of these, and neither
+/// What may keep a worker from storing what it was given. A link to the stream that is cut is none of these, and neither
 /// is a clock: nothing may come again because of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hurt {
@@ -44,7 +44,7 @@ pub enum Hurt {
     Killed,
     /// SIGSTOP.
     Stopped,
-    /// The road to the table, or one connection to it.
+    /// The link to the table, or one connection to it.
     Table,
     /// The output is not read.
     Output,
@@ -52,7 +52,7 @@ pub enum Hurt {
     Machine,
 }
 
-/// What hurt a worker, and how long; no worker is all of them. Times are milliseconds of the run.
+/// What hurt a worker, and for how long. No worker stands for all of them. Times are milliseconds of the run.
 #[derive(Debug, Clone, Copy)]
 struct Interval {
     hurt: Hurt,
@@ -61,7 +61,7 @@ struct Interval {
     end: Option<u32>,
 }
 
-/// A line that a worker wrote: the how manieth of its output, and when.
+/// A line that a worker wrote: its place in that worker's output, and when.
 #[derive(Debug, Clone, Copy)]
 struct Delivery {
     worker: WorkerId,

@@ -35,13 +35,13 @@ pub struct Faults {
     until: Instant,
     /// How long outputs are blocked and the table is away.
     long: Duration,
-    /// What holds up roads while other faults are made.
+    /// What holds up links while other faults are made.
     going_on: JoinSet<()>,
     /// How many of each were made.
     made: BTreeMap<&'static str, u32>,
 }
 
-/// How a road is held up, for how long, and how that is called for the stream's road and the table's.
+/// How a link is held up, for how long, and how that is called for the stream's link and the table's.
 type Trouble = (State, Duration, [&'static str; 2]);
 
 impl Faults {
@@ -77,7 +77,7 @@ impl Faults {
         }
     }
 
-    /// Makes one after the other, each kind once before any comes again; returns how many of each there were. Roads may
+    /// Makes one after the other, each kind once before any comes again; returns how many of each there were. Links may
     /// be held up meanwhile, but not while a worker is stopped softly: that has to end well.
     pub async fn run(&mut self, fleet: &mut Fleet, writer: &Writer) -> Result<BTreeMap<&'static str, u32>, AnyError> {
         let mut deck = Vec::new();
@@ -111,7 +111,7 @@ impl Faults {
         Ok(std::mem::take(&mut self.made))
     }
 
-    /// Until no road is held up any more.
+    /// Until no link is held up any more.
     async fn wait(&mut self) {
         while self.going_on.join_next().await.is_some() {}
     }
@@ -190,7 +190,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Holds up what is drawn for each worker: its road to the stream, to the table, both or none; in ways of their own.
+    /// Holds up what is drawn for each worker: its link to the stream, to the table, both or none; in ways of their own.
     fn hold_up_links(&mut self, fleet: &Fleet) {
         let certain = self.random.usize(..fleet.workers.len());
         for (at, worker) in fleet.workers.iter().enumerate() {

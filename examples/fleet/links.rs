@@ -1,4 +1,4 @@
-//! The roads from a worker to its table and to its stream: a port on loopback for each, where the bytes can be held up.
+//! The links from a worker to its table and to its stream: a port on loopback for each, where the bytes can be held up.
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -13,14 +13,14 @@ use tokio::time::sleep;
 use crate::AnyError;
 use crate::check::Witness;
 
-/// How a road is.
+/// How a link is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Open,
     /// The port is closed, and what was connected is cut.
     Closed,
     /// Bytes are dropped, in both directions. A connection that lost some is dead from then on: it stays open and says
-    /// nothing, also after the road is open again, until its worker closes it.
+    /// nothing, also after the link is open again, until its worker closes it.
     Stalled,
     /// What is sent arrives so much later, in either direction.
     Slow(Duration),
@@ -34,7 +34,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// A road to this service. The witness learns of each connection that is dead.
+    /// A link to this service. The witness learns of each connection that is dead.
     pub async fn start(to: SocketAddr, witness: Option<Witness>) -> Result<Self, AnyError> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -129,7 +129,7 @@ async fn forward(from: TcpStream, to: SocketAddr, state: watch::Receiver<State>,
     }
 }
 
-/// Passes on what comes, as the road is at that moment, until the end or an error.
+/// Passes on what comes, as the link is at that moment, until the end or an error.
 async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, connection: &Connection) {
     let mut buffer = vec![0; 16 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
@@ -160,7 +160,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
     const NEVER: Duration = Duration::from_millis(300);
 
-    /// A service that answers each byte with the same, and a road to it.
+    /// A service that answers each byte with the same, and a link to it.
     async fn echo(witness: Option<Witness>) -> Result<(Link, JoinSet<()>), AnyError> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let link = Link::start(listener.local_addr()?, witness).await?;

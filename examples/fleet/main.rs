@@ -20,14 +20,14 @@
 //! - *Out of order* is a record that came for the first time after a later one of its key: by the order of the lines if
 //!   one worker wrote both, and by time if two did.
 //! - A record that comes again is *allowed* if each worker that was given it before may have had no chance to store it:
-//!   if the worker was killed or stopped, its road to the table held up, or its output not read, at a moment between the
-//!   last `lease_period` before the worker was given the record and `commit_period` + 2 s after that. A road to the table
+//!   if the worker was killed or stopped, its link to the table held up, or its output not read, at any moment from one
+//!   `lease_period` before the worker was given the record until `commit_period` + 2 s after that. A link to the table
 //!   counts as held up until the worker has closed every connection that lost bytes, since a write may wait on it. If all
 //!   programs of the machine stood still for a second or more, that counts for all workers.
-//! - It is allowed too if the worker that writes it again was stopped, or its output not read, and this was over for less
-//!   than 2 s: the line had been on its way out before.
+//! - It is allowed too if the worker that writes it again was stopped, or its output not read, and that ended less than
+//!   2 s before: the line was on its way out already.
 //! - Every other record that comes again is *not allowed*. So nothing may come again because a worker was stopped softly,
-//!   restarted, added or asked for a shard, because a road to the stream was held up, or because a clock jumped, nor
+//!   restarted, added or asked for a shard, because a link to the stream was held up, or because a clock jumped, nor
 //!   because something happened to the worker that is given the record again.
 //! - When everything has arrived, the fleet is left alone for a while, and all workers stop softly. Then one more worker
 //!   looks: whatever it writes is not allowed.
@@ -36,13 +36,13 @@
 //!
 //! The run fails if any record is lost, out of order or came again though not allowed, if a line is no record, if a
 //! worker did not end well or left a lease, or if a stored position went back. Of a record 16 bytes are kept, and the local
-//! Kinesis keeps all of them, so a long run puts fewer records in a second: at most two millions in all.
+//! Kinesis keeps all of them, so a long run puts fewer records in a second: at most two million in all.
 //!
-//! - `servers`: the local services; `links`: the roads to them; `workers`: the processes; `clocks`: their clocks;
+//! - `servers`: the local services; `links`: the links to them; `workers`: the processes; `clocks`: their clocks;
 //!   `writer`: puts and reshards; `faults`: what goes wrong; `check`: what arrived.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
-#![allow(unreachable_pub, clippy::large_futures, reason = "its modules are nobody else's, and it runs once")]
+#![allow(unreachable_pub, clippy::large_futures, reason = "its modules are for this program alone, and it runs once")]
 
 mod check;
 mod clocks;
@@ -91,7 +91,7 @@ struct Arguments {
     /// Draws what happens when.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Records put in a second; fewer if the run is so long that they would be more than two millions.
+    /// Records put in a second; fewer in a run so long that it would put more than two million.
     #[arg(long, default_value_t = 1000)]
     rate: u64,
     /// With how many shards the stream begins.

@@ -100,7 +100,7 @@ impl Table {
         Self { client: Client::from_conf(config), seen: Arc::default() }
     }
 
-    /// Looks again and again who holds what. A shard that went from one worker to another has moved.
+    /// Looks again and again at what each worker holds. A shard that went from one worker to another has moved.
     pub async fn count_moves(&self) {
         loop {
             // Not there yet, at first.

@@ -1,4 +1,4 @@
-//! The workers: `kinesis-input run`, each a process of its own whose output is read here, with roads of its own to the
+//! The workers: `kinesis-input run`, each a process of its own whose output is read here, with links of its own to the
 //! stream and to the table.
 
 use std::ffi::OsStr;
@@ -192,7 +192,7 @@ impl Fleet {
 }
 
 impl Worker {
-    /// Puts its road to the stream into a state, and out of it after so long.
+    /// Puts its link to the stream into a state, and out of it after so long.
     pub fn hold_up_stream(&self, state: State, length: Duration) -> impl Future<Output = ()> + Send + 'static {
         let stream = Arc::clone(&self.stream);
         async move {
@@ -202,7 +202,7 @@ impl Worker {
         }
     }
 
-    /// The same with its road to the table, which it needs to store what it was given.
+    /// The same with its link to the table, which it needs to store what it was given.
     pub fn hold_up_table(&self, state: State, length: Duration) -> impl Future<Output = ()> + Send + 'static {
         let (table, witness) = (Arc::clone(&self.table), self.witness.clone());
         async move {
