@@ -14,7 +14,7 @@ pub const KEYS: u64 = 197;
 const SLACK: u32 = 250;
 /// A record that was given to a worker is stored after so long, unless something hurt the worker: the worker writes once in
 /// a commit period, and the machine may be busy.
-const STORED_WITHIN: u32 = COMMIT.as_millis() as u32 + 2_000;
+const STORED_WITHIN: u32 = COMMIT.as_millis() as u32 + 1_000;
 /// So long after what hurt it a worker may still be behind: it tries a failed write again within a lease period, or has
 /// lost the lease.
 const RECOVERS_WITHIN: u32 = LEASE.as_millis() as u32;
@@ -459,8 +459,8 @@ mod tests {
     fn after_a_kill_comes_again_what_was_not_stored_and_nothing_else() {
         let mut run = Run::new();
         run.take(0, 10.0, run.a);
-        run.take(1, 16.9, run.a);
-        run.take(2, 17.1, run.a);
+        run.take(1, 17.9, run.a);
+        run.take(2, 18.1, run.a);
         run.take(3, 20.0, run.a);
         run.hurt(Hurt::Killed, Some(run.a), 20.0, 20.0);
         for number in 0..4 {
@@ -468,7 +468,7 @@ mod tests {
         }
         let findings = run.check.result(4);
         assert_eq!((findings.duplicates_allowed, findings.duplicates_not_allowed), (2, 2));
-        assert_eq!(findings.longest_unstored, Duration::from_millis(2900));
+        assert_eq!(findings.longest_unstored, Duration::from_millis(1900));
     }
 
     #[test]
@@ -486,7 +486,7 @@ mod tests {
         let mut run = Run::new();
         run.hurt(Hurt::Table, Some(run.a), 10.0, 30.0);
         for (number, seconds, worker) in
-            [(0, 6.9, run.a), (1, 7.1, run.a), (2, 35.9, run.a), (3, 36.1, run.a), (4, 20.0, run.b)]
+            [(0, 7.9, run.a), (1, 8.1, run.a), (2, 35.9, run.a), (3, 36.1, run.a), (4, 20.0, run.b)]
         {
             run.take(number, seconds, worker);
             run.take(number, 50.0, worker);

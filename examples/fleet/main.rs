@@ -21,7 +21,7 @@
 //!   one worker wrote both, and by time if two did.
 //! - A record that comes again is *allowed* if each worker that was given it before may have had no chance to store it:
 //!   if the worker was killed or stopped, its link to the table held up, or its output not read, at any moment from one
-//!   `lease_period` before the worker was given the record until `commit_period` + 2 s after that. A link to the table
+//!   `lease_period` before the worker was given the record until `commit_period` + 1 s after that. A link to the table
 //!   counts as held up until the worker has closed every connection that lost bytes, since a write may wait on it. If all
 //!   programs of the machine stood still for a second or more, that counts for all workers.
 //! - It is allowed too if the worker that writes it again was stopped, or its output not read, and that ended less than
