@@ -54,7 +54,7 @@ pub(crate) async fn essential(
         Err(cause) => cause,
     };
     telemetry::task_ended(task, &cause, false);
-    fatal.report(format!("the background task `{task}` ended by itself ({cause}); this is a bug, please report it"));
+    fatal.report(format!("the background task `{task}` ended unexpectedly ({cause}); this is a bug, please report it"));
 }
 
 /// Runs a task that keeps nothing between its rounds: after a panic, or if it returns, it starts again.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kinesis_input_cli::{Pipeline, RunOptions, StopHandle, registry, run};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use pipeline_plugin_api::{AckError, Batch, Demand, Input, InputError, Receipt, Settle, Status, Verdict, Verdicts};
+use pipeline_plugin_api::{AckError, Batch, Demand, Input, InputError, Receipt, Status, Verdict, Verdicts};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
@@ -229,30 +229,6 @@ struct Witnessed {
     check: Arc<Mutex<Check>>,
 }
 
-struct Witness {
-    receipt: Receipt,
-    payloads: Vec<bytes::Bytes>,
-    check: Arc<Mutex<Check>>,
-}
-
-impl Settle for Witness {
-    fn settle(self: Box<Self>, verdicts: Verdicts) {
-        let mut check = self.check.lock().unwrap_or_else(PoisonError::into_inner);
-        for (at, payload) in self.payloads.iter().enumerate() {
-            let verdict = match &verdicts {
-                Verdicts::All(verdict) => *verdict,
-                Verdicts::Each(each) => each[at],
-            };
-            if verdict == Verdict::Ack {
-                check.take(payload);
-            }
-        }
-        drop(check);
-        // A wrong count was noticed before it came here.
-        let _ = self.receipt.settle(verdicts);
-    }
-}
-
 #[async_trait]
 impl Input for Witnessed {
     async fn connect(&self) -> Result<(), InputError> {
@@ -261,13 +237,25 @@ impl Input for Witnessed {
 
     async fn read_batch(&self, demand: Demand) -> Result<Batch, InputError> {
         let (messages, receipt) = self.input.read_batch(demand).await?.into_parts();
-        let payloads = messages.iter().map(|message| message.payload().clone()).collect();
-        let receipt = Receipt::new(messages.len(), Witness { receipt, payloads, check: Arc::clone(&self.check) });
+        let payloads: Vec<_> = messages.iter().map(|message| message.payload().clone()).collect();
+        let check = Arc::clone(&self.check);
+        let receipt = receipt.on_settle(move |verdicts| {
+            let mut check = check.lock().unwrap_or_else(PoisonError::into_inner);
+            for (at, payload) in payloads.iter().enumerate() {
+                let verdict = match verdicts {
+                    Verdicts::All(verdict) => *verdict,
+                    Verdicts::Each(each) => each[at],
+                };
+                if verdict == Verdict::Ack {
+                    check.take(payload);
+                }
+            }
+        });
         Ok(Batch::new(messages, receipt))
     }
 
     async fn ack(&self, receipt: Receipt, verdicts: Verdicts) -> Result<(), AckError> {
-        receipt.settle(verdicts)
+        self.input.ack(receipt, verdicts).await
     }
 
     async fn close(&self, within: Duration) -> Result<(), InputError> {

@@ -28,6 +28,12 @@ pub trait MetadataTable: Any + Send + Sync + 'static {
 
     /// Calls `each` with every key that has a value in `row`, in a fixed order.
     fn for_each<'a>(&'a self, row: u32, each: &mut dyn FnMut(&'a str, Value<'a>));
+
+    /// The key within which the order of messages matters, if there is one: see [`Message::ordering_key`].
+    fn ordering_key(&self, row: u32) -> Option<&str> {
+        let _ = row;
+        None
+    }
 }
 
 /// One value of metadata.
@@ -83,6 +89,27 @@ impl Message {
         Self { payload: payload.into(), table: Arc::new(Pairs(pairs)), row: 0 }
     }
 
+    /// The same message with another payload: what is known about it stays, so that a middleware can change what it says.
+    #[must_use]
+    pub fn with_payload(self, payload: impl Into<Bytes>) -> Self {
+        Self { payload: payload.into(), ..self }
+    }
+
+    /// The same message with one more value of metadata, in place of one of the same key. The rest stays shared, and
+    /// [`table`](Self::table) still finds it.
+    #[must_use]
+    pub fn with_metadata(self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        let layer = Layer { key: key.into(), value: value.into(), below: self.table, row: self.row };
+        Self { payload: self.payload, table: Arc::new(layer), row: 0 }
+    }
+
+    /// Messages of the same key are to be handled in the order in which they were read; messages of different keys may be
+    /// handled in parallel. The key is shared with the other messages of its batch, not copied. `None` if the input has no
+    /// order, or one for all messages.
+    pub fn ordering_key(&self) -> Option<&str> {
+        self.table.ordering_key(self.row)
+    }
+
     /// What the message says.
     pub fn payload(&self) -> &Bytes {
         &self.payload
@@ -105,8 +132,14 @@ impl Message {
 
     /// The table and the row that hold the metadata, if the table is a `T`: the typed way to what an input knows.
     pub fn table<T: MetadataTable>(&self) -> Option<(&T, u32)> {
-        let table: &dyn Any = self.table.as_ref();
-        table.downcast_ref::<T>().map(|table| (table, self.row))
+        let (mut table, mut row): (&dyn Any, u32) = (self.table.as_ref(), self.row);
+        loop {
+            if let Some(found) = table.downcast_ref::<T>() {
+                return Some((found, row));
+            }
+            let layer = table.downcast_ref::<Layer>()?;
+            (table, row) = (layer.below.as_ref(), layer.row);
+        }
     }
 }
 
@@ -134,6 +167,33 @@ impl MetadataTable for Pairs {
         for (key, value) in &self.0 {
             each(key, Value::Text(value));
         }
+    }
+}
+
+/// One value of metadata on top of the metadata of a message.
+struct Layer {
+    key: String,
+    value: String,
+    below: Arc<dyn MetadataTable>,
+    row: u32,
+}
+
+impl MetadataTable for Layer {
+    fn get(&self, _row: u32, key: &str) -> Option<Value<'_>> {
+        if key == self.key { Some(Value::Text(&self.value)) } else { self.below.get(self.row, key) }
+    }
+
+    fn for_each<'a>(&'a self, _row: u32, each: &mut dyn FnMut(&'a str, Value<'a>)) {
+        self.below.for_each(self.row, &mut |key, value| {
+            if key != self.key {
+                each(key, value);
+            }
+        });
+        each(&self.key, Value::Text(&self.value));
+    }
+
+    fn ordering_key(&self, _row: u32) -> Option<&str> {
+        self.below.ordering_key(self.row)
     }
 }
 
@@ -168,6 +228,31 @@ mod tests {
         assert_eq!(message.table::<Numbers>().map(|(_, row)| row), Some(7));
         assert!(Message::new("").table::<Numbers>().is_none());
         assert_eq!(message.get("n").map(|value| value.to_text().into_owned()).as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn changed_message_keeps_what_is_known_about_it() {
+        struct Keyed;
+        impl MetadataTable for Keyed {
+            fn get(&self, row: u32, key: &str) -> Option<Value<'_>> {
+                (key == "n").then_some(Value::Integer(i64::from(row)))
+            }
+            fn for_each<'a>(&'a self, row: u32, each: &mut dyn FnMut(&'a str, Value<'a>)) {
+                each("n", Value::Integer(i64::from(row)));
+            }
+            fn ordering_key(&self, _row: u32) -> Option<&str> {
+                Some("shard")
+            }
+        }
+        let message = Message::with_row(Bytes::from("a"), Arc::new(Keyed), 7);
+        let changed = message.with_metadata("m", "1").with_metadata("n", "2").with_payload("b");
+        assert_eq!((&changed.payload()[..], changed.ordering_key()), (&b"b"[..], Some("shard")));
+        assert_eq!((changed.get("n"), changed.get("m")), (Some(Value::Text("2")), Some(Value::Text("1"))));
+        assert_eq!(changed.table::<Keyed>().map(|(_, row)| row), Some(7));
+        let mut seen = Vec::new();
+        changed.for_each_metadata(|key, value| seen.push(format!("{key}={value}")));
+        assert_eq!(seen, ["m=1", "n=2"]);
+        assert_eq!(Message::new("").ordering_key(), None);
     }
 
     #[test]

@@ -35,6 +35,20 @@ pub trait Settle: Send + Sync + 'static {
     fn settle(self: Box<Self>, verdicts: Verdicts);
 }
 
+/// A receipt whose verdicts somebody hears.
+struct OnSettle<F> {
+    hear: F,
+    receipt: Receipt,
+}
+
+impl<F: FnOnce(&Verdicts) + Send + Sync + 'static> Settle for OnSettle<F> {
+    fn settle(self: Box<Self>, verdicts: Verdicts) {
+        (self.hear)(&verdicts);
+        // The number of verdicts was compared before they came here.
+        let _ = self.receipt.settle(verdicts);
+    }
+}
+
 /// The right, and the duty, to say what became of a batch.
 ///
 /// It is owned and can't be copied, and settling consumes it, so a batch is settled once. One that is dropped
@@ -56,17 +70,34 @@ impl Receipt {
         Self { settle: None, expected: 0 }
     }
 
+    /// The same receipt, for a wrapper of an input that has to know what became of a batch: `hear` is called once, with the
+    /// verdicts of all messages, before they are counted. A receipt that is dropped counts as a nack here, too.
+    pub fn on_settle(self, hear: impl FnOnce(&Verdicts) + Send + Sync + 'static) -> Self {
+        let expected = self.expected;
+        Self { settle: Some(Box::new(OnSettle { hear, receipt: self })), expected }
+    }
+
+    /// Settles the batch without an input, for tests of what an input does with verdicts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Input::ack`](crate::Input::ack).
+    #[cfg(feature = "conformance")]
+    pub fn settle_in_test(self, verdicts: Verdicts) -> Result<(), AckError> {
+        self.settle(verdicts)
+    }
+
     /// How many messages this receipt stands for.
     pub fn expected(&self) -> usize {
         self.expected
     }
 
-    /// Settles the batch. [`Input::ack`](crate::Input::ack) is the public way to this.
+    /// Settles the batch, for [`Input::ack`](crate::Input::ack), which is the one public way: wrappers of an input see every verdict.
     ///
     /// # Errors
     ///
     /// [`AckError::WrongCount`] when there are not as many verdicts as messages; the batch is then nacked.
-    pub fn settle(mut self, verdicts: Verdicts) -> Result<(), AckError> {
+    pub(crate) fn settle(mut self, verdicts: Verdicts) -> Result<(), AckError> {
         let Some(settle) = self.settle.take() else { return Ok(()) };
         if let Verdicts::Each(each) = &verdicts
             && each.len() != self.expected
@@ -99,6 +130,19 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+
+    #[test]
+    fn wrapper_hears_verdicts_once_and_they_go_on() {
+        let (heard, wrapper) = (Heard::default(), Heard::default());
+        let hear = wrapper.clone();
+        let receipt = Receipt::new(1, heard.clone()).on_settle(move |verdicts| Box::new(hear).settle(verdicts.clone()));
+        receipt.settle(Verdicts::ACK).unwrap();
+        let hear = wrapper.clone();
+        drop(Receipt::new(1, heard.clone()).on_settle(move |verdicts| Box::new(hear).settle(verdicts.clone())));
+        for all in [heard, wrapper] {
+            assert_eq!(*all.0.lock().unwrap(), [Verdicts::ACK, Verdicts::NACK]);
+        }
+    }
 
     #[derive(Clone, Default)]
     struct Heard(Arc<Mutex<Vec<Verdicts>>>);

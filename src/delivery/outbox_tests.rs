@@ -83,6 +83,9 @@ async fn next(outbox: &Arc<Outbox>, max: usize) -> (String, Vec<u64>, Receipt) {
 fn parts(batch: Batch) -> (String, Vec<u64>, Receipt) {
     let (messages, receipt) = batch.into_parts();
     let records: Vec<_> = messages.iter().map(|message| KinesisRecord::of(message).unwrap()).collect();
+    for (message, record) in messages.iter().zip(&records) {
+        assert_eq!(message.ordering_key(), Some(record.shard().as_str()));
+    }
     let numbers = records.iter().map(|record| record.sequence_number().as_str().parse().unwrap()).collect();
     (records[0].shard().to_string(), numbers, receipt)
 }
@@ -124,7 +127,7 @@ async fn without_a_cap_a_delivery_is_handed_over_directly() {
         let (_, came, receipt) = next(&outbox, 2).await;
         assert_eq!(came, expected);
         assert!(!done || now(behind.as_mut()).is_some());
-        receipt.settle(Verdicts::ACK).unwrap();
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
 }
 
@@ -179,7 +182,7 @@ async fn what_is_larger_than_the_demand_comes_in_parts_and_takes_turns() {
     assert_eq!(came, [vec![1, 2, 3], vec![11, 12], vec![4, 5, 6], vec![7]]);
     assert!(is_empty(&outbox).await);
     for receipt in receipts {
-        receipt.settle(Verdicts::ACK).unwrap();
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
     assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
 }
@@ -194,8 +197,8 @@ async fn what_was_refused_comes_before_what_is_new_of_its_shard() {
     let (_, _, first) = next(&outbox, 10).await;
     let (_, _, second) = next(&outbox, 10).await;
     // Refused last first, and half of the older one: they come in their order all the same.
-    second.settle(Verdicts::NACK).unwrap();
-    first.settle(Verdicts::Each(vec![Verdict::Ack, Verdict::Nack])).unwrap();
+    second.settle_in_test(Verdicts::NACK).unwrap();
+    first.settle_in_test(Verdicts::Each(vec![Verdict::Ack, Verdict::Nack])).unwrap();
     let mut came = Vec::new();
     let mut receipts = Vec::new();
     while came.len() < 7 {
@@ -214,7 +217,7 @@ async fn a_shard_that_rests_after_a_nack_holds_up_nobody_else() {
     bad.push([1]).await;
     // Refused so often that it rests for a second.
     for _ in 0..12 {
-        next(&outbox, 10).await.2.settle(Verdicts::NACK).unwrap();
+        next(&outbox, 10).await.2.settle_in_test(Verdicts::NACK).unwrap();
     }
     let start = Instant::now();
     good.push([11]).await;
@@ -232,7 +235,7 @@ async fn new_records_do_not_pass_one_that_rests_even_without_a_cap() {
     let mut shard = Shard::new(&outbox, &pool(), "one");
     let ((_, first, receipt), ()) = tokio::join!(next(&outbox, 10), shard.push([1]));
     assert_eq!(first, [1]);
-    receipt.settle(Verdicts::NACK).unwrap();
+    receipt.settle_in_test(Verdicts::NACK).unwrap();
     let second = shard.delivery([2]).await;
     let mut pushed = Box::pin(shard.lane.push(second));
     assert!(now(pushed.as_mut()).is_none());
@@ -295,7 +298,7 @@ async fn a_push_that_is_dropped_leaves_nothing() {
     assert_eq!(pool.records().used, 1, "it holds space in the pool");
     let (_, came, receipt) = next(&outbox, 10).await;
     assert_eq!(came, [1]);
-    receipt.settle(Verdicts::ACK).unwrap();
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
     assert!(is_empty(&outbox).await);
     // The place in line is gone as well.
     shard.push([3]).await;
@@ -316,7 +319,7 @@ async fn a_lane_that_goes_takes_its_records_and_makes_room() {
     assert_eq!(pool.records().used, 1);
     let (shard, _, receipt) = next(&outbox, 10).await;
     assert_eq!(shard, "other");
-    receipt.settle(Verdicts::ACK).unwrap();
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
     assert!(is_empty(&outbox).await);
 }
 
@@ -328,7 +331,7 @@ async fn what_is_refused_after_its_lane_went_is_forgotten() {
     shard.push([1]).await;
     let (_, _, receipt) = next(&outbox, 10).await;
     drop(shard);
-    receipt.settle(Verdicts::NACK).unwrap();
+    receipt.settle_in_test(Verdicts::NACK).unwrap();
     assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
     assert!(is_empty(&outbox).await);
 }
@@ -358,7 +361,7 @@ async fn close_ends_every_wait_and_forgets_what_waits() {
     // What is at the host is waited for.
     let mut returned = Box::pin(outbox.all_returned());
     assert!(now(returned.as_mut()).is_none());
-    out.settle(Verdicts::NACK).unwrap();
+    out.settle_in_test(Verdicts::NACK).unwrap();
     assert!(now(returned.as_mut()).is_some());
     assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
 }
@@ -373,13 +376,13 @@ async fn a_waiting_reader_is_woken() {
         let (_, _, mut receipt) = next(&outbox, 10).await;
         // After some nacks it rests longer than the first reader waits.
         for _ in 0..8 {
-            receipt.settle(Verdicts::NACK).unwrap();
+            receipt.settle_in_test(Verdicts::NACK).unwrap();
             (_, _, receipt) = next(&outbox, 10).await;
         }
         let mut impatient = Box::pin(next_batch(&outbox, Demand::new(10, Duration::from_millis(50))));
         let mut patient = Box::pin(next_batch(&outbox, Demand::new(10, HOUR)));
         assert!(now(impatient.as_mut()).is_none() && now(patient.as_mut()).is_none());
-        receipt.settle(Verdicts::NACK).unwrap();
+        receipt.settle_in_test(Verdicts::NACK).unwrap();
         assert!(now(impatient.as_mut()).is_none() && now(patient.as_mut()).is_none());
         if is_dropped {
             drop(impatient);

@@ -110,6 +110,10 @@ impl MetadataTable for RecordPage {
         }
     }
 
+    fn ordering_key(&self, _row: u32) -> Option<&str> {
+        Some(self.names.shard.as_str())
+    }
+
     fn for_each<'a>(&'a self, row: u32, each: &mut dyn FnMut(&'a str, Value<'a>)) {
         for key in [STREAM, STREAM_ARN, SHARD, PARTITION_KEY, SEQUENCE_NUMBER, ARRIVAL_TIMESTAMP] {
             if let Some(value) = self.get(row, key) {

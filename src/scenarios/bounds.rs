@@ -62,7 +62,7 @@ async fn acks_never_come() {
     assert!(is_quiet(&session, 10 * MINUTE).await);
     assert_eq!(bench.script.calls().len(), calls);
     for receipt in receipts {
-        receipt.settle(Verdicts::ACK).unwrap();
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
     assert!(!numbers(&session, 20).await.is_empty(), "it goes on");
     close(&session).await;
@@ -79,7 +79,7 @@ async fn a_wait_for_the_pool_of_thirty_seconds_closes_the_subscription_and_resum
     tokio::time::sleep(Duration::from_secs(29)).await;
     assert_eq!(bench.script.calls().len(), 1);
     tokio::time::sleep(2 * MINUTE).await;
-    receipt.settle(Verdicts::ACK).unwrap();
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!(numbers(&session, 1).await, [2]);
     let calls = bench.script.calls();
     assert_eq!(calls.len(), 2, "one clean close, and one subscription when there was space");
@@ -96,13 +96,13 @@ async fn nack_then_ack_behind_it() {
     let (_, first, nacked) = take(&session).await;
     let (_, second, acked) = take(&session).await;
     assert_eq!((first, second), (vec![1, 2], vec![3, 4]));
-    nacked.settle(Verdicts::NACK).unwrap();
-    acked.settle(Verdicts::ACK).unwrap();
+    nacked.settle_in_test(Verdicts::NACK).unwrap();
+    acked.settle_in_test(Verdicts::ACK).unwrap();
     let (_, again, receipt) = take(&session).await;
     assert_eq!(again, [1, 2]);
     tokio::time::sleep(10 * MINUTE).await;
     assert_eq!(bench.stored("s").await, None);
-    receipt.settle(Verdicts::ACK).unwrap();
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
     tokio::time::sleep(MINUTE).await;
     assert_eq!(bench.stored("s").await, after(4));
     close(&session).await;
@@ -123,11 +123,11 @@ async fn out_of_order_acks() {
     }
     let first = receipts.remove(0);
     for receipt in receipts.into_iter().rev() {
-        receipt.settle(Verdicts::ACK).unwrap();
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
     tokio::time::sleep(10 * MINUTE).await;
     assert_eq!(bench.stored("s").await, None, "the first is not acked");
-    first.settle(Verdicts::Each(vec![Verdict::Ack, Verdict::Nack])).unwrap();
+    first.settle_in_test(Verdicts::Each(vec![Verdict::Ack, Verdict::Nack])).unwrap();
     tokio::time::sleep(MINUTE).await;
     assert_eq!(bench.stored("s").await, after(1));
     close(&session).await;
@@ -156,7 +156,7 @@ async fn without_replay_a_nack_drops_and_moves_on() {
     let bench = Bench::new(script, "auto_replay_nacks: false");
     let session = bench.open().await;
     let (_, _, receipt) = take(&session).await;
-    receipt.settle(Verdicts::NACK).unwrap();
+    receipt.settle_in_test(Verdicts::NACK).unwrap();
     assert!(is_quiet(&session, MINUTE).await);
     assert_eq!(bench.stored("s").await, after(3));
     close(&session).await;
@@ -192,14 +192,14 @@ async fn everything_released() {
     let closing = session.close(Duration::from_secs(5));
     let acking = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        acked.settle(Verdicts::ACK).unwrap();
+        acked.settle_in_test(Verdicts::ACK).unwrap();
     };
     tokio::join!(closing, acking).0.unwrap();
     assert!(session.tasks.is_empty());
     assert_eq!(session.pool.records().used, came.len() as u64, "only what the host still holds");
     let stored = bench.stored(&shard).await;
     // Too late: it counts for nothing, and gives back what it held.
-    late.settle(Verdicts::ACK).unwrap();
+    late.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!((session.pool.records().used, session.pool.bytes().used), (0, 0));
     assert_eq!(bench.stored(&shard).await, stored);
 }
@@ -215,7 +215,7 @@ async fn a_clean_stop_leaves_no_duplicates() {
     let closing = session.close(Duration::from_secs(5));
     let acking = async {
         tokio::time::sleep(Duration::from_secs(3)).await;
-        receipt.settle(Verdicts::ACK).unwrap();
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
     };
     tokio::join!(closing, acking).0.unwrap();
     bench.script.answer("s", [body([records(3..=5), Piece::Hang])]);
@@ -263,7 +263,7 @@ async fn ten_mebibyte_records() {
         all.extend(
             messages.iter().map(|message| message.get("kinesis_sequence_number").unwrap().to_text().into_owned()),
         );
-        receipt.settle(Verdicts::ACK).unwrap();
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
     all.sort();
     assert_eq!(all, ["1", "11", "12", "13", "2", "3"]);

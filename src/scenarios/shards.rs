@@ -37,12 +37,12 @@ async fn shard_end_while_events_are_buffered() {
     assert_eq!(taken, [1, 2, 3, 4, 5, 6, 7]);
     let last = receipts.pop().unwrap();
     for receipt in receipts {
-        receipt.settle(Verdicts::ACK).unwrap();
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
     // All but the last are acked: not the end.
     assert!(is_quiet(&session, MINUTE).await);
     assert_eq!(bench.stored("parent").await, Some(Checkpoint::After(checkpoint(6))));
-    last.settle(Verdicts::ACK).unwrap();
+    last.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!(take_and_ack(&session, 2).await, [("child".to_owned(), 10), ("child".to_owned(), 11)]);
     assert_eq!(bench.stored("parent").await, Some(Checkpoint::ShardEnd(Some(checkpoint(7)))));
     close(&session).await;
@@ -74,7 +74,7 @@ async fn checkpoint_window_full_at_shard_end() {
     let (_, first, receipt) = take(&session).await;
     assert_eq!(first, [1, 2, 3, 4]);
     assert!(is_quiet(&session, MINUTE).await, "more than the limit is out");
-    receipt.settle(Verdicts::ACK).unwrap();
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!(numbers(&session, 6).await, [5, 6, 7, 8, 10, 11]);
     close(&session).await;
 }
@@ -128,7 +128,7 @@ async fn closed_shards_never_read_before() {
     let (shard, first, receipt) = take(&session).await;
     assert_eq!((shard.as_str(), &first[..]), ("parent", &[1, 2][..]));
     assert!(bench.script.calls().iter().all(|call| call.shard == "parent".into()));
-    receipt.settle(Verdicts::ACK).unwrap();
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!(numbers(&session, 5).await.len(), 5);
     close(&session).await;
 }

@@ -31,7 +31,7 @@ async fn a_shard_that_is_refused_gives_back_the_space_that_it_waited_for() {
     let (shard, first, receipt) = take(&session).await;
     assert_eq!((shard.as_str(), &first[..]), ("small", &[1][..]));
     tokio::time::sleep(secs(45)).await;
-    receipt.settle(Verdicts::ACK).unwrap();
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
     let came = timeout(secs(60), numbers(&session, 2)).await;
     assert_eq!(came.expect("the pool is held by a shard that can't be read"), [2, 3]);
     assert_eq!(session.status().state, State::Degraded);
@@ -98,7 +98,7 @@ async fn lease_lost_while_blocked() {
     assert_eq!(session.pool.records().used, 20);
     // The next write finds that the shard is someone else's.
     *lock(&bench.store.lost) = Some("lost".into());
-    acked.settle(Verdicts::ACK).unwrap();
+    acked.settle_in_test(Verdicts::ACK).unwrap();
     tokio::time::sleep(secs(5)).await;
     assert_eq!(session.pool.records().used, 5, "only what the host still holds");
     let calls = bench.script.calls_of("lost").len();
@@ -106,7 +106,7 @@ async fn lease_lost_while_blocked() {
     assert_eq!(kept, (1001..=1020).collect::<Vec<_>>());
     // What is acked now counts for nothing, even if the store took it.
     *lock(&bench.store.lost) = None;
-    late.settle(Verdicts::ACK).unwrap();
+    late.settle_in_test(Verdicts::ACK).unwrap();
     assert!(is_quiet(&session, secs(60)).await);
     assert_eq!(bench.stored("lost").await, None);
     assert_eq!(bench.script.calls_of("lost").len(), calls, "it is still read");

@@ -50,7 +50,7 @@ async fn graceful_hand_over() {
     sleep(secs(1)).await;
     assert_eq!(table.holder(moved), Some("a".into()));
     for receipt in receipts {
-        receipt.settle(Verdicts::ACK).unwrap();
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
     table.until_held(moved, "b").await;
     assert_eq!(table.checkpoint(moved), Some(Checkpoint::After(checkpoint(3))));
@@ -78,7 +78,7 @@ async fn who_stops_wants_nothing_any_more() {
     assert_eq!(table.wanted(&["one", "two"]), None);
     // The holder was about to pass it on.
     for receipt in receipts {
-        receipt.settle(Verdicts::ACK).unwrap();
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
     sleep(secs(5)).await;
     assert_ne!(table.holder(moved), Some("b".into()), "nobody reads it until its lease is over");
@@ -106,11 +106,11 @@ async fn a_shard_that_is_not_handed_over_is_taken_by_force() {
     assert_eq!((&*shard, taken), (moved, vec![1, 2, 3]), "what was not acked comes again");
     // What the old one acks now counts for nothing.
     for receipt in receipts {
-        receipt.settle(Verdicts::ACK).unwrap();
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
     sleep(secs(5)).await;
     assert_eq!(table.checkpoint(moved), None);
-    again.settle(Verdicts::ACK).unwrap();
+    again.settle_in_test(Verdicts::ACK).unwrap();
     table.until(moved, "stored", |row| row.checkpoint == Some(Checkpoint::After(checkpoint(3)))).await;
     close(&a).await;
     close(&b).await;
@@ -143,7 +143,7 @@ async fn pause_longer_than_the_lease() {
     let asking = a.read(Demand::new(1000, secs(5)));
     let ((), batch, ()) = tokio::join!(biased; meanwhile, asking, taking_over);
     assert!(batch.unwrap().is_empty(), "what the other one has read is delivered");
-    receipt.settle(Verdicts::ACK).unwrap();
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
     assert!(is_quiet(&a, LEASE / 2).await, "it still reads");
     assert_eq!(
         (table.holder("one"), table.checkpoint("one")),
@@ -174,7 +174,7 @@ async fn who_is_cut_off_for_longer_than_the_lease_stores_and_reads_nothing() {
     table.until("one", "stored", |row| row.checkpoint == Some(Checkpoint::After(checkpoint(3)))).await;
     // The one before comes to, with an ack that is late: it stores nothing, and reads nothing.
     store.freeze(false);
-    receipt.settle(Verdicts::ACK).unwrap();
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
     assert!(is_quiet(&a, 10 * MINUTE).await, "it still reads");
     assert_eq!(
         (table.holder("one"), table.checkpoint("one")),
@@ -202,7 +202,7 @@ async fn a_worker_that_cannot_renew_stops_before_others_may_take_its_shards() {
                 return last;
             }
             last = Instant::now();
-            batch.into_parts().1.settle(Verdicts::ACK).unwrap();
+            batch.into_parts().1.settle_in_test(Verdicts::ACK).unwrap();
         }
     };
     let last = last.await;
@@ -249,7 +249,7 @@ async fn table_unreachable() {
         for session in [&a, &b] {
             let batch = session.read(Demand::new(1000, Duration::from_millis(200))).await.unwrap();
             if !batch.is_empty() {
-                batch.into_parts().1.settle(Verdicts::ACK).unwrap();
+                batch.into_parts().1.settle_in_test(Verdicts::ACK).unwrap();
             }
         }
     }
@@ -264,7 +264,7 @@ async fn table_unreachable() {
                 return got;
             }
             got += batch.len();
-            batch.into_parts().1.settle(Verdicts::ACK).unwrap();
+            batch.into_parts().1.settle_in_test(Verdicts::ACK).unwrap();
         }
     };
     let read = async { tokio::join!(read(&a), read(&b)) };
@@ -357,7 +357,7 @@ async fn merge_with_parents_on_two_workers() {
             if at_its_end && late.is_none() {
                 late = Some((records[0].0.clone(), receipt));
             } else {
-                receipt.settle(Verdicts::ACK).unwrap();
+                receipt.settle_in_test(Verdicts::ACK).unwrap();
             }
         }
         bench.script.list(vec![
@@ -370,7 +370,7 @@ async fn merge_with_parents_on_two_workers() {
     assert!(is_quiet(&a, MINUTE).await && is_quiet(&b, MINUTE).await);
     assert!(bench.script.calls_of("child").is_empty(), "a parent is not acked to its end");
     let (shard, receipt) = late.unwrap();
-    receipt.settle(Verdicts::ACK).unwrap();
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
     table.until(&shard, "ended", |row| matches!(row.checkpoint, Some(Checkpoint::ShardEnd(_)))).await;
     let begun = async {
         while bench.script.calls_of("child").is_empty() {

@@ -412,7 +412,7 @@ impl Coordinator {
                     Err(error) => error.to_string(),
                 };
                 telemetry::task_ended("shard", &cause, false);
-                let what = format!("the task{of} ended by itself ({cause}); this is a bug, please report it");
+                let what = format!("the task{of} ended unexpectedly ({cause}); this is a bug, please report it");
                 self.context.fatal.report(what);
                 return;
             }

@@ -41,7 +41,7 @@ pub(crate) struct Learned {
     pub(crate) gone: Vec<ShardId>,
     /// Shards whose end is stored, though they are open: what is stored of them is of another stream.
     pub(crate) contradicted: Vec<ShardId>,
-    /// A shard begins elsewhere than it did: the stream was deleted and made again.
+    /// A shard begins elsewhere than it did: the stream was deleted and recreated.
     pub(crate) recreated: bool,
 }
 

@@ -287,7 +287,9 @@ impl Health {
     /// The leases are past their time.
     pub(crate) fn leases_expired(&self, lease_period: Duration) {
         self.meter.leases_expired(lease_period);
-        let reason = format_args!("the leases could not be renewed for {lease_period:?}: no shard is read");
+        let reason = format_args!(
+            "the leases have expired: they could not be renewed for {lease_period:?}, so no shard is read"
+        );
         self.degraded(Part::Leases, &reason);
     }
 
@@ -378,7 +380,7 @@ impl Health {
         }
         for (part, is_stalled) in stalled {
             if is_stalled {
-                self.degraded(part, &"reading has stopped: the output acknowledges nothing of it");
+                self.degraded(part, &"reading has stalled: the output acknowledges none of its records");
             } else {
                 self.recovered(&part);
             }

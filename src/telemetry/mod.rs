@@ -78,17 +78,17 @@ macro_rules! metrics {
 
 metrics! {
     READ_RECORDS = "kinesis_input_read_records_total", Counter, Count, by_shard: true,
-        "Records read from the shard, again after a restart included.";
+        "Records read from the shard, including those read again after a restart.";
     READ_BYTES = "kinesis_input_read_bytes_total", Counter, Bytes, by_shard: true,
         "Bytes of their data.";
     DELIVERED = "kinesis_input_delivered_records_total", Counter, Count, by_shard: true,
-        "Records handed to the host, those that came again included.";
+        "Records handed to the host, including redeliveries.";
     ACKED = "kinesis_input_acked_records_total", Counter, Count, by_shard: true,
         "Records the host acknowledged.";
     NACKED = "kinesis_input_nacked_records_total", Counter, Count, by_shard: true,
-        "Records the host refused, or whose receipt it dropped.";
+        "Records that the host nacked, or whose receipt it dropped.";
     DROPPED = "kinesis_input_dropped_records_total", Counter, Count, by_shard: true,
-        "Refused records that were not delivered again, since auto_replay_nacks is false.";
+        "Nacked records that were not redelivered because auto_replay_nacks is false.";
     SKIPPED = "kinesis_input_skipped_records_total", Counter, Count, by_shard: true,
         "Records older than the timestamp to start from, which some servers send all the same.";
     AGGREGATED = "kinesis_input_aggregated_records_total", Counter, Count, by_shard: true,
@@ -99,8 +99,8 @@ metrics! {
         "Subscriptions that were opened. About one in five minutes is healthy.";
     FAULTS = "kinesis_input_faults_total", Counter, Count, by_shard: true,
         "Subscriptions that failed to open or broke, by `code`. Their ordinary end after five minutes is not one.";
-    CLOSED_FOR_BACKPRESSURE = "kinesis_input_yielded_subscriptions_total", Counter, Count, by_shard: true,
-        "Subscriptions that were closed because nothing could be taken for 30 s: the output is slow.";
+    CLOSED_FOR_BACKPRESSURE = "kinesis_input_closed_for_backpressure_total", Counter, Count, by_shard: true,
+        "Subscriptions that were closed because nothing could be delivered for 30 s: the output is slow.";
     EXPIRED = "kinesis_input_expired_checkpoints_total", Counter, Count, by_shard: true,
         "Checkpoints that were older than the stream's retention: records were lost before they could be read.";
     ENDED = "kinesis_input_ended_shards_total", Counter, Count, by_shard: true,
@@ -112,7 +112,7 @@ metrics! {
     PANICS = "kinesis_input_panics_total", Counter, Count, by_shard: false,
         "Background tasks that panicked, by `task`. Each is a bug: please report it.";
     RECREATED = "kinesis_input_recreated_streams_total", Counter, Count, by_shard: false,
-        "Streams that turned out to have been deleted and made again.";
+        "Streams that were found to have been deleted and recreated.";
     READING = "kinesis_input_reading_shards", Gauge, Count, by_shard: false,
         "Shards that are being read or drained.";
     PENDING_RECORDS = "kinesis_input_pending_records", Gauge, Count, by_shard: false,
@@ -128,21 +128,21 @@ metrics! {
     STORED = "kinesis_input_stored_checkpoints_total", Counter, Count, by_shard: false,
         "Checkpoints that were stored.";
     STORE_FAILED = "kinesis_input_store_failures_total", Counter, Count, by_shard: false,
-        "Attempts to store checkpoints that failed; they are made again.";
+        "Failed attempts to store checkpoints; they are retried.";
     CLAIMED = "kinesis_input_claimed_shards_total", Counter, Count, by_shard: false,
-        "Shards that this worker claimed, by `how`: free, passed_on, left_behind, forced, stolen.";
+        "Shards that this worker claimed, by `how`: free, handed_over, taken_over, forced, stolen.";
     LOST = "kinesis_input_lost_leases_total", Counter, Count, by_shard: false,
-        "Leases that were lost to others without having been asked for.";
-    RELEASED = "kinesis_input_given_back_shards_total", Counter, Count, by_shard: false,
-        "Shards that were given back before their end: handed over to others, or since their lease could not be renewed.";
+        "Leases that other workers took without a request.";
+    RELEASED = "kinesis_input_released_shards_total", Counter, Count, by_shard: false,
+        "Shards that were released before their end: handed over to other workers, or because their lease could not be renewed.";
     WORKERS = "kinesis_input_workers", Gauge, Count, by_shard: false,
-        "Workers that share the table and are alive, as far as this one sees; itself included.";
-    LEASES_VALID = "kinesis_input_leases_good", Gauge, Count, by_shard: false,
-        "1 while the leases of this worker are renewed in time, 0 while they are over and nothing is read.";
-    HEARTBEAT_FAILED = "kinesis_input_beat_failures_total", Counter, Count, by_shard: false,
-        "Attempts to show that this worker is alive that failed. Leases are over when none works for `lease_period`.";
-    TABLE_FAILED = "kinesis_input_look_failures_total", Counter, Count, by_shard: false,
-        "Attempts to look at the table, or to claim or ask for a shard, that failed.";
+        "Live workers that share the table, including this one.";
+    LEASES_VALID = "kinesis_input_leases_valid", Gauge, Count, by_shard: false,
+        "1 while the leases of this worker are valid, 0 while they have expired and nothing is read.";
+    HEARTBEAT_FAILED = "kinesis_input_heartbeat_failures_total", Counter, Count, by_shard: false,
+        "Heartbeats that failed. The leases expire when none succeeds for `lease_period`.";
+    TABLE_FAILED = "kinesis_input_lease_table_failures_total", Counter, Count, by_shard: false,
+        "Failed attempts to read the lease table, or to claim or request a shard.";
 }
 
 /// Tells an installed recorder what the metrics mean.
@@ -284,38 +284,38 @@ impl InputMeter {
         self.set(LEASES_VALID, 0.0);
         tracing::warn!(
             ?lease_period,
-            "leases could not be renewed in time; stopped reading, for others may read by now"
+            "the leases have expired; stopped reading, because other workers may read the shards by now"
         );
     }
 
     pub(crate) fn leases_recovered(&self) {
         self.leases_valid();
-        tracing::warn!("leases can be renewed again; reading on with what is free");
+        tracing::warn!("the leases are valid again; claiming free shards");
     }
 
     pub(crate) fn store_failed(&self, error: &dyn Display) {
         counter!(STORE_FAILED).increment(1);
         if self.store_failed.is_due(Instant::now()) {
-            tracing::warn!(%error, "could not store checkpoints; trying again");
+            tracing::warn!(%error, "could not store checkpoints; retrying");
         } else {
-            tracing::debug!(%error, "could not store checkpoints; trying again");
+            tracing::debug!(%error, "could not store checkpoints; retrying");
         }
     }
 
     pub(crate) fn table_failed(&self, error: &dyn Display) {
         counter!(TABLE_FAILED).increment(1);
         if self.table_failed.is_due(Instant::now()) {
-            tracing::warn!(%error, "could not share shards with other workers; trying again");
+            tracing::warn!(%error, "could not share shards with other workers; retrying");
         } else {
-            tracing::debug!(%error, "could not share shards with other workers; trying again");
+            tracing::debug!(%error, "could not share shards with other workers; retrying");
         }
     }
 
     pub(crate) fn listing_failed(&self, stream: &Stream, fault: &Fault) {
         if self.listing_failed.is_due(Instant::now()) {
-            tracing::warn!(%stream, %fault, "could not list the shards; trying again");
+            tracing::warn!(%stream, %fault, "could not list the shards; retrying");
         } else {
-            tracing::debug!(%stream, %fault, "could not list the shards; trying again");
+            tracing::debug!(%stream, %fault, "could not list the shards; retrying");
         }
     }
 
@@ -323,7 +323,7 @@ impl InputMeter {
     pub(crate) fn degraded(&self, part: &Part, reason: &str, lasts: Duration) {
         if let Part::Shard(stream, shard, Aspect::Reading) = part {
             let for_seconds = lasts.as_secs();
-            tracing::warn!(%stream, %shard, fault = reason, for_seconds, "the shard can't be read; trying on");
+            tracing::warn!(%stream, %shard, fault = reason, for_seconds, "the shard can't be read; retrying");
             return;
         }
         tracing::warn!(
@@ -427,7 +427,7 @@ impl ShardMeter {
 
     pub(crate) fn dropped(&self, names: &ShardNames, records: usize) {
         counter!(DROPPED, shard_labels(&self.names)).increment(records as u64);
-        tracing::warn!(stream = %names.stream, shard = %names.shard, records, "dropped records that the output refused");
+        tracing::warn!(stream = %names.stream, shard = %names.shard, records, "dropped records that the output nacked");
     }
 
     pub(crate) fn skipped(&self, records: usize) {
@@ -466,7 +466,7 @@ impl ShardMeter {
     pub(crate) fn closed_for_backpressure(&self) {
         counter!(CLOSED_FOR_BACKPRESSURE, shard_labels(&self.names)).increment(1);
         let ShardNames { stream, shard } = &*self.names;
-        tracing::debug!(%stream, %shard, "closed a subscription that nothing could be taken from");
+        tracing::debug!(%stream, %shard, "closed the subscription for backpressure");
     }
 
     pub(crate) fn unread_shard_end(&self, why: &str) {
@@ -479,7 +479,7 @@ impl ShardMeter {
         let ShardNames { stream, shard } = &*self.names;
         tracing::error!(
             %stream, %shard, from,
-            "the stored place is older than the stream's retention; records were lost, reading from the oldest there is"
+            "the checkpoint is older than the stream's retention, so records were lost; reading from the oldest record"
         );
     }
 
@@ -516,7 +516,7 @@ pub(crate) fn stalled(pool: &Pool, stream: &Stream, shard: &ShardId, shards: usi
         max_pending_bytes = bytes.capacity,
         waiting = records.waiting + bytes.waiting,
         for_seconds = since.as_secs(),
-        "reading has stopped: as much is pending as may be, and the output acknowledges nothing"
+        "reading has stalled: the pending limit is reached, and the output acknowledges nothing"
     );
 }
 
@@ -527,7 +527,7 @@ pub(crate) fn connected(stream: &Stream, shards: usize, consumer: &str) {
 /// How an input was closed.
 pub(crate) fn closed(outstanding: bool, stored: Result<(), &dyn Display>) {
     if let Err(error) = stored {
-        tracing::error!(%error, "closed, and the last checkpoints are not stored; what they stood for will be read again");
+        tracing::error!(%error, "closed, but the last checkpoints could not be stored; the records after the stored ones will be read again");
     } else if outstanding {
         tracing::warn!("closed before everything was acknowledged; the rest will be read again");
     } else {
@@ -542,7 +542,7 @@ pub(crate) fn stored(checkpoints: usize) {
 /// A lease could not be given back yet.
 pub(crate) fn release_failed(stream: &Stream, shard: &ShardId, error: &dyn Display) {
     counter!(STORE_FAILED).increment(1);
-    tracing::debug!(%stream, %shard, %error, "could not give the lease back; trying again");
+    tracing::debug!(%stream, %shard, %error, "could not release the lease; retrying");
 }
 
 /// How a shard was got.
@@ -563,8 +563,8 @@ pub(crate) enum Claimed {
 pub(crate) fn claimed(stream: &Stream, shard: &ShardId, how: Claimed, from: Option<&WorkerId>) {
     let label = match how {
         Claimed::Free => "free",
-        Claimed::HandedOver => "passed_on",
-        Claimed::TakenOver => "left_behind",
+        Claimed::HandedOver => "handed_over",
+        Claimed::TakenOver => "taken_over",
         Claimed::Forced => "forced",
         Claimed::Stolen => "stolen",
     };
@@ -577,7 +577,7 @@ pub(crate) fn claimed(stream: &Stream, shard: &ShardId, how: Claimed, from: Opti
 }
 
 pub(crate) fn requested(stream: &Stream, shard: &ShardId, holder: &WorkerId) {
-    tracing::debug!(%stream, %shard, %holder, "asked for the shard");
+    tracing::debug!(%stream, %shard, %holder, "requested the shard");
 }
 
 pub(crate) fn handing_over(stream: &Stream, shard: &ShardId, requester: &WorkerId) {
@@ -591,16 +591,16 @@ pub(crate) fn lease_expired(stream: &Stream, shard: &ShardId) {
 pub(crate) fn released(stream: &Stream, shard: &ShardId, to: Option<&WorkerId>) {
     counter!(RELEASED).increment(1);
     let to = to.map_or("nobody", WorkerId::as_str);
-    tracing::debug!(%stream, %shard, to, "gave the shard back");
+    tracing::debug!(%stream, %shard, to, "released the shard");
 }
 
 pub(crate) fn heartbeat_failed(error: &dyn Display, tries: u32) {
     counter!(HEARTBEAT_FAILED).increment(1);
     // One is life; that it goes on is news, and not at every try.
     if tries == 3 || tries.is_multiple_of(20) {
-        tracing::warn!(%error, tries, "could not renew the leases; trying on");
+        tracing::warn!(%error, tries, "could not renew the leases; retrying");
     } else {
-        tracing::debug!(%error, tries, "could not renew the leases; trying again");
+        tracing::debug!(%error, tries, "could not renew the leases; retrying");
     }
 }
 
@@ -609,7 +609,7 @@ pub(crate) fn table_made(table: &str) {
 }
 
 pub(crate) fn rows_moved(stream: &Stream, rows: usize, from: &str, to: &str) {
-    tracing::info!(%stream, rows, from, to, "moved leases to the name that those of the stream are kept under");
+    tracing::info!(%stream, rows, from, to, "moved leases to the name under which the stream's leases are kept");
 }
 
 pub(crate) fn lease_lost(stream: &Stream, shard: &ShardId, holder: &str) {
@@ -631,12 +631,12 @@ pub(crate) fn registering(stream: &Stream, consumer: &str) {
 }
 
 pub(crate) fn consumer_changed(stream: &Stream, arn: &str) {
-    tracing::warn!(%stream, arn, "the consumer was made anew; going on with its new ARN");
+    tracing::warn!(%stream, arn, "the consumer was recreated; continuing with its new ARN");
 }
 
 /// The consumer of a stream that was made again could not be had yet; its shards try on.
 pub(crate) fn consumer_failed(stream: &Stream, error: &dyn Display) {
-    tracing::debug!(%stream, %error, "could not find or register the consumer; trying again");
+    tracing::debug!(%stream, %error, "could not find or register the consumer; retrying");
 }
 
 pub(crate) fn deregister_failed(stream: &Stream, fault: &Fault) {
@@ -660,7 +660,7 @@ pub(crate) fn recreated(before: Option<i64>, stream: &Stream, rows: usize) {
         created_before = created(before),
         created_now = created(stream.created()),
         positions = rows,
-        "the stream was deleted and made again; its former positions are set aside, and it is read from the start that is \
+        "the stream was deleted and recreated; its former checkpoints are set aside, and it is read from the start that is \
          configured for a new stream"
     );
 }
@@ -669,16 +669,16 @@ pub(crate) fn recreated(before: Option<i64>, stream: &Stream, rows: usize) {
 pub(crate) fn task_ended(task: &'static str, cause: &str, restarted: bool) {
     counter!(PANICS, "task" => task).increment(1);
     if restarted {
-        tracing::error!(task, cause, "a background task ended by itself, and was started again; please report this");
+        tracing::error!(task, cause, "a background task ended unexpectedly and was restarted; please report this");
     } else {
-        tracing::error!(task, cause, "a background task ended by itself, so the input stops; please report this");
+        tracing::error!(task, cause, "a background task ended unexpectedly, so the input stops; please report this");
     }
 }
 
 /// Something that is done once panicked.
 pub(crate) fn gave_up(task: &'static str, cause: &str) {
     counter!(PANICS, "task" => task).increment(1);
-    tracing::error!(task, cause, "a part of the input gave up; please report this");
+    tracing::error!(task, cause, "a part of the input panicked; please report this");
 }
 
 pub(crate) fn resumed_at(names: &ShardNames, start: &StartPosition) {

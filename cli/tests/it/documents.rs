@@ -291,7 +291,12 @@ fn every_test_that_the_guarantees_name_is_there() {
     let names: Vec<_> =
         code_spans(&page).filter(|name| is_test_name(name) && !schema.contains(&format!("\"{name}\":"))).collect();
     assert!(names.len() > 20, "{names:?}");
-    for name in names {
+    // Below each invariant stand the tests that hold it.
+    let invariants = read("docs/architecture.md");
+    let lines = invariants.lines().filter(|line| line.starts_with("(`"));
+    let of_invariants: Vec<_> = lines.flat_map(code_spans).collect();
+    assert!(of_invariants.len() > 8, "{of_invariants:?}");
+    for name in names.into_iter().chain(of_invariants) {
         assert!(tests.contains(&format!("fn {name}()")), "there is no test named {name}");
     }
 }

@@ -12,7 +12,7 @@
 //! # use pipeline_plugin_api::{Input, Verdicts};
 //! # async fn all(input: Arc<dyn Input>) -> Result<Ending, DriverError> {
 //! let driver = Driver::new(input, DriverOptions::default());
-//! let stop = driver.stop_handle(); // stop.softly() from a signal handler
+//! let stop = driver.stop_handle(); // stop.soft(within) from a signal handler
 //! driver.run(|messages| async move {
 //!     println!("{} messages", messages.len());
 //!     Verdicts::ACK

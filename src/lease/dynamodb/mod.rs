@@ -509,7 +509,7 @@ impl SharedStore for DynamoDbStore {
             .expression_attribute_values(":now", row::time(self.table.time.now()))
             .expression_attribute_values(":none", AttributeValue::N("0".into()))
             .return_values(ReturnValue::AllNew);
-        let set = "SET HeartbeatAnswer = :heartbeat, Life = :life, Streams = :streams, Explicit = :explicit, SeenAt = :now, \
+        let set = "SET Beat = :beat, Life = :life, Streams = :streams, Explicit = :explicit, SeenAt = :now, \
                    LeaseMillis = :length, BeatMillis = :every";
         let update = if self.shown.load(Ordering::Relaxed) {
             update

@@ -365,11 +365,11 @@ impl Subscription {
         let now = Instant::now();
         match self.shared.shards.identity(now).await {
             // The coordinator hears of it too, and has this reader stopped.
-            StreamIdentity::Recreated => return Ok(Search::NotYet("the stream was deleted and made again".into())),
+            StreamIdentity::Recreated => return Ok(Search::NotYet("the stream was deleted and recreated".into())),
             StreamIdentity::Gone => {
                 let since = *self.stream_gone_since.get_or_insert(now);
                 if now.duration_since(since) >= STREAM_GONE_AFTER {
-                    return Err(self.fatal(&"the stream does not exist any more"));
+                    return Err(self.fatal(&"the stream no longer exists"));
                 }
                 return Ok(Search::NotYet("the stream does not exist; waiting for one of its name".into()));
             }

@@ -428,7 +428,7 @@ impl Checkpointer {
                 telemetry::release_failed(&key.0, &key.1, error);
                 self.health.failing(
                     Part::of(&progress.names, Aspect::End),
-                    &format_args!("its lease can't be given back: {error}"),
+                    &format_args!("its lease can't be released: {error}"),
                 );
             }
         }

@@ -154,7 +154,7 @@ impl Shard {
     }
 
     async fn ack(&mut self, number: u64) {
-        self.deliver(number).await.settle(Verdicts::ACK).unwrap();
+        self.deliver(number).await.settle_in_test(Verdicts::ACK).unwrap();
     }
 
     /// An event without records moves its place.
@@ -437,7 +437,7 @@ async fn a_loss_that_a_write_tells_of_stops_the_reading_and_calls_for_a_look() {
     bench.rob("a").await;
     bench.flushed().await;
     assert_eq!((shard.stop.is_cancelled(), bench.checkpointer.len(), bench.is_worth_a_look()), (true, 0, true));
-    late.settle(Verdicts::ACK).unwrap();
+    late.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!(shard.done(), 1, "an ack moves what is another's");
 }
 
@@ -535,7 +535,7 @@ async fn a_lease_is_given_back_once_the_host_has_nothing_of_the_shard() {
     bench.checkpointer.release_all();
     sleep(SECOND).await;
     assert!(bench.holder("a").await.is_some());
-    last.settle(Verdicts::ACK).unwrap();
+    last.settle_in_test(Verdicts::ACK).unwrap();
     sleep(SECOND).await;
     assert_eq!((bench.holder("a").await, bench.checkpoint("a").await), (None, after(1)));
 }
@@ -550,7 +550,7 @@ async fn acks_are_waited_for_as_long_as_the_grace_lasts_and_count_for_nothing_la
     bench.checkpointer.begin_release(&shard.key, ReleaseReason::Expired);
     sleep(GRACE + SECOND).await;
     // The last place is on its way.
-    late.settle(Verdicts::ACK).unwrap();
+    late.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!((shard.done(), bench.holder("a").await.is_some()), (1, true));
     sleep(2 * SECOND).await;
     assert_eq!((bench.holder("a").await, bench.checkpoint("a").await), (None, after(1)));
@@ -620,7 +620,7 @@ async fn an_end_is_stored_with_the_last_place_and_acks_move_nothing_behind_it() 
     assert_eq!(bench.checkpointer.store_end(&shard.progress, Some(at(9))).await, EndStored::Stored);
     assert_eq!((bench.holder("a").await, bench.checkpoint("a").await), (None, Some(Checkpoint::ShardEnd(Some(at(9))))));
     assert_eq!(bench.checkpointer.len(), 0);
-    late.settle(Verdicts::ACK).unwrap();
+    late.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!(shard.done(), 0);
 }
 
@@ -661,7 +661,7 @@ async fn in_the_end_all_places_are_stored_and_acks_move_nothing_more() {
     shard.ack(1).await;
     let late = shard.deliver(2).await;
     bench.checkpointer.finish().await.unwrap();
-    late.settle(Verdicts::ACK).unwrap();
+    late.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!((shard.done(), bench.checkpointer.len()), (1, 0));
     assert_eq!((bench.holder("a").await, bench.checkpoint("a").await), (None, after(1)));
 }
