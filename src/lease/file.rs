@@ -226,6 +226,9 @@ impl LeaseStore for FileStore {
                             if stream.is_other_life(created) {
                                 return Ok(Claim::HeldBy("another life of the stream".into()));
                             }
+                            if matches!(checkpoint, Some(Checkpoint::ShardEnd(_))) {
+                                return Ok(Claim::HeldBy("nobody: it has ended".into()));
+                            }
                             checkpoint
                         }
                         None => None,

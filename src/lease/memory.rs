@@ -205,8 +205,10 @@ impl Core {
             (ClaimFrom::Holder(expected), Some(hold)) => expected.is_same(hold),
             _ => false,
         };
+        let has_ended =
+            matches!(before.as_ref().and_then(|row| row.checkpoint.as_ref()), Some(Checkpoint::ShardEnd(_)));
         let is_other_life = stream.is_other_life(before.as_ref().and_then(|row| row.created));
-        if !as_expected || is_other_life {
+        if !as_expected || has_ended && hold.is_none() || is_other_life {
             return Claim::HeldBy(holder(hold));
         }
         let taken = hold.is_some_and(|hold| hold.worker != *me);

@@ -94,6 +94,9 @@ pub(crate) async fn every_store_keeps_what_it_promises(store: &dyn LeaseStore) {
     release(store, lease, None, None).await;
     let ended = row(store, "shard-1").await.unwrap();
     assert_eq!((ended.checkpoint.clone(), ended.hold.clone()), (Some(Checkpoint::ShardEnd(Some(last))), None));
+    // And an ended shard can't be claimed: the row would be left held if its claimer died.
+    assert!(is_refused(store, "shard-1", ClaimFrom::Nobody).await);
+    assert_eq!(row(store, "shard-1").await, Some(ended.clone()));
 
     // What is gone from the stream is forgotten, if nothing has changed.
     let before = Row { checkpoint: at("13"), ..ended.clone() };

@@ -85,7 +85,10 @@ async fn recreated_stream_is_read_while_running() {
     assert_eq!(session.status().state, State::Connected, "{:?}", session.status());
     close(&session).await;
     assert_eq!(bench.stored("a").await, Some(Checkpoint::After(checkpoint(120))));
-    assert_eq!(log.at(Level::WARN).iter().filter(|line| line.contains("recreated")).count(), 1);
+    assert_eq!(
+        log.at(Level::WARN).iter().filter(|line| line.contains("the stream was deleted and recreated")).count(),
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -84,7 +84,7 @@ async fn leases_that_can_not_be_renewed_for_want_of_credentials_are_told_and_hea
     with_store(
         &format!("dynamodb: {{table: {TABLE}, create: true}}"),
         RoleCredentials::Throttled,
-        "the leases could not be renewed",
+        "the leases have expired",
     )
     .await;
 }

@@ -385,7 +385,8 @@ impl LeaseStore for DynamoDbStore {
             ),
         };
         let (update, condition) = match from {
-            ClaimFrom::Nobody => (update, "attribute_not_exists(ClientID)".to_owned()),
+            // A shard that another worker has finished meanwhile is nobody's to claim: its row would be left held if the claimer died.
+            ClaimFrom::Nobody => (update, "attribute_not_exists(ClientID) AND attribute_not_exists(Ended)".to_owned()),
             ClaimFrom::Holder(hold) => {
                 let (update, condition) = held_as(update, hold);
                 (update, condition.to_owned())
