@@ -1,21 +1,21 @@
-//! Who should have which shard?
+//! Which worker should have which shard?
 //!
-//! Pure. Every worker computes the same plan from what it sees, and carries out its own part of it: it claims what is
-//! free or left behind, and asks for what another one has too much of. Nobody leads.
+//! This module is pure. Every worker computes the same plan from what it sees, and carries out its own part of it: it
+//! claims free and expired shards, and requests shards from workers that have too many. There is no leader.
 //!
-//! Of each stream every worker gets the same number of shards, or one more; and the ones more are dealt so that over
-//! all streams, too, nobody has two more than another. Among all plans that do so, the one with the fewest moves is
-//! taken. Ties are broken by a hash of names alone, so a plan that has been carried out in part is still the plan.
+//! Each worker gets the same number of shards of each stream, or one more. The extra shards are assigned so that over
+//! all streams, too, no worker has two more than another. Among all plans that do so, the one with the fewest moves is
+//! chosen. Ties are broken by a hash of names alone, so a plan that has been carried out in part is still the plan.
 
 use std::collections::VecDeque;
 
-/// One who takes shards.
+/// A worker that takes shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member<'a> {
     pub(crate) name: &'a str,
-    /// Another program: it is left what it has, up to its share, and is given nothing.
+    /// Whether this is another program. It keeps the shards that it has, up to its quota, and is assigned no others.
     pub(crate) foreign: bool,
-    /// Which streams it takes shards of, by their index.
+    /// For each stream, by index, whether the worker takes shards of it.
     pub(crate) streams: Vec<bool>,
 }
 
@@ -24,13 +24,14 @@ pub(crate) struct Member<'a> {
 pub(crate) struct Share<'a> {
     pub(crate) stream: usize,
     pub(crate) name: &'a str,
-    /// Who has it, or will have it since he asked for it: an index into the members.
+    /// The worker that has the shard, or that has requested it and will get it: an index into the members.
     pub(crate) owner: Option<usize>,
 }
 
-/// Who should have each of the shards, as an index into the members; `None` where nobody takes the stream.
+/// Returns which worker should have each of the shards, as an index into the members; `None` where no worker takes the
+/// stream.
 ///
-/// `members` and `shards` have to come in the same order for everyone: sorted by name.
+/// All workers must pass `members` and `shards` in the same order: sorted by name.
 pub(crate) fn plan(members: &[Member<'_>], streams: &[&str], shards: &[Share<'_>]) -> Vec<Option<usize>> {
     let mut plan: Vec<Option<usize>> = vec![None; shards.len()];
     let mut open: Vec<usize> = Vec::new();
@@ -38,7 +39,7 @@ pub(crate) fn plan(members: &[Member<'_>], streams: &[&str], shards: &[Share<'_>
     for (at, _) in streams.iter().enumerate() {
         let takers = members.iter().filter(|member| member.streams[at]).count();
         let all = shards.iter().filter(|shard| shard.stream == at).count();
-        // What others hold, up to their share.
+        // Other programs keep what they hold, up to their quota.
         for (who, member) in members.iter().enumerate() {
             if member.foreign {
                 quota[at][who] = if takers == 0 { 0 } else { all.div_ceil(takers) };
@@ -71,7 +72,7 @@ pub(crate) fn plan(members: &[Member<'_>], streams: &[&str], shards: &[Share<'_>
     plan
 }
 
-/// Deals the open shards of these streams to these members.
+/// Assigns the open shards of these streams to these members.
 fn deal(
     members: &[Member<'_>],
     streams: &[&str],
@@ -110,7 +111,7 @@ fn deal(
         let base = total[row] / takers.len();
         let mut left: Vec<usize> = (0..takers.len()).map(|taker| base + usize::from(gets_more[row][taker])).collect();
         let mut moving = Vec::new();
-        // Who has a shard keeps it, up to what he should have.
+        // A worker that has a shard keeps it, up to the number that it should have.
         for at in open.iter().copied().filter(|at| shards[*at].stream == *stream) {
             match shards[at].owner.and_then(checkpoint) {
                 Some(taker) if left[taker] > 0 => {
@@ -127,13 +128,13 @@ fn deal(
     }
 }
 
-/// That someone need not give away a shard outweighs every tie-break.
+/// The weight of keeping a shard where it is, which exceeds every tie-break.
 const KEEPS: i64 = 1 << 24;
-/// That everyone has his fair number outweighs all.
+/// The weight of a fair total for every worker, which exceeds all other weights.
 const FAIR: i64 = 1 << 40;
 
-/// Deals `extras[s]` extra shards of each stream to different takers, so that the totals differ by one at most, and the
-/// sum of the wishes that come true is as great as can be. A flow of least cost.
+/// Assigns `extras[s]` extra shards of each stream to different takers, so that the totals differ by at most one and
+/// the sum of the fulfilled `wishes` is as large as possible. It is a flow of least cost.
 fn deal_extras(extras: &[usize], takers: usize, wishes: &[Vec<i64>]) -> Vec<Vec<bool>> {
     let all: usize = extras.iter().sum();
     let (least, more) = (all / takers, all % takers);
@@ -161,9 +162,9 @@ fn deal_extras(extras: &[usize], takers: usize, wishes: &[Vec<i64>]) -> Vec<Vec<
     dealt
 }
 
-/// A network, and what flows in it.
+/// A flow network and the flow in it.
 struct Flow {
-    /// Each followed by its reverse.
+    /// Each edge is followed by its reverse.
     edges: Vec<Edge>,
     out: Vec<Vec<usize>>,
 }
@@ -188,7 +189,7 @@ impl Flow {
         }
     }
 
-    /// Sends one more from source to sink, in the cheapest way; whether there was one.
+    /// Sends one more unit from source to sink along the cheapest path. Returns whether there was one.
     fn push(&mut self, source: usize, sink: usize) -> bool {
         let mut cost = vec![i64::MAX; self.out.len()];
         let mut by: Vec<Option<usize>> = vec![None; self.out.len()];
@@ -224,7 +225,7 @@ impl Flow {
     }
 }
 
-/// FNV-1a over some names: the same for everyone, whatever they were built with.
+/// FNV-1a over some names. The result is the same for all workers, however they were built.
 fn hash(names: &[&str]) -> u32 {
     let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
     let hash =

@@ -1,4 +1,4 @@
-//! Do plans do what they promise, and do whole fleets come to rest?
+//! Do plans keep what they promise, and do whole fleets settle?
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ fn spread(counts: &[usize]) -> usize {
     counts.iter().max().unwrap() - counts.iter().min().unwrap()
 }
 
-/// The fewest moves that any fair plan needs, by trying all of them.
+/// Finds the fewest moves that any fair plan needs, by trying all of them.
 fn fewest_moves(has: &[Vec<usize>], totals: &[usize], members: usize) -> usize {
     fn go(stream: usize, has: &[Vec<usize>], totals: &[usize], sums: &[usize], moves: usize, best: &mut usize) {
         let members = sums.len();
@@ -94,7 +94,7 @@ proptest! {
         let totals: Vec<usize> = streams.iter().map(Vec::len).collect();
         prop_assert_eq!(moves, fewest_moves(&has, &totals, members));
 
-        // Carried out in part, in any order, it is still the plan.
+        // A plan that was carried out in part, in any order, is still the plan.
         for half in 0..2 {
             let mut later = shards.clone();
             for (at, share) in later.iter_mut().enumerate() {
@@ -108,7 +108,7 @@ proptest! {
 }
 
 proptest! {
-    /// More than can be compared with all other plans.
+    /// The plan is fair for more streams than can be compared with all other plans.
     #[test]
     fn many_streams_are_dealt_fairly(
         members in 2_usize..12,
@@ -180,23 +180,23 @@ fn workers_that_read_different_streams_are_compared_within_each() {
 const LEASE: u32 = 30;
 const PERIOD: u32 = 30;
 const BEAT: u32 = 5;
-/// How often the row of an idle shard is renewed.
+/// The time in seconds between two renewals of the row of an idle shard.
 const RENEWAL: u32 = 45;
-/// The commit period and the grace period, as they are by default.
+/// The default commit period plus the default grace period, in seconds.
 const HANDED_OVER_WITHIN: u32 = 7;
 
-/// A worker of a simulated fleet, which carries out its rounds at once.
+/// A worker of a simulated fleet, which carries out its actions at once.
 struct SimWorker {
     store: MemoryStore,
     presence: Presence,
     liveness: Liveness,
     leases: BTreeMap<(Stream, ShardId), Lease>,
     asked: HashMap<(Stream, ShardId), Asked>,
-    /// The second of its next look and beat.
+    /// The second of its next rebalance. `heartbeat` is the second of its next heartbeat.
     look: u32,
     heartbeat: u32,
     wake_ups: u64,
-    /// Calls since its last regular look, and the most there were.
+    /// The calls since its last regular rebalance. `most_calls` is the largest such number.
     calls: u64,
     most_calls: u64,
 }
@@ -209,7 +209,7 @@ struct Sim {
     start: Instant,
     second: u32,
     owners: HashMap<(Stream, ShardId), WorkerId>,
-    /// How often each shard went from one worker to another.
+    /// How often each shard moved from one worker to another.
     moves: HashMap<(Stream, ShardId), u32>,
     random: fastrand::Rng,
     named: u32,
@@ -238,7 +238,7 @@ impl Sim {
         }
     }
 
-    /// A worker shows itself, and looks for the first time a little later.
+    /// Adds a worker, which sends a heartbeat now and rebalances for the first time a little later.
     fn add(&mut self) {
         self.named += 1;
         let name = format!("worker-{:08x}-{}", self.random.u32(..), self.named);
@@ -302,7 +302,7 @@ impl Sim {
         let rows: Vec<_> = self.streams.iter().map(|(stream, _)| now(worker.store.rows(stream)).unwrap()).collect();
         let seen = self.streams.iter().zip(&rows).map(|((stream, _), rows)| (stream, &**rows));
         worker.liveness.look(clock, &workers, seen);
-        // What others ask for is given at once.
+        // A shard that another worker requested is handed over at once.
         for ((stream, _), rows) in self.streams.iter().zip(&rows) {
             for row in rows {
                 let key = (stream.clone(), row.shard.clone());
@@ -382,7 +382,8 @@ impl Sim {
         };
     }
 
-    /// How many shards of each stream each live worker has.
+    /// Returns how far the live workers differ in shards within a stream and over all streams, and how many shards are
+    /// owned.
     fn spread(&self) -> (usize, usize, usize) {
         let mut sums = vec![0; self.workers.len()];
         let mut within = 0;
@@ -403,7 +404,7 @@ impl Sim {
         within <= 1 && over_all <= 1 && owned == all
     }
 
-    /// Runs until all is balanced; how many seconds that took.
+    /// Runs until all shards are balanced. Returns how many seconds that took.
     fn settle(&mut self, at_most: u32) -> u32 {
         let begin = self.second;
         while !self.is_balanced() {
@@ -411,7 +412,7 @@ impl Sim {
             self.action();
         }
         let took = self.second - begin;
-        // And stays so.
+        // The fleet stays balanced.
         let moves = self.total_moves();
         for _ in 0..2 * PERIOD {
             self.action();
@@ -429,7 +430,7 @@ impl Sim {
         self.moves.values().copied().max().unwrap_or(0)
     }
 
-    /// A soft stop: leases are given back at once.
+    /// Stops a worker gracefully: its leases are released at once.
     fn stop(&mut self, at: usize) {
         let mut worker = self.workers.remove(at);
         let leases = std::mem::take(&mut worker.leases).into_values();
@@ -473,7 +474,7 @@ fn fleets_come_to_rest() {
                 sim.total_moves(),
                 sim.most_moves(),
             );
-            // Looks and nudges, and a few calls for each shard that comes or goes.
+            // The bound covers reads and wake-ups, and a few calls for each shard that comes or goes.
             let share = all.div_ceil(workers) as u64 + 1;
             let bound = (20 + 4 * share) * (shards.len() as u64 + 1) + 2 * workers as u64;
             assert!(calls <= bound, "{calls} calls of at most {bound}");
@@ -494,7 +495,7 @@ fn fleets_come_to_rest() {
         assert!(sim.total_moves() as usize <= all.div_ceil(workers + 1) + shards.len());
 
         if all > 1000 {
-            // It takes long, and would show nothing new.
+            // The rest would take long and show nothing new.
             continue;
         }
         sim.forget_moves();
@@ -519,7 +520,7 @@ fn six_workers_start_together() {
     for seed in 0..50 {
         let mut sim = Sim::new(seed, &[25]);
         for _ in 0..6 {
-            // Within ten seconds.
+            // The workers start within ten seconds.
             for _ in 0..fastrand::Rng::with_seed(seed).u32(0..3) {
                 sim.action();
             }
@@ -543,7 +544,7 @@ fn a_rolling_restart_moves_as_few_shards_as_it_has_to() {
         let away = sim.settle(2 * PERIOD);
         sim.add();
         let back = sim.settle(2 * PERIOD);
-        // Eight have to go elsewhere, and eight to the new one.
+        // Eight shards must move to the other workers, and eight to the new one.
         assert_eq!(sim.total_moves(), 16, "after {away} s and {back} s");
     }
 }

@@ -1,8 +1,8 @@
-//! Leases in one file, for one process.
+//! How does one process keep its leases in a file?
 //!
 //! The file is a redb database: a commit is on the disk before it returns, and a process that is killed at any point
-//! leaves either the state before a commit or the one after it. Beside it lies `<file>.lock`, locked by the process
-//! that uses the file and naming it.
+//! leaves either the state before a commit or the one after it. Next to the file is `<file>.lock`, which is locked by
+//! the process that uses the file and contains that process's name.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,52 +23,54 @@ use super::{
 use crate::model::{SequenceNumber, ShardId, Stream};
 use crate::sync::{Mutex, lock};
 
-/// Places, by stream ARN and shard: a [`StoredPlace`] as JSON.
+/// The checkpoints, by stream ARN and shard: each is a [`StoredPlace`] as JSON.
 const PLACES: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("places");
-/// Places of streams that were deleted and made again, by stream ARN and shard: the last that was set aside.
+/// The checkpoints of streams that were deleted and recreated, by stream ARN and shard: the last one that was set
+/// aside.
 const FORMER: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("former");
-/// What "latest" means, by stream ARN, in milliseconds since 1970.
+/// The timestamp that "latest" means, by stream ARN, in milliseconds since 1970.
 const PINS: TableDefinition<'_, &str, i64> = TableDefinition::new("latest");
-/// What the file itself is: its format and its name.
+/// The description of the file itself: its format and its name.
 const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
 const FORMAT: &str = "1";
-/// How long to wait for a file that is in use, and how often to look. An input that was dropped without a close, or a
-/// process that is being replaced, lets go of it within moments.
+/// How long to wait for a file that is in use, and how often to check. An input that was dropped without a close, or a
+/// process that is being replaced, releases the file within moments.
 const LETS_GO_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A place, as the file has it. Fields may be added; what is unknown is passed over.
+/// A checkpoint, as the file stores it. Fields may be added; unknown fields are ignored.
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredPlace {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     ended: bool,
-    /// When the stream was created that it belongs to, in milliseconds since 1970.
+    /// When the stream of the checkpoint was created, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     created: Option<i64>,
 }
 
-/// The store in a file.
+/// The store that keeps its leases in a file.
 #[derive(Debug, Clone)]
 pub(crate) struct FileStore {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// `None` after something went wrong with it: redb takes nothing any more after an error of the disk, so it is opened
-    /// anew, which repairs it.
+    /// The open database; `None` after a failure. Because redb accepts nothing after a disk error, the file is then
+    /// opened again, which repairs it.
     database: Mutex<Option<Database>>,
     opener: Opener,
     path: PathBuf,
     identity: String,
-    /// The shards that are claimed, with the epoch of the claim. In memory: a process that is gone owns nothing.
+    /// The shards that are claimed, with the epoch of each claim. They are kept in memory: a process that has ended
+    /// owns nothing.
     claims: Mutex<Claims>,
-    /// Held for as long as the store lives. After `database`, so that it goes last.
+    /// The lock, which is held as long as the store exists. It comes after `database`, so that it is dropped last.
     _lock: LockFile,
 }
 
-/// How the database of a path is opened; made if it isn't there, where the flag says so.
+/// The function that opens the database of a path. If the flag is set, it creates a missing file.
 type Opener = Box<dyn Fn(&Path, bool) -> Result<Database, DatabaseError> + Send + Sync>;
 
 #[derive(Debug, Default)]
@@ -78,11 +80,12 @@ struct Claims {
 }
 
 impl FileStore {
-    /// Opens the file, or makes it.
+    /// Opens the file, or creates it.
     ///
     /// # Errors
     ///
-    /// When another process uses it, when it can't be read or written, or when it is something else.
+    /// It fails if another process uses the file, if the file can't be read or written, or if it is not a checkpoint
+    /// file.
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
         let give_up = Instant::now() + LETS_GO_WITHIN;
         loop {
@@ -107,7 +110,7 @@ impl FileStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Makes the tables, checks the format and finds the name of the file.
+    /// Creates the tables, checks the format and finds the name of the file.
     fn prepare(database: &Database, path: &Path) -> Result<String, StoreError> {
         let what = "prepare the checkpoint file";
         let write = database.begin_write().map_err(failed(what))?;
@@ -145,7 +148,7 @@ impl FileStore {
 
 fn open_database(path: &Path, create: bool) -> Result<Database, DatabaseError> {
     let mut builder = Database::builder();
-    // A file that was changed by something else is an error then, and no panic.
+    // A file that another program changed then causes an error and no panic.
     builder.set_check_integrity_on_open(true);
     if create { builder.create(path) } else { builder.open(path) }
 }
@@ -156,7 +159,7 @@ impl fmt::Debug for Inner {
     }
 }
 
-/// A name for a new file: the file's own, and something that no other file has.
+/// Makes the name of a new file: its own file name, and a part that no other file has.
 fn new_identity(path: &Path) -> String {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let stem: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || "_.-".contains(*c)).take(64).collect();
@@ -246,7 +249,7 @@ impl LeaseStore for FileStore {
             .await
     }
 
-    /// All of them on the disk, or none.
+    /// Stores all of the writes on the disk, or none.
     async fn commit(&self, writes: Vec<Commit>) -> Vec<Result<CommitOutcome, StoreError>> {
         self.store(writes).await
     }
@@ -318,7 +321,8 @@ impl FileStore {
 }
 
 impl Inner {
-    /// Does something with the database where that holds nobody up. If it fails, the next call opens the file anew.
+    /// Runs work on the database on a thread where blocking is allowed. If it fails, the next call opens the file
+    /// again.
     async fn work<T: Send + 'static>(
         self: Arc<Self>,
         what: &'static str,
@@ -326,7 +330,7 @@ impl Inner {
     ) -> Result<T, StoreError> {
         blocking(what, move || {
             let mut slot = lock(&self.database);
-            // Left empty if this panics.
+            // The slot stays empty if this panics.
             let database = match slot.take() {
                 Some(database) => database,
                 None => self.reopen()?,
@@ -340,7 +344,7 @@ impl Inner {
         .await
     }
 
-    /// Opens the file again. It has to be the one that it was.
+    /// Opens the file again, which must still be the same file.
     fn reopen(&self) -> Result<Database, StoreError> {
         let what = "open the checkpoint file again";
         if !self.path.exists() {
@@ -385,7 +389,7 @@ impl Inner {
         Ok(written)
     }
 
-    /// A place, and when its stream was created.
+    /// Reads a checkpoint, and when its stream was created.
     fn checkpoint(&self, text: &str) -> Result<(Option<Checkpoint>, Option<i64>), StoreError> {
         checkpoint(text).map_err(|what| StoreError::Foreign { path: self.path.clone(), what })
     }
@@ -393,12 +397,12 @@ impl Inner {
 
 fn begin_write(database: &Database, what: &'static str) -> Result<redb::WriteTransaction, StoreError> {
     let mut write = database.begin_write().map_err(failed(what))?;
-    // On the disk before it returns: what was stored survives a power cut too.
+    // The write is on the disk before the commit returns, so that it survives a power failure too.
     write.set_durability(Durability::Immediate).map_err(failed(what))?;
     Ok(write)
 }
 
-/// A place, and when its stream was created; or what is wrong with it.
+/// Reads a checkpoint and when its stream was created, or says what is wrong with it.
 fn checkpoint(text: &str) -> Result<(Option<Checkpoint>, Option<i64>), String> {
     let stored: StoredPlace =
         serde_json::from_str(text).map_err(|error| format!("a checkpoint in it can't be read: {error}"))?;
@@ -414,7 +418,7 @@ fn checkpoint(text: &str) -> Result<(Option<Checkpoint>, Option<i64>), String> {
     Ok((checkpoint, stored.created))
 }
 
-/// What is known of a shard. What can't be read of it is the shard's, not the file's.
+/// Makes the row of a shard. A checkpoint that can't be read is an error of the shard, not of the file.
 fn row(shard: &str, text: &str) -> Row {
     match checkpoint(text) {
         Ok((checkpoint, created)) => Row { created, ..Row::new(shard, checkpoint) },
@@ -422,7 +426,7 @@ fn row(shard: &str, text: &str) -> Row {
     }
 }
 
-/// Removes a row that is still as it was read; what was stored in it.
+/// Removes a row that has not changed since it was read. Returns the stored text, if it was removed.
 fn remove_unchanged(
     table: &mut redb::Table<'_, (&'static str, &'static str), &'static str>,
     stream: &Stream,
@@ -446,7 +450,7 @@ fn stored_text(checkpoint: &Option<Checkpoint>, created: Option<i64>) -> Result<
     serde_json::to_string(&StoredPlace { after: after.map(ToString::to_string), ended, created })
 }
 
-/// Runs what waits for the disk where it holds nobody up.
+/// Runs work that waits for the disk on a thread where blocking is allowed.
 async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
@@ -469,10 +473,11 @@ fn opening(path: &Path, error: &DatabaseError) -> StoreError {
     StoreError::Unusable { path: path.into(), cause: error.to_string(), advice }
 }
 
-/// `<file>.lock`: locked for as long as this lives, with a line that says who locked it.
+/// The file `<file>.lock`, which is locked as long as this value exists. One line in it names the process that locked
+/// it.
 #[derive(Debug)]
 struct LockFile {
-    // The lock goes with the handle, also when the process is killed.
+    // The lock is released with the handle, also when the process is killed.
     _handle: File,
 }
 
@@ -497,7 +502,7 @@ impl LockFile {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // If it can't be read, who holds it stays unknown; that it is held is what matters.
+                // If the text can't be read, the holder stays unknown; what matters is that the file is locked.
                 let _ = handle.read_to_string(&mut holder);
                 let holder = holder.trim();
                 let holder = if holder.is_empty() { "another process" } else { holder };
@@ -534,7 +539,7 @@ mod tests {
             store.identity().await.unwrap()
         };
         let store = FileStore::open(&path).await.unwrap();
-        // The lease of the process before has gone with it.
+        // The lease of the earlier process ended with that process.
         let Claim::Owned(_, found) = store.claim(&stream, &shard, ClaimFrom::Nobody).await.unwrap() else {
             panic!("held")
         };
@@ -578,7 +583,7 @@ mod tests {
         assert!(matches!(other, StoreError::Unusable { .. }), "{other}");
     }
 
-    /// A disk that refuses some of what is asked of it.
+    /// A disk that refuses some operations.
     #[derive(Debug)]
     struct Disk {
         file: redb::backends::FileBackend,
@@ -587,13 +592,13 @@ mod tests {
 
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Trouble {
-        /// It is full: it takes no more bytes, and no more length.
+        /// The disk is full: it accepts no more bytes and no greater length.
         Full,
-        /// Nothing that is written or synced gets there.
+        /// Every write and every sync fails.
         Io,
-        /// It was mounted read-only.
+        /// The disk was mounted read-only.
         ReadOnly,
-        /// Nothing can be read either.
+        /// Reads fail too.
         Dead,
     }
 
@@ -637,7 +642,7 @@ mod tests {
         }
     }
 
-    /// A store on such a disk, and a shard that is claimed.
+    /// A store on a [`Disk`], and the lease of a shard that is claimed.
     struct OnDisk {
         folder: tempfile::TempDir,
         trouble: Arc<Mutex<Option<Trouble>>>,
@@ -671,7 +676,8 @@ mod tests {
             self.store.rows(&self.lease.stream).await.unwrap().remove(0).checkpoint
         }
 
-        /// Stores through a spell of trouble; by itself it stores again afterwards, and nothing of before is lost.
+        /// Stores checkpoints during and after trouble: the store recovers by itself, and no earlier checkpoint is
+        /// lost.
         async fn survives(&self, trouble: Trouble) {
             self.write(1).await.unwrap();
             *lock(&self.trouble) = Some(trouble);

@@ -1,8 +1,9 @@
-//! Are our leases good?
+//! What keeps the leases of this worker valid?
 //!
-//! The keeper shows every few seconds that this worker is alive, which renews all its leases at once. It waits for
-//! nothing but the store: not for reading, not for delivery. If it could not show itself for a lease period, others may
-//! have taken our shards: then it stops reading them all before anything else is done.
+//! The heartbeat shows every few seconds that this worker is alive, which renews all its leases at once. It waits for
+//! nothing but the store: neither for reading nor for delivery. If no heartbeat succeeds for a lease period, other
+//! workers may have taken over the shards of this worker. Reading of all shards then stops before anything else is
+//! done.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,27 +19,28 @@ use crate::retry::backoff::Backoff;
 use crate::telemetry;
 use crate::telemetry::health::{Health, Part};
 
-/// The shortest timeout of a beat.
+/// The shortest timeout of a heartbeat, where the lease leaves room for it.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long it may take to take back what a connect showed that was given up.
+/// How long the worker's row may take to be removed after a connect that was dropped.
 const TAKE_BACK_WITHIN: Duration = Duration::from_secs(5);
-/// How long to wait after a beat that failed, at first.
+/// The first delay after a failed heartbeat.
 const FIRST_RETRY: Duration = Duration::from_millis(300);
 
-/// What a heartbeat finds out that concerns the rest of the input.
+/// An event of the heartbeat that concerns the rest of the input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LeaseEvent {
-    /// The leases are past their time: every shard has to be given up.
+    /// The leases have expired: every shard must be given up.
     Expired,
-    /// The leases count again.
+    /// The leases are valid again.
     Recovered,
     /// Another worker asks this one to rebalance at once.
     Woken,
-    /// Another process goes by the name of this worker, as the text says. No heartbeat follows.
+    /// Another process uses the name of this worker, as the text says. No further heartbeat is sent.
     Replaced(String),
 }
 
-/// Hears of every [`LeaseEvent`], at once: when it returns, what follows from the event has been started.
+/// The handler that is called at once with every [`LeaseEvent`]. When it returns, what follows from the event has been
+/// started.
 pub(crate) struct EventHandler(Box<dyn Fn(LeaseEvent) + Send + Sync>);
 
 impl EventHandler {
@@ -53,37 +55,47 @@ impl fmt::Debug for EventHandler {
     }
 }
 
-/// Shows that this worker is alive.
+/// The task that shows that this worker is alive.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
+    /// The store that the heartbeats are written to.
     pub(crate) store: Arc<dyn LeaseStore>,
+    /// What the heartbeats publish about this worker.
     pub(crate) presence: Presence,
+    /// The lease period, by which each successful heartbeat extends the validity.
     pub(crate) lease: Duration,
+    /// The time between two heartbeats.
     pub(crate) every: Duration,
+    /// The validity of the leases, which the heartbeat extends and ends.
     pub(crate) validity: Arc<LeaseValidity>,
+    /// The health, which is told about failed heartbeats and expired leases.
     pub(crate) health: Arc<Health>,
-    /// Hears of what concerns the rest of the input.
+    /// The handler of the events that concern the rest of the input.
     pub(crate) on_event: EventHandler,
+    /// The number of wake-ups at the last heartbeat. A heartbeat that returns another number causes
+    /// [`LeaseEvent::Woken`].
     pub(crate) wake_ups: u64,
 }
 
-/// How often to beat: three in a lease, so that one or two may fail, and often enough to hear of requests in time.
+/// The time between two heartbeats: at most a third of the lease period, so that one or two may fail, and at most the
+/// commit period, so that requests of other workers are seen in time.
 pub(crate) fn heartbeat_period(lease: Duration, commit: Duration) -> Duration {
     (lease / 3).min(commit)
 }
 
-/// How long a beat may be on its way: as long as until the next one is due, and a second at least where the lease leaves
-/// room for that. A table that takes longer than a short `commit_period` is no reason to give up the leases.
+/// The timeout of a heartbeat: the time until the next one is due, and at least one second where the lease leaves room
+/// for it. A table that takes longer than a short `commit_period` is no reason to give up the leases.
 pub(crate) fn heartbeat_timeout(lease: Duration, commit: Duration) -> Duration {
     heartbeat_period(lease, commit).max(SHORTEST_TIMEOUT).min(lease / 3)
 }
 
-/// The first beat. From when the tenure runs, and how often we were nudged.
+/// Sends the first heartbeat. Returns the validity of the leases, which counts from before the heartbeat was sent, and
+/// the number of wake-ups so far.
 ///
 /// # Cancel safety
 ///
-/// A beat that is on its way can't be called back. If this is dropped, one of `tasks` waits for its answer and takes back what
-/// it showed, so that the others don't wait for a worker that is not there.
+/// A heartbeat on its way can't be called back. If this future is dropped, one of `tasks` waits for the answer and
+/// removes the worker's row, so that the other workers don't wait for a worker that does not exist.
 pub(crate) async fn begin(
     store: &Arc<dyn LeaseStore>,
     presence: Presence,
@@ -99,7 +111,7 @@ pub(crate) async fn begin(
             Ok(HeartbeatAnswer::Replaced) => Err(replaced(shared)),
             other => other,
         };
-        // Whatever the answer: the beat may have been written.
+        // The row is removed whatever the answer says, because the heartbeat may have been written.
         if answer.send(outcome).is_err()
             && let Ok(Err(error)) = timeout(TAKE_BACK_WITHIN, shared.leave()).await
         {
@@ -121,7 +133,7 @@ fn replaced(store: &dyn SharedStore) -> StoreError {
 }
 
 impl Heartbeat {
-    /// Beats for ever, or until another process goes by our name.
+    /// Sends heartbeats indefinitely, or until another process uses the name of this worker.
     pub(crate) async fn run(mut self) {
         let Some(store) = self.store.shared() else { return };
         let mut ticks = interval(self.every);
@@ -132,7 +144,8 @@ impl Heartbeat {
         let mut over = false;
         loop {
             ticks.tick().await;
-            // Who slept for long finds out here, before others are told that we are alive.
+            // A process that was suspended for long finds out here, before its next heartbeat tells the other workers
+            // that it is alive.
             over = self.check(over);
             let start = Instant::now();
             let heartbeat = store.heartbeat(&self.presence);
@@ -167,7 +180,7 @@ impl Heartbeat {
                     let again = Instant::now() + backoff.next_delay(fastrand::f64());
                     telemetry::heartbeat_failed(&error, backoff.tries());
                     self.health.failing(Part::LeaseTable, &format!("the leases can't be renewed: {error}"));
-                    // That our leases are over is not found out later for it.
+                    // The wait ends when the leases expire, so that the retry delay does not hide the expiry.
                     sleep_until(if over { again } else { again.min(self.validity.end()) }).await;
                     ticks.reset_immediately();
                 }
@@ -175,7 +188,7 @@ impl Heartbeat {
         }
     }
 
-    /// Whether our leases are over; if that is new, everything is stopped.
+    /// Returns whether the leases are expired. If that is new, everything is stopped.
     fn check(&self, before: bool) -> bool {
         let over = self.validity.is_expired();
         if over && !before {

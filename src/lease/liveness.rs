@@ -1,14 +1,16 @@
-//! Who is alive, as far as we saw?
+//! Which workers are alive, as far as this worker has seen?
 //!
-//! Pure. Clocks of different machines differ, so nothing that another one wrote about time is believed. What counts is
-//! when we saw something change, on our own clock: a worker whose beat did not change for a lease period is gone.
+//! This module is pure. The clocks of different machines differ, so times that other workers write are ignored.
+//! Liveness is judged by when this worker saw a change, on its own clock: a worker whose heartbeat did not change for a
+//! lease period is dead.
 //!
-//! The owner counts its lease from before its last beat was written, and we count from after we saw it. So it knows
-//! that its lease is over before we do.
+//! The owner counts its lease from before its last heartbeat was written, and other workers count from after they saw
+//! the heartbeat. The owner therefore knows before they do that its lease has expired.
 //!
-//! Every holder renews its rows too, whether it beats or is another program: one and a half lease periods apart at most
-//! where it is ours, and Connect takes what was not renewed for three. So a row that was not renewed for three is held by
-//! nobody, even if one of its holder's name is alive: it may be in another life, which doesn't know of it.
+//! Every holder renews its rows too, whether it sends heartbeats or is another program: this input at least every one
+//! and a half lease periods, and Redpanda Connect takes rows that were not renewed for three. So a row that was not
+//! renewed for three lease periods counts as free, even if a worker with the holder's name is alive: that worker may
+//! have been restarted and know nothing of the lease.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -18,29 +20,33 @@ use tokio::time::Instant;
 use super::{Hold, Row, Worker};
 use crate::model::{ShardId, Stream, WorkerId};
 
-/// After so many lease periods a row that was not renewed is nobody's.
+/// A row that was not renewed for this many lease periods is free.
 const UNRENEWED: u32 = 3;
-/// After so many lease periods without a sign of life a worker's row is removed.
+/// The row of a worker is removed after this many lease periods without a heartbeat.
 const BURIED_AFTER: u32 = 10;
 
-/// What we have seen.
+/// The workers and leases that this worker has seen, and when each last changed.
 #[derive(Debug)]
 pub(crate) struct Liveness {
-    /// How long our own leases are, and those of whoever doesn't show how long his are.
+    /// The lease period of this worker, which also stands for workers that do not publish theirs.
     lease: Duration,
+    /// The workers that have a row or hold a shard, as of the last read of the table.
     workers: HashMap<WorkerId, Life>,
+    /// The leases, by stream and shard, as of the last read of the table.
     holds: HashMap<Stream, HashMap<ShardId, Seen>>,
+    /// Whether the table has been read before. A change can be proven only from the second read on.
     looked_before: bool,
-    /// When a worker was seen for the first time, the last time; we ourselves are new at our first look.
+    /// When a worker was last seen for the first time. This worker itself counts as new at its first read of the table.
+    /// A rebalance reads it before it requests shards.
     arrival: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Life {
-    /// Its last beat; `None` if only leases of it were seen.
+    /// The last heartbeat of the worker; `None` if only leases of it were seen.
     heartbeat: Option<String>,
     sign: Sign,
-    /// How long its leases are.
+    /// The lease period of the worker.
     lease: Duration,
 }
 
@@ -48,25 +54,25 @@ struct Life {
 #[derive(Debug)]
 struct Seen {
     hold: Hold,
-    /// The last sign of life of this very lease.
+    /// The last sign of life of this lease.
     sign: Sign,
 }
 
-/// A sign of life.
+/// A sign of life, and when it was seen.
 #[derive(Debug, Clone, Copy)]
 struct Sign {
     at: Instant,
-    /// Seen to happen, not just there when we first looked: that may have been left behind long ago.
+    /// Whether a change was seen. A row that was there at the first read of the table may belong to a dead worker.
     proven: bool,
 }
 
 impl Liveness {
-    /// Watches leases of this length.
+    /// Starts without knowledge, with the lease period of this worker.
     pub(crate) fn new(lease: Duration) -> Self {
         Self { lease, workers: HashMap::new(), holds: HashMap::new(), looked_before: false, arrival: None }
     }
 
-    /// Learns what is there now.
+    /// Records what the table shows now.
     pub(crate) fn look<'a>(
         &mut self,
         now: Instant,
@@ -100,11 +106,11 @@ impl Liveness {
                 let seen = match before.remove(&row.shard) {
                     Some(seen) if seen.hold == *hold => seen,
                     None => Seen { hold: hold.clone(), sign: there },
-                    // Renewed, or claimed anew; other programs pass nothing on.
+                    // The lease was renewed or claimed anew. Other programs hand nothing over.
                     Some(before) if before.hold.worker == hold.worker || hold.epoch.is_none() => {
                         Seen { hold: hold.clone(), sign: happened }
                     }
-                    // A lease that was passed on says nothing of the one who got it.
+                    // A lease that was handed over does not prove that its new owner is alive.
                     Some(_) => Seen { hold: hold.clone(), sign: passed_on },
                 };
                 if hold.epoch.is_some() {
@@ -136,7 +142,7 @@ impl Liveness {
         self.looked_before = true;
     }
 
-    /// Whether a worker came within the last `time`. Others may be about to.
+    /// Whether a worker appeared within the last `time`. Others may be about to.
     pub(crate) fn someone_came(&self, time: Duration, now: Instant) -> bool {
         self.arrival.is_some_and(|arrival| now.duration_since(arrival) < time)
     }
@@ -146,12 +152,14 @@ impl Liveness {
         self.workers.get(worker).is_some_and(|life| now < life.sign.at + life.lease)
     }
 
-    /// Whether the lease is over: its holder shows itself no more, or nobody has renewed the row for long.
+    /// Whether the lease has expired: its holder sends no heartbeats any more, or the row has not been renewed for too
+    /// long.
     pub(crate) fn is_expired(&self, stream: &Stream, shard: &ShardId, hold: &Hold, now: Instant) -> bool {
         self.end(stream, shard, hold).is_some_and(|end| now >= end)
     }
 
-    /// Whether its holder was seen alive: it isn't just a lease that was left behind before we first looked.
+    /// Whether the holder was seen alive. A lease that was there at the first read of the table may belong to a dead
+    /// worker.
     pub(crate) fn is_proven(&self, stream: &Stream, shard: &ShardId, hold: &Hold, now: Instant) -> bool {
         let sign = if hold.epoch.is_some() {
             self.workers.get(&hold.worker).map(|life| life.sign)
@@ -161,8 +169,8 @@ impl Liveness {
         sign.is_some_and(|sign| sign.proven) && !self.is_expired(stream, shard, hold, now)
     }
 
-    /// When a lease will be over whose holder gave no sign of life when we looked now; the first of them. It is worth
-    /// looking then.
+    /// When the first lease will expire among those whose holder gave no sign of life at the read at `now`. The table
+    /// should be read again then.
     pub(crate) fn next_expiry(&self, now: Instant) -> Option<Instant> {
         let ends = self.holds.values().flat_map(HashMap::values).map(|seen| {
             let silent = self.workers.get(&seen.hold.worker).filter(|_| seen.hold.epoch.is_some());
@@ -173,14 +181,15 @@ impl Liveness {
         ends.flatten().filter(|end| *end > now).min()
     }
 
-    /// When the lease is over if nothing is seen of it or its holder any more. What was never seen has no end.
+    /// When the lease expires if no further sign of it or its holder is seen. A lease that was never seen does not
+    /// expire.
     fn end(&self, stream: &Stream, shard: &ShardId, hold: &Hold) -> Option<Instant> {
         let unrenewed = self.seen(stream, shard, hold).map(|seen| self.unrenewed(seen));
         let silent = self.workers.get(&hold.worker).filter(|_| hold.epoch.is_some());
         unrenewed.into_iter().chain(silent.map(|life| life.sign.at + life.lease)).min()
     }
 
-    /// When a row is nobody's if it is not renewed.
+    /// When a row becomes free if it is not renewed.
     fn unrenewed(&self, seen: &Seen) -> Instant {
         let life = self.workers.get(&seen.hold.worker).filter(|_| seen.hold.epoch.is_some());
         seen.sign.at + life.map_or(self.lease, |life| life.lease) * UNRENEWED
@@ -191,7 +200,7 @@ impl Liveness {
         seen.filter(|seen| seen.hold == *hold)
     }
 
-    /// Workers that show themselves and have been silent for many lease periods.
+    /// Returns the workers that still have a row and were silent for [`BURIED_AFTER`] lease periods.
     pub(crate) fn long_dead<'w>(&self, workers: &'w [Worker], now: Instant) -> Vec<&'w Worker> {
         let dead = |worker: &&Worker| {
             let life = self.workers.get(&worker.id);
@@ -245,7 +254,7 @@ mod tests {
     #[test]
     fn what_was_there_at_the_first_look_is_given_a_whole_lease() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
-        // Whatever its stamp says of time.
+        // The time in its stamp does not matter.
         let held = hold("a", Some(1), "1970-01-01T00:00:00Z");
         look(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
         assert!(!liveness.is_expired(&stream(), &"s".into(), &held, start + 29 * SECOND));
@@ -269,7 +278,7 @@ mod tests {
         let renewed = hold("theirs", None, "2");
         look(&mut liveness, start + 20 * SECOND, &[], &[row(&renewed)]);
         assert!(liveness.is_proven(&stream(), &"s".into(), &renewed, start + 20 * SECOND));
-        // As long as they leave each other's, and us ours.
+        // Other programs wait that long before they take a lease from each other or from this input.
         assert!(!liveness.is_expired(&stream(), &"s".into(), &renewed, start + 109 * SECOND));
         assert!(liveness.is_expired(&stream(), &"s".into(), &renewed, start + 110 * SECOND));
     }
@@ -284,7 +293,7 @@ mod tests {
         }
         look(&mut liveness, start + 90 * SECOND, &[worker("a", 90)], &[row(&held)]);
         assert!(liveness.is_expired(&stream(), &"s".into(), &held, start + 90 * SECOND));
-        // Renewed, it is its again.
+        // A renewal makes the lease valid again.
         let renewed = hold("a", Some(1), "y");
         look(&mut liveness, start + 91 * SECOND, &[worker("a", 91)], &[row(&renewed)]);
         assert!(!liveness.is_expired(&stream(), &"s".into(), &renewed, start + 91 * SECOND));
@@ -316,7 +325,7 @@ mod tests {
         look(&mut liveness, start + 25 * SECOND, &[], &[row(&held)]);
         assert!(!liveness.is_expired(&stream(), &"s".into(), &held, start + 49 * SECOND));
         assert!(liveness.is_expired(&stream(), &"s".into(), &held, start + 50 * SECOND));
-        // It shows itself again.
+        // The worker has a row again.
         look(&mut liveness, start + 51 * SECOND, &[worker("a", 2)], &[row(&held)]);
         assert!(!liveness.is_expired(&stream(), &"s".into(), &held, start + 51 * SECOND));
     }
@@ -336,7 +345,7 @@ mod tests {
         let start = Instant::now();
         let mut liveness = Liveness::new(LEASE);
         look(&mut liveness, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "1"))]);
-        // Not seen before, and shows nothing of itself.
+        // The new owner was not seen before and has no row.
         let passed = hold("b", Some(2), "2");
         look(&mut liveness, start + SECOND, &[worker("a", 2)], &[row(&passed)]);
         let shard = row(&passed).shard;

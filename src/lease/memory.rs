@@ -1,6 +1,7 @@
-//! Leases in memory, shared by the workers of one process: for tests.
+//! Which leases do the workers of one process share in memory, in tests?
 //!
-//! [`MemoryTable`] is the table, [`MemoryStore`] a worker's view of it. It keeps the rules of the table in DynamoDB.
+//! [`MemoryTable`] is the table, and [`MemoryStore`] is a worker's view of it. It follows the rules of the table in
+//! DynamoDB.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use super::{
 use crate::model::{ShardId, Stream, WorkerId};
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// A table that forgets everything when it is dropped.
+/// A table that exists until it is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryTable {
     pub(crate) core: Mutex<Core>,
@@ -29,13 +30,13 @@ pub(crate) struct Core {
     pub(crate) rows: BTreeMap<(Stream, ShardId), Row>,
     pub(crate) workers: BTreeMap<WorkerId, Member>,
     pins: BTreeMap<Stream, i64>,
-    /// What was set aside.
+    /// The rows that were set aside.
     pub(crate) former: BTreeMap<(Stream, ShardId), Row>,
-    /// Counts whatever has to differ from what was before.
+    /// A counter that supplies every value that must differ from all earlier ones.
     count: u64,
-    /// Nothing can be read or written.
+    /// Whether all reads and writes fail.
     pub(crate) closed: bool,
-    /// Calls so far, and of each kind.
+    /// How many calls there were, in total and of each kind.
     pub(crate) calls: u64,
     pub(crate) by_call: BTreeMap<&'static str, u64>,
 }
@@ -47,30 +48,30 @@ pub(crate) struct Member {
     pub(crate) wake_ups: u64,
 }
 
-/// What one worker sees of the table.
+/// The view of the table that one worker has.
 #[derive(Debug)]
 pub(crate) struct MemoryStore {
     pub(crate) table: Arc<MemoryTable>,
     me: WorkerId,
-    /// Tells two processes of the same name apart.
+    /// A number that tells two processes of the same name apart.
     life: u64,
-    /// The table doesn't answer this worker.
+    /// Whether the table doesn't answer this worker.
     frozen: AtomicBool,
     thawed: Notify,
-    /// What becomes of this worker's calls of a kind.
+    /// The trouble with each kind of call of this worker.
     trouble: Mutex<BTreeMap<&'static str, Trouble>>,
 }
 
-/// What becomes of a call.
+/// The trouble with a kind of call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trouble {
-    /// It is on its way for so long.
+    /// The request takes this long to arrive.
     Slow(Duration),
-    /// Its answer is on its way for so long.
+    /// The answer takes this long to arrive.
     LateAnswer(Duration),
-    /// It fails.
+    /// The call fails.
     Fails,
-    /// The task that makes it panics.
+    /// The task that makes the call panics.
     Panics,
 }
 
@@ -87,13 +88,13 @@ impl MemoryStore {
         Self { table: Arc::clone(table), me: me.into(), life, frozen, thawed, trouble: Mutex::default() }
     }
 
-    /// From now on the table doesn't answer this worker, or does again.
+    /// Makes the table stop answering this worker, or answer it again.
     pub(crate) fn freeze(&self, frozen: bool) {
         self.frozen.store(frozen, Ordering::Release);
         self.thawed.notify_waiters();
     }
 
-    /// From now on this becomes of calls of a kind, or nothing any more.
+    /// Sets the trouble with a kind of call from now on; `None` ends it.
     pub(crate) fn trouble(&self, call: &'static str, trouble: Option<Trouble>) {
         match trouble {
             Some(trouble) => lock(&self.trouble).insert(call, trouble),
@@ -101,13 +102,13 @@ impl MemoryStore {
         };
     }
 
-    /// Writes a row by hand, of the stream that all scenarios read.
+    /// Writes a row by hand, for the stream that all scenarios read.
     pub(crate) fn put(&self, row: Row) {
         let stream = Stream::new("orders", "arn:orders");
         lock(&self.table.core).rows.insert((stream, row.shard.clone()), row);
     }
 
-    /// What was set aside, with the last place of each shard.
+    /// The shards that were set aside, with the last position of each.
     pub(crate) fn former(&self) -> Vec<(ShardId, crate::model::SequenceNumber)> {
         let core = lock(&self.table.core);
         let checkpoints = core.former.iter().filter_map(|((_, shard), row)| match &row.checkpoint {
@@ -123,14 +124,14 @@ impl MemoryStore {
         lock(&self.trouble).get(call).copied()
     }
 
-    /// Lets the answer to a call arrive.
+    /// Waits until the answer to a call has arrived.
     async fn answered(&self, call: &'static str) {
         if let Some(Trouble::LateAnswer(time)) = self.trouble_with(call) {
             sleep(time).await;
         }
     }
 
-    /// Reaches the table to do this; never, while it is frozen.
+    /// Reaches the table for a call; waits while the store is frozen.
     async fn core(&self, call: &'static str) -> Result<MutexGuard<'_, Core>, StoreError> {
         match self.trouble_with(call) {
             Some(Trouble::Slow(time)) => sleep(time).await,
@@ -300,7 +301,7 @@ impl LeaseStore for MemoryStore {
     }
 }
 
-/// The key of a row: the same for all lives of a stream.
+/// The key of a row, which is the same for all incarnations of a stream.
 fn key(stream: &Stream, shard: &ShardId) -> (Stream, ShardId) {
     (stream.created_at(None), shard.clone())
 }
@@ -315,7 +316,7 @@ impl SharedStore for MemoryStore {
         let heartbeat = self.core("beat").await.map(|mut core| {
             let heartbeat = core.next().to_string();
             let wake_ups = match core.workers.get(&self.me) {
-                // Who began later goes by the name.
+                // The name belongs to the process that started later.
                 Some(other) if other.life > self.life => return HeartbeatAnswer::Replaced,
                 Some(other) => other.wake_ups,
                 None => 0,

@@ -1,15 +1,16 @@
-//! Who owns which shard, and how far has it got?
+//! Which worker owns which shard, and how far has each shard been read?
 //!
-//! A store keeps, for every shard, who may read it and up to where it is done. Every write asks for a [`Lease`]: the
-//! proof that one owned the shard when one last looked. A store refuses a write whose lease has been lost, so that
-//! nobody moves a place that has become someone else's.
+//! A store keeps the owner and the checkpoint of every shard. Every write requires a [`Lease`], which proves that the
+//! worker owned the shard when it last looked. A store refuses a write whose lease has been lost, so that no worker
+//! moves a checkpoint that another worker now owns.
 //!
-//! Where several workers share a store, each shows every few seconds that it is alive, and the others watch it:
+//! Where several workers share a store, each worker sends a heartbeat every few seconds, and the others judge from it
+//! whether that worker is alive:
 //!
 //! ```text
-//! keeper ──beat──▶ store ◀──look── rounds ─▶ watch (who is alive?) ─▶ balance (who should have what?)
-//!    │ too long without one                        │
-//!    └──▶ all leases are over                      └──▶ claim what is free or left behind, ask for what is another's
+//! heartbeat ──▶ store ◀── coordinator ─▶ liveness (which workers are alive?) ─▶ assignment (which worker gets which?)
+//!    │ none succeeds for a lease period              │
+//!    └──▶ all leases expire                          └──▶ rebalance: claim free and expired shards, request others
 //! ```
 
 mod assignment;
@@ -42,43 +43,44 @@ pub(crate) use dynamodb::{DynamoDbStore, Table};
 pub(crate) use file::FileStore;
 pub use overview::{Overview, SeenShard, SeenWorker, State};
 
-/// Where leases and checkpoints are kept.
+/// A store of leases and checkpoints.
 #[async_trait]
 pub(crate) trait LeaseStore: Debug + Send + Sync + 'static {
-    /// A name that is the same for everyone who shares this store, and stays the same. Consumers are named after it.
+    /// Returns a name that is the same for all workers that share this store, and that never changes. Consumers are
+    /// named after it.
     async fn identity(&self) -> Result<String, StoreError>;
 
-    /// Learns as what a stream is configured, before anything else is asked about it. Its leases may be kept under
-    /// another name of it.
+    /// Tells the store how the configuration spells a stream, before any other call about the stream. The store may
+    /// keep the leases under another spelling of the stream.
     async fn adopt(&self, _stream: &Stream, _configured: &str) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Everything known about the shards of a stream, as it is now.
+    /// Reads the rows of all shards of a stream, as they are now.
     async fn rows(&self, stream: &Stream) -> Result<Vec<Row>, StoreError>;
 
-    /// The timestamp in milliseconds that "latest" means for this stream: `now` the first time it is asked, the same
-    /// ever after.
+    /// Returns the timestamp in milliseconds that "latest" means for this stream: `now` on the first call, and the same
+    /// value on every later call.
     async fn pin_latest(&self, stream: &Stream, now: i64) -> Result<i64, StoreError>;
 
-    /// Asks for a shard that is in the state `from`. Of several who ask at the same time, one gets it.
+    /// Claims a shard that is in the state `from`. Of several claims made at the same time, one succeeds.
     async fn claim(&self, stream: &Stream, shard: &ShardId, from: ClaimFrom<'_>) -> Result<Claim, StoreError>;
 
-    /// Stores places and renews the leases. The answers are in the order of the writes.
+    /// Stores checkpoints and renews the leases. The answers are in the order of the writes.
     async fn commit(&self, writes: Vec<Commit>) -> Vec<Result<CommitOutcome, StoreError>>;
 
-    /// Gives shards back, each with its last place, in one write each. One that is to be passed on to somebody who does not
-    /// want it any more, becomes nobody's. The answers are in the order of the releases.
+    /// Releases shards, each with its last checkpoint and each in one write. A shard whose requester has withdrawn its
+    /// request becomes free. The answers are in the order of the releases.
     async fn release(&self, releases: Vec<Release>) -> Vec<Result<CommitOutcome, StoreError>>;
 
-    /// Forgets a shard that is not in its stream any more, unless its row has changed.
+    /// Removes the row of a shard that is no longer in its stream, unless the row has changed.
     async fn forget(&self, stream: &Stream, row: &Row) -> Result<(), StoreError>;
 
-    /// Sets a row aside that was written for a stream of the same name and ARN that does not exist any more, unless the row
-    /// has changed; whether it was. What is set aside replaces what an earlier life of the shard left there.
+    /// Sets aside a row that was written for a deleted stream of the same name and ARN, unless the row has changed.
+    /// Returns whether it did. The row replaces one that was set aside earlier for the same shard.
     async fn set_aside(&self, stream: &Stream, row: &Row) -> Result<bool, StoreError>;
 
-    /// The side of it for several workers; `None` if it serves just one.
+    /// The interface for several workers; `None` if the store serves only one.
     fn shared(&self) -> Option<&dyn SharedStore> {
         None
     }
@@ -87,17 +89,18 @@ pub(crate) trait LeaseStore: Debug + Send + Sync + 'static {
 /// A store that several workers share.
 #[async_trait]
 pub(crate) trait SharedStore: LeaseStore {
-    /// Who we are.
+    /// The name of this worker.
     fn me(&self) -> &WorkerId;
 
-    /// Shows that we are alive, which renews all our leases; and what we read, so that others count us in.
+    /// Sends a heartbeat, which renews all leases of this worker. It also publishes which streams the worker reads, so
+    /// that other workers include it in their plans.
     async fn heartbeat(&self, presence: &Presence) -> Result<HeartbeatAnswer, StoreError>;
 
-    /// All workers that show themselves.
+    /// Reads all workers that have a row in the store.
     async fn workers(&self) -> Result<Vec<Worker>, StoreError>;
 
-    /// Asks the holder for a shard, in place of one who asked before, if it is given. `false` if it is not its holder any
-    /// more, or somebody else asked before.
+    /// Requests a shard from its holder, in place of the earlier requester `instead_of`, if that is given. Returns
+    /// `false` if the holder no longer has the lease, or if another worker requested the shard before.
     async fn ask(
         &self,
         stream: &Stream,
@@ -106,43 +109,44 @@ pub(crate) trait SharedStore: LeaseStore {
         instead_of: Option<&WorkerId>,
     ) -> Result<bool, StoreError>;
 
-    /// Takes a request of ours back. The lease that we were passed, if it was granted meanwhile.
+    /// Withdraws a request of this worker. Returns the lease if the shard has been handed over to this worker
+    /// meanwhile.
     async fn withdraw(&self, stream: &Stream, shard: &ShardId) -> Result<Option<Hold>, StoreError>;
 
-    /// Stores that a shard is ended, in one write, if nothing is stored of it; whether that was so.
+    /// Stores the shard end in one write, if nothing is stored for the shard. Returns whether it did.
     async fn end(&self, stream: &Stream, shard: &ShardId) -> Result<bool, StoreError>;
 
-    /// Makes a worker look at once; its next beat tells it so. One that is gone is passed over.
+    /// Asks a worker to rebalance at once; its next heartbeat tells it so. A worker without a row is ignored.
     async fn wake(&self, worker: &WorkerId) -> Result<(), StoreError>;
 
-    /// Stops showing ourselves.
+    /// Removes the row of this worker.
     async fn leave(&self) -> Result<(), StoreError>;
 
-    /// Removes a worker that shows itself no more, unless it has changed.
+    /// Removes the row of a dead worker, unless the row has changed.
     async fn remove_dead_worker(&self, worker: &Worker) -> Result<(), StoreError>;
 }
 
-/// What is known about a shard.
+/// What the store knows about a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) shard: ShardId,
     pub(crate) checkpoint: Option<Checkpoint>,
-    /// Who holds it.
+    /// The lease on the shard; `None` if the shard is free.
     pub(crate) hold: Option<Hold>,
-    /// Who has asked the holder for it.
+    /// The worker that has requested the shard from its holder.
     pub(crate) requester: Option<WorkerId>,
-    /// Another program wrote it, which removes rows instead of marking shards as ended.
+    /// Whether another program wrote the row. Such a program removes rows instead of marking shards as ended.
     pub(crate) foreign: bool,
-    /// When the stream was created that it was written for, in milliseconds since 1970. Unknown of rows of other programs,
-    /// and of those that earlier versions wrote.
+    /// When the stream that the row was written for was created, in milliseconds since 1970. Unknown for rows of other
+    /// programs, and for rows that earlier versions wrote.
     pub(crate) created: Option<i64>,
-    /// What keeps its position from being understood, and what the user can do. Its `place` means nothing then, and the
-    /// shard is left alone.
+    /// The reason why the row can't be understood, and what the user can do about it. `checkpoint` has no meaning then,
+    /// and the shard is neither read nor changed.
     pub(crate) unreadable: Option<String>,
 }
 
 impl Row {
-    /// A row with a position, held by no worker.
+    /// Makes a row with a checkpoint, held by no worker.
     pub(crate) fn new(shard: impl Into<ShardId>, checkpoint: Option<Checkpoint>) -> Self {
         Self {
             shard: shard.into(),
@@ -156,55 +160,56 @@ impl Row {
     }
 }
 
-/// A shard is held.
+/// The lease on a shard, as its row shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Hold {
     pub(crate) worker: WorkerId,
-    /// Which lease; `None` if another program holds it, which knows neither beats nor requests.
+    /// The epoch of the lease; `None` if another program holds the shard. Such a program knows neither heartbeats nor
+    /// requests.
     pub(crate) epoch: Option<u64>,
-    /// Changes with every renewal. What it says of time is for other programs.
+    /// A text that changes with every renewal. The time in it is only for other programs.
     pub(crate) stamp: String,
 }
 
-/// Up to where a shard is done.
+/// How far a shard has been processed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Checkpoint {
-    /// Everything up to and including this record.
+    /// Everything up to and including this record is processed.
     After(SequenceNumber),
-    /// The whole shard, with its last position if anything of it was read.
+    /// The whole shard is processed. The number is the last position, if any record of the shard was read.
     ShardEnd(Option<SequenceNumber>),
 }
 
-/// In which state a shard has to be for a claim.
+/// The state that a shard must be in for a claim.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ClaimFrom<'a> {
-    /// Nobody holds it.
+    /// No worker holds the shard.
     Nobody,
-    /// It is still held so, and was not renewed since.
+    /// The shard is still held under this lease, which has not been renewed since.
     Unchanged(&'a Hold),
-    /// It is still held so, renewed or not.
+    /// The shard is still held under this lease, renewed or not.
     Holder(&'a Hold),
 }
 
 /// The answer to a claim.
 #[derive(Debug)]
 pub(crate) enum Claim {
-    /// It is ours, and this is how far it has got.
+    /// The shard now belongs to this worker; its checkpoint is included.
     Owned(Lease, Option<Checkpoint>),
-    /// Somebody else's, or not in the state it had to be in.
+    /// Another worker holds the shard, or the shard was not in the required state.
     HeldBy(String),
 }
 
-/// The proof of owning a shard. It can't be copied: whoever lets go of it, gives it to the store.
+/// The proof that this worker owns a shard. It can't be copied: to release the shard is to give the lease to the store.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) stream: Stream,
     pub(crate) shard: ShardId,
-    /// Differs for each claim of this shard, so that an older lease is told from the present one.
+    /// A number that differs for each claim of this shard, so that an older lease can be told from the present one.
     pub(crate) epoch: u64,
 }
 
-/// A checkpoint that is to be stored, and a renewal of the lease. It can only be made from the lease.
+/// A checkpoint to store, and a renewal of the lease. It can only be made from the lease.
 #[derive(Debug)]
 pub(crate) struct Commit {
     stream: Stream,
@@ -213,71 +218,72 @@ pub(crate) struct Commit {
     checkpoint: Option<Checkpoint>,
 }
 
-/// A shard that is given back.
+/// A release of a shard. It can only be made from the lease.
 #[derive(Debug)]
 pub(crate) struct Release {
     stream: Stream,
     shard: ShardId,
     epoch: u64,
-    /// The last place; `Nowhere` leaves what is stored.
+    /// The last checkpoint; `None` keeps the stored one.
     checkpoint: Option<Checkpoint>,
-    /// Who asked for it and gets it; nobody in particular if `None`.
+    /// The requester that gets the shard; `None` makes the shard free.
     to: Option<WorkerId>,
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CommitOutcome {
     Stored {
-        /// Up to where it is done now.
+        /// The checkpoint that is stored now.
         checkpoint: Option<Checkpoint>,
-        /// Who has asked for it.
+        /// The worker that has requested the shard.
         requester: Option<WorkerId>,
     },
-    /// The lease is someone else's now.
+    /// Another worker holds the lease now.
     Lost { holder: String },
 }
 
-/// What a worker shows of itself.
+/// What a worker publishes about itself with its heartbeats.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Presence {
-    /// The ARNs of the streams whose shards it takes.
+    /// The ARNs of the streams whose shards the worker reads.
     pub(crate) streams: BTreeSet<String>,
-    /// It reads shards that it was told by name, and takes no others.
+    /// Whether the worker reads shards that its configuration names, and takes no others.
     pub(crate) explicit: bool,
-    /// How long its leases are, by which others judge it. Unknown of workers of other versions.
+    /// The lease period of the worker, by which other workers judge whether it is alive. Unknown for workers of other
+    /// versions.
     pub(crate) lease: Option<Duration>,
-    /// How often it shows itself.
+    /// The time between two heartbeats of the worker.
     pub(crate) heartbeat_period: Option<Duration>,
 }
 
-/// A worker, as it shows itself.
+/// A worker, as its row shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
-    /// Changes with every beat.
+    /// A text that changes with every heartbeat.
     pub(crate) heartbeat: String,
     pub(crate) presence: Presence,
 }
 
-/// The answer to a beat.
+/// The answer to a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeartbeatAnswer {
-    /// We are seen. The number changes when somebody wants us to look.
+    /// The heartbeat was stored. The number changes when another worker asks this one to rebalance.
     Alive { wake_ups: u64 },
-    /// Another process goes by our name.
+    /// Another process uses the name of this worker.
     Replaced,
 }
 
 impl Hold {
-    /// Whether it is the same lease, renewed or not.
+    /// Whether both are the same lease, renewed or not.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         (&self.worker, self.epoch) == (&other.worker, other.epoch)
     }
 }
 
 impl Release {
-    /// Gives the lease back with the last checkpoint, to the worker that requested it or to no one.
+    /// Releases the lease with the last checkpoint, to the worker that requested the shard or to none.
     pub(crate) fn new(lease: &Lease, checkpoint: Option<Checkpoint>, to: Option<WorkerId>) -> Self {
         Self {
             stream: lease.stream.clone(),
@@ -288,7 +294,7 @@ impl Release {
         }
     }
 
-    /// The shard that is given back.
+    /// The shard that is released.
     #[cfg(test)]
     pub(crate) fn shard(&self) -> &ShardId {
         &self.shard
@@ -300,26 +306,26 @@ impl Release {
         self.checkpoint.as_ref()
     }
 
-    /// The epoch of the lease that is given back.
+    /// The epoch of the lease that is released.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
 }
 
 impl Commit {
-    /// Stores the checkpoint under the lease; without one it only renews the lease.
+    /// Stores the checkpoint under the lease. Without a checkpoint it only renews the lease.
     pub(crate) fn new(lease: &Lease, checkpoint: Option<Checkpoint>) -> Self {
         Self { stream: lease.stream.clone(), shard: lease.shard.clone(), epoch: lease.epoch, checkpoint }
     }
 
-    /// The shard whose checkpoint it is.
+    /// The shard that the checkpoint belongs to.
     #[cfg(test)]
     pub(crate) fn shard(&self) -> &ShardId {
         &self.shard
     }
 }
 
-/// Why a store could not do what it was asked.
+/// The reason why a store could not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -328,36 +334,36 @@ pub enum StoreError {
     InUse {
         /// The file.
         path: PathBuf,
-        /// Who has it, as they wrote down.
+        /// The process that uses the file, as named in its lock file.
         holder: String,
     },
-    /// The file can't be opened or made.
+    /// The file can't be opened or created.
     #[error("checkpoint_file {path}: {cause}; {advice}")]
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What the system or the store says.
+        /// The error of the system or the store.
         cause: String,
-        /// What the user can do.
+        /// The advice for the user.
         advice: &'static str,
     },
-    /// It was written by something else, or by a version that this one does not know.
+    /// The file was written by another program, or by a version that this one does not know.
     #[error("checkpoint_file {path}: {what}")]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// A description of the file's content.
         what: String,
     },
-    /// The table is not there, is another one, or may not be used.
+    /// The table does not exist, is not a lease table, or may not be used.
     #[error("dynamodb.table {table}: {what}")]
     Table {
-        /// Its name.
+        /// The table's name.
         table: String,
-        /// What is wrong, and what the user can do.
+        /// The problem, and what the user can do.
         what: String,
     },
-    /// A row of the table can't be understood.
+    /// A row of the table can't be read.
     #[error("dynamodb.table {table}: the row {stream} {shard}: {what}")]
     BadRow {
         /// The table's name.
@@ -366,35 +372,35 @@ pub enum StoreError {
         stream: String,
         /// The row's `ShardID`.
         shard: String,
-        /// What is wrong, and what the user can do.
+        /// The problem, and what the user can do.
         what: String,
     },
-    /// Another process goes by our name.
+    /// Another process uses the name of this worker.
     #[error("client_id {worker}: another process uses it too; give each a name of its own, or none")]
     Replaced {
         /// The name.
         worker: String,
     },
-    /// We may not do that, and trying again would not help.
+    /// The permission is missing, and a retry would not help.
     #[error("could not {what}: {cause}; check the credentials and their permissions on the table")]
     Refused {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// What the store says.
+        /// The error of the store.
         cause: String,
     },
-    /// It did not work this time.
+    /// The call failed this time; a retry may succeed.
     #[error("could not {what}: {cause}")]
     Failed {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// What the store says.
+        /// The error of the store.
         cause: String,
     },
 }
 
-/// A write must not move a place back, even if its lease is good: that would be a bug of ours, and would be paid for
-/// with duplicates.
+/// Returns the checkpoint to store. A write must not move a checkpoint back, even under a valid lease: that would be a
+/// bug of this crate, and it would cause duplicates.
 fn forward(stored: &Option<Checkpoint>, new: Option<Checkpoint>) -> Option<Checkpoint> {
     match (stored, &new) {
         (Some(Checkpoint::After(before)), Some(Checkpoint::After(after))) if after < before => stored.clone(),

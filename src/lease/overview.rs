@@ -7,19 +7,20 @@ use serde::Serialize;
 
 use crate::model::{ListedShard, SequenceNumber, ShardId, StartPosition};
 
-/// What is in a table.
+/// The content of a lease table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Overview {
-    /// All workers that show themselves, by name. Connect's don't.
+    /// All workers that have a row in the table, by name. Workers of Redpanda Connect have none.
     pub workers: Vec<SeenWorker>,
-    /// All shards, by stream and name. Those that nobody has read yet are among them once it was asked how far behind each is.
+    /// All shards, by stream and id. Shards without a row are included once the lag of each shard has been requested.
     pub shards: Vec<SeenShard>,
-    /// The lag of all streams together: the age in milliseconds of the oldest record of any shard that is not done, whether
-    /// somebody reads the shard or not. Unknown until asked, and where no shard could be asked. A worker exposes the same of
-    /// what it reads, and of what nobody reads, as `kinesis_input_lag_seconds`.
+    /// The lag of all streams together: the age in milliseconds of the oldest record of any shard that is not
+    /// processed, whether or not a worker reads the shard. Unknown until requested, and where no shard could be
+    /// queried. A worker exposes the same value for the shards that it reads, and for the shards that no worker reads,
+    /// as `kinesis_input_lag_seconds`.
     pub lag_ms: Option<u64>,
-    /// Where streams begin that were to be read from their latest record, in milliseconds since 1970, by their ARN.
+    /// The start of each stream that was to be read from its latest record, in milliseconds since 1970, by ARN.
     #[serde(skip)]
     pub(crate) latest: HashMap<String, i64>,
 }
@@ -28,21 +29,21 @@ pub struct Overview {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SeenWorker {
-    /// Its name.
+    /// The worker's name.
     pub worker: String,
-    /// How many shards it holds.
+    /// How many shards the worker holds.
     pub shards: usize,
-    /// Whether it reads shards that it was told by name, and takes no others.
+    /// Whether the worker reads shards that its configuration names, and takes no others.
     pub explicit: bool,
-    /// The ARNs of the streams whose shards it takes.
+    /// The ARNs of the streams whose shards the worker reads.
     pub streams: Vec<String>,
-    /// Since when it runs, by its own clock, in RFC 3339.
+    /// When the worker started, by its own clock, in RFC 3339.
     pub since: Option<String>,
-    /// The same in seconds before now, by the two clocks.
+    /// How many seconds ago the worker started. It compares the clocks of two machines.
     pub runs_seconds: Option<i64>,
-    /// When it showed itself last, by its own clock, in RFC 3339.
+    /// When the worker sent its last heartbeat, by its own clock, in RFC 3339.
     pub seen_at: Option<String>,
-    /// The same in seconds before now, by the two clocks.
+    /// How many seconds ago the worker sent its last heartbeat. It compares the clocks of two machines.
     pub seen_seconds_ago: Option<i64>,
     #[serde(skip)]
     pub(crate) heartbeat: String,
@@ -54,31 +55,32 @@ pub struct SeenWorker {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SeenShard {
-    /// The stream, as it is called in the table: by name or ARN.
+    /// The stream, as the table spells it: its name or ARN.
     pub stream: String,
     /// The shard's id.
     pub shard: String,
-    /// Whether somebody reads it.
+    /// Whether the shard is read.
     pub state: State,
-    /// Who holds it.
+    /// The worker that holds the shard.
     pub owner: Option<String>,
-    /// How many seconds ago its owner showed itself; unknown for other programs.
+    /// How many seconds ago the owner sent its last heartbeat; unknown for other programs.
     pub owner_seen_seconds_ago: Option<i64>,
-    /// Whether the owner is another program, such as Connect.
+    /// Whether the owner is another program, such as Redpanda Connect.
     pub other_program: bool,
-    /// Since when the owner holds it, by the owner's clock, in RFC 3339.
+    /// Since when the owner has held the shard, by the owner's clock, in RFC 3339.
     pub since: Option<String>,
-    /// The same in seconds before now.
+    /// How many seconds ago the owner claimed the shard.
     pub held_seconds: Option<i64>,
-    /// Until when the lease is good for programs that go by the clock, in RFC 3339.
+    /// When the lease ends for programs that judge it by the clock, in RFC 3339.
     pub lease_until: Option<String>,
-    /// Who has asked the owner for it.
+    /// The worker that has requested the shard from its owner.
     pub requester: Option<String>,
-    /// Up to where it is done.
+    /// The stored checkpoint: the last record up to which the shard is processed.
     pub sequence_number: Option<String>,
-    /// How many milliseconds ago the oldest record that is not done arrived; 0 if all are. Unknown until asked.
+    /// How many milliseconds ago the oldest record that is not processed arrived; 0 if all records are processed.
+    /// Unknown until requested.
     pub behind_ms: Option<u64>,
-    /// What is wrong with the row, or why it is not known how far behind it is.
+    /// The problem with the row, or the reason why the lag of the shard is unknown.
     pub remark: Option<String>,
 }
 
@@ -87,19 +89,19 @@ pub struct SeenShard {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum State {
-    /// Somebody holds it.
+    /// A worker holds the shard.
     Held,
-    /// Nobody holds it.
+    /// No worker holds the shard.
     Free,
-    /// Read to its end.
+    /// The shard has been read to its end.
     Ended,
-    /// Its row can't be understood, so nobody reads its stream.
+    /// The row of the shard can't be understood, so the shard is not read.
     Unreadable,
 }
 
 impl Overview {
-    /// Adds the shards that are listed, by the spelling of their stream, and have no row yet. Returns the shards that follow some
-    /// of which something is stored: they are read from their beginning.
+    /// Adds the listed shards that have no row yet; the listings are keyed by the spelling of their stream. Returns the
+    /// children of shards for which a position is stored: they are read from their beginning.
     pub(crate) fn add_unread(&mut self, listings: &HashMap<String, Vec<ListedShard>>) -> HashSet<(String, ShardId)> {
         let rows: HashMap<(&str, &str), bool> = self
             .shards
@@ -122,7 +124,7 @@ impl Overview {
         follow
     }
 
-    /// What a worker holds, and itself if it shows itself.
+    /// Returns the shards that a worker holds, and the worker itself if it has a row.
     pub(crate) fn of(&self, worker: &str) -> (Vec<&SeenShard>, Option<&SeenWorker>) {
         let shards = self.shards.iter().filter(|shard| shard.owner.as_deref() == Some(worker)).collect();
         (shards, self.workers.iter().find(|shown| shown.worker == worker))
@@ -130,17 +132,18 @@ impl Overview {
 }
 
 impl SeenShard {
-    /// Where reading it goes on; at this time at the earliest, if nothing of it was stored.
+    /// The position from which reading goes on. Without a stored position, it is the time `latest`, if that is given,
+    /// or the oldest record.
     pub(crate) fn start(&self, latest: Option<i64>) -> StartPosition {
         match (&self.sequence_number, latest) {
-            // Was checked when the row was read.
+            // The number was checked when the row was read.
             (Some(number), _) => StartPosition::After(SequenceNumber::read(number)),
             (None, Some(latest)) => StartPosition::At(latest),
             (None, None) => StartPosition::Oldest,
         }
     }
 
-    /// A shard of which nothing is known but its name.
+    /// Makes a shard of which only the name is known.
     pub(crate) fn unread(stream: &str, shard: &str) -> Self {
         Self {
             stream: stream.to_owned(),

@@ -1,7 +1,7 @@
-//! What does a worker do about the shards now?
+//! What should a worker do about the shards now?
 //!
-//! Pure. From what it sees of the table and of the streams it makes the plan (see [`balance`](super::assignment)), and from
-//! the plan the few calls that are its own part of it.
+//! This module is pure. From its view of the table and the streams a worker makes the plan (see
+//! [`assignment`](super::assignment)), and from the plan the few calls that are its own part of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -13,14 +13,14 @@ use super::liveness::Liveness;
 use super::{Checkpoint, Hold, Row, Worker};
 use crate::model::{ShardId, Stream, WorkerId};
 
-/// While something is left to do, the next round comes after so long, whatever the rebalance period.
+/// While something is left to do, the next rebalance follows after this long, whatever the rebalance period.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
-/// How long after a worker came shards are asked for, where rounds are further apart.
+/// The longest time after a worker appeared in which no shard is requested.
 const SETTLE: Duration = Duration::from_secs(10);
-/// At least so many shards may be asked for in a round.
+/// At least this many shards may be requested in one rebalance.
 const LEAST_ASKS: usize = 4;
 
-/// How long after a worker came shards are asked for.
+/// How long after a worker appeared no shard is requested: a third of the rebalance period, and at most ten seconds.
 pub(crate) fn settling_time(rebalance_period: Duration) -> Duration {
     SETTLE.min(rebalance_period / 3)
 }
@@ -33,34 +33,34 @@ pub(crate) struct View<'a> {
     pub(crate) workers: &'a [Worker],
     pub(crate) streams: &'a [StreamView<'a>],
     pub(crate) liveness: &'a Liveness,
-    /// Nothing is asked for before it is so long ago that a worker came. Workers often come one after the other, and what
-    /// went to the second would have to go on to the fifth.
+    /// No shard is requested until this long after the last worker appeared: workers often start one after the other,
+    /// and a shard that went to the second would have to move on to the fifth.
     pub(crate) settle: Duration,
-    /// What we asked for.
+    /// The requests of this worker that are not yet answered.
     pub(crate) asked: &'a HashMap<(Stream, ShardId), Asked>,
 }
 
-/// What we asked for a shard.
+/// A request for a shard.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    /// Its holder, who was told. Whoever has it later knows of nothing.
+    /// The lease of the holder that was asked. A later holder does not know of the request.
     pub(crate) hold: Hold,
-    /// Until when it is to be handed over.
+    /// The time by which the shard must be handed over.
     pub(crate) until: Instant,
 }
 
-/// What it sees of one stream.
+/// What a worker sees of one stream.
 #[derive(Debug)]
 pub(crate) struct StreamView<'a> {
     pub(crate) stream: &'a Stream,
     pub(crate) rows: &'a [Row],
-    /// Shards that may be read now and are not ours.
+    /// The shards that may be read now and are not held by this worker.
     pub(crate) readable: &'a [ShardId],
-    /// Shards whose leases we have in hand, those that we are about to give back included.
+    /// The shards whose leases this worker holds, including those that it is about to release.
     pub(crate) held: &'a BTreeSet<ShardId>,
 }
 
-/// Something to do.
+/// Something that the worker has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Action {
     /// An index into the streams.
@@ -69,32 +69,33 @@ pub(crate) struct Action {
     pub(crate) kind: ActionKind,
 }
 
-/// What to do about a shard.
+/// What the worker has to do about a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ActionKind {
-    /// Nobody has it: claim it.
+    /// No worker holds the shard: claim it.
     Claim,
-    /// It is held by our own name, from a life before, or was passed on to us: claim it.
+    /// The shard is held under this worker's own name, by an earlier process or after it was handed over: claim it.
     Resume(Hold),
-    /// Its holder has not renewed it: claim it.
+    /// The lease on the shard has expired: claim it.
     TakeOver(Hold),
-    /// Its holder has too many: ask for it, in place of one who asked before and is gone.
+    /// The holder has too many shards: request this one, in place of an earlier requester that is dead.
     Ask { hold: Hold, instead_of: Option<WorkerId> },
-    /// It was asked for, and was not handed over in time: claim it.
+    /// The shard was requested and not handed over in time: claim it.
     Force(Hold),
-    /// Its holder, another program, has too many and knows no requests: claim it, and wait for its last commit.
+    /// The holder is another program that has too many shards and knows no requests: claim the shard, and wait for the
+    /// last commit of that program.
     Steal(Hold),
 }
 
-/// The steps of one round.
+/// The actions of one rebalance.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) actions: Vec<Action>,
-    /// Something is left for a round that should come soon.
+    /// Whether something is left for another rebalance that should follow soon.
     pub(crate) more: bool,
 }
 
-/// What one worker does now that shares whole streams with others.
+/// Plans the actions of a worker that shares whole streams with other workers.
 pub(crate) fn plan_shared(view: &View<'_>) -> Plan {
     let all = Everything::gather(view);
     let names: Vec<&str> = view.streams.iter().map(|one| one.stream.arn()).collect();
@@ -116,7 +117,7 @@ pub(crate) fn plan_shared(view: &View<'_>) -> Plan {
             Some(hold) if known.over => actions.actions.push(action(ActionKind::TakeOver(hold.clone()))),
             Some(hold) if hold.epoch.is_none() && unsettled => actions.more = true,
             Some(hold) if hold.epoch.is_none() => {
-                // As they take from each other: one at a time.
+                // Other programs take shards from each other one at a time, too.
                 if thefts == 0 {
                     actions.actions.push(action(ActionKind::Steal(hold.clone())));
                 }
@@ -144,14 +145,15 @@ pub(crate) fn plan_shared(view: &View<'_>) -> Plan {
             }
         }
     }
-    // Half of what is free, so that workers who start at the same time get their part before it is taken.
+    // Half of the free shards are claimed, so that workers that start at the same time get their part before it is
+    // taken.
     let now = free.len().div_ceil(2);
     actions.more |= free.len() > now;
     actions.actions.extend(free.into_iter().take(now));
     actions
 }
 
-/// Somebody else reads a shard that we were told to read.
+/// The error that another worker reads a shard that this worker was configured to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Occupied {
     pub(crate) stream: usize,
@@ -159,8 +161,8 @@ pub(crate) struct Occupied {
     pub(crate) holder: WorkerId,
 }
 
-/// What one worker does now that was told its shards by name: it takes them as soon as they are free or left behind.
-/// One that a live worker holds is an error.
+/// Plans the actions of a worker whose configuration names its shards: it takes them as soon as they are free or
+/// expired. A shard that a live worker holds is an error.
 pub(crate) fn plan_explicit(view: &View<'_>) -> Result<Plan, Occupied> {
     let mut actions = Plan::default();
     for (stream, seen) in view.streams.iter().enumerate() {
@@ -177,7 +179,7 @@ pub(crate) fn plan_explicit(view: &View<'_>) -> Result<Plan, Occupied> {
                 Some(hold) if view.liveness.is_proven(seen.stream, shard, hold, view.now) => {
                     return Err(Occupied { stream, shard: shard.clone(), holder: hold.worker.clone() });
                 }
-                // Alive or not: that will be seen.
+                // Whether the holder is alive is not known yet; a later rebalance will show it.
                 Some(_) => actions.more = true,
             }
         }
@@ -185,11 +187,12 @@ pub(crate) fn plan_explicit(view: &View<'_>) -> Result<Plan, Occupied> {
     Ok(actions)
 }
 
-/// Everything there is to be shared, in the same order for every worker.
+/// All shards and workers that the plan covers, in the same order for every worker.
 struct Everything<'a> {
     shards: Vec<Known<'a>>,
-    /// Who takes shards: his name, and whether he is another program.
+    /// The workers that take shards: the name of each, and whether it is another program.
     names: Vec<(&'a WorkerId, bool)>,
+    /// The index of this worker in `names`.
     me: usize,
 }
 
@@ -197,12 +200,13 @@ struct Known<'a> {
     stream: usize,
     id: &'a ShardId,
     row: Option<&'a Row>,
+    /// Whether this worker holds the shard.
     held: bool,
-    /// It may not be read yet: a parent is not done, whoever holds it. It is somebody's share all the same.
+    /// Whether the shard may not be read yet, because a parent is not finished. It counts in the plan all the same.
     waits: bool,
-    /// It is held, and its holder has not renewed it.
+    /// Whether the shard is held under an expired lease.
     over: bool,
-    /// Who has it, or will have it.
+    /// The worker that has the shard, or will have it: an index into `names`.
     owner: Option<usize>,
 }
 
@@ -237,7 +241,7 @@ impl<'a> Everything<'a> {
                     if told.contains(&hold.worker) {
                         continue;
                     }
-                    // Who shows no beats, or not now, is left what it has.
+                    // A holder that sends no heartbeats, or none now, keeps what it has.
                     names.entry(&hold.worker).or_insert(true);
                 }
                 let waits = !held && !readable.contains(id);
@@ -250,7 +254,7 @@ impl<'a> Everything<'a> {
             let wanted = shard.row.and_then(|row| row.requester.as_ref()).filter(|worker| alive(worker));
             let holder = shard.row.and_then(|row| row.hold.as_ref()).filter(|_| !shard.over);
             let holder = holder.map(|hold| &hold.worker);
-            // What we have in hand and the table does not show yet, is ours.
+            // A shard that this worker holds and the table does not show yet belongs to this worker.
             let holder = holder.or(shard.held.then_some(view.me));
             shard.owner = wanted.filter(|_| holder.is_some()).and_then(index).or_else(|| holder.and_then(index));
         }

@@ -15,21 +15,22 @@ use crate::model::{ShardId, Stream, WorkerId};
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(30);
 
-/// What `me` sees of one stream. One by the name of `dead` gives no sign of life after the first look.
+/// What `me` sees of one stream. A worker named `dead` gives no sign of life after the first read of the table.
 struct Scene {
     workers: Vec<Worker>,
     rows: Vec<Row>,
     readable: Vec<ShardId>,
     held: BTreeSet<ShardId>,
-    /// Until when what was asked for is to be handed over, in seconds since the first look.
+    /// The requests, and when each shard must be handed over, in seconds since the first read of the table.
     asked: HashMap<ShardId, (Hold, u32)>,
     settle: Duration,
-    /// Seconds since the first look.
+    /// The seconds since the first read of the table.
     now: u32,
 }
 
 impl Scene {
-    /// All of the shards may be read, and lease periods have passed since the first look.
+    /// Makes a scene in which all shards may be read, and in which more than a lease period has passed since the first
+    /// read of the table.
     fn new(workers: &[&str], rows: Vec<Row>) -> Self {
         let presence = Presence { streams: ["arn:orders".to_owned()].into(), ..Presence::default() };
         let shown = |id: &&str| Worker { id: (*id).into(), heartbeat: "1".into(), presence: presence.clone() };
@@ -156,7 +157,7 @@ fn who_asked_and_is_gone_is_replaced() {
     scene.rows.iter_mut().for_each(|row| row.requester = Some("dead".into()));
     let ask = ActionKind::Ask { hold: hold("other"), instead_of: Some("dead".into()) };
     assert_eq!(scene.plan_shared(), (vec![ask], true));
-    // What somebody asked for who is alive, will be his.
+    // A shard that a live worker has requested counts as that worker's.
     let mut scene = Scene::new(&["me", "other", "third"], rows(3, Some(&hold("other"))));
     scene.rows[0].requester = Some("third".into());
     scene.rows[1].requester = Some("me".into());
@@ -181,7 +182,7 @@ fn a_shard_that_waits_for_its_parents_counts_and_is_left_alone() {
     let mut scene = Scene::new(&["me", "other"], rows(4, Some(&hold("other"))));
     scene.readable.clear();
     assert_eq!(scene.plan_shared(), (vec![], false));
-    // Two of four are ours: those that we have in hand.
+    // Two of the four shards belong to `me`, which holds their leases.
     scene.held = scene.rows[..2].iter().map(|row| row.shard.clone()).collect();
     scene.rows[..2].iter_mut().for_each(|row| row.hold = None);
     scene.readable = scene.rows[2..].iter().map(|row| row.shard.clone()).collect();
@@ -207,7 +208,7 @@ fn who_reads_shards_by_name_has_no_part_in_the_sharing() {
     scene.workers[1].presence.explicit = true;
     scene.rows[2..].iter_mut().for_each(|row| row.hold = None);
     assert_eq!(scene.plan_shared(), (vec![ActionKind::Claim], true), "of the two that are free");
-    // Dead, it keeps nothing.
+    // A dead worker keeps nothing.
     scene.workers.pop();
     scene.rows[2..].iter_mut().for_each(|row| row.hold = Some(hold("me")));
     let (actions, more) = scene.plan_shared();
@@ -257,7 +258,8 @@ fn who_is_told_fails_where_a_live_one_reads_and_waits_to_see_whether_one_lives()
     assert_eq!(other.explicit(), Ok((vec![], true)), "it has not renewed it while we looked");
 }
 
-/// What `me` does about two streams, whose shards are `ours` in hand, and those of the rows.
+/// Returns how many actions `me` has for two streams, and whether more are left. `me` holds `ours` shards of each
+/// stream.
 fn share_two(workers: &[Worker], ours: [usize; 2], rows: [&[Row]; 2], free: usize) -> (usize, bool) {
     let streams = ["one", "two"].map(|name| Stream::new(name, name));
     let (start, mut liveness) = (Instant::now(), Liveness::new(LEASE));
@@ -288,7 +290,7 @@ fn a_worker_has_its_part_of_the_streams_that_it_reads() {
         Worker { id: id.into(), heartbeat: "1".into(), presence: Presence { streams, ..Presence::default() } }
     };
     let workers = [reads("me", &["one", "two"]), reads("other", &["one"])];
-    // Two of four, and four of four; half of that at once.
+    // It has two of four shards and four of four; half of them are claimed at once.
     assert_eq!(share_two(&workers, [0, 0], [&[], &[]], 4), (3, true));
 }
 

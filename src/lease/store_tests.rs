@@ -1,4 +1,4 @@
-//! The tests that every store has to pass, and those that every shared one has to.
+//! Which tests must every store pass, and which must every shared store pass?
 
 use std::sync::Arc;
 
@@ -48,9 +48,9 @@ async fn release(
     written.unwrap()
 }
 
-/// A store is one worker's view of a table.
+/// Tests a store, which is one worker's view of a table.
 pub(crate) async fn every_store_keeps_what_it_promises(store: &dyn LeaseStore) {
-    // Its name and the meaning of "latest" don't change.
+    // The store's name and the meaning of "latest" don't change.
     assert_eq!(store.identity().await.unwrap(), store.identity().await.unwrap());
     assert_eq!(store.pin_latest(&stream(), 100).await.unwrap(), 100);
     assert_eq!(store.pin_latest(&stream(), 200).await.unwrap(), 100);
@@ -59,18 +59,18 @@ pub(crate) async fn every_store_keeps_what_it_promises(store: &dyn LeaseStore) {
     assert_eq!(checkpoint, None);
     assert!(is_refused(store, "shard-1", ClaimFrom::Nobody).await);
 
-    // Places move on, and never back.
+    // Checkpoints move forward, and never back.
     for (write, stored) in [(at("10"), at("10")), (at("9"), at("10")), (at("12"), at("12"))] {
         let written = store.commit(vec![Commit::new(&lease, write)]).await;
         assert_eq!(written, [Ok(CommitOutcome::Stored { checkpoint: stored.clone(), requester: None })]);
         assert_eq!(row(store, "shard-1").await.unwrap().checkpoint, stored);
     }
-    // A renewal changes no place.
+    // A renewal changes no checkpoint.
     assert!(is_stored(&store.commit(vec![Commit::new(&lease, None)]).await[0]));
     assert_eq!(row(store, "shard-1").await.unwrap().checkpoint, at("12"));
     assert_eq!(store.rows(&Stream::new("other", "arn:aws:kinesis:eu-west-1:1:stream/other")).await.unwrap(), []);
 
-    // Who let go of a lease can't write with it any more.
+    // A lease that was released can't be used for a write any more.
     let late = Commit::new(&lease, at("99"));
     let later = Commit::new(&lease, Some(Checkpoint::ShardEnd(None)));
     release(store, lease, at("13"), None).await;
@@ -79,13 +79,13 @@ pub(crate) async fn every_store_keeps_what_it_promises(store: &dyn LeaseStore) {
     assert_eq!(checkpoint, at("13"));
     assert!(is_lost(&store.commit(vec![later]).await[0]));
 
-    // One that was lost doesn't keep others from being stored.
+    // A write under a lost lease doesn't keep others from being stored.
     let (second, _) = claim(store, "shard-2", ClaimFrom::Nobody).await;
     let foreign = Commit { epoch: second.epoch.wrapping_add(1), ..Commit::new(&second, at("7")) };
     let written = store.commit(vec![foreign, Commit::new(&lease, at("14"))]).await;
     assert!(is_lost(&written[0]) && is_stored(&written[1]));
 
-    // The end is final.
+    // The shard end is final.
     let last = SequenceNumber::new("14").unwrap();
     assert!(is_stored(
         &store.commit(vec![Commit::new(&lease, Some(Checkpoint::ShardEnd(Some(last.clone()))))]).await[0]
@@ -98,7 +98,7 @@ pub(crate) async fn every_store_keeps_what_it_promises(store: &dyn LeaseStore) {
     assert!(is_refused(store, "shard-1", ClaimFrom::Nobody).await);
     assert_eq!(row(store, "shard-1").await, Some(ended.clone()));
 
-    // What is gone from the stream is forgotten, if nothing has changed.
+    // The row of a shard that is gone from the stream is removed if it has not changed.
     let before = Row { checkpoint: at("13"), ..ended.clone() };
     store.forget(&stream(), &before).await.unwrap();
     assert!(row(store, "shard-1").await.is_some());
@@ -106,14 +106,14 @@ pub(crate) async fn every_store_keeps_what_it_promises(store: &dyn LeaseStore) {
     assert_eq!(row(store, "shard-1").await, None);
 }
 
-/// Two workers' views of the same table.
+/// Tests the views that two workers have of the same table.
 pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStore, b: &dyn SharedStore) {
     let presence = Presence {
         streams: [stream().arn().to_owned()].into(),
         lease: Some(Duration::from_millis(30_500)),
         ..Presence::default()
     };
-    // Both are seen, and a beat changes what is seen.
+    // Both workers are seen, and a heartbeat changes what is seen.
     assert_eq!(a.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Alive { wake_ups: 0 });
     b.heartbeat(&Presence { explicit: true, ..presence.clone() }).await.unwrap();
     let workers = a.workers().await.unwrap();
@@ -124,17 +124,17 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     let after = seen(&a.workers().await.unwrap(), b.me());
     assert_ne!(before.heartbeat, after.heartbeat);
 
-    // Who changed meanwhile isn't buried.
+    // A worker whose row has changed meanwhile is not removed.
     a.remove_dead_worker(&before).await.unwrap();
     assert_eq!(a.workers().await.unwrap().len(), 2);
 
-    // A nudge is told with the next beat.
+    // The next heartbeat returns the wake-up.
     b.wake(a.me()).await.unwrap();
     assert_eq!(a.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Alive { wake_ups: 1 });
     b.wake(&"nobody".into()).await.unwrap();
     assert_eq!(a.workers().await.unwrap().len(), 2, "a nudge makes no worker");
 
-    // A request is seen by the holder, with its next commit and in the row; only one can ask.
+    // The holder sees a request with its next commit and in the row; only one worker can request a shard.
     let (lease, _) = claim(a, "shard-3", ClaimFrom::Nobody).await;
     let held = row(a, "shard-3").await.unwrap().hold.unwrap();
     assert_eq!((&held.worker, held.epoch), (a.me(), Some(lease.epoch)));
@@ -154,7 +154,7 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     assert!(is_refused(b, "shard-3", ClaimFrom::Unchanged(&held)).await, "it was renewed");
     assert!(is_refused(b, "shard-3", ClaimFrom::Nobody).await);
 
-    // Passed on, it belongs to who asked, and to nobody else.
+    // A shard that was handed over belongs to the requester, and to no other worker.
     release(a, lease, at("6"), Some(b.me().clone())).await;
     let passed = row(b, "shard-3").await.unwrap();
     assert_eq!(passed.requester, None);
@@ -164,14 +164,14 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     let (lease, checkpoint) = claim(b, "shard-3", ClaimFrom::Holder(&passed)).await;
     assert_eq!(checkpoint, at("6"));
 
-    // A request can be taken back: then nobody gets it.
+    // A request can be withdrawn: then the shard is handed over to no worker.
     let held = row(a, "shard-3").await.unwrap().hold.unwrap();
     assert!(a.ask(&stream(), &"shard-3".into(), &held, None).await.unwrap());
     assert_eq!(a.withdraw(&stream(), &"shard-3".into()).await.unwrap(), None);
     assert_eq!(row(a, "shard-3").await.unwrap().requester, None);
     assert!(matches!(release(b, lease, at("6"), Some(a.me().clone())).await, CommitOutcome::Stored { .. }));
     assert_eq!(row(a, "shard-3").await.unwrap().hold, None);
-    // Unless it was granted before.
+    // The request can't be withdrawn if the shard was handed over before.
     let (lease, _) = claim(b, "shard-3", ClaimFrom::Nobody).await;
     let held = row(a, "shard-3").await.unwrap().hold.unwrap();
     assert!(a.ask(&stream(), &"shard-3".into(), &held, None).await.unwrap());
@@ -182,7 +182,7 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     release(a, lease, None, None).await;
     let (lease, _) = claim(b, "shard-3", ClaimFrom::Nobody).await;
 
-    // Taken by force, the old lease is worth nothing, for a commit, an end or a release.
+    // After a shard is taken by force, the old lease is invalid for a commit, a shard end or a release.
     let held = row(a, "shard-3").await.unwrap().hold.unwrap();
     let (taken, checkpoint) = claim(a, "shard-3", ClaimFrom::Holder(&held)).await;
     assert_eq!(checkpoint, at("6"));
@@ -194,13 +194,13 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     assert_eq!(row(b, "shard-3").await.unwrap().checkpoint, at("6"));
     assert!(is_refused(b, "shard-3", ClaimFrom::Holder(&held)).await, "it is another lease now");
 
-    // One that was not renewed can be taken.
+    // A lease that was not renewed can be taken over.
     let held = row(b, "shard-3").await.unwrap().hold.unwrap();
     let (lease, _) = claim(b, "shard-3", ClaimFrom::Unchanged(&held)).await;
     assert!(is_lost(&a.commit(vec![Commit::new(&taken, at("9"))]).await[0]));
     release(b, lease, None, None).await;
 
-    // The end of a shard that nothing is stored of is stored, and of no other.
+    // The shard end is stored for a shard without a row, and for no other.
     assert!(a.end(&stream(), &"shard-4".into()).await.unwrap());
     let ended = row(a, "shard-4").await.unwrap();
     assert_eq!((ended.checkpoint, ended.hold, ended.foreign), (Some(Checkpoint::ShardEnd(None)), None, false));
@@ -209,7 +209,7 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     assert!(!a.end(&stream(), &"shard-3".into()).await.unwrap());
     assert_eq!(row(a, "shard-3").await, before);
 
-    // Who leaves is not seen any more.
+    // A worker that leaves is not seen any more.
     b.leave().await.unwrap();
     assert_eq!(a.workers().await.unwrap().iter().map(|worker| &worker.id).collect::<Vec<_>>(), [a.me()]);
     let last = seen(&a.workers().await.unwrap(), a.me());
@@ -217,7 +217,7 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     assert_eq!(b.workers().await.unwrap(), []);
 }
 
-/// Many ask for the same shard at the same time, in every way in which one may ask.
+/// Several workers claim the same shard at the same time, in every way in which a claim is possible.
 pub(crate) async fn a_race_has_one_winner(stores: Vec<Arc<dyn SharedStore>>) {
     async fn race(stores: &[Arc<dyn SharedStore>], hold: Option<&Hold>) -> (Arc<dyn SharedStore>, Lease) {
         let claims = join_all(stores.iter().map(|store| async move {
@@ -268,7 +268,7 @@ async fn who_begins_later_goes_by_the_name() {
     assert!(matches!(before.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Alive { .. }));
     assert!(matches!(after.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Alive { .. }));
     assert_eq!(before.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Replaced);
-    // And its goodbye doesn't take the other one's row.
+    // The old process, when it leaves, does not remove the row of the new one.
     before.leave().await.unwrap();
     assert_eq!(after.workers().await.unwrap().len(), 1);
 }

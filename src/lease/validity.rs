@@ -1,26 +1,30 @@
-//! Do our leases still count?
+//! Are the leases of this worker still valid?
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Until when our leases are good. Shared with those who read, who ask before they hand anything on.
+/// The time until which the leases of this worker are valid. It is shared with the readers, which check it before they
+/// deliver anything.
 #[derive(Debug)]
 pub(crate) struct LeaseValidity {
+    /// The moment from which `until` counts.
     start: Instant,
-    /// Milliseconds after `start`.
+    /// The end of the validity, in milliseconds after `start`. Every successful heartbeat moves it on; the outbox and
+    /// the coordinator check it.
     until: AtomicU64,
-    /// How often the leases were past their time.
+    /// How often the leases have expired. The heartbeat counts it, and every [`Term`] is made from it.
     expirations: AtomicU64,
 }
 
-/// An unbroken time in which the leases were valid. What was claimed in one is good for nothing in another.
+/// An unbroken time in which the leases were valid. A shard that was claimed in one term must not be started in
+/// another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Term(u64);
 
 impl LeaseValidity {
-    /// One that ends at a point in time, unless it is prolonged.
+    /// Makes a validity that ends at a point in time, unless it is extended.
     pub(crate) fn until(end: Instant) -> Self {
         let start = Instant::now();
         let validity = Self { start, until: AtomicU64::new(0), expirations: AtomicU64::new(0) };
@@ -28,19 +32,19 @@ impl LeaseValidity {
         validity
     }
 
-    /// One that nobody can end.
+    /// Makes a validity that never ends.
     pub(crate) fn unlimited() -> Self {
         Self { start: Instant::now(), until: AtomicU64::new(u64::MAX), expirations: AtomicU64::new(0) }
     }
 
-    /// The present term; `None` while the leases are past their time.
+    /// The present term; `None` while the leases are expired.
     pub(crate) fn term(&self) -> Option<Term> {
-        // Read first: if they expire in between, the term is an old one.
+        // The counter is read first: if the leases expire in between, the term is an old one.
         let term = Term(self.expirations.load(Ordering::Acquire));
         (!self.is_expired()).then_some(term)
     }
 
-    /// The leases are past their time, and everything that was claimed under them stops.
+    /// Ends the present term: the leases have expired, and everything that was claimed under them stops.
     pub(super) fn expire(&self) {
         self.expirations.fetch_add(1, Ordering::AcqRel);
     }

@@ -1,4 +1,4 @@
-//! What is asked of the table by workers and operators alike?
+//! Which calls to the table do workers and operators share?
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ impl Table {
         update.key("StreamID", text(hash)).key("ShardID", text(range))
     }
 
-    /// All items under a hash key, as they are now.
+    /// Reads all items under a hash key, as they are now.
     pub(super) async fn query(&self, what: &'static str, hash: &str) -> Result<Vec<Item>, StoreError> {
         let mut items = Vec::new();
         let mut next: Option<Item> = None;
@@ -39,7 +39,7 @@ impl Table {
         }
     }
 
-    /// All items, as they are now.
+    /// Reads all items, as they are now.
     pub(super) async fn scan(&self, what: &'static str) -> Result<Vec<Item>, StoreError> {
         let mut items = Vec::new();
         let mut next: Option<Item> = None;
@@ -54,7 +54,7 @@ impl Table {
         }
     }
 
-    /// Makes a worker look at once, if it is there.
+    /// Asks a worker to rebalance at once, if it has a row.
     pub(super) async fn wake(&self, worker: &str) -> Result<(), StoreError> {
         let update = self
             .update(WORKERS, worker)
@@ -67,7 +67,7 @@ impl Table {
         }
     }
 
-    /// Removes a worker, if this holds still.
+    /// Removes the row of a worker, if the condition still holds.
     pub(super) async fn remove_worker(&self, worker: &str, condition: &str, seen: &str) -> Result<(), StoreError> {
         let delete = self
             .client

@@ -19,17 +19,17 @@ use super::*;
 use crate::config::DynamoDb;
 use crate::model::SequenceNumber;
 
-/// What happens to writes.
+/// The faults of writes and reads.
 #[derive(Debug, Default)]
 struct Faults {
-    /// So many answers to writes are lost after the write happened.
+    /// This many answers to writes are lost after the write happened.
     lost: AtomicU32,
-    /// So many writes of leases are refused, for the table is busy.
+    /// This many writes of leases are refused because the table is busy.
     throttled: AtomicU32,
     writes: AtomicU32,
-    /// So many transactions are cancelled, for somebody else writes the same rows.
+    /// This many transactions are canceled because another worker writes the same rows.
     conflicts: AtomicU32,
-    /// Whether nothing may be read.
+    /// Whether all reads are refused.
     forbidden: AtomicBool,
 }
 
@@ -92,7 +92,7 @@ impl HttpConnector for FaultyConnector {
 }
 
 impl Local {
-    /// A store whose answers can be lost.
+    /// Makes a store whose answers can be lost.
     async fn faulty(&self, me: &str) -> (DynamoDbStore, Arc<Faults>) {
         let session = self.session();
         let faults = Arc::<Faults>::default();
@@ -111,7 +111,7 @@ fn stored(checkpoint: Option<Checkpoint>) -> Vec<Result<CommitOutcome, StoreErro
     vec![Ok(CommitOutcome::Stored { checkpoint, requester: None })]
 }
 
-/// The write has happened, and the one who made it asks again: it must not take itself for somebody else.
+/// The write has happened, and its worker sends it again: the worker must recognize its own write.
 #[tokio::test]
 async fn lost_answers_change_nothing() {
     let local = Local::start().await;
@@ -180,7 +180,7 @@ async fn rows_that_are_changed_while_they_are_moved_are_moved_later() {
     store.adopt(&stream(), "orders").await.unwrap();
     assert_eq!(store.rows(&stream()).await.unwrap().len(), 2);
     assert!(store.table.query("look", stream().arn()).await.unwrap().is_empty());
-    // Where that never works, it is told rather than passed over.
+    // If the move never succeeds, that is reported as an error.
     strays().await;
     faults.conflicts.store(u32::MAX, Ordering::Relaxed);
     let error = store.adopt(&stream(), "orders").await.unwrap_err();
@@ -198,7 +198,7 @@ async fn a_permission_that_is_missing_is_told_and_not_tried_again() {
     assert!(matches!(error, InputError::Fatal(_)), "{error:?}");
 }
 
-/// Says of the table that it is in these states, one after the other; the last for good.
+/// The states that the table reports, one after the other; the last one stays.
 #[derive(Debug)]
 struct States(Mutex<Vec<&'static str>>);
 

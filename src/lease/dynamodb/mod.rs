@@ -1,20 +1,20 @@
-//! Leases in a DynamoDB table, shared by any number of workers.
+//! How do any number of workers share leases in a DynamoDB table?
 //!
 //! The table is the one that Redpanda Connect and Bento use (hash key `StreamID`, range key `ShardID`), so that a fleet
-//! can go over to this input, and back, and both can run beside each other meanwhile.
+//! can switch to this input and back, and both can run side by side meanwhile.
 //!
 //! ```text
-//! StreamID               ShardID                what it is
-//! orders                 shardId-000000000000   a lease: SequenceNumber, ClientID, LeaseTimeout, as they write it,
-//!                                               and LeaseID, WantedBy, Ended, ClaimedAt, StreamCreated, which are ours
-//! kinesis-input/workers  worker-1               a worker: its Beat, what it reads, its periods, how often it was nudged
+//! StreamID               ShardID                the row
+//! orders                 shardId-000000000000   a lease: SequenceNumber, ClientID, LeaseTimeout as in Connect,
+//!                                               and LeaseID, WantedBy, Ended, ClaimedAt, StreamCreated of this input
+//! kinesis-input/workers  worker-1               a worker: its Beat, what it reads, its periods, its number of wake-ups
 //! kinesis-input/streams  arn:aws:kinesis:…      a stream: under which StreamID its leases are, what "latest" means
 //! kinesis-input/streams  orders                 a name: which stream it means in this table
-//! kinesis-input/former   arn:…/shardId-…        a lease of a stream that was deleted and made again, as it was
+//! kinesis-input/former   arn:…/shardId-…        a lease of a stream that was deleted and recreated, as it was
 //! ```
 //!
-//! - `row`: what is in a row (pure); `table`: finding and making the table; `calls`: what everyone asks of it;
-//!   `spelling`: rows under a stream's other name; `seen`: what an operator sees and changes.
+//! - `row`: the content of a row (pure); `table`: finding and creating the table; `calls`: calls that workers and
+//!   operators share; `stream_key`: rows under a stream's other name; `overview`: what an operator sees and changes.
 
 mod calls;
 #[cfg(test)]
@@ -49,36 +49,39 @@ use row::{Item, text};
 
 pub(crate) use table::Table;
 
-/// The hash key under which workers show themselves. No stream can be called so.
+/// The hash key of the rows of workers. No stream can have this name.
 const WORKERS: &str = "kinesis-input/workers";
-/// The hash key under which it is kept what belongs to a whole stream.
+/// The hash key of the rows that concern a whole stream.
 const STREAMS: &str = "kinesis-input/streams";
-/// The hash key under which rows of streams are that were deleted and made again.
+/// The hash key of the rows of streams that were deleted and recreated.
 const FORMER: &str = "kinesis-input/former";
-/// Writes on their way at once. More would only wait for each other in the table's partitions.
+/// How many writes may be on their way at once. More would only wait for each other in the table's partitions.
 const WRITES_AT_ONCE: usize = 16;
-/// That a lease is ours still.
+/// The condition that a lease still belongs to this worker.
 const OWNED: &str = "ClientID = :me AND LeaseID = :lease";
 
-/// The store in a table.
+/// The store that keeps its leases in a DynamoDB table.
 #[derive(Debug)]
 pub(crate) struct DynamoDbStore {
     table: Table,
     me: WorkerId,
-    /// Tells this process from others that go by the same name.
+    /// A random text that tells this process from others that use the same name.
     life: String,
-    /// Whether others have seen this life.
+    /// Whether a heartbeat of this process has been stored.
     shown: AtomicBool,
+    /// How many heartbeats this process has sent.
     heartbeats: AtomicU64,
+    /// The lease period, which determines the `LeaseTimeout` that other programs see.
     lease: Duration,
-    /// Under which `StreamID` the leases of a stream are, by its ARN.
+    /// The `StreamID` under which the leases of a stream are, by the ARN of the stream.
     spellings: Mutex<HashMap<String, String>>,
-    /// Up to where our own leases are stored, so that no write moves one back.
+    /// The stored checkpoints of this worker's leases, with the epoch of each, so that no write moves a checkpoint
+    /// back.
     checkpoints: Mutex<HashMap<(Stream, ShardId), (u64, Option<Checkpoint>)>>,
 }
 
 impl DynamoDbStore {
-    /// A worker's view of the table. Leases last for `lease`, unless renewed.
+    /// Makes a worker's view of the table. Leases last for `lease` unless they are renewed.
     pub(crate) fn new(table: Table, me: WorkerId, lease: Duration) -> Self {
         Self {
             table,
@@ -96,17 +99,17 @@ impl DynamoDbStore {
         &self.table.client
     }
 
-    /// The `StreamID` of a stream. Its name until [`adopt`](LeaseStore::adopt) has looked.
+    /// Returns the `StreamID` of a stream, which is its name until [`adopt`](LeaseStore::adopt) has decided.
     fn stream_id(&self, stream: &Stream) -> String {
         lock(&self.spellings).get(stream.arn()).cloned().unwrap_or_else(|| stream.name().to_owned())
     }
 
-    /// When a lease that is renewed now runs out, for programs that go by the clock.
+    /// Returns when a lease that is renewed now expires, for programs that judge it by the clock.
     fn timeout(&self) -> AttributeValue {
         row::time(self.table.time.now() + self.lease)
     }
 
-    /// An update of a lease that we own.
+    /// Makes an update of a lease that this worker owns.
     fn update_owned(&self, stream: &Stream, shard: &ShardId, epoch: u64) -> UpdateItemFluentBuilder {
         self.table
             .update(&self.stream_id(stream), shard.as_str())
@@ -117,7 +120,7 @@ impl DynamoDbStore {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
     }
 
-    /// The place to write, given what was stored before under the same lease.
+    /// Returns the checkpoint to write, given the one that was stored before under the same lease.
     fn onward(
         &self,
         stream: &Stream,
@@ -146,7 +149,7 @@ impl DynamoDbStore {
             Err(error) => {
                 let lost = self.lost(&stream, &shard, &refused("store a checkpoint", error)?);
                 let mut checkpoints = lock(&self.checkpoints);
-                // Unless it was claimed anew meanwhile.
+                // The entry stays if the shard was claimed again meanwhile.
                 let key = (stream, shard);
                 if checkpoints.get(&key).is_some_and(|(known, _)| *known == epoch) {
                     checkpoints.remove(&key);
@@ -169,7 +172,8 @@ impl DynamoDbStore {
         Ok(written)
     }
 
-    /// Lets go of a shard. `None` if it is ours still, for the one `to` whom it is to go does not want it any more.
+    /// Releases a shard. Returns `None` if this worker still holds it because the requester `to` has withdrawn its
+    /// request.
     async fn let_go(
         &self,
         stream: &Stream,
@@ -181,7 +185,7 @@ impl DynamoDbStore {
         let update = self.update_owned(stream, shard, epoch);
         let passed = fastrand::u64(..);
         let update = match to {
-            // `LeaseID` stays: if the answer is lost, it says that it was us who let go.
+            // `LeaseID` stays: if the answer is lost, it shows that this worker released the shard.
             None => with_place(update, checkpoint, "", "REMOVE ClientID, LeaseTimeout, WantedBy, ClaimedAt"),
             Some(to) => {
                 let update = update
@@ -209,7 +213,7 @@ impl DynamoDbStore {
                 if to.is_some() && is_held && is_ours(row::lease_id(&self.me, epoch)) {
                     return Ok(None);
                 }
-                // Written by a try whose answer was lost.
+                // The row was written by an attempt whose answer was lost.
                 if let_go {
                     CommitOutcome::Stored { checkpoint: checkpoint.clone(), requester: None }
                 } else {
@@ -235,7 +239,7 @@ impl DynamoDbStore {
     }
 }
 
-/// Adds a place to what an update sets and removes.
+/// Adds a checkpoint to the attributes that an update sets and removes.
 fn with_place(
     update: UpdateItemFluentBuilder,
     checkpoint: &Option<Checkpoint>,
@@ -263,7 +267,7 @@ fn with_place(
     update.update_expression(format!("{set} {remove}").trim())
 }
 
-/// What the row held instead, if a condition was not met.
+/// Returns the present row if a condition was not met.
 fn refused<R: std::fmt::Debug + Send + Sync + 'static>(
     what: &'static str,
     error: SdkError<UpdateItemError, R>,
@@ -300,7 +304,7 @@ where
     StoreError::Failed { what, cause }
 }
 
-/// What an answer means that says why it was not done.
+/// Translates a service error that says why the call was not done.
 fn not_done(what: &'static str, error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> StoreError {
     let cause = told(error);
     match error.code() {
@@ -311,7 +315,7 @@ fn not_done(what: &'static str, error: &(impl ProvideErrorMetadata + std::error:
     }
 }
 
-/// What the service says.
+/// Returns the message of the service.
 fn told(error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> String {
     match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
@@ -374,7 +378,7 @@ impl LeaseStore for DynamoDbStore {
             }
         };
         let set = "SET ClientID = :me, LeaseID = :lease, LeaseTimeout = :timeout, ClaimedAt = :now";
-        // A worker that has not noticed yet that the stream was made again gets nothing of the new one.
+        // A worker that has not noticed yet that the stream was recreated gets no shard of the new stream.
         let (update, of_this_stream) = match row::created(stream) {
             None => (update.update_expression(format!("{set} REMOVE WantedBy")), ""),
             Some(created) => (
@@ -406,7 +410,7 @@ impl LeaseStore for DynamoDbStore {
             Ok(answer) => self.read(stream, shard, answer.attributes())?,
             Err(error) => {
                 let found = refused("claim a shard", error)?;
-                // Written by a try whose answer was lost.
+                // The row was written by an attempt whose answer was lost.
                 if found.get("LeaseID") != Some(&id) || found.get("ClientID") != Some(&text(self.me.as_str())) {
                     let CommitOutcome::Lost { holder } = self.lost(stream, shard, &found) else {
                         return Ok(Claim::HeldBy("nobody".into()));
@@ -517,7 +521,7 @@ impl SharedStore for DynamoDbStore {
                 .update_expression(format!("{set}, Since = if_not_exists(Since, :now) ADD Nudges :none"))
                 .condition_expression("attribute_not_exists(StreamID) OR Life = :life")
         } else {
-            // The first one takes the name over from whoever had it before.
+            // The first heartbeat takes the name over from any earlier process.
             update.update_expression(format!("{set}, Since = :now ADD Nudges :none"))
         };
         match update.send().await {
@@ -601,7 +605,7 @@ impl SharedStore for DynamoDbStore {
         };
         match update.send().await {
             Ok(_) => Ok(true),
-            // Written by a try whose answer was lost, or by somebody else.
+            // The row was written by an attempt whose answer was lost, or by another worker.
             Err(error) => Ok(refused("store that a shard is ended", error)?.get("LeaseID") == Some(&id)),
         }
     }

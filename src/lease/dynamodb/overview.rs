@@ -1,4 +1,4 @@
-//! What does an operator see in the table, and may change?
+//! What does an operator see in the table, and what may an operator change?
 
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use jiff::Timestamp;
@@ -9,7 +9,7 @@ use super::{Checkpoint, FORMER, Row, STREAMS, StoreError, WORKERS, failed, is_re
 use crate::lease::{Overview, SeenShard, SeenWorker, State};
 
 impl Table {
-    /// All leases, or those of one stream as it is spelt in the table, and all workers.
+    /// Reads all workers, and all leases or those of one stream as the table spells it.
     pub(crate) async fn overview(&self, stream: Option<&str>) -> Result<Overview, StoreError> {
         let items = match stream {
             None => self.scan("read the table").await?,
@@ -43,7 +43,7 @@ impl Table {
         Ok(seen)
     }
 
-    /// Takes a shard from a worker, whose lease is this one still: nobody's from then on. `false` if it has changed.
+    /// Makes a shard free, if its owner and lease have not changed since it was read. Returns `false` if they have.
     pub(crate) async fn free(&self, shard: &SeenShard) -> Result<bool, StoreError> {
         let Some(owner) = &shard.owner else { return Ok(false) };
         let update = self.update(&shard.stream, &shard.shard).expression_attribute_values(":owner", text(owner));
@@ -52,7 +52,7 @@ impl Table {
         let update = if shard.other_program {
             update.update_expression(remove)
         } else {
-            // The old owner must not take this for a release of its own.
+            // With another `LeaseID` the old owner does not take this for a release of its own.
             update
                 .expression_attribute_values(":freed", text(&format!("freed/{:016x}", fastrand::u64(..))))
                 .update_expression(format!("SET LeaseID = :freed {remove}"))
@@ -64,7 +64,7 @@ impl Table {
         }
     }
 
-    /// Removes a worker that shows itself no more, and has the others look at what it left.
+    /// Removes the row of a dead worker, and asks the others to rebalance.
     pub(crate) async fn remove_dead_worker(&self, worker: &str, heartbeat: Option<&str>) -> Result<(), StoreError> {
         if let Some(heartbeat) = heartbeat {
             self.remove_worker(worker, "Beat = :seen", heartbeat).await?;
@@ -76,7 +76,7 @@ impl Table {
     }
 }
 
-/// That it is the owner's still, and was not renewed since we looked.
+/// Adds the condition that the owner is the same and has not renewed the lease since it was read.
 fn unrenewed(update: UpdateItemFluentBuilder, until: Option<&str>) -> UpdateItemFluentBuilder {
     match until {
         Some(until) => update
@@ -131,7 +131,8 @@ fn worker(item: &Item, now: Timestamp) -> Option<SeenWorker> {
     })
 }
 
-/// By the clocks of two machines, so it may be somewhat off, or negative.
+/// Returns how many seconds ago a time was. It compares the clocks of two machines, so the result may be wrong by their
+/// difference, or negative.
 fn seconds_since(time: &str, now: Timestamp) -> Option<i64> {
     let time: Timestamp = time.parse().ok()?;
     Some(now.as_second() - time.as_second())

@@ -1,6 +1,7 @@
 //! What is in a row of the table?
 //!
-//! Pure. Attributes that Connect doesn't know may be missing in any row: it writes whole items.
+//! This module is pure. Redpanda Connect writes whole items, so attributes that it doesn't know may be missing in any
+//! row.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,7 @@ use jiff::Timestamp;
 use crate::lease::{Checkpoint, Hold, Presence, Row, Worker};
 use crate::model::{SequenceNumber, Stream, WorkerId};
 
-/// When the stream was created that the row is of, in milliseconds since 1970.
+/// The attribute that says when the stream of the row was created, in milliseconds since 1970.
 pub(super) const STREAM_CREATED: &str = "StreamCreated";
 
 pub(super) type Item = HashMap<String, AttributeValue>;
@@ -20,15 +21,15 @@ pub(super) fn text(text: &str) -> AttributeValue {
     AttributeValue::S(text.to_owned())
 }
 
-/// A point in time, as Connect writes it: RFC 3339 with nanoseconds.
+/// Formats a point in time as Connect writes it: RFC 3339 with nanoseconds.
 pub(super) fn time(at: SystemTime) -> AttributeValue {
-    // A clock so far off that it has no date is still good enough for what others do with it.
+    // A clock that is so wrong that it has no date is good enough for how other programs use the time.
     let at = Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH);
     AttributeValue::S(format!("{at:.9}"))
 }
 
-/// A lease, as it is told from those before it. With the holder's name in it: another program that takes the shard
-/// changes the holder alone.
+/// The id of a lease, which tells it from earlier ones. It contains the holder's name, because another program that
+/// takes the shard changes only the holder.
 pub(super) fn lease_id(holder: &WorkerId, epoch: u64) -> AttributeValue {
     AttributeValue::S(format!("{holder}/{epoch:016x}"))
 }
@@ -38,12 +39,12 @@ fn epoch(holder: &str, lease_id: &str) -> Option<u64> {
     u64::from_str_radix(epoch, 16).ok()
 }
 
-/// The creation of a stream, as its rows say it.
+/// The creation time of a stream, as its rows store it.
 pub(super) fn created(stream: &Stream) -> Option<AttributeValue> {
     stream.created().map(|created| AttributeValue::N(created.to_string()))
 }
 
-/// A text attribute; one that is empty counts as missing.
+/// Reads a text attribute; an empty one counts as missing.
 pub(super) fn string<'i>(item: &'i Item, name: &str) -> Option<&'i str> {
     item.get(name)?.as_s().ok().map(String::as_str).filter(|text| !text.is_empty())
 }
@@ -52,7 +53,7 @@ pub(super) fn number(item: &Item, name: &str) -> Option<i64> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
-/// A time, of which none at all makes no sense.
+/// Reads a duration; zero counts as missing.
 fn millis(item: &Item, name: &str) -> Option<Duration> {
     number(item, name)
         .and_then(|millis| u64::try_from(millis).ok())
@@ -69,7 +70,7 @@ pub(super) fn range(item: &Item) -> &str {
     string(item, "ShardID").unwrap_or("?")
 }
 
-/// The lease in a row. What is wrong with its position, and what to do about it, is in the row as well.
+/// Reads the lease in a row. An error in its position, and what to do about it, is part of the result.
 pub(super) fn lease(item: &Item) -> Row {
     let (checkpoint, unreadable) = match position(item) {
         Ok(checkpoint) => (checkpoint, None),
@@ -86,7 +87,7 @@ pub(super) fn lease(item: &Item) -> Row {
     Row { shard: range(item).into(), checkpoint, hold, requester, foreign, created, unreadable }
 }
 
-/// The position in a row, or what is wrong with it and what to do.
+/// Reads the position in a row, or says what is wrong with it and what to do.
 fn position(item: &Item) -> Result<Option<Checkpoint>, String> {
     const ADVICE: &str = "correct it, or remove the row to begin anew";
     let after = match item.get("SequenceNumber") {
@@ -112,7 +113,7 @@ fn position(item: &Item) -> Result<Option<Checkpoint>, String> {
     })
 }
 
-/// The worker in a row.
+/// Reads the worker in a row.
 pub(super) fn worker(item: &Item) -> Option<Worker> {
     let streams: BTreeSet<String> =
         item.get("Streams").and_then(|streams| streams.as_ss().ok()).into_iter().flatten().cloned().collect();
@@ -128,15 +129,15 @@ pub(super) fn worker(item: &Item) -> Option<Worker> {
     })
 }
 
-/// What the names of consumers are made of: the table's name, and what tells it from tables of the same name in other regions
-/// and accounts, whose fleets may read the same stream. As long as the service lets the name of a consumer be, and of the
-/// characters that it may have.
+/// Makes the part of a consumer's name that stands for the table: the table's name, and a hash that tells it from
+/// tables of the same name in other regions and accounts, whose fleets may read the same stream. The result is at most
+/// as long as the service allows, and has only characters that the service allows.
 pub(super) fn consumer_part(name: &str, arn: &str) -> String {
     const LONGEST: usize = 128 - "kinesis-input-".len();
     let hash = arn
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    // A table may be configured by its ARN.
+    // The configuration may give the table's ARN.
     let name = name.rsplit_once(":table/").map_or(name, |(_, name)| name);
     let allowed = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' };
     let start: String = name.chars().map(allowed).take(LONGEST - 17).collect();
@@ -168,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_shard_that_connect_took_from_us_is_theirs() {
-        // It changes the holder, and leaves our attributes.
+        // Connect changes the holder and keeps the attributes of this input.
         let row = lease(&item(&[("ShardID", "s"), ("ClientID", "theirs"), ("LeaseID", "ours/00000000000000ff")]));
         assert_eq!(row.hold.unwrap().epoch, None);
         let ours = lease(&item(&[("ShardID", "s"), ("ClientID", "ours"), ("LeaseID", "ours/00000000000000ff")]));
@@ -223,7 +224,7 @@ mod tests {
             let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
             assert!(whole.len() <= 128 && whole.chars().all(is_allowed), "{whole}");
         }
-        // By name or by ARN, it is one table.
+        // The name and the ARN refer to the same table.
         let by_arn = arn("eu-west-1", "leases");
         assert_eq!(consumer_part(&by_arn, &by_arn), part("eu-west-1", "leases"));
     }

@@ -1,11 +1,11 @@
 //! Under which name are the leases of a stream?
 //!
-//! Connect keeps them under whatever its configuration calls the stream, a name or an ARN. All workers have to agree on
-//! one of them, whatever theirs calls it; so the first one decides, where Connect's rows are if there are any, and writes
-//! that down. Rows that turn up under the other name are moved.
+//! Redpanda Connect keeps them under the name or ARN by which its configuration refers to the stream. All workers must
+//! agree on one of the two, whatever their own configurations say. The first worker therefore decides, prefers the name
+//! under which Connect's rows are, and stores the decision. Rows that appear under the other name are moved.
 //!
-//! Streams of other regions or accounts may have the same name. The first one that comes has it, rows and all; the others
-//! are kept under their ARNs.
+//! Streams of other regions or accounts may have the same name. The first such stream gets the name and the rows under
+//! it; the leases of the others are kept under their ARNs.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ use crate::model::{SequenceNumber, Stream};
 use crate::retry::backoff::Backoff;
 use crate::telemetry;
 
-/// How often rows are moved that are changed meanwhile by whoever holds them.
+/// How often the move is attempted for rows that their holders change meanwhile.
 const TRIES: u32 = 8;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LATEST_RETRY: Duration = Duration::from_secs(1);
 
-/// Decides, or learns what was decided; moves what is under the other name.
+/// Decides on a name, or reads the earlier decision, and moves the rows under the other name. Returns the name.
 pub(super) async fn adopt(store: &DynamoDbStore, stream: &Stream, configured: &str) -> Result<String, StoreError> {
     if !has_its_name(store, stream).await? {
         return Ok(stream.arn().to_owned());
@@ -52,7 +52,7 @@ async fn items(store: &DynamoDbStore, id: &str) -> Result<Vec<Item>, StoreError>
     store.table.query("read the leases", id).await
 }
 
-/// Whether the name means this stream in this table, and not another one of the same name.
+/// Whether the name means this stream in this table, and not another stream of the same name.
 async fn has_its_name(store: &DynamoDbStore, stream: &Stream) -> Result<bool, StoreError> {
     let update = store
         .table
@@ -64,7 +64,7 @@ async fn has_its_name(store: &DynamoDbStore, stream: &Stream) -> Result<bool, St
     Ok(answer.attributes().and_then(|item| string(item, "Arn")) == Some(stream.arn()))
 }
 
-/// Moves all rows. Each may be renewed by its holder at any time, and is then tried again.
+/// Moves all rows. A row that its holder renews meanwhile is tried again. Returns how many were moved.
 async fn move_all(store: &DynamoDbStore, from: &str, to: &str) -> Result<usize, StoreError> {
     let mut backoff = Backoff::new(FIRST_RETRY, LATEST_RETRY);
     let mut moved = 0;
@@ -101,7 +101,7 @@ async fn decided(store: &DynamoDbStore, stream: &Stream) -> Result<Option<String
     Ok(found.item().and_then(|item| known(item, stream)))
 }
 
-/// The decision in a row; anything but the two names is none.
+/// Reads the decision in a row. Anything but one of the two names counts as no decision.
 fn known(item: &Item, stream: &Stream) -> Option<String> {
     let spelling = string(item, "LeasesUnder")?;
     [stream.name(), stream.arn()].contains(&spelling).then(|| spelling.to_owned())
@@ -118,8 +118,8 @@ async fn decide(store: &DynamoDbStore, stream: &Stream, best: &str) -> Result<St
     Ok(answer.attributes().and_then(|item| known(item, stream)).unwrap_or_else(|| best.to_owned()))
 }
 
-/// Moves a row, unless somebody changes it meanwhile; whether it was. Where both names have one, the one that is further
-/// stays.
+/// Moves a row, unless it changes meanwhile. Returns whether it was moved. If both names have a row, the one that is
+/// further along stays.
 async fn move_over(store: &DynamoDbStore, to: &str, stray: &Item, rival: Option<&Item>) -> Result<bool, StoreError> {
     let stays = rival.filter(|rival| string(rival, "ClientID").is_some() || checkpoint(rival) >= checkpoint(stray));
     let put = if stays.is_none() {
@@ -139,7 +139,7 @@ async fn move_over(store: &DynamoDbStore, to: &str, stray: &Item, rival: Option<
     replace(store, MOVING, stray, put).await
 }
 
-/// Moves the row of a shard of a former stream out of the way, unless it changes meanwhile; whether it was moved.
+/// Sets aside the row of a shard of a former stream, unless it changes meanwhile. Returns whether it did.
 pub(super) async fn set_aside(
     store: &DynamoDbStore,
     what: &'static str,
@@ -153,7 +153,8 @@ pub(super) async fn set_aside(
     replace(store, what, item, Some(put)).await
 }
 
-/// Removes a row that is still as it was read, and writes another in the same transaction; whether it was done.
+/// Removes a row that has not changed since it was read, and writes another in the same transaction. Returns whether it
+/// did.
 async fn replace(
     store: &DynamoDbStore,
     what: &'static str,
@@ -174,7 +175,7 @@ async fn replace(
     }
     match call.send().await {
         Ok(_) => Ok(true),
-        // Changed meanwhile, or the table is busy.
+        // The row changed meanwhile, or the table is busy.
         Err(error)
             if error.as_service_error().is_some_and(TransactWriteItemsError::is_transaction_canceled_exception) =>
         {
@@ -184,7 +185,7 @@ async fn replace(
     }
 }
 
-/// The condition that a row is as it was read.
+/// Makes the condition that a row has not changed since it was read.
 fn unchanged(item: &Item) -> (String, Option<Item>) {
     let (mut same, mut values) = (Vec::new(), Item::new());
     for (at, name) in ["SequenceNumber", "ClientID", "LeaseTimeout", "Ended"].into_iter().enumerate() {
@@ -199,7 +200,7 @@ fn unchanged(item: &Item) -> (String, Option<Item>) {
     (same.join(" AND "), (!values.is_empty()).then_some(values))
 }
 
-/// How far a row has got: ended or not, and where.
+/// Returns how far a row has got: whether the shard has ended, and its sequence number.
 fn checkpoint(item: &Item) -> (bool, Option<SequenceNumber>) {
     let ended = matches!(row::lease(item).checkpoint, Some(Checkpoint::ShardEnd(_)));
     (ended, string(item, "SequenceNumber").and_then(|number| SequenceNumber::new(number).ok()))

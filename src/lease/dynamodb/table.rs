@@ -20,33 +20,33 @@ use crate::aws::credentials;
 use crate::config::{BillingMode as Billing, DynamoDb};
 use crate::telemetry::Waiting;
 
-/// How long a call may take, its retries included.
+/// How long a call may take, including its retries.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long one try of it may take.
+/// How long one attempt of a call may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long a table may take to become active, and how often it is looked at.
+/// How long a table may take to become active, and how often its status is read.
 const ACTIVE_WITHIN: Duration = Duration::from_mins(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// The key of a lease table.
+/// The key schema of a lease table.
 const OURS: &str = "HASH StreamID (S), RANGE ShardID (S)";
 
-/// A table that is there.
+/// A lease table that exists and can be used.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     pub(super) client: Client,
-    /// For beats alone: they must not wait behind anything, nor share a budget of retries with it.
+    /// A client for heartbeats alone: they must not wait for other calls, nor share a retry budget with them.
     pub(super) heartbeats: Client,
-    /// Its name or ARN, as it is configured.
+    /// The table's name or ARN, as it is configured.
     pub(super) name: String,
-    /// Its ARN, which tells it from tables of the same name in other regions and accounts.
+    /// The table's ARN, which tells it from tables of the same name in other regions and accounts.
     pub(super) arn: String,
-    /// For what is written of times.
+    /// The clock for the times that are written to the table.
     pub(super) time: SharedTimeSource,
 }
 
 impl Table {
-    /// Finds the table, or makes it if the configuration says so. Beats are to be answered within `beat`.
+    /// Finds the table, or creates it if the configuration says so. `heartbeat` is the timeout of heartbeats.
     pub(crate) async fn open(session: &SdkConfig, config: &DynamoDb, heartbeat: Duration) -> Result<Self, StoreError> {
         let timeouts = |whole: Duration, attempt: Duration| {
             TimeoutConfig::builder().operation_timeout(whole).operation_attempt_timeout(attempt).build()
@@ -55,7 +55,8 @@ impl Table {
         let client = common
             .clone()
             .retry_config(RetryConfig::standard().with_max_attempts(4))
-            // A budget of its own: by default all clients in a process share one, of other inputs too.
+            // The client has its own retry budget: by default all clients in a process share one, including those of
+            // other inputs.
             .retry_partition(RetryPartition::custom("kinesis-input-leases").build())
             .timeout_config(timeouts(CALL_TIMEOUT, ATTEMPT_TIMEOUT))
             .build();
@@ -75,7 +76,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Waits until the table serves.
+    /// Waits until the table can be used.
     async fn be_there(&self, config: &DynamoDb) -> Result<TableDescription, StoreError> {
         let mut found = match self.describe().await? {
             Some(found) => found,
@@ -97,7 +98,7 @@ impl Table {
             }
             waiting.tell("the lease table", &self.name, &status);
             sleep(LOOK_AGAIN).await;
-            // One that is being made may not be shown yet.
+            // A table that is being created may not be visible yet.
             if let Some(now) = self.describe().await? {
                 found = now;
             }
@@ -105,10 +106,10 @@ impl Table {
         Ok(found)
     }
 
-    /// Whether the table can be used now; an error if it can't be until a person does something.
+    /// Returns whether the table can be used now. It fails if the table can't be used until a person intervenes.
     fn serves(&self, found: &TableDescription) -> Result<bool, StoreError> {
         let advice = match found.table_status().map(TableStatus::as_str) {
-            // It is used as it is while it is being changed.
+            // The table can be used while it is being changed.
             None | Some("ACTIVE" | "UPDATING") => return Ok(true),
             Some("INACCESSIBLE_ENCRYPTION_CREDENTIALS") => {
                 "allow this account to use the key that it is encrypted with"
@@ -127,7 +128,7 @@ impl Table {
             Ok(answer) => Ok(answer.table),
             Err(error) => match error.code() {
                 Some("ResourceNotFoundException") => Ok(None),
-                // A name that no table can have.
+                // No table can have this name.
                 Some("ValidationException") => Err(self.wrong(&failed(what, &error).to_string())),
                 _ => Err(failed(what, &error)),
             },
@@ -156,7 +157,7 @@ impl Table {
         };
         match call.send().await {
             Ok(_) => crate::telemetry::table_made(&self.name),
-            // Another worker was quicker.
+            // Another worker created the table first.
             Err(error) if error.code() == Some("ResourceInUseException") => {}
             Err(error) => return Err(failed(what, &error)),
         }
@@ -164,7 +165,7 @@ impl Table {
         self.describe().await?.ok_or_else(gone)
     }
 
-    /// Another key schema means that it is used by something else.
+    /// Checks the key schema: another one means that the table serves another purpose.
     fn check(&self, found: &TableDescription) -> Result<(), StoreError> {
         let mut schema = String::new();
         for key in found.key_schema() {

@@ -1,4 +1,4 @@
-//! Does the table keep what stores promise, and what Connect expects of it?
+//! Does the table keep what stores promise, and what Redpanda Connect expects of it?
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::lease::store_tests::{
 pub(super) const LEASE: Duration = Duration::from_secs(30);
 const ARN: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/orders";
 
-/// A DynamoDB that others wrote, on a socket. Gone when it is dropped.
+/// A DynamoDB of another project, on a socket. It is gone when this is dropped.
 pub(super) struct Local {
     endpoint: String,
     _server: JoinSet<()>,
@@ -117,7 +117,7 @@ async fn a_row_is_what_connect_expects() {
     let timeout: jiff::Timestamp = item["LeaseTimeout"].as_s().unwrap().parse().unwrap();
     let left = timeout.duration_since(jiff::Timestamp::now());
     assert!(left.as_secs() > 20 && left.as_secs() <= 30, "{left:?}");
-    // Given back, it has no owner, which is how Connect knows that it may have it.
+    // A released lease has no owner, which tells Connect that it may take the shard.
     store.release(vec![Release::new(&lease, checkpoint, None)]).await.remove(0).unwrap();
     let item = get(&store, "orders", "s").await.unwrap();
     assert!(!item.contains_key("ClientID") && !item.contains_key("LeaseTimeout"), "{item:?}");
@@ -140,7 +140,7 @@ async fn a_row_that_connect_wrote_is_continued_and_fenced() {
         panic!("not ours")
     };
     assert_eq!(checkpoint, Some(Checkpoint::After(crate::model::SequenceNumber::new("42").unwrap())));
-    // Connect takes it back, as it does: it changes the owner, and our attributes stay.
+    // Connect takes the shard back as it does in practice: it changes the owner, and the attributes of this input stay.
     store
         .table
         .update("orders", "s")
@@ -244,7 +244,7 @@ async fn row_that_makes_no_sense_is_read_beside_the_others() {
     let rows = store.rows(&stream()).await.unwrap();
     assert!(rows[0].unreadable.as_deref().is_some_and(|what| what.contains("LATEST")), "{rows:?}");
     assert_eq!((rows[1].unreadable.as_deref(), &rows[1].checkpoint), (None, &at("5")));
-    // An edit between a look and a claim is reported with the row's name.
+    // An edit between a read and a claim is reported with the row's name.
     let error = store.claim(&stream(), &"a".into(), ClaimFrom::Nobody).await.unwrap_err().to_string();
     assert!(error.contains("orders a") && error.contains("remove the row"), "{error}");
 }
@@ -258,7 +258,7 @@ async fn row_of_a_former_stream_is_set_aside_and_claims_keep_to_their_stream() {
     stale.commit(vec![Commit::new(&lease, at("5"))]).await.pop().unwrap().unwrap();
     let row = store.rows(&new).await.unwrap().pop().unwrap();
     assert_eq!((row.created, &row.checkpoint), (Some(1), &at("5")));
-    // A row that changed since is left.
+    // A row that has changed since is not set aside.
     stale.commit(vec![Commit::new(&lease, at("6"))]).await.pop().unwrap().unwrap();
     assert!(!store.set_aside(&new, &row).await.unwrap());
     let row = store.rows(&new).await.unwrap().pop().unwrap();
@@ -268,12 +268,12 @@ async fn row_of_a_former_stream_is_set_aside_and_claims_keep_to_their_stream() {
         panic!()
     };
     assert_eq!(checkpoint, None);
-    // Neither by its lease nor by a claim does the stale worker move anything of the new stream.
+    // The stale worker moves nothing of the new stream, neither by its lease nor by a claim.
     let late = stale.commit(vec![Commit::new(&lease, at("7"))]).await.pop().unwrap().unwrap();
     assert_eq!(late, CommitOutcome::Lost { holder: "ours".into() });
     let hold = store.rows(&new).await.unwrap().pop().unwrap().hold.unwrap();
     assert!(matches!(stale.claim(&old, &"s".into(), ClaimFrom::Holder(&hold)).await.unwrap(), Claim::HeldBy(_)));
-    // Set aside means kept.
+    // A row that was set aside is kept.
     let kept = store.table.query("", FORMER).await.unwrap();
     assert_eq!(kept.len(), 1);
     assert_eq!(row::string(&kept[0], "SequenceNumber"), Some("6"));
@@ -326,7 +326,7 @@ async fn two_streams_of_one_name_keep_to_themselves() {
     let Claim::Owned(..) = store.claim(&other, &"s".into(), ClaimFrom::Nobody).await.unwrap() else { panic!() };
     assert_eq!(store.rows(&stream()).await.unwrap()[0].hold, None);
     assert_eq!(store.rows(&stream()).await.unwrap().len(), 1);
-    // The same after a restart, whoever is first.
+    // The decision is the same after a restart, in any order.
     let again = local.store("again").await;
     again.adopt(&other, "orders").await.unwrap();
     assert!(again.rows(&other).await.unwrap()[0].hold.is_some());
