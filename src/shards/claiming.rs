@@ -1,4 +1,4 @@
-//! How does a worker get shards, and begin to read them?
+//! How does a worker get shards and start to read them?
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
@@ -19,21 +19,22 @@ use crate::shards::task::{Outcome, ShardTask};
 use crate::telemetry::health::ObservedShard;
 use crate::telemetry::{self, Claimed};
 
-/// When many shards start at once, they spread over so long for each of them: the service admits a limited rate.
+/// The time per shard over which the starts of several shards are spread, because the service admits a limited rate.
 const START_SPREAD: Duration = Duration::from_millis(2);
-/// Calls to the store on their way at once.
+/// How many calls to the store may be in progress at once.
 const CALLS_AT_ONCE: usize = 16;
-/// How long a close waits for claims that are on their way.
+/// How long a close waits for claims in progress.
 const LATE_CLAIMS: Duration = Duration::from_secs(3);
 
-/// A shard that is ours now.
+/// A shard that this worker has claimed.
 pub(super) struct ClaimedShard {
     stream: usize,
     lease: Lease,
     checkpoint: Option<Checkpoint>,
-    /// When it was claimed. In another term it is not known whose it is.
+    /// The term in which the shard was claimed. In another term its owner is unknown.
     term: Term,
-    /// Its holder before, who knows no requests, may store a place until then.
+    /// The time until which the former holder, a program that knows no requests, may store a checkpoint; `None` if
+    /// there is no such holder.
     settles: Option<Instant>,
 }
 
@@ -45,7 +46,7 @@ impl Coordinator {
             let ActionKind::Ask { hold, instead_of } = action.kind else { return None };
             match store.ask(stream, &action.shard, &hold, instead_of.as_ref()).await {
                 Ok(true) => Some((stream.clone(), action.shard, hold)),
-                // Somebody else was quicker.
+                // Another worker made its request first.
                 Ok(false) => None,
                 Err(error) => {
                     health.table_failed(&error);
@@ -68,10 +69,10 @@ impl Coordinator {
         }
     }
 
-    /// Claims what is to be claimed; what we got.
+    /// Claims shards, and returns those that this worker got.
     ///
-    /// Told to stop, it claims nothing more, but waits a while for claims that are on their way: what they get is given back
-    /// with the rest. Nobody else would know that we have it.
+    /// After a stop it claims nothing more, but waits a while for claims in progress: their shards are released with
+    /// the rest. No other part knows that this worker has them.
     pub(super) async fn claim(&mut self, actions: Vec<Action>) -> Vec<ClaimedShard> {
         let (streams, store, settings) = (&self.streams, &self.context.store, &self.context.settings);
         let (stop, validity, health) = (&self.context.stop, &self.context.validity, &self.context.health);
@@ -126,7 +127,7 @@ impl Coordinator {
         got
     }
 
-    /// Claims what is free, of those that may be read: all, or just these.
+    /// Claims the free shards that may be read: all of them, or only these.
     pub(super) async fn claim_free(&mut self, at: usize, only: Option<&[ShardId]>) {
         let readable = self.streams[at].topology.readable().into_iter();
         let readable = readable.filter(|shard| only.is_none_or(|only| only.contains(shard)));
@@ -158,11 +159,12 @@ impl Coordinator {
         let settling = settles.map(|until| (until, Arc::clone(&context.store), Arc::clone(&context.checkpointer)));
         let key = (lease.stream.clone(), lease.shard.clone());
         context.checkpointer.add(lease, Arc::clone(&progress), stop.clone());
-        // From here on an end of the term stops it like all others. One that came before, we have to see.
+        // From here on the end of the term stops this shard like all others. An end that came before must be noticed
+        // here.
         if ended.is_some() || context.validity.term() != Some(term) {
             context.checkpointer.begin_release(&key, ReleaseReason::Expired);
             if let Some(last) = ended {
-                // Another worker finished it after we looked.
+                // Another worker finished the shard after the table was read.
                 state.topology.ended(&id, last);
             }
             return;
@@ -199,7 +201,7 @@ impl Coordinator {
     }
 }
 
-/// Waits until the holder before has stored its last place, and reads on from there.
+/// Waits until the former holder has stored its last checkpoint, and reads on from there.
 async fn after_the_last_commit(
     settling: (Instant, Arc<dyn LeaseStore>, Arc<Checkpointer>),
     mut task: ShardTask,

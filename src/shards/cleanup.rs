@@ -1,4 +1,4 @@
-//! What in the table is of no use any more?
+//! Which rows of the table are no longer needed?
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::coordinator::{Coordinator, TableView};
 use crate::lease::{Row, SharedStore};
 
 impl Coordinator {
-    /// Removes rows that nobody needs any more. One worker does it for all.
+    /// Removes rows that no worker needs any more. One worker does it for all.
     pub(super) async fn remove_garbage(&mut self, store: &dyn SharedStore, seen: &TableView) {
         let TableView { asked_at, workers, rows } = seen;
         let alive: Vec<_> = workers.iter().filter(|worker| self.liveness.is_alive(&worker.id, *asked_at)).collect();
@@ -20,7 +20,7 @@ impl Coordinator {
             }
         }
         for (at, rows) in rows.iter().enumerate() {
-            // Of those that read this stream: the others don't know which shards it has.
+            // Only workers that read this stream count: the others don't know which shards it has.
             let arn = self.streams[at].stream.arn();
             let readers = alive.iter().filter(|worker| worker.presence.streams.contains(arn));
             if readers.map(|worker| &worker.id).min() != Some(store.me()) {
@@ -29,7 +29,7 @@ impl Coordinator {
             if self.garbage(at, rows, *asked_at).is_empty() {
                 continue;
             }
-            // Some may be in use by now that the last listing doesn't know yet.
+            // A shard that the last listing does not show may be in use by now.
             let listing = self.streams[at].listing.list(Duration::ZERO).await;
             if !self.listed(at, listing).await {
                 continue;
@@ -42,7 +42,8 @@ impl Coordinator {
         }
     }
 
-    /// The same where no other worker looks: what is stored of shards that are past retention would pile up.
+    /// Removes the rows of shards past retention from a store that serves only one worker. Otherwise they would
+    /// accumulate.
     pub(super) async fn remove_vanished_rows(&mut self) {
         for state in &mut self.streams {
             if !state.topology.has_leftovers() {
@@ -62,7 +63,7 @@ impl Coordinator {
         }
     }
 
-    /// Rows that nothing depends on and nobody holds.
+    /// Returns the rows that nothing depends on and that no worker holds.
     fn garbage<'r>(&self, at: usize, rows: &'r [Row], asked_at: Instant) -> Vec<&'r Row> {
         let state = &self.streams[at];
         let is_held = |row: &Row| {

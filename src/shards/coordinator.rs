@@ -1,11 +1,13 @@
-//! Who reads which shards of the streams, and from when on?
+//! Which worker reads which shards of the streams, and since when?
 //!
-//! One task an input. Now and then it makes a round: it looks which shards there are and who has them, claims those that
-//! it should have, and starts a task for each. When a shard ends, it goes on with its children at once. It reads nothing
-//! itself and restarts nobody: a shard's task lives until the shard is over, lost, asked for, or fatal.
+//! Each input has one coordinator task. From time to time it rebalances: it reads which shards exist and which workers
+//! hold them, claims those that this worker should have, and starts a task for each. When a shard ends, it goes on with
+//! the children at once. It reads no records itself and restarts no tasks: a shard task runs until its shard has ended,
+//! is lost, is requested by another worker, or can't be read.
 //!
-//! What a round does is decided in [`round`](crate::lease::rebalance), purely; who holds leases too long in
-//! [`watch`](crate::lease::liveness). Losing one is not waited for here: the [`Checkpointer`] stops the reading at once.
+//! The actions of a rebalance are decided in [`rebalance`](crate::lease::rebalance), which is pure; expired leases are
+//! detected in [`liveness`](crate::lease::liveness). The coordinator does not wait for lost leases: the
+//! [`Checkpointer`] stops the reading at once.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -37,31 +39,31 @@ use crate::supervise::{self, FatalHandler};
 use crate::telemetry;
 use crate::telemetry::health::Health;
 
-/// The first round comes so much later at most, so that workers that start together see each other.
+/// The longest delay of the first rebalance, which lets workers that start together see each other.
 const START_JITTER: Duration = Duration::from_secs(2);
-/// The least time between two listings that may confirm something.
+/// The shortest time between two listings that may confirm something.
 const JUDGE_AGAIN: Duration = Duration::from_millis(500);
-/// After a look that failed.
+/// The delay before the next rebalance after the table could not be read, and between other retries.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// The settings of the configuration that matter here.
+/// The settings that the coordinator and the shard tasks need.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadSettings {
     pub(crate) checkpoint_limit: u64,
     pub(crate) redeliver_nacks: bool,
-    /// The most records delivered at once.
+    /// The most records in one delivery.
     pub(crate) slice: usize,
-    /// Aggregated records are to be taken apart.
+    /// Whether aggregated records are split into the records that they contain.
     pub(crate) deaggregate: bool,
     pub(crate) rebalance_period: Duration,
     pub(crate) lease_period: Duration,
-    /// Within what time a shard that was asked for is to be handed over.
+    /// The time within which a requested shard must be handed over.
     pub(crate) handed_over_within: Duration,
-    /// The shards were named in the configuration.
+    /// Whether the configuration names the shards.
     pub(crate) explicit: bool,
 }
 
-/// One stream, and what is known of its shards.
+/// One stream, and what is known about its shards.
 #[derive(Debug)]
 pub(crate) struct StreamState {
     pub(crate) stream: Stream,
@@ -70,7 +72,7 @@ pub(crate) struct StreamState {
     pub(crate) readers: Arc<dyn ReaderFactory>,
 }
 
-/// Everything the task works with.
+/// The parts that the coordinator works with.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) threads: Arc<Threads>,
@@ -79,49 +81,53 @@ pub(crate) struct Context {
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) pool: Pool,
-    /// Fails the input.
+    /// The handler that fails the input.
     pub(crate) fatal: FatalHandler,
     pub(crate) health: Arc<Health>,
     pub(crate) settings: ReadSettings,
-    /// Somebody wants a round now.
+    /// The signal to rebalance now, which the heartbeat and the listings send.
     pub(crate) rebalance_now: Arc<Notify>,
+    /// The token that stops the coordinator and all shard tasks.
     pub(crate) stop: CancellationToken,
 }
 
-/// How a coordinator came to its end.
+/// The way in which a coordinator ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CoordinatorEnd {
-    /// All that was asked for is read, acknowledged and stored.
+    /// Everything that was to be read is read, acknowledged and stored.
     AllRead,
-    /// It was told to stop.
+    /// The coordinator was told to stop.
     Stopped,
 }
 
-/// The readers of all streams of an input.
+/// The coordinator of all streams of an input.
 #[derive(Debug)]
 pub(crate) struct Coordinator {
     pub(super) streams: Vec<StreamState>,
     pub(super) context: Context,
     pub(super) liveness: Liveness,
-    /// What we asked other workers for.
+    /// The requests of this worker to other workers. A request is removed when the shard is claimed, or a lease period
+    /// after it was due.
     pub(super) asked: HashMap<(Stream, ShardId), Asked>,
     pub(super) running: Running,
-    /// Since when each shard of a stream has been read by no worker, as far as was seen.
+    /// Since when each shard of a stream has been read by no worker, as far as was seen. Every rebalance updates it and
+    /// reports the earliest time to the health.
     pub(super) unread: HashMap<(usize, ShardId), Instant>,
-    /// Streams of which everything that was asked for is read.
+    /// The streams of which everything that was to be read is read.
     pub(super) done: BTreeSet<usize>,
 }
 
-/// What is in the table.
+/// The content of the table.
 pub(super) struct TableView {
-    /// It was so then, or later: who was silent, was so until then at least.
+    /// When the first read of the table began. The content is from then or later, so a worker that appears silent was
+    /// silent until then at least.
     pub(super) asked_at: Instant,
     pub(super) workers: Vec<Worker>,
-    /// Of each stream.
+    /// The rows of each stream.
     pub(super) rows: Vec<Vec<Row>>,
 }
 
-/// The shards' tasks, and which task is whose.
+/// The shard tasks, and the shard of each task.
 #[derive(Debug, Default)]
 pub(super) struct Running {
     tasks: JoinSet<Outcome>,
@@ -142,7 +148,8 @@ impl Coordinator {
         }
     }
 
-    /// Reads until it is told to stop, or until all that was asked for is read. When it returns, no task of it runs.
+    /// Runs until it is told to stop, or until everything that was to be read is read. When it returns, none of its
+    /// tasks runs any more.
     pub(crate) async fn run(mut self) -> CoordinatorEnd {
         let stop = self.context.stop.clone();
         let mut next = Instant::now();
@@ -170,7 +177,7 @@ impl Coordinator {
                 }
             }
         }
-        // Each task is told by the same token; nobody is left behind.
+        // All tasks are stopped by the same token, so none of them remains.
         while self.running.tasks.join_next().await.is_some() {}
         end
     }
@@ -184,9 +191,10 @@ impl Coordinator {
         self.done.len() == self.streams.len()
     }
 
-    /// Looks, and does what is to be done. Returns after what time the next one is due; nothing if it was told to stop.
+    /// Reads the table and carries out the plan. Returns when the next rebalance is due, or `None` if it was told to
+    /// stop.
     ///
-    /// The service and the store may take long to answer, and close doesn't wait for them, but for claims: see
+    /// The service and the store may take long to answer. A close waits for none of these calls except claims: see
     /// [`claim`](Self::claim).
     async fn rebalance(&mut self) -> Option<Duration> {
         let period = self.context.settings.rebalance_period;
@@ -203,7 +211,7 @@ impl Coordinator {
             return Some(self.until_judged(period));
         };
         if self.context.validity.is_expired() {
-            // To others we are gone. The keeper tells when they see us again.
+            // Other workers consider this one dead. The heartbeat reports when it is alive again.
             return Some(RETRY_AFTER.min(period));
         }
         stop.run_until_cancelled(self.restart_recreated_streams()).await?;
@@ -225,18 +233,19 @@ impl Coordinator {
             return Some(SOON.min(period));
         }
         let regular = period.mul_f64(0.9 + 0.1 * fastrand::f64());
-        // When one that is silent will be seen to be gone.
+        // The next rebalance comes at the latest when the lease of a silent worker expires.
         let over = self.liveness.next_expiry(seen.asked_at).map(|over| over.saturating_duration_since(Instant::now()));
         Some(self.until_judged(over.map_or(regular, |over| regular.min(over))))
     }
 
-    /// This long, or until a listing may confirm what the last one left open.
+    /// Returns this time, or the time until a listing may confirm what the last one left open.
     fn until_judged(&self, time: Duration) -> Duration {
         let judges_at = self.streams.iter().filter_map(|state| state.topology.judges_at()).min();
         judges_at.map_or(time, |at| time.min(at.saturating_duration_since(Instant::now()).max(JUDGE_AGAIN)))
     }
 
-    /// Notes since when shards are read by no worker: those that could be, and are not held by one that is alive.
+    /// Updates since when shards have been read by no worker: those that could be read and are not held by a live
+    /// worker.
     fn note_unread(&mut self, rows: &[Vec<Row>]) {
         let now = Instant::now();
         let mut unread = HashMap::new();
@@ -264,7 +273,7 @@ impl Coordinator {
         self.context.health.unread_since(self.unread.values().min().copied());
     }
 
-    /// Has listings that are at most this old, or new ones where they are needed.
+    /// Obtains listings that are at most this old, or new ones where they are needed.
     async fn refresh_all(&mut self, max_age: Duration) {
         let listings = join_all(self.streams.iter().map(|state| {
             let is_due = state.topology.judges_at().is_some_and(|at| at <= Instant::now());
@@ -277,7 +286,7 @@ impl Coordinator {
         }
     }
 
-    /// Whether there is a listing of the stream.
+    /// Takes in a listing. Returns whether there is one.
     pub(super) async fn listed(&mut self, at: usize, listing: Result<ShardListing, Fault>) -> bool {
         let state = &mut self.streams[at];
         let listing = match listing {
@@ -295,7 +304,7 @@ impl Coordinator {
         if learned.recreated && state.stream.created().is_some() {
             state.listing.identity(listing.asked_at).await;
         } else if learned.recreated {
-            // The service does not say when the stream was created, and the shards say enough.
+            // The service does not say when the stream was created, and the shards are evidence enough.
             let stream = state.stream.clone();
             self.restart_stream(at, stream).await;
         } else if !learned.contradicted.is_empty() {
@@ -304,7 +313,7 @@ impl Coordinator {
         true
     }
 
-    /// What nobody here has a lease of any more, may be claimed again.
+    /// Makes the shards whose leases this worker no longer holds available for a new claim.
     fn release_vanished(&mut self) {
         for (at, state) in self.streams.iter_mut().enumerate() {
             let held = self.context.checkpointer.held(&state.stream);
@@ -320,13 +329,14 @@ impl Coordinator {
     async fn read_table(&mut self, store: &dyn SharedStore) -> Result<TableView, StoreError> {
         let asked_at = Instant::now();
         let rows = try_join_all(self.streams.iter().map(|state| store.rows(&state.stream))).await?;
-        // Afterwards: whoever claimed a shard by then has shown itself before, so nobody is taken from who just came back.
+        // The workers are read after the rows: a worker that claimed a shard in between has sent a heartbeat before, so
+        // no shard is taken from a worker that has just come back.
         let workers = store.workers().await?;
         let answered_at = Instant::now();
         let seen = self.streams.iter().zip(&rows).map(|(state, rows)| (&state.stream, &**rows));
         self.liveness.look(answered_at, &workers, seen);
         for (state, rows) in self.streams.iter_mut().zip(&rows) {
-            // What was lost stops before anything else.
+            // Reading under a lost lease stops before anything else.
             let is_alive = |worker: &WorkerId| self.liveness.is_alive(worker, asked_at);
             self.context.checkpointer.reconcile(&state.stream, rows, is_alive);
             report_unreadable(&self.context.health, &state.stream, rows);
@@ -340,13 +350,13 @@ impl Coordinator {
         Ok(TableView { asked_at, workers, rows: of_this_stream })
     }
 
-    /// Stores that shards are ended which another program is done with, so that nobody has to find out again.
+    /// Stores the end of shards that another program has finished, so that no worker has to find out again.
     async fn store_ends_found_elsewhere(&mut self, store: &dyn SharedStore) {
         for state in &mut self.streams {
             for shard in state.topology.ended_elsewhere() {
                 match store.end(&state.stream, &shard).await {
                     Ok(true) => {}
-                    // Somebody has begun it after we looked.
+                    // Another worker has started to read the shard in the meantime.
                     Ok(false) => state.topology.not_ended(&shard),
                     Err(error) => self.context.health.table_failed(&error),
                 }
@@ -354,7 +364,7 @@ impl Coordinator {
         }
     }
 
-    /// Carries out our part of the plan. Whether something is left to do soon.
+    /// Carries out this worker's part of the plan. Returns whether something is left to do soon.
     async fn carry_out(&mut self, store: &dyn SharedStore, seen: &TableView) -> bool {
         let TableView { asked_at, workers, rows } = seen;
         let held: Vec<_> = self.streams.iter().map(|state| self.context.checkpointer.held(&state.stream)).collect();
@@ -393,14 +403,14 @@ impl Coordinator {
         }
         let got = self.claim(claims).await;
         self.start_all(got);
-        // What was asked for and came otherwise, or not at all, is not waited for any more.
+        // A request that was answered in another way, or not at all, is forgotten a lease period after it was due.
         let patience = self.context.settings.lease_period;
         let now = Instant::now();
         self.asked.retain(|_, asked| asked.until + patience > now);
         actions.more
     }
 
-    /// A shard's task is over.
+    /// Handles the end of a shard task.
     async fn ended(&mut self, ended: Result<(Id, Outcome), JoinError>) {
         let (task, outcome) = match ended {
             Ok((task, outcome)) => (task, outcome),
@@ -419,7 +429,7 @@ impl Coordinator {
         };
         let Some((at, id, stream)) = self.running.shards.remove(&task) else { return };
         if self.streams[at].stream != stream {
-            // Of the stream that had the name before.
+            // The task belongs to the former stream of this name.
             return;
         }
         match outcome {
@@ -432,7 +442,8 @@ impl Coordinator {
                     let period = self.context.settings.rebalance_period;
                     stop.run_until_cancelled(self.refresh_all(period / 2)).await;
                 }
-                // Who read the parent goes on with the children. Whether another should have them, a round will see.
+                // The worker that read the parent goes on with the children. A later rebalance decides whether another
+                // worker should have them.
                 let children: Vec<ShardId> = children.into_iter().map(|child| child.id).collect();
                 let only = self.context.store.shared().is_some().then_some(&*children);
                 self.claim_free(at, only).await;

@@ -1,4 +1,4 @@
-//! Which stored rows can't be used, and what becomes of them?
+//! Which stored rows can't be used, and what happens to them?
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::model::{ShardId, Stream};
 use crate::telemetry;
 use crate::telemetry::health::Health;
 
-/// Finds the rows of former streams before anything is read, and sets them aside; what is left.
+/// Finds the rows of former streams before anything is read, and sets them aside. Returns the other rows.
 pub(crate) async fn set_aside_former(
     store: &dyn LeaseStore,
     stream: &Stream,
@@ -29,7 +29,7 @@ pub(crate) async fn set_aside_former(
     Ok(rows)
 }
 
-/// Sets rows aside, and logs of which stream they were.
+/// Sets rows aside, and logs which stream they belonged to.
 pub(super) async fn set_aside_and_report(
     store: &dyn LeaseStore,
     stream: &Stream,
@@ -41,7 +41,7 @@ pub(super) async fn set_aside_and_report(
     Ok(())
 }
 
-/// Sets rows aside; how many. One that changed meanwhile is looked at again with the next look.
+/// Sets rows aside. Returns how many; a row that changed meanwhile is checked again at the next rebalance.
 pub(super) async fn set_aside(store: &dyn LeaseStore, stream: &Stream, rows: Vec<&Row>) -> Result<usize, StoreError> {
     let mut count = 0;
     for row in rows {
@@ -50,7 +50,7 @@ pub(super) async fn set_aside(store: &dyn LeaseStore, stream: &Stream, rows: Vec
     Ok(count)
 }
 
-/// Reports the rows that can't be understood. Their shards are left alone.
+/// Reports the rows that can't be understood. Their shards are not read.
 pub(crate) fn report_unreadable(health: &Health, stream: &Stream, rows: &[Row]) {
     let unreadable: BTreeMap<ShardId, String> = rows
         .iter()

@@ -1,4 +1,4 @@
-//! Which shards do we read now, and what becomes of each?
+//! Which shards does this worker read now, and what happens to each?
 
 pub(crate) mod checkpointer;
 mod claiming;

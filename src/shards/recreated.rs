@@ -1,7 +1,7 @@
-//! What becomes of positions whose stream does not exist any more?
+//! What happens to positions whose stream does not exist any more?
 //!
-//! A stream that was deleted and made again has the same name, ARN and ids of shards. What was stored of the one before says
-//! nothing of it: it is set aside, and the stream is read as a new one.
+//! A stream that was deleted and recreated has the same name, the same ARN and the same shard ids. The positions of the
+//! former stream are invalid for the new one: they are set aside, and the stream is read as a new one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::reading::listing::StreamListing;
 use crate::telemetry;
 
 impl Coordinator {
-    /// Reads each stream anew of which it turned out that it was deleted and made again.
+    /// Restarts each stream that was found to be deleted and recreated.
     pub(super) async fn restart_recreated_streams(&mut self) {
         for at in 0..self.streams.len() {
             if let Some(successor) = self.streams[at].listing.take_successor() {
@@ -23,12 +23,12 @@ impl Coordinator {
         }
     }
 
-    /// Reads what has the name and ARN of a stream now as a new one.
+    /// Reads the stream that now has the name and the ARN as a new stream.
     pub(super) async fn restart_stream(&mut self, at: usize, stream: Stream) {
         let context = &self.context;
         let state = &mut self.streams[at];
         let before = std::mem::replace(&mut state.stream, stream.clone());
-        // Nothing of the old one is delivered or stored from here on.
+        // From here on nothing of the former stream is delivered or stored.
         context.checkpointer.abandon(&before);
         state.topology = state.topology.anew();
         let (service, wake) = (state.listing.service(), Arc::clone(&context.rebalance_now));
@@ -36,7 +36,7 @@ impl Coordinator {
         self.asked.retain(|(other, _), _| *other != before);
         self.unread.retain(|(other, _), _| *other != at);
         self.done.remove(&at);
-        // Rows of other programs don't say of which stream they are: where its shards begin tells.
+        // Rows of other programs don't say which stream they belong to; the starting positions of the shards tell.
         if let Ok(listing) = state.listing.list(Duration::ZERO).await {
             state.topology.listed(&listing);
         }
@@ -48,7 +48,7 @@ impl Coordinator {
         let count = match set_aside.await {
             Ok(count) => count,
             Err(error) => {
-                // They are found again with the next look.
+                // The next rebalance finds the rows again.
                 context.health.table_failed(&error);
                 0
             }
@@ -57,7 +57,7 @@ impl Coordinator {
         state.readers.recreated(Arc::clone(&state.listing)).await;
     }
 
-    /// The rows without those of former streams, which are set aside.
+    /// Returns the rows without those of former streams, which are set aside.
     pub(super) async fn without_former(&mut self, at: usize, mut rows: Vec<Row>) -> Vec<Row> {
         let state = &self.streams[at];
         let former = state.topology.former(&rows, state.stream.created());
@@ -75,7 +75,7 @@ impl Coordinator {
         rows
     }
 
-    /// Sets aside what is stored of shards that are open though their end is stored.
+    /// Sets aside the rows of shards that are open although their end is stored.
     pub(super) async fn set_aside(&mut self, at: usize, shards: &[ShardId]) {
         let (store, state) = (&self.context.store, &mut self.streams[at]);
         let done = async {

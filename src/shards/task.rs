@@ -1,12 +1,12 @@
-//! The task that reads one shard and hands on what it reads.
+//! How is one shard read to its end?
 //!
 //! ```text
 //! reader.next() ─▶ track ─▶ for each slice: room under checkpoint_limit ─▶ records from the pool ─▶ outbox
-//!       ▲                                        │ 30 s
+//!       ▲                                        │ blocked for 30 s
 //!       └──────────── reader.pause() ◀───────────┘
 //! ```
 //!
-//! After the end of the shard it drains: waits until everything is acked, and stores the end.
+//! After the shard end the task drains: it waits until everything is acknowledged, and stores the shard end.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::records::{Record, RecordTable, kpl};
 use crate::shards::checkpointer::{Checkpointer, EndStored};
 use crate::telemetry::health::Health;
 
-/// Everything the task works with.
+/// The task of one shard, with everything that it works with.
 #[derive(Debug)]
 pub(crate) struct ShardTask {
     pub(crate) reader: Box<dyn ShardReader>,
@@ -33,32 +33,34 @@ pub(crate) struct ShardTask {
     pub(crate) pool: Pool,
     pub(crate) health: Arc<Health>,
     pub(crate) checkpointer: Arc<Checkpointer>,
-    /// The most records delivered at once; at least one.
+    /// The most records in one delivery; at least one.
     pub(crate) slice: usize,
-    /// Aggregated records are to be taken apart.
+    /// Whether aggregated records are split into the records that they contain.
     pub(crate) deaggregate: bool,
-    /// It was open when it was first seen, so its children are newer than our start.
+    /// Whether the shard was open when it was first seen. The records of its children are then newer than the start of
+    /// this input.
     pub(crate) seen_open: bool,
-    /// Says that the shard is not to be read any more.
+    /// The token that stops the task when the shard must not be read any more.
     pub(crate) stop: CancellationToken,
 }
 
-/// How it came to an end.
+/// The way in which a shard task ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// The shard is done, and that is stored.
+    /// The shard has been read to its end, and the shard end is stored.
     Ended { children: Vec<ChildShard>, last: Option<SequenceNumber> },
-    /// It was told to stop.
+    /// The task was told to stop.
     Stopped,
     /// The shard can't be read.
     Failed(ReadError),
 }
 
 impl ShardTask {
-    /// Reads until the end of the shard, or until it is told to stop. What it holds is gone when this returns.
+    /// Reads until the end of the shard, or until it is told to stop. Everything that the task holds is dropped when
+    /// this returns.
     pub(crate) async fn run(mut self) -> Outcome {
         let stop = self.stop.clone();
-        // Whatever it waits for, it may be told to stop; being dropped there leaks nothing.
+        // A stop may come during any wait; a future that is dropped there leaks nothing.
         match stop.run_until_cancelled(self.read()).await {
             Some(Ok(outcome)) => outcome,
             Some(Err(Closed)) | None => Outcome::Stopped,
@@ -75,7 +77,7 @@ impl ShardTask {
         }
     }
 
-    /// Delivers an event. If it can't be delivered for long, the connection isn't kept waiting with us.
+    /// Delivers an event. If that takes long, the connection is closed meanwhile instead of being kept waiting.
     async fn deliver_or_pause(&mut self, event: ReadEvent) -> Result<(), Closed> {
         if self.deaggregate {
             let aggregated = event.rows.iter().filter(|record| kpl::looks_aggregated(record.data_ref())).count();
@@ -95,7 +97,7 @@ impl ShardTask {
     }
 
     async fn drain(&mut self, children: Vec<ChildShard>) -> Outcome {
-        // Nothing more is read; a connection would only be held for nothing.
+        // Nothing more is read, so a connection would be kept for no purpose.
         self.reader.pause();
         self.progress.drained().await;
         let (checkpoint, done) = self.progress.checkpoint();
@@ -111,7 +113,7 @@ impl ShardTask {
     }
 }
 
-/// Hands the records of an event to the outbox, slice by slice.
+/// Adds the records of an event to the outbox, slice by slice.
 async fn deliver(
     progress: &Arc<Progress>,
     lane: &mut LaneHandle,
@@ -156,7 +158,7 @@ fn is_wanted(record: Record<'_>, not_before: Option<i64>) -> bool {
     }
 }
 
-/// Cuts what is said of the records of an event into runs of which the same is said.
+/// Splits a sequence of flags into runs of equal flags.
 fn runs(said: impl Iterator<Item = bool>) -> Vec<(bool, Range<usize>)> {
     let mut runs: Vec<(bool, Range<usize>)> = Vec::new();
     for (row, now) in said.enumerate() {

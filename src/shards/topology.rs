@@ -1,8 +1,8 @@
-//! Which shards are there, which come after which, and which may be read now?
+//! Which shards exist, which are children of which, and which may be read now?
 //!
-//! Pure. It learns from listings, from the children that a shard's end names, and from the store; it tells which
-//! shards may be read and where each begins. A listing may be older than what is known otherwise, and then says nothing
-//! of it.
+//! This module is pure. It learns from listings, from the children that a shard end names, and from the store. It says
+//! which shards may be read and where each starts. A listing may be older than what is known from elsewhere, and then
+//! it proves nothing about that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,49 +12,52 @@ use crate::lease::{Checkpoint, Row};
 use crate::model::{ChildShard, SequenceNumber, ShardId, ShardListing, ShardState, StartPosition};
 use crate::reading::listing::CONFIRMED_AFTER;
 
-/// Where a shard begins that nobody has read of yet.
+/// The start of a shard for which no position is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fresh {
-    /// At the oldest record there is.
+    /// The oldest record that exists.
     Oldest,
-    /// At this time, in milliseconds since 1970.
+    /// This time, in milliseconds since 1970.
     At(i64),
 }
 
 /// The shards of one stream.
 #[derive(Debug)]
 pub(crate) struct Topology {
+    /// All known shards.
     nodes: BTreeMap<ShardId, Node>,
-    /// Read just these, and follow no children.
+    /// The only shards to read, if the configuration names them. Their children are not followed.
     explicit: Option<BTreeSet<ShardId>>,
+    /// Where a shard without a stored position starts.
     fresh: Fresh,
-    /// When the last listing was asked for.
+    /// When the last listing was requested.
     listed_at: Option<Instant>,
-    /// Since when we know of a shard, or of parents, that no listing has shown yet.
+    /// Since when a shard, or a parent, has been known that no listing has shown yet.
     wants_listing: Option<Instant>,
 }
 
-/// What a listing says that is not plain from the shards themselves.
+/// The findings of a listing that are not plain from the shards themselves.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Learned {
-    /// Shards that are gone from the stream before they were read to the end.
+    /// The shards that are gone from the stream before they were read to the end.
     pub(crate) gone: Vec<ShardId>,
-    /// Shards whose end is stored, though they are open: what is stored of them is of another stream.
+    /// The shards whose end is stored although they are open: their rows belong to another stream.
     pub(crate) contradicted: Vec<ShardId>,
-    /// A shard begins elsewhere than it did: the stream was deleted and recreated.
+    /// Whether a shard starts at another position than before, which means that the stream was deleted and recreated.
     pub(crate) recreated: bool,
 }
 
-/// What is stored of a stream of the same name and ARN that does not exist any more.
+/// The rows of a former stream of the same name and ARN.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct FormerRows<'r> {
     pub(crate) rows: Vec<&'r Row>,
-    /// A row is of a stream that was made after the one that we know.
+    /// Whether a row belongs to a stream that was created after the known one.
     pub(crate) recreated: bool,
 }
 
 impl<'r> FormerRows<'r> {
-    /// Finds the rows of former streams: those that say so, and those whose position lies before their shard begins.
+    /// Finds the rows of former streams: those that say so, and those whose position lies before the start of their
+    /// shard.
     fn among<'b>(
         rows: &'r [Row],
         created: Option<i64>,
@@ -77,7 +80,7 @@ impl<'r> FormerRows<'r> {
         found
     }
 
-    /// The shards that they are of.
+    /// The shards of the rows.
     pub(crate) fn shards(&self) -> BTreeSet<ShardId> {
         self.rows.iter().map(|row| row.shard.clone()).collect()
     }
@@ -86,42 +89,47 @@ impl<'r> FormerRows<'r> {
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, learned from another place")]
 struct Node {
-    /// Since when we know of it. A listing that was asked for before doesn't say that it is gone.
+    /// Since when the shard has been known. A listing that was requested earlier doesn't prove that it is gone.
     known_since: Instant,
     parents: Vec<ShardId>,
     life: ShardState,
-    /// It is in the last listing.
+    /// Whether the last listing shows the shard.
     listed: bool,
-    /// It was open when it was first seen: what its children hold is newer than our start.
+    /// Whether the shard was open when it was first seen. The records of its children are then newer than the start of
+    /// this input.
     seen_open: bool,
+    /// Whether a listing has shown the shard closed. A closed shard never opens again.
     closed: bool,
+    /// The stored checkpoint, as far as it is known.
     checkpoint: Option<Checkpoint>,
+    /// The origin of the shard's row.
     stored: Stored,
-    /// Since when its row is missing, as long as it isn't known what that means.
+    /// Since when the row of the shard has been missing, as long as the reason is unknown.
     vanished: Option<Instant>,
-    /// Where it begins.
+    /// The first position of the shard, if a listing has shown it.
     begin: Option<SequenceNumber>,
-    /// What is stored of it can't be understood, so it is left alone.
+    /// Whether the row of the shard can't be understood. Such a shard is not read.
     unreadable: bool,
-    /// When the first listing was asked for that does not show it, of those since the last that does.
+    /// When the first listing that lacks the shard was requested, since the last listing that shows it.
     missing_since: Option<Instant>,
-    /// Listings have not shown it for long enough.
+    /// Whether listings have lacked the shard for long enough.
     gone: bool,
-    /// When its end was learned from a row that does not say of which stream it is.
+    /// When the shard end was learned from a row that does not say which stream it belongs to.
     end_believed_at: Option<Instant>,
-    /// When the first listing was asked for that shows it open though its end is stored.
+    /// When the first listing was requested that shows the shard open although its end is stored.
     contradicted_since: Option<Instant>,
 }
 
-/// What the store knows of a shard.
+/// The origin of the row of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stored {
-    /// Nothing.
+    /// There is no row.
     No,
+    /// The row was written by a worker of this input.
     Ours,
-    /// Ours, and another program's before.
+    /// The row was written by a worker of this input, and by another program before.
     TakenOver,
-    /// Another program's.
+    /// The row was written by another program.
     Theirs,
 }
 
@@ -130,17 +138,18 @@ impl Topology {
         Self { nodes: BTreeMap::new(), explicit, fresh, listed_at: None, wants_listing: None }
     }
 
-    /// What is to be read of a stream that was made again: the same, from the same start, and nothing is known of it yet.
+    /// Makes the topology of a recreated stream: the same shards are to be read from the same start, and nothing is
+    /// known yet.
     pub(crate) fn anew(&self) -> Self {
         Self::new(self.explicit.clone(), self.fresh)
     }
 
-    /// Learns everything that is stored, as it was at this time. What we read ourselves, we know better.
+    /// Learns all rows, as they were at this time. For shards that this worker reads, its own knowledge is newer.
     pub(crate) fn learn(&mut self, rows: &[Row], at: Instant) {
         let known: BTreeSet<&ShardId> = rows.iter().map(|row| &row.shard).collect();
         for (id, node) in &mut self.nodes {
             if !known.contains(id) {
-                // Other programs remove what they stored of a shard once it is ended, whoever has it by then.
+                // Other programs remove the row of a shard once it is ended, even if another worker holds it by then.
                 if matches!(node.stored, Stored::Theirs | Stored::TakenOver) && node.life != ShardState::Ended {
                     node.vanished = Some(at);
                 }
@@ -149,7 +158,7 @@ impl Topology {
         }
         for row in rows {
             let node = self.nodes.entry(row.shard.clone()).or_insert_with(|| {
-                // Which parents it waits for, only a listing tells.
+                // Only a listing tells which parents the shard waits for.
                 self.wants_listing = Some(at);
                 Node::new(Vec::new(), false, at)
             });
@@ -173,8 +182,8 @@ impl Topology {
         self.judge_vanished();
     }
 
-    /// A shard whose row another program removed is ended if it is closed, and begins anew if it is open. What was
-    /// listed before the row was missed says that of closed shards only, which stay closed.
+    /// Judges shards whose row another program removed: a closed shard has ended, and an open one starts again. A
+    /// listing from before the row was missed proves this only for closed shards, which stay closed.
     fn judge_vanished(&mut self) {
         for node in self.nodes.values_mut().filter(|node| node.life != ShardState::Reading) {
             let Some(since) = node.vanished else { continue };
@@ -188,8 +197,8 @@ impl Topology {
         }
     }
 
-    /// Closed shards that another program is done with. It leaves no mark of that but this: it reads a child of theirs,
-    /// and stores nothing of them. Returned once, to be stored as ended.
+    /// Returns closed shards that another program has finished; each is returned once, to be stored as ended. The only
+    /// evidence is that the program has a row for a child of such a shard and none for the shard itself.
     pub(crate) fn ended_elsewhere(&mut self) -> Vec<ShardId> {
         let mut ended = Vec::new();
         let mut behind: Vec<ShardId> = self
@@ -211,7 +220,7 @@ impl Topology {
         ended
     }
 
-    /// A shard that was taken for ended isn't: the store knows of it.
+    /// Corrects a shard that was assumed to be ended: the store has a row for it.
     pub(crate) fn not_ended(&mut self, id: &ShardId) {
         if let Some(node) = self.nodes.get_mut(id) {
             node.life = ShardState::WaitingForParents;
@@ -219,11 +228,11 @@ impl Topology {
         }
     }
 
-    /// What is stored of shards that are not in the stream any more, by the last listing, and that nothing depends on. The
-    /// listing has to be younger than the rows: a shard that is in use may have been born in between.
+    /// Returns the rows of shards that the last listings lack and that nothing depends on. The listing must be newer
+    /// than the rows, because a shard in use may have been created in between.
     pub(crate) fn garbage<'r>(&self, rows: &'r [Row]) -> Vec<&'r Row> {
         let is_gone = |id: &ShardId| self.nodes.get(id).is_some_and(|node| node.gone);
-        // Where a child starts that nobody has begun, its parent's row may say.
+        // The start of a child without a row may depend on the row of its parent.
         let is_needed = |id: &ShardId| {
             self.nodes.values().any(|node| node.listed && node.stored == Stored::No && node.parents.contains(id))
         };
@@ -235,7 +244,7 @@ impl Topology {
         self.nodes.values().any(|node| node.gone && node.stored != Stored::No)
     }
 
-    /// The shards that are to be read and are not at their end, and whose parents are: some worker should read them.
+    /// Returns the shards that some worker should read: they are wanted, have not ended, and their parents have.
     pub(crate) fn unread(&self) -> Vec<ShardId> {
         let is_due = |id: &ShardId, node: &Node| {
             self.wanted(id)
@@ -246,7 +255,7 @@ impl Topology {
         self.nodes.iter().filter(|(id, node)| is_due(id, node)).map(|(id, _)| id.clone()).collect()
     }
 
-    /// A row was removed from the store.
+    /// Notes that a row was removed from the store.
     pub(crate) fn forgotten(&mut self, id: &ShardId) {
         if let Some(node) = self.nodes.get_mut(id) {
             node.stored = Stored::No;
@@ -268,7 +277,7 @@ impl Topology {
             node.parents.clone_from(&shard.parents);
             node.listed = true;
             (node.gone, node.missing_since) = (false, None);
-            // An older listing than the one before may still show it open.
+            // A listing older than the previous one may still show the shard open.
             node.closed |= shard.closed;
             learned.recreated |= node.begin.is_some() && shard.begin.is_some() && node.begin != shard.begin;
             node.begin = shard.begin.clone().or(node.begin.take());
@@ -289,7 +298,7 @@ impl Topology {
             }
             node.listed = false;
             let since = *node.missing_since.get_or_insert(*asked_at);
-            // A shard that is being read finds out alone.
+            // The reader of a shard finds out by itself.
             if node.gone || node.life == ShardState::Reading || !confirmed(since) {
                 continue;
             }
@@ -303,8 +312,8 @@ impl Topology {
         learned
     }
 
-    /// A parent that no listing has shown may be past retention, or missing in this listing alone. Where nothing is stored
-    /// of the child, it waits until that is known.
+    /// Adds the parents that no listing has shown. Such a parent may be past retention, or missing only in this
+    /// listing. A child without a row waits until that is known.
     fn note_missing_parents(&mut self, asked_at: Instant) {
         if self.explicit.is_some() {
             return;
@@ -324,7 +333,7 @@ impl Topology {
         }
     }
 
-    /// Forgets shards that are gone, unless a row of theirs is left, or a child that is not ended has to know of them.
+    /// Removes shards that are gone, unless a row of them is left, or a child that has not ended depends on them.
     fn prune(&mut self) {
         let needed: BTreeSet<ShardId> = self
             .nodes
@@ -335,7 +344,7 @@ impl Topology {
         self.nodes.retain(|id, node| !node.gone || node.stored != Stored::No || needed.contains(id));
     }
 
-    /// When the next listing may confirm what the last one left open.
+    /// Returns when the next listing may confirm what the last one left open.
     pub(crate) fn judges_at(&self) -> Option<Instant> {
         let open = self.nodes.values().filter_map(|node| {
             let missing = node.missing_since.filter(|_| !node.gone && node.life != ShardState::Reading);
@@ -344,7 +353,7 @@ impl Topology {
         open.min().map(|since| since + CONFIRMED_AFTER)
     }
 
-    /// What was stored of a shard was set aside: nothing of it was read.
+    /// Notes that the row of a shard was set aside: nothing of the shard has been read.
     pub(crate) fn set_aside(&mut self, id: &ShardId) {
         if let Some(node) = self.nodes.get_mut(id)
             && node.life != ShardState::Reading
@@ -356,39 +365,39 @@ impl Topology {
         }
     }
 
-    /// The rows of former streams, among those of one that was created at this time.
+    /// Finds the rows of former streams among the rows of a stream that was created at this time.
     pub(crate) fn former<'r>(&self, rows: &'r [Row], created: Option<i64>) -> FormerRows<'r> {
         FormerRows::among(rows, created, |shard| self.nodes.get(shard)?.begin.as_ref())
     }
 
-    /// Learns the children that the end of a shard names.
+    /// Learns the children that a shard end names.
     pub(crate) fn children(&mut self, children: &[ChildShard], now: Instant) {
         for child in children {
             if child.parents.iter().any(|parent| !self.nodes.contains_key(parent)) {
                 self.wants_listing = Some(now);
             }
-            // Born before our eyes.
+            // The creation of the child was observed, so the child counts as seen open.
             let node = self.nodes.entry(child.id.clone());
             let node = node.or_insert_with(|| Node::new(child.parents.clone(), true, now));
             if !node.listed {
-                // Listings that did not show it were of an earlier state.
+                // Listings that lack the child were from an earlier state.
                 (node.known_since, node.missing_since, node.gone) = (now, None, false);
             }
         }
     }
 
-    /// How many shards are known.
+    /// Returns how many shards are known.
     pub(crate) fn len(&self) -> usize {
         self.nodes.values().filter(|node| node.missing_since.is_none()).count()
     }
 
-    /// Whether a listing is needed before all that waits can be judged.
+    /// Whether a listing is needed before all waiting shards can be judged.
     pub(crate) fn wants_listing(&self) -> bool {
         self.wants_listing.is_some()
             || self.nodes.values().any(|node| node.vanished.is_some() && node.life != ShardState::Reading)
     }
 
-    /// The shards that may be read now and aren't, oldest id first.
+    /// Returns the shards that may be read now and are not read yet, in the order of their ids.
     pub(crate) fn readable(&mut self) -> Vec<ShardId> {
         let ready: Vec<ShardId> = self
             .nodes
@@ -415,7 +424,7 @@ impl Topology {
         ready
     }
 
-    /// A parent need not be waited for when it is ended, not in the stream any more, or not ours to read.
+    /// Whether a parent need not be waited for, because it has ended, is gone from the stream, or is not to be read.
     fn done(&self, parent: &ShardId) -> bool {
         !self.wanted(parent) || self.nodes.get(parent).is_none_or(|node| node.life == ShardState::Ended || node.gone)
     }
@@ -424,7 +433,7 @@ impl Topology {
         self.explicit.as_ref().is_none_or(|explicit| explicit.contains(id))
     }
 
-    /// Where a shard begins, given its stored place.
+    /// Returns where a shard starts, given its stored checkpoint.
     pub(crate) fn start(&self, id: &ShardId, checkpoint: &Option<Checkpoint>) -> StartPosition {
         if let Some(Checkpoint::After(after)) = checkpoint {
             return StartPosition::After(after.clone());
@@ -446,18 +455,18 @@ impl Topology {
         self.nodes.get(id).is_some_and(|node| node.seen_open)
     }
 
-    /// The shard was claimed.
+    /// Notes that the shard was claimed.
     pub(crate) fn claimed(&mut self, id: &ShardId) {
         self.step(id, ShardState::claimed);
     }
 
-    /// The shard was given back, or could not be claimed.
+    /// Notes that the shard was released, or could not be claimed.
     pub(crate) fn released(&mut self, id: &ShardId) {
         self.step(id, ShardState::released);
         self.judge_vanished();
     }
 
-    /// The end of the shard is stored.
+    /// Notes that the shard end is stored.
     pub(crate) fn ended(&mut self, id: &ShardId, last: Option<SequenceNumber>) {
         self.step(id, ShardState::ended);
         if let Some(node) = self.nodes.get_mut(id) {
@@ -465,7 +474,7 @@ impl Topology {
         }
     }
 
-    /// Shards that are ours by what this knows.
+    /// Returns the shards that this worker reads, as far as the topology knows.
     pub(crate) fn reading(&self) -> Vec<ShardId> {
         self.nodes.iter().filter(|(_, node)| node.life == ShardState::Reading).map(|(id, _)| id.clone()).collect()
     }
@@ -476,13 +485,13 @@ impl Topology {
         }
     }
 
-    /// Explicit shards that no listing shows and nothing is stored of.
+    /// Returns the configured shards that have no row and that no listing shows.
     pub(crate) fn missing(&self) -> Vec<ShardId> {
         let explicit = self.explicit.iter().flatten();
         explicit.filter(|id| !self.nodes.contains_key(*id)).cloned().collect()
     }
 
-    /// Whether all shards that were asked for by name are ended. A whole stream never is.
+    /// Whether all shards that the configuration names have ended. A whole stream never ends.
     pub(crate) fn all_ended(&self) -> bool {
         self.explicit.as_ref().is_some_and(|explicit| {
             explicit.iter().all(|id| self.nodes.get(id).is_some_and(|node| node.life == ShardState::Ended || node.gone))
@@ -539,23 +548,23 @@ mod tests {
         SequenceNumber::new(text).unwrap()
     }
 
-    /// Learns a listing that was asked for now.
+    /// Learns a listing that was requested now.
     fn listed(topology: &mut Topology, shards: Vec<ListedShard>) -> Vec<ShardId> {
         listed_after(topology, Duration::ZERO, shards).gone
     }
 
-    /// Learns a listing that was asked for this much later.
+    /// Learns a listing that was requested this much later.
     fn listed_after(topology: &mut Topology, after: Duration, shards: Vec<ListedShard>) -> Learned {
         topology.listed(&ShardListing { asked_at: Instant::now() + after, shards: shards.into() })
     }
 
-    /// Learns two listings that say the same, so far apart that what they don't show is gone.
+    /// Learns two equal listings that are far enough apart to prove that the shards they lack are gone.
     fn listed_for_long(topology: &mut Topology, shards: &[ListedShard]) -> Vec<ShardId> {
         assert_eq!(listed(topology, shards.to_vec()), []);
         listed_after(topology, CONFIRMED_AFTER + Duration::from_secs(1), shards.to_vec()).gone
     }
 
-    /// Claims and reads a shard to its end.
+    /// Claims a shard and reads it to its end.
     fn read(topology: &mut Topology, id: &str, last: Option<&str>) {
         topology.claimed(&id.into());
         topology.ended(&id.into(), last.map(number));
@@ -620,7 +629,7 @@ mod tests {
         assert_eq!(topology.readable(), ids(&["a"]));
         topology.claimed(&"a".into());
         topology.released(&"a".into());
-        // Another worker reads it, which a listing that lacks it does not end.
+        // Another worker reads the shard, and a listing that lacks the shard does not end it.
         listed(&mut topology, vec![shard("b", &["a"], false)]);
         assert_eq!(topology.readable(), []);
         listed(&mut topology, split());
@@ -691,7 +700,7 @@ mod tests {
                 assert_eq!(topology.readable(), ids(&["a"]));
             }
         }
-        // A listing that shows it closed settles it, whatever an older one says afterwards.
+        // A listing that shows the shard closed is decisive, even if an older listing follows.
         let mut topology = Topology::new(None, Fresh::Oldest);
         topology.learn(&[row("a", Some(Checkpoint::ShardEnd(None)))], Instant::now());
         listed(&mut topology, vec![shard("a", &[], true)]);
@@ -881,7 +890,7 @@ mod tests {
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &[], true), shard("c", &["a", "b"], false)]);
         topology.readable();
         read(&mut topology, "a", Some("5"));
-        // The other one reads b, and is at its end, but not everything is acked.
+        // The other worker reads `b` and is at its end, but not everything is acknowledged.
         topology.learn(
             &[row("a", Some(Checkpoint::ShardEnd(None))), row("b", Some(Checkpoint::After(number("7"))))],
             Instant::now(),
@@ -904,7 +913,8 @@ mod tests {
             shard("d", &[], true),
             shard("e", &["d"], false),
         ];
-        // It reads c and has removed the rows of those before; of d's it has never read anything.
+        // The other program reads `c` and has removed the rows of its parents; it has never read anything of `d` and
+        // its child.
         topology.learn(&[theirs("c", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, shards);
         assert_eq!(topology.ended_elsewhere(), ids(&["b", "a"]));

@@ -1,14 +1,14 @@
-//! When is progress stored, and when is a lease given back?
+//! When is progress stored, and when is a lease released?
 //!
-//! Every `commit_period`, for all shards at once, and only where it moved. A shard that is idle is stored now and
-//! then all the same: so that its place doesn't grow older than the stream's retention, and so that programs which judge
-//! leases by the time in their rows see that it is read.
+//! Progress is stored every `commit_period`, for all shards at once, and only where it moved. An idle shard is stored
+//! from time to time all the same: its checkpoint must not become older than the stream's retention, and programs that
+//! judge leases by the time in their rows must see that the shard is read.
 //!
 //! ```text
-//!            ┌── committed, renewed ──┐
-//!            ▼                        │            asked for, or our leases are over
-//! add ──▶ in hand ────────────────────┴──▶ leaving: stop reading ─▶ wait for acks ─▶ last place and release in one write
-//!            └── the store says that it is lost ──▶ stop reading, forget
+//!            ┌─ committed, renewed ─┐
+//!            ▼                      │     requested, or the leases have expired
+//! add ──▶ held ─────────────────────┴──▶ stop reading ─▶ wait for acks ─▶ last checkpoint and release in one write
+//!            └── the store says that the lease is lost ──▶ stop reading, remove
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,42 +30,46 @@ use crate::sync::{Mutex, lock};
 use crate::telemetry;
 use crate::telemetry::health::{Aspect, Health, Part};
 
-/// How often the place of an idle shard is stored where nobody else looks.
+/// How often the checkpoint of an idle shard is stored, if the store serves only one worker.
 const IDLE_PERIOD: Duration = Duration::from_mins(5);
-/// Where others look, an idle lease is renewed after so many lease periods. Connect takes what was not renewed for three.
+/// The number of lease periods after which an idle lease is renewed, if several workers share the store. Redpanda
+/// Connect takes leases that were not renewed for three.
 const IDLE_LEASES: f64 = 1.5;
-/// How long to wait before the store is asked again, at first and at most.
+/// The first and the longest delay before a call to the store is retried.
 const FIRST_RETRY: Duration = Duration::from_millis(300);
 const LATEST_RETRY: Duration = Duration::from_secs(5);
 
-/// How long all leases together may take to be given back at the end.
+/// How long the release of all leases together may take at the end.
 const FINISHED_WITHIN: Duration = Duration::from_secs(15);
-/// Leases that are given back at once. More would only wait for each other in the store.
+/// How many leases may be released at once. More would only wait for each other in the store.
 const RELEASES_AT_ONCE: usize = 16;
 
 type Key = (Stream, ShardId);
 
-/// Has charge of the leases of all shards that are read, and stores how far these are.
+/// The checkpointer, which holds the leases of all shards that are read and stores their checkpoints.
 #[derive(Debug)]
 pub(crate) struct Checkpointer {
     store: Arc<dyn LeaseStore>,
     outbox: Arc<Outbox>,
+    /// The leases that are held. An entry is added when a shard is claimed, and removed when its lease is released or
+    /// lost.
     shards: Mutex<BTreeMap<Key, Entry>>,
-    /// One flush at a time, and none while leases are given back: an older write must not overtake a newer one.
+    /// The lock that allows one flush at a time, and none during a release: an older write must not overtake a newer
+    /// one.
     flushing: tokio::sync::RwLock<()>,
-    /// Leases that may be given back at once.
+    /// The permits that limit how many leases are released at once.
     release_slots: Semaphore,
     health: Arc<Health>,
     fatal: FatalHandler,
-    /// How often an idle lease is renewed.
+    /// The time after which an idle lease is renewed.
     idle: Duration,
-    /// How long acks are waited for when a lease is to be given back.
+    /// How long acks are waited for before a lease is released.
     grace: Duration,
-    /// Signals that a lease is gone or asked for, so that somebody looks what that means.
+    /// The signal that a lease is gone or requested, so that the coordinator rebalances.
     look: Notify,
-    /// The leases that are being given back.
+    /// The releases in progress.
     releases: TaskTracker,
-    /// The input is closing: what is left is given back by [`finish`](Self::finish).
+    /// The token that says that the input is closing: the remaining leases are released by [`finish`](Self::finish).
     closing: CancellationToken,
 }
 
@@ -73,52 +77,56 @@ pub(crate) struct Checkpointer {
 struct Entry {
     lease: Lease,
     progress: Arc<Progress>,
-    /// Cancelled when the shard is not to be read any more.
+    /// The token that is canceled when the shard must not be read any more.
     stop: CancellationToken,
-    /// It is being given back.
+    /// Whether the lease is being released.
     releasing: bool,
-    /// Who asked for it and was not alive when we looked.
+    /// The requester of the shard, if it was not alive at the last rebalance. Its request causes no further rebalance.
     dead_requester: Option<WorkerId>,
+    /// The last checkpoint that was stored.
     stored: Option<SequenceNumber>,
+    /// How many records were acknowledged at the last store.
     stored_done: u64,
+    /// When the lease was last stored or renewed.
     stored_at: Instant,
 }
 
 impl Entry {
-    /// Whether it is of this reading of its shard. Another may have begun, under a lease of its own, since one was given up.
+    /// Whether the entry belongs to this reading of its shard. A later reading, under its own lease, may have started
+    /// after this one was given up.
     fn is_of(&self, progress: &Progress) -> bool {
         std::ptr::eq(&raw const *self.progress, progress)
     }
 }
 
-/// What became of a shard's end.
+/// The outcome of storing a shard end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndStored {
     Stored,
-    /// The shard is someone else's now.
+    /// Another worker holds the shard now.
     Lost,
 }
 
-/// What is stored last of a shard.
+/// The last state of a shard to store.
 #[derive(Debug)]
 enum Last {
-    /// What has been acknowledged, for the worker that requested the shard, or for no one.
+    /// The acknowledged position. The lease goes to the worker that requested the shard, or to none.
     Acked { to: Option<WorkerId> },
-    /// The end of the shard, with the last position if anything of it was read.
+    /// The shard end, with the last position if any record of the shard was read.
     End(Option<SequenceNumber>),
 }
 
-/// Why a lease is given back.
+/// The reason why a lease is released.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ReleaseReason {
-    /// Another worker asked for it.
+    /// Another worker requested the shard.
     HandOver(WorkerId),
-    /// It could not be renewed in time.
+    /// The lease could not be renewed in time, or the shard turned out to be ended when it was claimed.
     Expired,
 }
 
 impl Checkpointer {
-    /// Leases last for `lease`, and acks are waited for at most `grace` before one is given back.
+    /// Makes a checkpointer. Leases last for `lease`, and acks are waited for at most `grace` before a release.
     pub(crate) fn new(
         store: Arc<dyn LeaseStore>,
         outbox: Arc<Outbox>,
@@ -144,7 +152,7 @@ impl Checkpointer {
         }
     }
 
-    /// Takes charge of a shard, and of its lease. `stop` is cancelled when it is not to be read any more.
+    /// Adds a shard and its lease. `stop` is canceled when the shard must not be read any more.
     pub(crate) fn add(&self, lease: Lease, progress: Arc<Progress>, stop: CancellationToken) {
         let key = (lease.stream.clone(), lease.shard.clone());
         let entry = Entry {
@@ -160,7 +168,7 @@ impl Checkpointer {
         lock(&self.shards).insert(key, entry);
     }
 
-    /// A commit that only renews the lease of a shard; `None` if the shard is not held any more.
+    /// Makes a commit that only renews the lease of a shard; `None` if the shard is not held any more.
     pub(crate) fn renewal(&self, progress: &Progress) -> Option<Commit> {
         let key = (progress.names.stream.clone(), progress.names.shard.clone());
         let shards = lock(&self.shards);
@@ -168,22 +176,22 @@ impl Checkpointer {
         Some(Commit::new(&entry.lease, None))
     }
 
-    /// How many shards it is in charge of.
+    /// Returns how many shards are held.
     pub(crate) fn len(&self) -> usize {
         lock(&self.shards).len()
     }
 
-    /// The shards of a stream that it is in charge of, those included that it is giving back.
+    /// Returns the shards of a stream that are held, including those that are being released.
     pub(crate) fn held(&self, stream: &Stream) -> BTreeSet<ShardId> {
         lock(&self.shards).keys().filter(|(other, _)| other == stream).map(|(_, shard)| shard.clone()).collect()
     }
 
-    /// Waits until a lease is gone, or asked for. Cancel safe.
+    /// Waits until a lease is gone or requested. Cancel safe.
     pub(crate) async fn rebalance_wanted(&self) {
         self.look.notified().await;
     }
 
-    /// Stores what is due, for ever. Whoever drops it, calls [`finish`](Self::finish).
+    /// Stores what is due, indefinitely. A caller that drops this future must call [`finish`](Self::finish).
     pub(crate) async fn run(self: &Arc<Self>, period: Duration) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -196,7 +204,7 @@ impl Checkpointer {
         }
     }
 
-    /// Stores what is due. The first error, if there was one; what could be stored is.
+    /// Stores what is due. Returns the first error; other checkpoints are stored all the same.
     async fn flush(self: &Arc<Self>) -> Result<(), StoreError> {
         let _turn = self.flushing.write().await;
         let due = self.due();
@@ -208,7 +216,7 @@ impl Checkpointer {
         self.note(due, written)
     }
 
-    /// Notes what became of writes. Returns the first error.
+    /// Notes the outcomes of writes. Returns the first error.
     fn note(&self, due: Vec<Due>, written: Vec<Result<CommitOutcome, StoreError>>) -> Result<(), StoreError> {
         let (mut outcome, mut stored) = (Ok(()), 0);
         for (due, written) in due.into_iter().zip(written) {
@@ -225,7 +233,7 @@ impl Checkpointer {
         outcome
     }
 
-    /// What was acked, and idle places that have become old.
+    /// Returns the commits that are due: checkpoints that moved, and leases that have been idle for too long.
     fn due(&self) -> Vec<(Due, Commit)> {
         let shards = lock(&self.shards);
         let mut due = Vec::new();
@@ -233,7 +241,7 @@ impl Checkpointer {
             let (checkpoint, done) = entry.progress.checkpoint();
             let moved = checkpoint.is_some() && checkpoint != entry.stored;
             let old = entry.stored_at.elapsed() >= self.idle;
-            // Where others look, a lease is renewed even if its place never moved.
+            // If several workers share the store, a lease is renewed even if its checkpoint never moved.
             let renew = old && (moved || self.store.shared().is_some());
             if renew || moved && done > entry.stored_done {
                 let checkpoint = checkpoint.filter(|_| moved);
@@ -246,13 +254,13 @@ impl Checkpointer {
 
     fn stored(&self, due: Due, requester: Option<&WorkerId>) {
         let mut shards = lock(&self.shards);
-        // It may have been given back and claimed anew meanwhile.
+        // The shard may have been released and claimed again meanwhile.
         let Some(entry) = shards.get_mut(&due.key).filter(|entry| entry.lease.epoch == due.epoch) else { return };
         entry.stored = due.checkpoint.or(entry.stored.take());
         entry.stored_done = due.done;
         entry.stored_at = Instant::now();
         if !entry.releasing && requester.is_some() && requester != entry.dead_requester.as_ref() {
-            // Whether who asks is alive, a look tells.
+            // A rebalance finds out whether the requester is alive.
             self.look.notify_one();
         }
     }
@@ -260,7 +268,7 @@ impl Checkpointer {
     fn lost(&self, key: &Key, epoch: u64, holder: &str) {
         let lost = {
             let mut shards = lock(&self.shards);
-            // It may have been given back and claimed anew meanwhile.
+            // The shard may have been released and claimed again meanwhile.
             if shards.get(key).is_none_or(|entry| entry.lease.epoch != epoch) { None } else { shards.remove(key) }
         };
         if let Some(entry) = lost {
@@ -273,7 +281,7 @@ impl Checkpointer {
         }
     }
 
-    /// A lease is given back.
+    /// Removes an entry after its lease was released.
     fn remove(&self, key: &Key, progress: &Progress) {
         let mut shards = lock(&self.shards);
         if shards.get(key).is_some_and(|entry| entry.is_of(progress)) {
@@ -282,8 +290,8 @@ impl Checkpointer {
         }
     }
 
-    /// A stream does not exist any more: stops reading its shards at once. Nothing of them is stored, for another stream has
-    /// its name.
+    /// Stops reading the shards of a stream that does not exist any more. Nothing of them is stored, because another
+    /// stream has its name.
     pub(crate) fn abandon(&self, stream: &Stream) {
         let abandoned: Vec<Entry> = {
             let mut shards = lock(&self.shards);
@@ -297,19 +305,19 @@ impl Checkpointer {
         }
     }
 
-    /// A guard that ends what is being given back when it is dropped.
+    /// Returns a guard that ends the releases in progress when it is dropped.
     pub(crate) fn closing(&self) -> DropGuard {
         self.closing.clone().drop_guard()
     }
 
-    /// Nothing more of the shard is read, or goes to the host.
+    /// Stops the reading of a shard: nothing more of it is read or delivered to the host.
     fn stop_reading(&self, entry: &Entry) {
         entry.stop.cancel();
         self.outbox.forget(&entry.progress.names);
     }
 
-    /// Compares what it is in charge of with what the store shows, and does what others ask for who are alive. What went
-    /// to one who isn't, nobody would read.
+    /// Compares the leases with the rows of the store. Lost leases are dropped, and shards that live workers requested
+    /// are handed over. A shard that was handed over to a dead worker would not be read.
     pub(crate) fn reconcile(self: &Arc<Self>, stream: &Stream, rows: &[Row], is_alive: impl Fn(&WorkerId) -> bool) {
         let rows: HashMap<&ShardId, &Row> = rows.iter().map(|row| (&row.shard, row)).collect();
         let (mut lost, mut asked) = (Vec::new(), Vec::new());
@@ -341,7 +349,7 @@ impl Checkpointer {
         }
     }
 
-    /// None of our leases can be relied on any more: stops reading all shards, at once.
+    /// Stops reading all shards at once and releases their leases, because none of them is valid any more.
     pub(crate) fn release_all(self: &Arc<Self>) {
         let keys: Vec<Key> = lock(&self.shards).keys().cloned().collect();
         for key in keys {
@@ -349,7 +357,8 @@ impl Checkpointer {
         }
     }
 
-    /// Gives a lease back: stops reading, waits for what is out, stores how far it got and lets go.
+    /// Starts to release a lease: reading stops, and then the deliveries in flight are waited for, the checkpoint is
+    /// stored and the lease is released.
     pub(crate) fn begin_release(self: &Arc<Self>, key: &Key, why: ReleaseReason) {
         let progress = {
             let mut shards = lock(&self.shards);
@@ -364,14 +373,14 @@ impl Checkpointer {
         }
         let (this, key, closing) = (Arc::clone(self), key.clone(), self.closing.clone());
         let fatal = self.fatal.clone();
-        // If it broke, the lease would be renewed and its shard read by no worker.
+        // If this task ended unnoticed, the lease would be renewed and its shard read by no worker.
         self.releases.spawn(supervise::essential("release", fatal, || true, async move {
             closing.run_until_cancelled(this.release(&key, &progress, why)).await;
         }));
     }
 
     async fn release(&self, key: &Key, progress: &Progress, why: ReleaseReason) {
-        // What is not acked in time will be read again.
+        // Records that are not acknowledged in time will be read again.
         let _ = timeout(self.grace, progress.returned()).await;
         let to = match why {
             ReleaseReason::HandOver(requester) => Some(requester),
@@ -389,7 +398,7 @@ impl Checkpointer {
         self.look.notify_one();
     }
 
-    /// Stores the last checkpoint of a shard and gives its lease back in one write, however long it takes.
+    /// Stores the last state of a shard and releases its lease in one write, however long it takes.
     async fn give_back(&self, key: &Key, progress: &Progress, last: Last) -> EndStored {
         let mut backoff = Backoff::new(FIRST_RETRY, LATEST_RETRY);
         loop {
@@ -399,7 +408,7 @@ impl Checkpointer {
                 let Some(release) = self.release_of(key, progress, &last) else { return EndStored::Lost };
                 let epoch = release.epoch();
                 if let Last::Acked { .. } = last {
-                    // What is acknowledged from here on is not stored.
+                    // Records that are acknowledged from here on are not stored.
                     progress.freeze();
                 }
                 self.store.release(vec![release]).await.into_iter().next().map(|written| (written, epoch))
@@ -434,7 +443,7 @@ impl Checkpointer {
         }
     }
 
-    /// `None` if the shard is not held any more, be it claimed anew or not.
+    /// Makes the release of a shard; `None` if its lease is not held any more, even if the shard was claimed again.
     fn release_of(&self, key: &Key, progress: &Progress, last: &Last) -> Option<Release> {
         let shards = lock(&self.shards);
         let entry = shards.get(key).filter(|entry| entry.is_of(progress))?;
@@ -447,12 +456,12 @@ impl Checkpointer {
         })
     }
 
-    /// Stores the end of a shard, however long it takes, and gives its lease back.
+    /// Stores the end of a shard, however long it takes, and releases its lease.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it returns, it may or may not have stored the end; the shard is then read on from its last
-    /// position, where it is found to be at its end again.
+    /// If this future is dropped, the end may or may not have been stored. The shard is then read on from its last
+    /// position, where its end is found again.
     pub(crate) async fn store_end(&self, progress: &Progress, last: Option<SequenceNumber>) -> EndStored {
         let key = (progress.names.stream.clone(), progress.names.shard.clone());
         let stored = self.give_back(&key, progress, Last::End(last)).await;
@@ -462,8 +471,8 @@ impl Checkpointer {
         stored
     }
 
-    /// Nothing counts any more from here on: stores what was acked, and gives all leases back. A store that doesn't answer
-    /// is not waited for longer than [`FINISHED_WITHIN`]; what it hasn't heard of is read again.
+    /// Stores what was acknowledged and releases all leases; later acks change nothing. A store that doesn't answer is
+    /// waited for at most [`FINISHED_WITHIN`]; records whose acks it has not received are read again.
     pub(crate) async fn finish(&self) -> Result<(), StoreError> {
         timeout(FINISHED_WITHIN, self.give_all_back()).await.unwrap_or_else(|_| {
             let cause = format!("the store did not answer within {} s", FINISHED_WITHIN.as_secs());
@@ -504,7 +513,7 @@ impl Checkpointer {
 struct Due {
     key: Key,
     epoch: u64,
-    /// `None` if the lease is only renewed.
+    /// The checkpoint; `None` if the lease is only renewed.
     checkpoint: Option<SequenceNumber>,
     done: u64,
 }

@@ -1,4 +1,4 @@
-//! The checkpointer alone: what it stores and when, whom it believes, and how it lets go.
+//! What does the checkpointer store and when, whose requests does it follow, and how does it release leases?
 
 use futures::FutureExt;
 use pipeline_plugin_api::{Demand, Receipt, Verdicts};
@@ -19,7 +19,7 @@ use crate::records::RecordTable;
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(10);
-/// When an idle lease is renewed that others look at.
+/// The time after which an idle lease is renewed in a shared store.
 const IDLE: Duration = Duration::from_secs(45);
 
 /// A checkpointer, and the store as its worker sees it.
@@ -30,7 +30,7 @@ struct Bench<S> {
     tasks: TaskTracker,
 }
 
-/// A shard in its charge.
+/// A shard that the checkpointer holds.
 struct Shard {
     key: Key,
     progress: Arc<Progress>,
@@ -44,7 +44,7 @@ impl Bench<MemoryStore> {
         Self::on(MemoryStore::default())
     }
 
-    /// From now on each write takes so long. Those on their way go on as they were.
+    /// Makes each write take this long from now on. Writes in progress are not affected.
     fn slow(&self, time: Duration) {
         self.store.trouble("update", Some(Trouble::Slow(time)));
     }
@@ -53,22 +53,22 @@ impl Bench<MemoryStore> {
         lock(&self.store.table.core).closed = closed;
     }
 
-    /// How many rows were written to, or tried to.
+    /// Returns how many writes of rows were attempted.
     fn writes(&self) -> u64 {
         lock(&self.store.table.core).by_call.get("update").copied().unwrap_or_default()
     }
 
-    /// What another worker sees of the table.
+    /// Returns another worker's view of the table.
     fn other(&self, name: &str) -> MemoryStore {
         MemoryStore::new(&self.store.table, name)
     }
 
-    /// Another worker takes the shard, as if we were dead.
+    /// Makes another worker take the shard, as if this worker were dead.
     async fn rob(&self, shard: &str) {
         take(&self.other("other"), shard).await;
     }
 
-    /// Another worker asks for the shard.
+    /// Makes another worker request the shard.
     async fn ask(&self, shard: &str, worker: &str, instead_of: Option<&str>) {
         let (hold, instead_of) = (self.row(shard).await.hold.unwrap(), instead_of.map(WorkerId::from));
         assert!(self.other(worker).ask(&stream(), &shard.into(), &hold, instead_of.as_ref()).await.unwrap());
@@ -84,7 +84,7 @@ impl<S: LeaseStore> Bench<S> {
         Self { store, outbox, checkpointer: Arc::new(checkpointer), tasks: TaskTracker::new() }
     }
 
-    /// Claims a shard and puts it in charge of the checkpointer.
+    /// Claims a shard and adds it to the checkpointer.
     async fn add(&self, shard: &str) -> Shard {
         let lease = take(&*self.store, shard).await;
         let names = Arc::new(ShardNames { stream: stream(), shard: shard.into() });
@@ -95,13 +95,13 @@ impl<S: LeaseStore> Bench<S> {
         Shard { key: (stream(), shard.into()), progress, stop, lane, outbox }
     }
 
-    /// Stores what is due, beside what the test does.
+    /// Stores what is due, in parallel to the test.
     fn flush(&self) -> JoinHandle<Result<(), StoreError>> {
         let checkpointer = Arc::clone(&self.checkpointer);
         self.tasks.spawn(async move { checkpointer.flush().await })
     }
 
-    /// Stores the end of a shard, beside what the test does.
+    /// Stores the end of a shard, in parallel to the test.
     fn end(&self, shard: &Shard) -> JoinHandle<EndStored> {
         let (checkpointer, progress) = (Arc::clone(&self.checkpointer), Arc::clone(&shard.progress));
         self.tasks.spawn(async move { checkpointer.store_end(&progress, None).await })
@@ -112,7 +112,7 @@ impl<S: LeaseStore> Bench<S> {
         self.checkpointer.flush().await.unwrap();
     }
 
-    /// Compares with what the store shows, where all workers are alive or none is.
+    /// Compares the leases with the rows of the store. All workers are alive, or none is.
     async fn look(&self, alive: bool) {
         let rows = self.store.rows(&stream()).await.unwrap();
         self.checkpointer.reconcile(&stream(), &rows, |_| alive);
@@ -136,7 +136,7 @@ impl<S: LeaseStore> Bench<S> {
 }
 
 impl Shard {
-    /// A record waits in the outbox.
+    /// Adds a record to the outbox.
     async fn push(&mut self, number: u64) {
         let table = self.event(&[number]);
         let first = self.progress.track(&table, at(number));
@@ -146,7 +146,7 @@ impl Shard {
         self.lane.push(delivery).await.unwrap();
     }
 
-    /// The host has a record.
+    /// Delivers a record to the host.
     async fn deliver(&mut self, number: u64) -> Receipt {
         self.push(number).await;
         let batch = next_batch(&self.outbox, Demand::new(1, SECOND)).await.unwrap();
@@ -157,7 +157,7 @@ impl Shard {
         self.deliver(number).await.settle_in_test(Verdicts::ACK).unwrap();
     }
 
-    /// An event without records moves its place.
+    /// Moves the position of the shard by an event without records.
     fn pass(&self, number: u64) {
         self.progress.track(&self.event(&[]), at(number));
     }
@@ -186,7 +186,7 @@ fn after(number: u64) -> Option<Checkpoint> {
     Some(Checkpoint::After(at(number)))
 }
 
-/// Takes a shard from whoever has it.
+/// Takes a shard from any holder.
 async fn take(store: &dyn LeaseStore, shard: &str) -> Lease {
     let rows = store.rows(&stream()).await.unwrap();
     let hold = rows.iter().find(|row| row.shard == shard.into()).and_then(|row| row.hold.as_ref());
@@ -196,7 +196,7 @@ async fn take(store: &dyn LeaseStore, shard: &str) -> Lease {
     }
 }
 
-// What is stored, and when.
+// Which checkpoints are stored, and when?
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_lease_is_renewed_after_one_and_a_half_lease_periods_where_others_look() {
@@ -217,7 +217,7 @@ async fn a_renewal_does_not_write_a_place_again() {
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
     bench.flushed().await;
-    // The second one knows what was stored before the first.
+    // The checkpoint that was stored is still known at the second renewal.
     for _ in 0..2 {
         sleep(IDLE).await;
         let checkpoints: Vec<_> = bench.checkpointer.due().into_iter().map(|(due, _)| due.checkpoint).collect();
@@ -233,7 +233,7 @@ async fn a_place_that_moves_without_acks_waits_for_the_renewal() {
     shard.pass(1);
     bench.flushed().await;
     assert_eq!(bench.checkpoint("a").await, None);
-    // The same behind a place that was acked.
+    // The same holds after an acknowledged record.
     shard.ack(2).await;
     bench.flushed().await;
     shard.pass(3);
@@ -267,7 +267,7 @@ async fn the_error_of_one_write_is_told_and_that_one_is_tried_again() {
     failed.ack(1).await;
     bench.slow(SECOND);
     let flush = bench.flush();
-    // Between the two.
+    // The table is closed between the two writes.
     sleep(SECOND * 3 / 2).await;
     bench.close_table(true);
     flush.await.unwrap().unwrap_err();
@@ -299,7 +299,7 @@ async fn an_answer_to_an_older_lease_counts_nothing_for_the_newer() {
     slow.ack(1).await;
     bench.slow(SECOND);
     let flush = bench.flush();
-    // The first is written, its answer comes with the second's.
+    // The first row is written; its answer arrives together with that of the second.
     sleep(SECOND * 3 / 2).await;
     bench.rob("a").await;
     bench.look(true).await;
@@ -333,7 +333,7 @@ async fn a_lease_that_is_given_back_is_the_one_that_was_left() {
     old.ack(1).await;
     bench.close_table(true);
     bench.checkpointer.begin_release(&old.key, ReleaseReason::Expired);
-    // It can't be given back yet, and is lost before that is tried again.
+    // The release fails, and the lease is lost before the release is retried.
     sleep(Duration::from_millis(1)).await;
     bench.close_table(false);
     bench.rob("a").await;
@@ -345,7 +345,7 @@ async fn a_lease_that_is_given_back_is_the_one_that_was_left() {
     assert!(bench.holder("a").await.is_some(), "the lease of another claim was given back");
 }
 
-// One after the other.
+// Are writes done one after the other?
 
 #[tokio::test(start_paused = true)]
 async fn a_flush_waits_for_the_one_before_it() {
@@ -426,7 +426,7 @@ async fn an_end_that_is_on_its_way_is_not_overtaken_by_the_end_of_all() {
     );
 }
 
-// Losing a shard.
+// What follows from the loss of a shard?
 
 #[tokio::test(start_paused = true)]
 async fn a_loss_that_a_write_tells_of_stops_the_reading_and_calls_for_a_look() {
@@ -471,7 +471,7 @@ async fn what_a_stream_shows_says_nothing_of_another() {
     assert_eq!(bench.checkpointer.held(&stream()), ["a".into()].into());
 }
 
-// What others ask for.
+// What follows from requests of other workers?
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_a_write_tells_of_calls_for_a_look() {
@@ -525,7 +525,7 @@ async fn who_asks_and_is_alive_is_passed_the_shard_and_told_so() {
     assert_eq!((bench.checkpointer.len(), bench.is_worth_a_look()), (0, true));
 }
 
-// Giving a lease back.
+// How is a lease released?
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_given_back_once_the_host_has_nothing_of_the_shard() {
@@ -549,7 +549,7 @@ async fn acks_are_waited_for_as_long_as_the_grace_lasts_and_count_for_nothing_la
     bench.slow(2 * SECOND);
     bench.checkpointer.begin_release(&shard.key, ReleaseReason::Expired);
     sleep(GRACE + SECOND).await;
-    // The last place is on its way.
+    // The write of the last checkpoint is in progress.
     late.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!((shard.done(), bench.holder("a").await.is_some()), (1, true));
     sleep(2 * SECOND).await;
@@ -574,7 +574,7 @@ async fn who_gives_a_lease_back_hears_of_its_loss_from_the_store() {
     let _late = shard.deliver(1).await;
     bench.checkpointer.begin_release(&shard.key, ReleaseReason::Expired);
     bench.rob("a").await;
-    // A look may be older than the release.
+    // The rows may have been read before the release.
     bench.look(true).await;
     assert_eq!(bench.checkpointer.len(), 1);
     sleep(GRACE + SECOND).await;
@@ -610,7 +610,7 @@ async fn so_many_leases_are_given_back_at_once_and_no_more() {
     assert_eq!(bench.checkpointer.len(), 0);
 }
 
-// The end of a shard.
+// How is the end of a shard stored?
 
 #[tokio::test(start_paused = true)]
 async fn an_end_is_stored_with_the_last_place_and_acks_move_nothing_behind_it() {
@@ -652,7 +652,7 @@ async fn an_end_is_tried_until_the_store_takes_it() {
     assert_eq!((stored, bench.checkpoint("a").await), (EndStored::Stored, Some(Checkpoint::ShardEnd(None))));
 }
 
-// The end of all.
+// What happens at the end of the input?
 
 #[tokio::test(start_paused = true)]
 async fn in_the_end_all_places_are_stored_and_acks_move_nothing_more() {
