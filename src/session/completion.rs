@@ -1,4 +1,4 @@
-//! Has the input come to an end of its own, and why?
+//! Has the input ended by itself, and why?
 
 use std::sync::Arc;
 
@@ -8,22 +8,23 @@ use crate::delivery::outbox::Outbox;
 use crate::sync::{Mutex, lock};
 use crate::telemetry;
 
-/// Why nothing more will come.
+/// The reason why no more records will come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
-    /// All there was to read has been read and acknowledged.
+    /// All records that were to be read have been read and acknowledged.
     AllRead,
-    /// Something has to be changed by a person.
+    /// The input failed in a way that requires a person to intervene.
     Failed(String),
 }
 
-/// The end of an input, once it has come. It closes the outbox, so that the host hears of it.
+/// The end of an input, once it has come. Setting it closes the outbox, so that the host learns of it.
 #[derive(Debug)]
 pub(crate) struct Completion {
     end: Mutex<Option<End>>,
     outbox: Arc<Outbox>,
+    /// The token that stops everything that reads.
     stop: CancellationToken,
-    /// Who keeps leases; nobody else gets them as long as they are kept.
+    /// The token that stops the heartbeat and the checkpointer. Other workers can't take over the shards until then.
     keep: CancellationToken,
 }
 
@@ -32,13 +33,13 @@ impl Completion {
         Self { end: Mutex::default(), outbox, stop, keep }
     }
 
-    /// All streams have been read to the end of what was asked of them.
+    /// Ends the input because all streams have been read as far as they were to be read.
     pub(crate) fn all_read(&self) {
         lock(&self.end).get_or_insert(End::AllRead);
         self.outbox.close();
     }
 
-    /// Something broke for good: reading stops, and the host is told.
+    /// Ends the input because of a permanent failure: reading stops, and the host learns the cause.
     pub(crate) fn fail(&self, cause: String) {
         telemetry::failed(&cause);
         {

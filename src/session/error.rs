@@ -9,33 +9,33 @@ use crate::lease::StoreError;
 use crate::reading::fan_out::consumer::ConsumerError;
 use crate::retry::Fault;
 
-/// How long a host should wait before it tries again what did not work this time.
+/// How long a host should wait before it retries after a temporary failure.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// Why the input can't be connected.
+/// The reason why the input can't be connected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The configuration asks for something that this version does not do.
+    /// The configuration requests a feature that this version does not have.
     #[error("{field}: {what}")]
     NotBuilt {
         /// The field.
         field: &'static str,
-        /// What is missing, and what to do meanwhile.
+        /// The missing feature, and what to do meanwhile.
         what: &'static str,
     },
-    /// No region, or no credentials.
+    /// The region or the credentials can't be obtained.
     #[error(transparent)]
     Access(#[from] AccessError),
     /// The checkpoint store can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is no such stream.
+    /// The stream does not exist.
     #[error("stream {stream}: not found in region {region}; check the name, the region and the account")]
     NoSuchStream {
-        /// As it was configured.
+        /// The stream, as it was configured.
         stream: String,
-        /// Where it was looked for.
+        /// The region in which the stream was looked up.
         region: String,
     },
     /// The host of the region's endpoint can't be found: the region is mistyped, or names can't be resolved.
@@ -47,20 +47,20 @@ pub enum ConnectError {
         stream: String,
         /// The region, as it was configured.
         region: String,
-        /// What came back.
+        /// The error that the call returned.
         fault: Fault,
     },
-    /// Two entries mean the same stream.
+    /// Two entries refer to the same stream.
     #[error("stream {stream}: listed twice, as {first} and as {second}; leave one")]
     SameStream {
-        /// Its name.
+        /// The stream's name.
         stream: String,
-        /// One entry.
+        /// The first entry.
         first: String,
-        /// The other.
+        /// The second entry.
         second: String,
     },
-    /// Shards were asked for by name that aren't there.
+    /// The configuration names shards that don't exist.
     #[error("stream {stream}: no shard {shards}; see them all with `aws kinesis list-shards`")]
     NoSuchShard {
         /// The stream.
@@ -73,9 +73,9 @@ pub enum ConnectError {
     Refused {
         /// The stream, as it was configured.
         stream: String,
-        /// What we were doing.
+        /// The step that failed.
         doing: &'static str,
-        /// What came back.
+        /// The error that the call returned.
         fault: Fault,
     },
     /// The service could not be reached, or was busy.
@@ -83,18 +83,18 @@ pub enum ConnectError {
     Unreachable {
         /// The stream, as it was configured.
         stream: String,
-        /// What we were doing.
+        /// The step that failed.
         doing: &'static str,
-        /// What came back.
+        /// The error that the call returned.
         fault: Fault,
     },
-    /// The threads that are to read can't be started.
+    /// The reader threads can't be started.
     #[error("enhanced_fan_out.reader_threads: {0}")]
     Threads(#[from] std::io::Error),
     /// The consumer can't be used.
     #[error(transparent)]
     Consumer(#[from] ConsumerError),
-    /// Connecting panicked.
+    /// A panic happened during the connect.
     #[error("connecting failed ({0}); this is a bug, please report it")]
     Panicked(String),
     /// The consumer belongs to another stream.

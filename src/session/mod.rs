@@ -31,18 +31,18 @@ use crate::supervise::{self, FatalHandler, once};
 use crate::telemetry;
 use crate::telemetry::health::Health;
 
-/// How often the gauges are set, and health is looked at.
+/// How often the gauges are set and the health is checked.
 const POOL_PERIOD: Duration = Duration::from_secs(1);
 
-/// How long a close waits for the others to be told.
+/// How long a close may take to leave the other workers.
 const GOODBYE: Duration = Duration::from_secs(5);
-/// How many of them are told; the others look by themselves.
+/// How many workers are woken at close; the others notice at their next rebalance.
 const WOKEN_AT_CLOSE: usize = 100;
 
-/// A connected input. Dropping it stops its tasks; closing it also waits for them and stores what was acked.
+/// A connected input. Dropping it stops its tasks; closing it also waits for them and stores what was acknowledged.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// What is read, for people.
+    /// The streams that are read, as a text for people.
     pub(crate) target: String,
     pub(crate) streams: Vec<Stream>,
     pub(crate) pool: Pool,
@@ -50,22 +50,23 @@ pub(crate) struct Session {
     pub(crate) health: Arc<Health>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) completion: Arc<Completion>,
-    /// What is removed at close, unless another worker reads the stream.
+    /// The reader factories whose consumers are deregistered at close, unless another worker reads the stream.
     pub(crate) factories: Vec<(Stream, Arc<dyn ReaderFactory>)>,
     pub(crate) tasks: TaskTracker,
     /// The threads on which shards are read.
     pub(crate) threads: Arc<Threads>,
-    /// Ends what is being given back, at the latest when the session is dropped: it could go on for as long as the store
-    /// can't be reached.
+    /// The guard that ends the releases in progress, at the latest when the session is dropped. They could otherwise go
+    /// on for as long as the store can't be reached.
     pub(crate) _closing: DropGuard,
-    /// Tells every task that reads to stop, at the latest when the session is dropped.
+    /// The guard that stops every task that reads, at the latest when the session is dropped.
     pub(crate) stop: DropGuard,
     pub(crate) store: Arc<dyn LeaseStore>,
-    /// Tells those to stop who keep leases and places. After the others: what is out is still acked.
+    /// The guard that stops the heartbeat and the checkpointer. It is used after `stop`, because deliveries in flight
+    /// may still be acknowledged.
     pub(crate) keep: DropGuard,
 }
 
-/// The session is over; why, the ending knows.
+/// The error that the session has ended. The reason is in [`Completion`].
 #[derive(Debug, thiserror::Error)]
 #[error("the input is closed")]
 struct SessionOver;
@@ -74,17 +75,17 @@ struct SessionOver;
 #[error("{0}")]
 struct Failure(String);
 
-/// The parts of an input, connected to each other and not started.
+/// The parts of an input, connected to each other but not started.
 pub(crate) struct Parts {
     pub(crate) session: Session,
     pub(crate) coordinator: Coordinator,
-    /// Shows that this worker is alive, where others would take its shards otherwise.
+    /// The heartbeat; `None` if the store serves only one worker.
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) fatal: FatalHandler,
 }
 
 impl Parts {
-    /// Starts the tasks. Each is watched: one that panics or returns is started again, or fails the input.
+    /// Starts the tasks. Each task is supervised: one that panics or returns is restarted, or fails the input.
     pub(crate) fn start(self, commit_period: Duration) -> Session {
         let Self { session, coordinator, heartbeat, fatal } = self;
         let (stop, keep) = (session.stop.token().clone(), session.keep.token().clone());
@@ -150,14 +151,14 @@ impl Session {
         status
     }
 
-    /// Leaves the other workers, and deregisters the consumers that nobody needs any more.
+    /// Leaves the other workers, and deregisters the consumers that no worker needs any more.
     async fn leave(&self) {
         let others = match self.store.shared() {
             Some(shared) => say_goodbye(shared, &self.streams, &self.health).await,
             None => Some(Vec::new()),
         };
         for (stream, factory) in &self.factories {
-            // What others may read with stays.
+            // A consumer that other workers may read with is kept.
             let reads = |other: &Worker| other.presence.streams.contains(stream.arn());
             if others.as_ref().is_some_and(|others| !others.iter().any(reads)) {
                 factory.clean_up().await;
@@ -165,27 +166,27 @@ impl Session {
         }
     }
 
-    /// What is out, which outlives the session if its host keeps receipts.
+    /// The pool, whose permits outlive the session if its host keeps receipts.
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Stops reading, waits for what is out, stores and lets go.
+    /// Stops reading, waits for the deliveries in flight, stores the checkpoints and releases the leases.
     pub(crate) async fn close(&self, within: Duration) -> Result<(), InputError> {
         self.outbox.close();
         self.stop.token().cancel();
         self.tasks.close();
         let all_returned = timeout(within, self.outbox.all_returned()).await.is_ok();
         self.keep.token().cancel();
-        // They stop at once, but for a write to the store that one of them may be in.
+        // The tasks stop at once, except for a write to the store that one of them may be in.
         self.tasks.wait().await;
-        // What was acknowledged comes first, whatever else takes its time to end.
-        // A host may close in a task that nobody watches, so no panic gets out, and none keeps the rest from being done.
+        // The checkpoints are stored first, however long the rest takes to end. A host may close in a task that is not
+        // supervised, so no panic gets out, and none prevents the rest.
         let stored = once("storing the last checkpoints", self.checkpointer.finish())
             .await
             .unwrap_or_else(|cause| Err(StoreError::Failed { what: "store the last checkpoints", cause }));
         self.threads.end().await;
-        // Whoever is not told finds out by himself.
+        // A worker that was not woken notices by itself.
         let _ = once("leaving", self.leave()).await;
         self.health.meter.reading_shards(0);
         self.health.meter.report(&self.pool, Duration::ZERO, 0);
@@ -194,7 +195,7 @@ impl Session {
     }
 }
 
-/// A status with what the pool holds.
+/// Adds to a status what the pool holds.
 pub(crate) fn pending(mut status: Status, pool: &Pool) -> Status {
     let records = pool.records();
     status.pending_messages = records.used;
@@ -203,27 +204,29 @@ pub(crate) fn pending(mut status: Status, pool: &Pool) -> Status {
     status
 }
 
-/// Leaves, and has the others look at once who takes what we gave back. Returns who they are, if that could be seen.
+/// Leaves, and wakes the other workers so that they rebalance the released shards at once. Returns those workers, if
+/// they could be read.
 async fn say_goodbye(store: &dyn SharedStore, streams: &[Stream], health: &Health) -> Option<Vec<Worker>> {
     let mut others = None;
     let goodbye = async {
         store.leave().await?;
         let others = others.insert(store.workers().await?);
-        // Unless another process goes by our name: then these are its own.
+        // The rows are left alone if another process uses the name of this worker, because they then belong to that
+        // process.
         let ours = others.iter().all(|other| other.id != *store.me());
         let wanted = join_all(streams.iter().filter(|_| ours).map(|stream| want_nothing(store, stream))).await;
-        // They are told in any case.
+        // The other workers are woken even if that failed.
         let wake_ups = others.iter().take(WOKEN_AT_CLOSE).map(|worker| store.wake(&worker.id));
         wanted.into_iter().chain(join_all(wake_ups).await).collect::<Result<(), _>>()
     };
-    // Whoever was not told finds out with his next round.
+    // A worker that was not woken notices at its next rebalance.
     if let Ok(Err(error)) = timeout(GOODBYE, goodbye).await {
         health.meter.table_failed(&error);
     }
     others
 }
 
-/// Takes back what we asked the others for, and gives back what we were passed since we last looked.
+/// Withdraws the requests of this worker, and releases the shards that were handed over to it since the last rebalance.
 async fn want_nothing(store: &dyn SharedStore, stream: &Stream) -> Result<(), StoreError> {
     let mut handed_over = Vec::new();
     for row in store.rows(stream).await? {
@@ -240,7 +243,7 @@ async fn want_nothing(store: &dyn SharedStore, stream: &Stream) -> Result<(), St
     store.release(handed_over).await.into_iter().try_for_each(|released| released.map(drop))
 }
 
-/// Keeps the metrics up to date, and says when something is not read, delivered or stored.
+/// Keeps the metrics up to date, and reports when something is not read, delivered or stored.
 async fn watch(pool: Pool, health: Arc<Health>) {
     let mut ticks = interval(POOL_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,10 +1,10 @@
 //! What happens between a configuration and a running input?
 //!
 //! ```text
-//! config ─▶ is all of it built? ─▶ credentials ─▶ checkpoint store ─▶ streams ─▶ shards, consumers ─▶ tasks
+//! config ─▶ is all of it supported? ─▶ credentials ─▶ checkpoint store ─▶ streams ─▶ shards, consumers ─▶ tasks
 //! ```
 //!
-//! A failure at any point drops what was opened before it, so that the next connect finds nothing in its way.
+//! A failure at any point drops everything that was opened before it, so that the next connect can open it again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,15 +48,15 @@ use crate::shards::topology::{Fresh, Topology};
 use crate::telemetry::health::Health;
 use crate::{config, records, telemetry};
 
-/// The part of `steal_grace_period` in which acks are waited for. The rest is for storing the last place: who asked for
-/// the shard takes it when the whole of it is over.
+/// The part of `steal_grace_period` in which acks are waited for. The rest is for storing the last checkpoint: the
+/// requester takes the shard by force when the commit period and the whole grace period are over.
 const GRACE_FOR_ACKS: f64 = 0.75;
-/// Consumers that may be made at once: the service's own limit for an account.
+/// How many consumers may be registered at once, which is the service's own limit for an account.
 const REGISTERING_AT_ONCE: usize = 5;
 
 /// Opens everything and starts reading.
 ///
-/// `background` takes what outlives a connect that is given up, for moments.
+/// `background` runs tasks that briefly outlive a connect that is dropped.
 pub(crate) async fn open(
     config: &Config,
     overrides: &Overrides,
@@ -68,7 +68,7 @@ pub(crate) async fn open(
     }
     let mut trusted = overrides.trusted.clone();
     let settings = credentials::Settings::load(config.credentials.profile.as_deref()).await?;
-    // The table may have a profile of its own.
+    // The table may have its own profile.
     let of_table = match &config.dynamodb.credentials.profile {
         same if *same == config.credentials.profile => None,
         own => Some(credentials::Settings::load(own.as_deref()).await?),
@@ -79,11 +79,11 @@ pub(crate) async fn open(
         machine.extend(settings.machine_addresses());
     }
     let control = overrides.client.clone().unwrap_or_else(|| ControlClient::new(&trusted, machine).into_shared());
-    // Connections of its own for each who asks.
+    // Each reader thread gets a client with its own connections.
     let subscriptions = || {
         overrides.client.clone().unwrap_or_else(|| {
             let settings = http::Settings {
-                // Checked to be far below 4 GiB.
+                // The configuration was checked: the value is far below 4 GiB.
                 stream_window: records::allocatable(config.enhanced_fan_out.stream_window.bytes()) as u32,
                 trusted: trusted.clone(),
                 ..http::Settings::default()
@@ -107,7 +107,7 @@ pub(crate) async fn open(
 }
 
 async fn store(config: &Config, access: &SdkConfig, me: &WorkerId) -> Result<Arc<dyn LeaseStore>, ConnectError> {
-    // Exactly one of the two is there, as the configuration was checked.
+    // The configuration was checked: exactly one of the two stores is configured.
     if let Some(path) = config.checkpoint_file.as_deref() {
         return Ok(Arc::new(FileStore::open(path).await?));
     }
@@ -117,7 +117,7 @@ async fn store(config: &Config, access: &SdkConfig, me: &WorkerId) -> Result<Arc
     Ok(Arc::new(DynamoDbStore::new(table, me.clone(), lease)))
 }
 
-/// What is there once the service and the store are.
+/// A connect in progress, once the service and the store can be used.
 pub(crate) struct Connecting<'a> {
     pub(crate) config: &'a Config,
     pub(crate) threads: Arc<Threads>,
@@ -127,16 +127,16 @@ pub(crate) struct Connecting<'a> {
     pub(crate) background: TaskTracker,
 }
 
-/// What the discovery of streams finds.
+/// The result of the discovery of streams.
 struct Discovered {
     streams: Vec<Stream>,
     health: Arc<Health>,
-    /// Has the coordinator rebalance_now at the table at once.
+    /// The signal that makes the coordinator rebalance at once.
     rebalance_now: Arc<Notify>,
     found: Vec<Found>,
 }
 
-/// A stream that was found, with what is known of it.
+/// A stream that was found, with its consumer and shards.
 struct Found {
     stream: Stream,
     consumer: Arc<Consumer>,
@@ -153,7 +153,7 @@ impl Connecting<'_> {
         Ok(parts.start(self.config.commit_period.into()))
     }
 
-    /// Finds the streams with their shards, stored positions and consumers.
+    /// Finds the streams with their shards, checkpoints and consumers.
     async fn discover(&self) -> Result<Discovered, ConnectError> {
         let entries = self.config.stream_entries();
         let streams = try_join_all(entries.iter().map(|entry| self.find(entry))).await?;
@@ -167,8 +167,8 @@ impl Connecting<'_> {
         Ok(Discovered { streams, health, rebalance_now, found })
     }
 
-    /// Makes the parts of the input and connects them to each other. The first heartbeat is the last thing that can fail: no
-    /// worker is shown that is not there.
+    /// Makes the parts of the input and connects them to each other. The first heartbeat is the last step that can
+    /// fail, so no failed connect leaves a worker in the table.
     async fn wire(&self, discovered: Discovered) -> Result<Parts, ConnectError> {
         let config = self.config;
         let Discovered { streams, health, rebalance_now, found } = discovered;
@@ -264,7 +264,7 @@ impl Connecting<'_> {
 
     fn settings(&self) -> ReadSettings {
         let config = self.config;
-        // A slice waits for its place in the pool as one, so it is to be a small part of it.
+        // A slice waits for its space in the pool as a whole, so it should be a small part of the pool.
         let slice = config.checkpoint_limit.min(config.enhanced_fan_out.max_pending_records.div_ceil(4));
         ReadSettings {
             checkpoint_limit: config.checkpoint_limit as u64,
@@ -278,7 +278,7 @@ impl Connecting<'_> {
         }
     }
 
-    /// For calls that belong to no shard.
+    /// Returns the service for calls that belong to no shard.
     fn service(&self) -> Arc<dyn Service> {
         Arc::clone(&self.threads.next().service)
     }
@@ -295,7 +295,7 @@ impl Connecting<'_> {
         })
     }
 
-    /// Learns the shards of a stream and has its consumer ready.
+    /// Reads the shards of a stream and prepares its consumer.
     async fn prepare(
         &self,
         entry: &StreamEntry,
@@ -309,7 +309,7 @@ impl Connecting<'_> {
         let mut topology = Topology::new(explicit, self.fresh(stream).await?);
         self.store.adopt(stream, &entry.stream.to_string()).await?;
         let (rows, read_at) = (self.store.rows(stream).await?, Instant::now());
-        // After what is stored, so that what is not in it is gone.
+        // The shards are listed after the rows are read, so that a shard that the listing lacks is gone.
         let shards = StreamListing::new(self.service(), stream.clone(), Arc::clone(rebalance_now), Arc::clone(health));
         let shards = Arc::new(shards);
         let listing = shards.list(Duration::ZERO).await;
@@ -331,7 +331,7 @@ impl Connecting<'_> {
         Ok(Found { stream: stream.clone(), consumer: Arc::new(consumer), shards, topology })
     }
 
-    /// Where shards begin that nobody has read of.
+    /// Returns where a shard without a checkpoint starts.
     async fn fresh(&self, stream: &Stream) -> Result<Fresh, ConnectError> {
         if let Some(time) = self.config.start_at_timestamp.as_ref() {
             return Ok(Fresh::At(millis(time.system_time())));
@@ -339,7 +339,8 @@ impl Connecting<'_> {
         if self.config.start_from_oldest {
             return Ok(Fresh::Oldest);
         }
-        // By the clock of arrival times. Ours may be ahead of it, and records that came in between would be skipped.
+        // The time is that of the clock that sets arrival times. A local clock may be ahead of it, and the records that
+        // arrive in between would be skipped.
         let now = self.service().time().unwrap_or_else(|| self.time.now());
         Ok(Fresh::At(self.store.pin_latest(stream, millis(now)).await?))
     }
@@ -367,12 +368,13 @@ fn failed(stream: String, doing: &'static str, fault: Fault) -> ConnectError {
     }
 }
 
-/// What is read, for people.
+/// Names the streams that are read, for people.
 fn target(streams: &[Stream]) -> String {
     streams.iter().map(Stream::name).collect::<Vec<_>>().join(", ")
 }
 
-/// A name and an ARN may mean the same stream. Read twice, each of its records would come twice.
+/// Rejects two entries for the same stream: a name and an ARN may refer to the same stream, and each of its records
+/// would be read twice.
 fn each_once(entries: &[StreamEntry], streams: &[Stream]) -> Result<(), ConnectError> {
     for (second, stream) in streams.iter().enumerate() {
         if let Some(first) = streams[..second].iter().position(|other| other.arn() == stream.arn()) {
@@ -386,7 +388,7 @@ fn each_once(entries: &[StreamEntry], streams: &[Stream]) -> Result<(), ConnectE
     Ok(())
 }
 
-/// The id of a shard that may be written as a bare number.
+/// Returns the id of a shard, which may be written as a bare number.
 fn shard_id(written: &str) -> ShardId {
     match written.parse::<u64>() {
         Ok(number) => ShardId::from(format!("shardId-{number:012}").as_str()),
@@ -394,7 +396,7 @@ fn shard_id(written: &str) -> ShardId {
     }
 }
 
-/// Milliseconds since 1970.
+/// Converts a time to milliseconds since 1970.
 fn millis(time: SystemTime) -> i64 {
     let (after, sign) = match time.duration_since(UNIX_EPOCH) {
         Ok(after) => (after, 1),

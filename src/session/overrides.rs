@@ -1,15 +1,15 @@
-//! What does the embedding program give in place of the system's?
+//! What does the embedding program provide in place of the system's defaults?
 
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
-/// What the embedding program gives instead of the system's.
+/// The parts that the embedding program provides in place of the system's defaults.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Overrides {
-    /// A client for everything, instead of ours.
+    /// The HTTP client for all calls, in place of the built-in ones.
     pub(crate) client: Option<SharedHttpClient>,
-    /// Certificates to trust besides the system's, in PEM.
+    /// The certificates to trust in addition to the system's, in PEM.
     pub(crate) trusted: Vec<u8>,
-    /// What time it is, where times are written down or sent. What waits goes by tokio's clock.
+    /// The source of times that are written or sent. Waiting uses tokio's clock.
     pub(crate) time: Option<SharedTimeSource>,
 }

@@ -1,4 +1,4 @@
-//! Who hears of what?
+//! Which part is told of which event?
 
 use std::sync::Arc;
 
@@ -9,13 +9,14 @@ use crate::lease::heartbeat::{EventHandler, LeaseEvent};
 use crate::shards::checkpointer::Checkpointer;
 use crate::supervise::FatalHandler;
 
-/// What breaks for good ends the input.
+/// Makes the handler of permanent failures, which ends the input.
 pub(super) fn fatal(completion: &Arc<Completion>) -> FatalHandler {
     let completion = Arc::clone(completion);
     FatalHandler::new(move |cause| completion.fail(cause))
 }
 
-/// Of leases that have expired, the checkpointer hears before anything else happens. `look` has the coordinator rebalance.
+/// Makes the handler of lease events. When leases expire, the checkpointer is told before anything else happens.
+/// `rebalance_now` makes the coordinator rebalance.
 pub(super) fn lease_events(
     checkpointer: &Arc<Checkpointer>,
     rebalance_now: &Arc<Notify>,
