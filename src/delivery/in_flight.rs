@@ -1,4 +1,4 @@
-//! What has the host got, and what follows when it settles that?
+//! Which deliveries does the host have, and what follows when it settles them?
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use super::Delivery;
 use super::outbox::{Closed, Outbox};
 use super::progress::Progress;
 
-/// Waits for the next delivery and hands it to the host; an empty batch when none comes in time.
+/// Waits for the next delivery and hands it to the host. Returns an empty batch if none comes in time.
 ///
 /// # Cancel safety
 ///
-/// A dropped call has taken nothing: nothing is waited for between the outbox and the batch.
+/// A dropped call has taken nothing, because there is no wait between the outbox and the batch.
 pub(crate) async fn next_batch(outbox: &Arc<Outbox>, demand: Demand) -> Result<Batch, Closed> {
     Ok(outbox.next(demand).await?.map_or_else(Batch::empty, |delivery| hand_out(delivery, outbox)))
 }
 
-/// Hands a delivery to the host, as the outbox gave it.
+/// Hands a delivery from the outbox to the host.
 fn hand_out(delivery: Delivery, outbox: &Arc<Outbox>) -> Batch {
     let messages = delivery.table.messages(delivery.rows.clone());
     let progress = Arc::clone(&delivery.progress);
@@ -30,7 +30,7 @@ fn hand_out(delivery: Delivery, outbox: &Arc<Outbox>) -> Batch {
 /// A delivery that the host has and has not settled.
 #[derive(Debug)]
 struct InFlight {
-    /// `None` once it is settled.
+    /// The delivery; `None` once it is settled.
     delivery: Option<Delivery>,
     progress: Arc<Progress>,
     outbox: Arc<Outbox>,
@@ -65,13 +65,13 @@ fn settle_each(mut delivery: Delivery, verdicts: &[Verdict], outbox: &Outbox) {
     }
 }
 
-/// All records of the delivery are done.
+/// Counts all records of the delivery as acknowledged.
 fn acked(delivery: Delivery) {
     delivery.progress.meter.acked(delivery.rows.len());
     delivery.progress.ack(delivery.ordinals());
 }
 
-/// No record of the delivery is done.
+/// Returns the delivery to the outbox, or drops its records if nacks are not redelivered.
 fn nacked(mut delivery: Delivery, outbox: &Outbox) {
     let (progress, count) = (Arc::clone(&delivery.progress), delivery.rows.len());
     progress.meter.nacked(count);

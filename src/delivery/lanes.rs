@@ -1,8 +1,8 @@
 //! Which delivery goes to the host next?
 //!
-//! Pure. Each shard has a lane. In a lane, redeliveries come before new deliveries; among the lanes each has its turn. At most
-//! `message_buffer_cap` new deliveries are buffered in the lanes; further ones wait with the task that read them. With a cap of
-//! zero every delivery is handed over directly from a waiting task.
+//! This module is pure. Each shard has a lane. Within a lane, redeliveries come before new deliveries, and the lanes
+//! take turns. At most `message_buffer_cap` new deliveries are buffered in the lanes; further deliveries wait with the
+//! tasks that read them. With a cap of zero every delivery is handed over directly from a waiting task.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use tokio::time::Instant;
 use super::Delivery;
 use crate::model::ShardNames;
 
-/// How long a delivery is kept back after its first nack, so that a host that refuses everything doesn't spin. Twice as long
-/// after each further nack.
+/// How long a delivery is kept back after its first nack, so that a host that nacks everything doesn't cause a busy
+/// loop. The time doubles with each further nack.
 const FIRST_REDELIVERY_BACKOFF: Duration = Duration::from_millis(1);
 /// The longest time that a delivery is kept back.
 const LONGEST_REDELIVERY_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Which lane: the address of the shard's names, which live as long as the shard is read.
+/// The id of a lane: the address of the shard's names, which exist as long as the shard is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct LaneId(usize);
 
@@ -38,26 +38,26 @@ pub(super) struct Lanes {
     /// How many new deliveries are in all lanes together.
     buffered: usize,
     lanes: HashMap<LaneId, Lane>,
-    /// Lanes with something in them, in the order of their turns. Each stands here once.
+    /// The lanes that are not empty, in the order in which they are served. Each lane is listed once.
     turns: VecDeque<LaneId>,
-    /// Deliveries that wait for room with the tasks that read them, at most one for each shard.
+    /// The deliveries that wait for room with the tasks that read them, at most one for each shard.
     waiters: VecDeque<Waiter>,
     /// How many deliveries the host has and has not settled.
     in_flight: usize,
-    /// Set once; nothing is delivered afterwards.
+    /// Whether the outbox is closed. It is set once, and nothing is delivered afterwards.
     closed: bool,
 }
 
 /// The deliveries of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// Deliveries that were nacked, by the ordinal of their first record.
+    /// The deliveries that were nacked, by the ordinal of their first record.
     redeliveries: BTreeMap<u64, Delivery>,
-    /// New deliveries, in order.
+    /// The new deliveries, in order.
     fresh: VecDeque<Delivery>,
     /// The earliest time for the next delivery of the lane, after a nack.
     retry_at: Option<Instant>,
-    /// Whether the lane stands in `turns`.
+    /// Whether the lane is listed in `turns`.
     has_turn: bool,
 }
 
@@ -69,21 +69,21 @@ pub(super) struct Waiter {
     accepted: oneshot::Sender<()>,
 }
 
-/// What there is to hand out.
+/// The result of a request for the next delivery.
 #[derive(Debug)]
 pub(super) enum Next {
     Ready(Delivery),
-    /// Nothing now. A redelivery is ready at this time, if there is one.
+    /// Nothing is ready now. The time says when a redelivery will be ready, if there is one.
     Later(Option<Instant>),
     Closed,
 }
 
-/// The outbox is closed: nothing is delivered any more.
+/// The error that the outbox is closed: nothing is delivered any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Closed;
 
 impl Lanes {
-    /// Lanes that buffer at most `cap` new deliveries.
+    /// Makes lanes that buffer at most `cap` new deliveries.
     pub(super) fn new(cap: usize) -> Self {
         Self {
             cap,
@@ -105,7 +105,7 @@ impl Lanes {
         self.closed
     }
 
-    /// Whether anything is left, ready or not.
+    /// Whether any delivery is left, ready or not.
     pub(super) fn has_more(&self) -> bool {
         !self.turns.is_empty() || !self.waiters.is_empty()
     }
@@ -115,12 +115,12 @@ impl Lanes {
         self.in_flight
     }
 
-    /// The host has settled a delivery, or dropped it.
+    /// Counts a delivery as returned: the host has settled or dropped it.
     pub(super) fn returned(&mut self) {
         self.in_flight -= 1;
     }
 
-    /// Puts a delivery behind all others. It is accepted when the returned channel says so.
+    /// Adds a delivery behind all others. The returned channel says when it is accepted.
     pub(super) fn push(&mut self, id: LaneId, delivery: Delivery) -> Result<oneshot::Receiver<()>, Closed> {
         if self.closed {
             return Err(Closed);
@@ -131,13 +131,14 @@ impl Lanes {
         Ok(accepted)
     }
 
-    /// Takes back the delivery that waits for room in a lane, if there is one.
+    /// Withdraws the delivery that waits for room in a lane, if there is one.
     pub(super) fn withdraw(&mut self, id: LaneId) -> Option<Waiter> {
         let at = self.waiters.iter().position(|waiting| waiting.lane == id)?;
         self.waiters.remove(at)
     }
 
-    /// Keeps a nacked delivery for a while and puts it before anything newer of its shard. Returned if its lane is gone.
+    /// Keeps a nacked delivery back for a while, before all newer deliveries of its shard. Returns the delivery if its
+    /// lane is gone.
     pub(super) fn redeliver(&mut self, delivery: Delivery, now: Instant) -> Option<Delivery> {
         let id = LaneId::of(delivery.names());
         let Some(lane) = self.lanes.get_mut(&id) else { return Some(delivery) };
@@ -149,7 +150,7 @@ impl Lanes {
         None
     }
 
-    /// Removes a lane. What was in it is returned, so that its space in the pool is given back outside any lock.
+    /// Removes a lane. Returns its contents, so that their space in the pool is returned outside any lock.
     pub(super) fn remove(&mut self, id: LaneId) -> Option<Lane> {
         let lane = self.lanes.remove(&id)?;
         self.buffered -= lane.fresh.len();
@@ -158,7 +159,8 @@ impl Lanes {
         Some(lane)
     }
 
-    /// Delivers nothing any more. What was in the lanes is returned, so that its space is given back outside any lock.
+    /// Stops all delivery. Returns the contents of the lanes, so that their space in the pool is returned outside any
+    /// lock.
     pub(super) fn close(&mut self) -> (impl Sized + use<>, impl Sized + use<>) {
         self.closed = true;
         self.buffered = 0;
@@ -166,7 +168,7 @@ impl Lanes {
         (std::mem::take(&mut self.lanes), std::mem::take(&mut self.waiters))
     }
 
-    /// The next delivery: at most `max` records of it. It counts as in flight from here on.
+    /// Takes the next delivery, with at most `max` records. It counts as in flight from here on.
     pub(super) fn take(&mut self, max: usize, now: Instant) -> Next {
         if self.closed {
             return Next::Closed;
@@ -197,13 +199,13 @@ impl Lanes {
                 return Next::Ready(delivery);
             }
         }
-        // Directly from the line, unless something older of the same shard rests.
+        // A delivery is taken directly from a waiter, unless its lane still has an older delivery.
         let free = self.waiters.iter().position(|waiting| self.lanes.get(&waiting.lane).is_some_and(Lane::is_empty));
         if let Some(at) = free
             && let Some(waiting) = self.waiters.remove(at)
         {
             let mut delivery = waiting.delivery;
-            // The task that waited may be gone already; its lane then is too, and we would not be here.
+            // The waiting task may be gone already, but then its lane would be gone too, and this would not be reached.
             let _ = waiting.accepted.send(());
             if delivery.len() > max {
                 let first = delivery.split_first(max);
@@ -217,7 +219,7 @@ impl Lanes {
         Next::Later(earliest)
     }
 
-    /// The rest of a delivery that was larger than the demand stays first in its lane.
+    /// Puts the rest of a delivery that was larger than the demand first in its lane.
     fn put_rest_back(&mut self, id: LaneId, delivery: Delivery) {
         if let Some(lane) = self.lanes.get_mut(&id) {
             lane.fresh.push_front(delivery);
@@ -226,7 +228,7 @@ impl Lanes {
         }
     }
 
-    /// Lets deliveries from the line into the lanes while there is room.
+    /// Moves waiting deliveries into the lanes while there is room.
     fn accept(&mut self) {
         while self.buffered < self.cap {
             let Some(waiting) = self.waiters.pop_front() else { return };
@@ -254,7 +256,7 @@ impl Lane {
         self.redeliveries.is_empty() && self.fresh.is_empty()
     }
 
-    /// At most `max` records of what comes first, and whether a place among the new deliveries became free.
+    /// Takes at most `max` records of the first delivery. Also returns whether room for a new delivery became free.
     fn take(&mut self, max: usize) -> (Option<Delivery>, bool) {
         if let Some((_, mut delivery)) = self.redeliveries.pop_first() {
             if delivery.len() > max {

@@ -1,12 +1,12 @@
 //! What happens to records between the reader and the final ack?
 //!
 //! ```text
-//! event ─▶ Delivery (waits in the outbox) ─▶ Outstanding (at the host) ─▶ acked: watermark moves, permits return
+//! event ─▶ Delivery (waits in the outbox) ─▶ InFlight (at the host) ─▶ acked: watermark moves, permits return
 //!                    ▲                            │
 //!                    └────────── nacked ──────────┘
 //! ```
 //!
-//! A record's permits travel with it. Whatever drops a delivery, drops them.
+//! The permits of the records are part of the delivery, so they are returned wherever the delivery is dropped.
 
 pub(crate) mod in_flight;
 mod lanes;
@@ -25,25 +25,25 @@ use crate::records::RecordTable;
 
 use progress::Progress;
 
-/// Records of one event that belong together until they are settled.
+/// A group of records of one event that stay together until they are settled.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     progress: Arc<Progress>,
     table: Arc<RecordTable>,
-    /// Which of the event's records.
+    /// The records of the event that belong to this delivery, as indices.
     rows: Range<usize>,
     /// The ordinal of the event's first record.
     base: u64,
-    /// Space in the pool for these records.
+    /// The space in the pool for these records.
     records: Permit,
-    /// Space in the pool for the event's buffers, shared by all deliveries of the event.
+    /// The space in the pool for the event's buffers, shared by all deliveries of the event.
     bytes: Arc<Permit>,
-    /// How often it was nacked.
+    /// How often the delivery was nacked.
     nacks: u32,
 }
 
 impl Delivery {
-    /// The records `rows` of `table`, whose first record has ordinal `base`.
+    /// Makes a delivery of the records `rows` of `table`, whose first record has the ordinal `base`.
     pub(crate) fn new(
         progress: &Arc<Progress>,
         table: &Arc<RecordTable>,
@@ -72,7 +72,7 @@ impl Delivery {
         self.rows.len()
     }
 
-    /// The ordinal of its first record: its place among the deliveries of the shard.
+    /// The ordinal of its first record, which is its position among the deliveries of the shard.
     pub(crate) fn first_ordinal(&self) -> u64 {
         self.base + self.rows.start as u64
     }
@@ -85,7 +85,7 @@ impl Delivery {
         self.base + self.rows.start as u64..self.base + self.rows.end as u64
     }
 
-    /// Cuts off the first `count` records.
+    /// Splits off the first `count` records.
     pub(crate) fn split_first(&mut self, count: usize) -> Self {
         let middle = self.rows.start + count.min(self.rows.len());
         let first = Self {
@@ -101,7 +101,8 @@ impl Delivery {
         first
     }
 
-    /// It is on its way to the host. Said under the outbox's lock, so that whoever forgets the lane sees it.
+    /// Counts the delivery as in flight. It is called under the outbox's lock, so that a call that removes the lane
+    /// sees it.
     pub(crate) fn handed_out(&self) {
         self.progress.handed_out();
     }

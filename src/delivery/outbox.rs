@@ -1,6 +1,6 @@
-//! How do deliveries get from the shards' tasks to the host?
+//! How do deliveries get from the shard tasks to the host?
 //!
-//! Which delivery comes next is decided in [`lanes`](super::lanes). This is the lock around it, and the waiting.
+//! The order of the deliveries is decided in [`lanes`](super::lanes). This module adds the lock and the waiting.
 
 use std::sync::Arc;
 
@@ -16,32 +16,33 @@ use crate::sync::{Mutex, lock};
 
 pub(crate) use super::lanes::Closed;
 
-/// Deliveries on their way to the host.
+/// The deliveries that wait for the host.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     lanes: Mutex<Lanes>,
-    /// Nothing is delivered that may be someone else's by now. A process that slept finds out here, whatever it was at.
+    /// The validity of the leases. Nothing is delivered once they have expired, because another worker may own the
+    /// shards. A process that was suspended notices it here, whatever it was doing.
     validity: Arc<LeaseValidity>,
-    /// Signals one reader that something may be ready.
+    /// A signal to one reader that a delivery may be ready.
     ready: Notify,
-    /// Signals that a delivery came back from the host.
+    /// A signal that the host has settled or dropped a delivery.
     returned: Notify,
 }
 
 impl Outbox {
-    /// An outbox in which at most `cap` new deliveries wait. It delivers while our leases are good.
+    /// Makes an outbox that buffers at most `cap` new deliveries. It delivers while the leases are valid.
     pub(crate) fn new(cap: usize, validity: Arc<LeaseValidity>) -> Self {
         Self { lanes: Mutex::new(Lanes::new(cap)), validity, ready: Notify::new(), returned: Notify::new() }
     }
 
-    /// Opens the lane of a shard. It is gone when the returned value is dropped, with all that waits in it.
+    /// Opens the lane of a shard. The lane is removed, with everything in it, when the returned handle is dropped.
     pub(crate) fn lane(self: &Arc<Self>, names: &Arc<ShardNames>) -> LaneHandle {
         lock(&self.lanes).open(LaneId::of(names));
         LaneHandle { outbox: Arc::clone(self), names: Arc::clone(names) }
     }
 
-    /// Waits for the next delivery, and returns at most `demand.max_messages` records of it; `None` when none comes in time.
-    /// It counts as in flight: the caller hands it out, or calls [`returned`](Self::returned).
+    /// Waits for the next delivery, and returns at most `demand.max_messages` records of it; `None` if none comes in
+    /// time. The delivery counts as in flight: the caller must hand it out, or call [`returned`](Self::returned).
     ///
     /// # Cancel safety
     ///
@@ -52,11 +53,11 @@ impl Outbox {
         loop {
             let ready = self.ready.notified();
             let mut ready = std::pin::pin!(ready);
-            // In the queue before the look, so that nothing slips in between.
+            // The reader is registered before the check, so that no delivery in between is missed.
             ready.as_mut().enable();
             watching.until = match self.try_next(demand.max_messages.get()) {
                 Next::Ready(delivery) => {
-                    // The look has woken another reader if there is more.
+                    // If there is more, `try_next` has woken another reader.
                     watching.until = None;
                     return Ok(Some(delivery));
                 }
@@ -79,39 +80,40 @@ impl Outbox {
     fn try_next(&self, max: usize) -> Next {
         let mut lanes = lock(&self.lanes);
         if self.validity.is_expired() && !lanes.is_closed() {
-            // The keeper is about to have it all forgotten, which wakes who waits.
+            // The expiry is about to remove all lanes, which wakes the waiting readers.
             return Next::Later(None);
         }
         let next = lanes.take(max, Instant::now());
         if lanes.has_more() && matches!(next, Next::Ready(_)) {
-            // Another reader may take it. Who found nothing wakes nobody, least of all himself.
+            // Another reader may take it. A reader that found nothing wakes no other, because it would wake itself
+            // again.
             self.ready.notify_one();
         }
         next
     }
 
-    /// Takes back what the host refused. It comes before anything newer of its shard.
+    /// Takes back a nacked delivery. It comes before all newer deliveries of its shard.
     pub(crate) fn redeliver(&self, delivery: Delivery) {
         let refused = lock(&self.lanes).redeliver(delivery, Instant::now());
-        // Its permits go back outside the lock.
+        // A delivery whose lane is gone is dropped outside the lock, which returns its permits.
         drop(refused);
         self.ready.notify_one();
     }
 
-    /// Forgets the lane of a shard, with all that waits in it. When this returns, nothing of it goes out any more.
+    /// Removes the lane of a shard and everything in it. When this returns, none of it is delivered any more.
     pub(crate) fn forget(&self, names: &Arc<ShardNames>) {
         let forgotten = lock(&self.lanes).remove(LaneId::of(names));
         drop(forgotten);
         self.ready.notify_one();
     }
 
-    /// One delivery came back from the host, settled or not.
+    /// Counts a delivery as returned: the host has settled or dropped it.
     pub(crate) fn returned(&self) {
         lock(&self.lanes).returned();
         self.returned.notify_waiters();
     }
 
-    /// Waits until no delivery is at the host. Cancel safe.
+    /// Waits until no delivery is in flight. Cancel safe.
     pub(crate) async fn all_returned(&self) {
         loop {
             let returned = self.returned.notified();
@@ -124,18 +126,18 @@ impl Outbox {
         }
     }
 
-    /// Delivers nothing any more and forgets what waits.
+    /// Closes the outbox: nothing is delivered any more, and everything in the lanes is dropped.
     pub(crate) fn close(&self) {
         let forgotten = lock(&self.lanes).close();
         drop(forgotten);
-        // Every reader has to see it, those who come later too.
+        // Every reader must see that the outbox is closed, including readers that come later.
         self.ready.notify_waiters();
         self.ready.notify_one();
     }
 }
 
-/// A reader that knows until when a nacked delivery rests. Of several readers one was woken for it, so when it gives up or is
-/// dropped, another one has to look.
+/// A guard of a reader that waits until a nacked delivery may be delivered again. Only one of several readers was woken
+/// for that delivery, so when this reader gives up or is dropped, the guard wakes another.
 struct WakeAnotherOnDrop<'a> {
     outbox: &'a Outbox,
     until: Option<Instant>,
@@ -149,7 +151,7 @@ impl Drop for WakeAnotherOnDrop<'_> {
     }
 }
 
-/// The right to put deliveries of one shard into the outbox. Dropping it forgets what waits in the lane.
+/// The handle with which a shard task adds deliveries to the outbox. Dropping it removes the lane and everything in it.
 #[derive(Debug)]
 pub(crate) struct LaneHandle {
     outbox: Arc<Outbox>,
@@ -157,11 +159,11 @@ pub(crate) struct LaneHandle {
 }
 
 impl LaneHandle {
-    /// Puts a delivery behind those of its shard; waits for room.
+    /// Adds a delivery behind those of its shard, and waits until it is accepted.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has put nothing, or all of it.
+    /// A dropped call has added nothing, or the whole delivery.
     pub(crate) async fn push(&mut self, delivery: Delivery) -> Result<(), Closed> {
         let id = LaneId::of(&self.names);
         let accepted = lock(&self.outbox.lanes).push(id, delivery)?;
@@ -179,7 +181,7 @@ impl Drop for LaneHandle {
     }
 }
 
-/// Takes a delivery out of the line when the task that waits with it goes.
+/// A guard that withdraws a waiting delivery when the task that waits with it is dropped.
 struct WithdrawOnDrop<'a> {
     outbox: &'a Outbox,
     lane: LaneId,

@@ -1,4 +1,4 @@
-//! The outbox alone: turns, room, replays, and what is dropped half-way.
+//! Does the outbox keep its order, its limits and its promises when a call is dropped?
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,12 +21,12 @@ use crate::records::{KinesisRecord, RecordTable};
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// Leases that stay good.
+/// Makes leases that never expire.
 fn good() -> Arc<LeaseValidity> {
     Arc::new(LeaseValidity::unlimited())
 }
 
-/// A shard's way into the outbox.
+/// A shard, and its lane in the outbox.
 struct Shard {
     progress: Arc<Progress>,
     lane: LaneHandle,
@@ -40,7 +40,7 @@ impl Shard {
         Self { progress: Arc::new(Progress::new(names, 1000, true)), lane, pool: pool.clone() }
     }
 
-    /// A delivery of these records.
+    /// Makes a delivery of these records.
     async fn delivery(&self, numbers: impl IntoIterator<Item = u64>) -> Delivery {
         let records: Vec<_> = numbers
             .into_iter()
@@ -66,7 +66,7 @@ fn pool() -> Pool {
     Pool::new(1000, 1000)
 }
 
-/// Whether a future is ready at its first look.
+/// Polls a future once. Returns its output if it is ready.
 fn now<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
@@ -116,7 +116,7 @@ async fn without_a_cap_a_delivery_is_handed_over_directly() {
     let mut pushed = Box::pin(shard.lane.push(delivery));
     tokio::time::sleep(HOUR).await;
     assert!(now(pushed.as_mut()).is_none(), "somebody took it whom nobody knows");
-    // Larger than what is asked for: what is left comes next, and the one who pushed goes on meanwhile.
+    // The delivery is larger than the demand: its rest comes next, and the task that added it continues meanwhile.
     let (_, first, _first_receipt) = next(&outbox, 2).await;
     assert_eq!((first, now(pushed.as_mut())), (vec![1, 2], Some(Ok(()))));
     drop(pushed);
@@ -196,7 +196,8 @@ async fn what_was_refused_comes_before_what_is_new_of_its_shard() {
     }
     let (_, _, first) = next(&outbox, 10).await;
     let (_, _, second) = next(&outbox, 10).await;
-    // Refused last first, and half of the older one: they come in their order all the same.
+    // The deliveries are nacked in reverse order, and half of the older one is acked: they are delivered in their order
+    // all the same.
     second.settle_in_test(Verdicts::NACK).unwrap();
     first.settle_in_test(Verdicts::Each(vec![Verdict::Ack, Verdict::Nack])).unwrap();
     let mut came = Vec::new();
@@ -215,7 +216,7 @@ async fn a_shard_that_rests_after_a_nack_holds_up_nobody_else() {
     let pool = pool();
     let (mut bad, mut good) = (Shard::new(&outbox, &pool, "bad"), Shard::new(&outbox, &pool, "good"));
     bad.push([1]).await;
-    // Refused so often that it rests for a second.
+    // The delivery was nacked so often that it is kept back for a second.
     for _ in 0..12 {
         next(&outbox, 10).await.2.settle_in_test(Verdicts::NACK).unwrap();
     }
@@ -251,13 +252,13 @@ async fn a_read_that_is_dropped_has_taken_nothing() {
         let outbox = Arc::new(Outbox::new(cap, good()));
         let mut shard = Shard::new(&outbox, &pool(), "one");
         let demand = Demand::new(10, HOUR);
-        // It waits, is woken by what comes, and is dropped before it looks.
+        // The reader waits, is woken by a delivery, and is dropped before it is polled again.
         let mut dropped = Box::pin(next_batch(&outbox, demand));
         assert!(now(dropped.as_mut()).is_none());
         let delivery = shard.delivery([1]).await;
         let mut pushed = Box::pin(shard.lane.push(delivery));
         let _ = now(pushed.as_mut());
-        // Another one waits already: the wake-up must not be lost with the first.
+        // Another reader waits already: the wake-up must not be lost with the first.
         let mut waits = Box::pin(next_batch(&outbox, demand));
         drop(dropped);
         let (_, came, _receipt) = parts(waits.as_mut().await.unwrap());
@@ -275,7 +276,7 @@ async fn a_wake_up_that_a_dropped_read_got_goes_to_another() {
     let other = Arc::clone(&outbox);
     let mut readers = tokio::task::JoinSet::new();
     readers.spawn(async move { next_batch(&other, demand).await.map(|batch| batch.len()) });
-    // The other waits too, behind the first.
+    // The second reader waits too, behind the first.
     tokio::task::yield_now().await;
     let start = Instant::now();
     shard.push([1]).await;
@@ -300,7 +301,7 @@ async fn a_push_that_is_dropped_leaves_nothing() {
     assert_eq!(came, [1]);
     receipt.settle_in_test(Verdicts::ACK).unwrap();
     assert!(is_empty(&outbox).await);
-    // The place in line is gone as well.
+    // The waiter is removed as well.
     shard.push([3]).await;
     assert_eq!(next(&outbox, 10).await.1, [3]);
 }
@@ -358,7 +359,7 @@ async fn close_ends_every_wait_and_forgets_what_waits() {
     let late = shard.delivery([2]).await;
     assert_eq!(shard.lane.push(late).await, Err(Closed));
     assert!(matches!(next_batch(&outbox, Demand::new(10, HOUR)).await, Err(Closed)));
-    // What is at the host is waited for.
+    // The close waits for deliveries in flight.
     let mut returned = Box::pin(outbox.all_returned());
     assert!(now(returned.as_mut()).is_none());
     out.settle_in_test(Verdicts::NACK).unwrap();
@@ -366,7 +367,8 @@ async fn close_ends_every_wait_and_forgets_what_waits() {
     assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
 }
 
-/// Of two readers, one was woken for a delivery that rests. It gives up, or is dropped: the other one gets it.
+/// One of two readers was woken for a delivery that is kept back. When that reader gives up or is dropped, the other
+/// one gets the delivery.
 #[tokio::test(start_paused = true)]
 async fn a_waiting_reader_is_woken() {
     for is_dropped in [false, true] {
@@ -374,7 +376,7 @@ async fn a_waiting_reader_is_woken() {
         let mut shard = Shard::new(&outbox, &pool(), "s");
         shard.push([1]).await;
         let (_, _, mut receipt) = next(&outbox, 10).await;
-        // After some nacks it rests longer than the first reader waits.
+        // After some nacks the delivery is kept back longer than the first reader waits.
         for _ in 0..8 {
             receipt.settle_in_test(Verdicts::NACK).unwrap();
             (_, _, receipt) = next(&outbox, 10).await;

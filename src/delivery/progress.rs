@@ -32,19 +32,22 @@ impl Sequences for Tracked {
     }
 }
 
-/// How far a shard has got, shared by the one who reads it, those who ack it and the one who stores it.
+/// The progress of a shard, shared by its reader, by the host's acks and by the checkpointer.
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) names: Arc<ShardNames>,
     pub(crate) meter: Arc<ShardMeter>,
+    /// The ordinals of the records that are acknowledged, and the checkpoint that follows from them.
     watermark: Mutex<Watermark<Tracked>>,
-    /// Signals every ack. The shard's task waits on it, for room or for the last ack.
+    /// A signal of every ack and every settled delivery. The shard's task waits for it, for room or for the last ack.
     moved: Notify,
-    /// Deliveries that the host has and has not settled.
+    /// How many deliveries of the shard are in flight. The outbox counts them up, and the host's receipts count them
+    /// down.
     out: AtomicUsize,
-    /// False once the shard is no longer ours: what is acked then must not move anything.
+    /// Whether the lease is still held. The checkpointer clears it before the lease is released or once it is lost;
+    /// acks then no longer move the watermark.
     live: AtomicBool,
-    /// Whether a nack means "again" or "drop".
+    /// Whether nacked records are delivered again or dropped.
     pub(super) redeliver_nacks: bool,
 }
 
@@ -62,14 +65,14 @@ impl Progress {
         }
     }
 
-    /// Takes the records of an event; returns the ordinal of the first.
+    /// Takes the records of an event. Returns the ordinal of the first.
     pub(crate) fn track(&self, table: &Arc<RecordTable>, continuation: SequenceNumber) -> u64 {
         let count = table.len() as u64;
         let records = Tracked { table: Arc::downgrade(table), at: Instant::now() };
         lock(&self.watermark).track(records, count, continuation).start
     }
 
-    /// Counts records as done.
+    /// Counts records as acknowledged.
     pub(crate) fn ack(&self, ordinals: Range<u64>) {
         if self.is_live() {
             lock(&self.watermark).ack(ordinals);
@@ -77,27 +80,28 @@ impl Progress {
         }
     }
 
-    /// Waits until the record before ordinal `end` may be delivered. Cancel safe.
+    /// Waits until the record before the ordinal `end` may be delivered. Cancel safe.
     pub(crate) async fn room_for(&self, end: u64) {
         self.until(|watermark| watermark.room_for(end)).await;
     }
 
-    /// Waits until all that was delivered is done. Cancel safe.
+    /// Waits until all records that were read are acknowledged. Cancel safe.
     pub(crate) async fn drained(&self) {
         self.until(Watermark::is_drained).await;
     }
 
-    /// Waits until the host has nothing of the shard, acked or not. Cancel safe.
+    /// Waits until no delivery of the shard is in flight, whether acknowledged or not. Cancel safe.
     pub(crate) async fn returned(&self) {
         self.until(|_| self.out.load(Ordering::Acquire) == 0).await;
     }
 
-    /// A delivery goes to the host. Called under the outbox's lock, so that a lane that is forgotten sees it.
+    /// Counts a delivery as in flight. It is called under the outbox's lock, so that a call that removes the lane sees
+    /// it.
     pub(super) fn handed_out(&self) {
         self.out.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The host has settled a delivery, or dropped it.
+    /// Counts a delivery as no longer in flight: the host has settled or dropped it.
     pub(super) fn settled(&self) {
         self.out.fetch_sub(1, Ordering::AcqRel);
         self.moved.notify_waiters();
@@ -107,7 +111,7 @@ impl Progress {
         loop {
             let moved = self.moved.notified();
             let mut moved = std::pin::pin!(moved);
-            // Registered before looking, so that an ack in between is not missed.
+            // The waiter is registered before the check, so that an ack in between is not missed.
             moved.as_mut().enable();
             if holds(&lock(&self.watermark)) {
                 return;
@@ -116,7 +120,7 @@ impl Progress {
         }
     }
 
-    /// The place that may be stored, and how many records are done before it.
+    /// Returns the position that may be stored, and how many records are acknowledged before it.
     pub(crate) fn checkpoint(&self) -> (Option<SequenceNumber>, u64) {
         let watermark = lock(&self.watermark);
         (watermark.checkpoint(), watermark.done())
@@ -126,7 +130,7 @@ impl Progress {
         self.live.load(Ordering::Acquire)
     }
 
-    /// The shard is no longer ours: later acks change nothing.
+    /// Ends the progress: the lease is no longer held, and later acks change nothing.
     pub(crate) fn freeze(&self) {
         self.live.store(false, Ordering::Release);
     }
@@ -165,7 +169,6 @@ mod tests {
 
     const EVENTS: u64 = 300;
 
-    /// Many threads ack events in any order, one looks at what may be stored.
     #[test]
     fn what_is_acked_above_a_gap_is_not_kept() {
         let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: "s".into() });
@@ -180,12 +183,13 @@ mod tests {
         let memory = Arc::downgrade(&acked);
         drop(acked);
         progress.ack(second..second + 1);
-        // Its space in the pool is given back, so its records have to be gone too.
+        // Its space in the pool has been returned, so its records must be freed too.
         assert!(memory.upgrade().is_none());
         progress.ack(first..first + 1);
         assert_eq!(progress.checkpoint().0.unwrap().as_str(), "2");
     }
 
+    /// Several threads ack events in any order, while one thread reads the position that may be stored.
     #[test]
     fn concurrent_acks() {
         let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: "s".into() });

@@ -1,13 +1,14 @@
-//! Up to where may a shard be stored as done?
+//! Up to which position may a shard be stored as processed?
 //!
-//! Acks come in any order; what may be stored is the longest prefix without a gap. Every record of a shard gets an
-//! ordinal, counting from zero in the order of delivery. Pure: no clock, no lock.
+//! Acks come in any order; the longest prefix of acknowledged records without a gap may be stored. Every record of a
+//! shard gets an ordinal, counting from zero in the order of delivery. This module is pure: it has no clock and no
+//! lock.
 //!
 //! ```text
 //! ordinals   0 1 2 3 4 5 6 7 8 9 …
 //! acked      ■ ■ ■ ■ □ ■ ■ □ □
 //!                    ▲         ▲
-//!                    low       next      stored: the place after ordinal 3
+//!                    low       next      stored: the position after ordinal 3
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,40 +18,41 @@ use tokio::time::Instant;
 
 use crate::model::SequenceNumber;
 
-/// Tells the sequence number of the records of one event, as long as one of them is out.
+/// Gives access to the records of one event, as long as one of them is not settled.
 ///
-/// It doesn't keep the records: what is acked above a gap has given its space back, so nothing of it may stay.
+/// It does not keep the records in memory: records that are acknowledged behind a gap have returned their space in the
+/// pool, so they must be freed.
 pub(crate) trait Sequences {
-    /// The number of the record at this index of the event. `None` once the event is gone.
+    /// Returns the sequence number of the record at this index of the event; `None` once the event is gone.
     fn sequence(&self, index: usize) -> Option<SequenceNumber>;
 
-    /// How old the record at this index is.
+    /// Returns the age of the record at this index.
     fn oldest(&self, index: usize) -> Oldest;
 }
 
-/// The oldest record that is out.
+/// The age of the oldest record that is not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Oldest {
-    /// When it arrived at the stream, in milliseconds since 1970; `None` where the service does not say.
+    /// When the record arrived at the stream, in milliseconds since 1970; `None` if the service does not say.
     pub(crate) arrived: Option<i64>,
-    /// When it was read.
+    /// When the record was read.
     pub(crate) tracked_at: Instant,
 }
 
 /// The watermark of one shard.
 #[derive(Debug)]
 pub(crate) struct Watermark<S> {
-    /// The most records between the oldest that is not acked and the newest.
+    /// The largest number of records from the oldest unacknowledged record to the newest delivered one.
     limit: u64,
-    /// The ordinal the next record will get.
+    /// The ordinal that the next record will get.
     next: u64,
-    /// Everything below is acked.
+    /// The first ordinal that is not acknowledged: all ordinals below are.
     low: u64,
-    /// What is acked above `low`, as disjoint ranges: start to end.
+    /// The acknowledged ordinals above `low`, as disjoint ranges from start to end.
     above: BTreeMap<u64, u64>,
-    /// The events that `low` has not passed, oldest first.
+    /// The events with records at or above `low`, oldest first.
     marks: VecDeque<Mark<S>>,
-    /// The place after the last record below `low`.
+    /// The position after the last record below `low`.
     place: Option<SequenceNumber>,
 }
 
@@ -58,22 +60,22 @@ pub(crate) struct Watermark<S> {
 struct Mark<S> {
     ordinals: Range<u64>,
     records: S,
-    /// Where to go on after the event.
+    /// The position after the event.
     continuation: SequenceNumber,
 }
 
 impl<S: Sequences> Watermark<S> {
-    /// A watermark that lets at most `limit` records (at least one) be out at a time.
+    /// Makes a watermark with this limit, which counts as at least 1.
     pub(crate) fn new(limit: u64) -> Self {
         Self { limit: limit.max(1), next: 0, low: 0, above: BTreeMap::new(), marks: VecDeque::new(), place: None }
     }
 
-    /// Takes an event of `count` records and tells their ordinals. They count as out, whatever the limit says: ask
-    /// [`room_for`](Self::room_for) before they are delivered.
+    /// Takes an event of `count` records and returns their ordinals. It does not check the limit:
+    /// [`room_for`](Self::room_for) must hold before the records are delivered.
     pub(crate) fn track(&mut self, records: S, count: u64, continuation: SequenceNumber) -> Range<u64> {
         let ordinals = self.next..self.next + count;
         self.next = ordinals.end;
-        // An event without records only moves the place behind what came before it.
+        // An event without records only moves the position behind the earlier records.
         if count == 0
             && let Some(last) = self.marks.back_mut()
         {
@@ -90,14 +92,14 @@ impl<S: Sequences> Watermark<S> {
         end.saturating_sub(self.low) <= self.limit
     }
 
-    /// Counts records as done. Counting one twice changes nothing.
+    /// Counts records as acknowledged. A repeated ack changes nothing.
     pub(crate) fn ack(&mut self, ordinals: Range<u64>) {
         let mut start = ordinals.start.max(self.low);
         let mut end = ordinals.end.min(self.next);
         if start >= end {
             return;
         }
-        // Join with the neighbours it touches.
+        // The range is merged with its neighbors.
         if let Some((before, before_end)) = self.above.range(..=start).next_back().map(|(a, b)| (*a, *b))
             && before_end >= start
         {
@@ -117,12 +119,13 @@ impl<S: Sequences> Watermark<S> {
         }
     }
 
-    /// Moves the place behind `low`, and lets go of the events that are done.
+    /// Moves the position behind `low`, and drops the events that are acknowledged completely.
     fn pass(&mut self) {
         while let Some(mark) = self.marks.pop_front_if(|mark| mark.ordinals.end <= self.low) {
             self.place = Some(mark.continuation);
         }
-        // Now, while its records are there. If they are gone, they are read again one day, from an earlier place.
+        // The position is taken now, while the event's records exist. If they are gone, the position stays an earlier
+        // one, from which some records would be read again.
         if let Some(mark) = self.marks.front()
             && let Some(last) = self.low.checked_sub(mark.ordinals.start + 1)
             && let Some(place) = mark.records.sequence(last as usize)
@@ -131,28 +134,28 @@ impl<S: Sequences> Watermark<S> {
         }
     }
 
-    /// The place up to which everything is done, if there is one since the beginning.
+    /// The position up to which everything is acknowledged, if any record has been since the start.
     pub(crate) fn checkpoint(&self) -> Option<SequenceNumber> {
         self.place.clone()
     }
 
-    /// Records that are done, without a gap, since the beginning.
+    /// The number of records that are acknowledged without a gap since the start.
     pub(crate) fn done(&self) -> u64 {
         self.low
     }
 
-    /// The oldest record that is out; `None` if there is none.
+    /// The oldest record that is not acknowledged; `None` if there is none.
     pub(crate) fn oldest(&self) -> Option<Oldest> {
         let mark = self.marks.front().filter(|mark| mark.ordinals.end > self.low)?;
         Some(mark.records.oldest(self.low.saturating_sub(mark.ordinals.start) as usize))
     }
 
-    /// Whether everything that was tracked is done.
+    /// Whether all tracked records are acknowledged.
     pub(crate) fn is_drained(&self) -> bool {
         self.low == self.next
     }
 
-    /// Records that are out.
+    /// The number of records that are not acknowledged.
     #[cfg(test)]
     pub(crate) fn pending(&self) -> u64 {
         let acked_above: u64 = self.above.iter().map(|(start, end)| end - start).sum();
@@ -183,7 +186,7 @@ mod tests {
         SequenceNumber::new(&number.to_string()).unwrap()
     }
 
-    /// Event after event starts at 1000, 2000, …; an event's continuation is its last number plus 500.
+    /// Tracks an event. Events start at 1000, 2000, …; the continuation of an event is its last number plus 500.
     fn track(watermark: &mut Watermark<From>, event: u64, count: u64) -> Range<u64> {
         let first = event * 1000;
         watermark.track(From(first), count, number(first + count.max(1) - 1 + 500))
@@ -231,8 +234,8 @@ mod tests {
         assert!(watermark.room_for(6));
     }
 
-    /// Hosts ack from several threads while one reads how far it got. What it reads is acked, and never moves back, in
-    /// whatever order all this happens.
+    /// Hosts ack from several threads while another thread reads the position. The position covers only acknowledged
+    /// records and never moves back, in any order of these steps.
     #[test]
     fn concurrent_acks() {
         use shuttle::sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering};
@@ -263,7 +266,7 @@ mod tests {
                     let place = watermark.lock().unwrap().checkpoint();
                     assert!(before <= place, "from {before:?} back to {place:?}");
                     for (ordinal, settled) in settled.iter().enumerate() {
-                        // Each event has two, numbered from its thousand.
+                        // Each event has two records, numbered from its multiple of 1000.
                         let record = number((ordinal as u64 / 2) * 1000 + ordinal as u64 % 2);
                         let covered = place.as_ref().is_some_and(|place| record <= *place);
                         assert!(!covered || settled.load(Ordering::SeqCst), "{place:?} is past {record:?}");
@@ -285,7 +288,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model that keeps a flag for every record.
+        /// The watermark agrees with a model that keeps a flag for every record.
         #[test]
         fn out_of_order_acks(events in proptest::collection::vec(0_u64..5, 1..20),
                              acks in proptest::collection::vec((0_u64..60, 0_u64..8), 0..80)) {
