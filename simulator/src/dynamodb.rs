@@ -19,10 +19,19 @@ use crate::time::Time;
 pub struct RowWritten<'a> {
     /// The name of the link that it was written over.
     pub by: &'a str,
+    /// When the request set out from the client; `None` of one that did not come over a link.
+    pub sent: Option<Time>,
     /// The row before; `None` if it was not there.
     pub before: Option<&'a Item>,
     /// The row now; `None` if it was deleted.
     pub after: Option<&'a Item>,
+}
+
+/// When a call set out from its client, and when it arrived.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) sent: Time,
+    pub(crate) now: Time,
 }
 
 /// The text of an attribute, if it is there and not empty.
@@ -70,11 +79,12 @@ impl DynamoDb {
         self.watcher = Some(watcher);
     }
 
-    /// Answers a call: a status and a body. Without a time nothing lags behind.
-    pub(crate) fn call(&mut self, operation: &str, body: &str, by: &str, now: Option<Time>) -> (u16, String) {
+    /// Answers a call: a status and a body. Without times nothing lags behind.
+    pub(crate) fn call(&mut self, operation: &str, body: &str, by: &str, times: Option<Times>) -> (u16, String) {
+        let now = times.map(|times| times.now);
         let request: Value = serde_json::from_str(body).unwrap_or_default();
         let answer = match (operation, now) {
-            ("UpdateItem" | "PutItem" | "DeleteItem", _) => self.write(operation, body, &request, by, now),
+            ("UpdateItem" | "PutItem" | "DeleteItem", _) => self.write(operation, body, &request, by, times),
             (_, Some(now)) if Past::is_asked(operation, &request) => self.dispatch(operation, body).map(|answer| {
                 let answer = serde_json::from_str(&answer).unwrap_or_default();
                 self.past.rewrite(&request, answer, now).to_string()
@@ -97,7 +107,7 @@ impl DynamoDb {
         body: &str,
         request: &Value,
         by: &str,
-        now: Option<Time>,
+        times: Option<Times>,
     ) -> dynoxide::Result<String> {
         let table = request["TableName"].as_str().unwrap_or_default();
         let written = request.get("Key").or_else(|| request.get("Item"));
@@ -106,13 +116,14 @@ impl DynamoDb {
         };
         let before = self.row(table, &key);
         let answer = self.dispatch(operation, body)?;
-        if let Some(now) = now {
+        if let Some(Times { now, .. }) = times {
             self.past.note(now, table, &key, before.as_ref());
         }
         if self.watcher.is_some() {
             let after = self.row(table, &key);
             if let Some(watcher) = &mut self.watcher {
-                watcher(&RowWritten { by, before: before.as_ref(), after: after.as_ref() });
+                let sent = times.map(|times| times.sent);
+                watcher(&RowWritten { by, sent, before: before.as_ref(), after: after.as_ref() });
             }
         }
         Ok(answer)

@@ -135,6 +135,8 @@ struct Core {
     cut: bool,
     /// The table alone can't be reached.
     table_cut: bool,
+    /// The table is slow, and how slow each call is comes from here.
+    slow_table: Option<Rng>,
     credentials: RoleCredentials,
     /// Faults to come, before any that is drawn.
     calls: Vec<(String, CallFault)>,
@@ -151,6 +153,7 @@ impl Link {
             weather: Weather::CALM,
             cut: false,
             table_cut: false,
+            slow_table: None,
             credentials: RoleCredentials::Usable,
             calls: Vec::new(),
             streams: Vec::new(),
@@ -182,6 +185,20 @@ impl Link {
         self.core().table_cut = cut;
     }
 
+    /// Makes the table slow, from this seed on, or no more. A call to it takes a moment to arrive, some of them seconds, and
+    /// arrives even if the client has given it up; its answer takes up to a second.
+    pub fn slow_table(&self, seed: Option<u64>) {
+        self.core().slow_table = seed.map(Rng::with_seed);
+    }
+
+    /// How much longer than usual a call to the table takes, and then its answer.
+    pub(crate) fn table_delays(&self) -> Option<(Duration, Duration)> {
+        let mut core = self.core();
+        let rng = core.slow_table.as_mut()?;
+        let there = if rng.u32(0..8) == 0 { rng.u64(1_000..2_900) } else { rng.u64(20..150) };
+        Some((Duration::from_millis(there), Duration::from_millis(rng.u64(50..900))))
+    }
+
     /// Changes what the client gets when it assumes a role, from now on.
     pub fn set_credentials(&self, credentials: RoleCredentials) {
         self.core().credentials = credentials;
@@ -197,6 +214,7 @@ impl Link {
         let core = self.core();
         !core.cut
             && !core.table_cut
+            && core.slow_table.is_none()
             && core.weather.calls_per_mille == 0
             && core.weather.panics_per_mille == 0
             && core.credentials == RoleCredentials::Usable

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::body::Body;
 use crate::cbor;
 use crate::clock::Clock;
-use crate::dynamodb::{DynamoDb, Watcher};
+use crate::dynamodb::{DynamoDb, Times, Watcher};
 use crate::faults::{CallFault, Link};
 use crate::kinesis::{Kinesis, Next, Reply, ServiceError, Settings, SubscriptionId};
 use crate::sts;
@@ -158,6 +158,7 @@ impl Simulator {
         let (service, operation) = target.rsplit_once('.').unwrap_or_default();
         let table = service.starts_with("DynamoDB");
         let encoding = Encoding::of(&request);
+        let sent = clock.now();
         tokio::time::sleep(link.latency()).await;
         if link.is_cut(table) {
             return std::future::pending().await;
@@ -188,9 +189,18 @@ impl Simulator {
                 Err(none) => return self.lost(clock, link, "AssumeRole", none),
             }
         } else if table {
-            let body = std::str::from_utf8(request.body()).unwrap_or_default();
-            let (status, answer) = self.core().dynamodb.call(operation, body, &link.name(), Some(clock.now()));
-            self.tell(clock.now(), link, operation, body, &answer);
+            let delays = link.table_delays();
+            let (there, back) = delays.unwrap_or_default();
+            let call = TableCall { simulator: self.clone(), link: link.clone(), clock: clock.clone(), sent };
+            let carried_out = call.carry_out(operation.to_owned(), request.body().clone(), there);
+            let (status, answer) = match delays {
+                None => carried_out.await,
+                // What is on its way arrives, whether the client still waits for it or not.
+                Some(_) => tokio::spawn(carried_out).await.map_err(|_| NoAnswer::Reset)?,
+            };
+            if !back.is_zero() {
+                tokio::time::sleep(back).await;
+            }
             respond(status, "application/x-amz-json-1.0", answer.into())
         } else {
             self.kinesis_answer(operation, encoding, request.body(), link, clock, after.is_none())
@@ -280,6 +290,29 @@ impl Simulator {
         let mut core = self.core();
         core.waiting.remove(&id);
         core.kinesis.close(id);
+    }
+}
+
+/// A call to the table that is on its way.
+struct TableCall {
+    simulator: Simulator,
+    link: Link,
+    clock: Clock,
+    sent: Time,
+}
+
+impl TableCall {
+    /// Arrives after a time, and is answered with a status and a body.
+    async fn carry_out(self, operation: String, body: Bytes, after: std::time::Duration) -> (u16, String) {
+        let Self { simulator, link, clock, sent } = self;
+        if !after.is_zero() {
+            tokio::time::sleep(after).await;
+        }
+        let body = std::str::from_utf8(&body).unwrap_or_default();
+        let times = Times { sent, now: clock.now() };
+        let (status, answer) = simulator.core().dynamodb.call(&operation, body, &link.name(), Some(times));
+        simulator.tell(times.now, &link, &operation, body, &answer);
+        (status, answer)
     }
 }
 

@@ -80,6 +80,8 @@ pub struct Settings {
     pub role_life: Duration,
     /// How far listings of shards lag behind.
     pub listing_lag: Duration,
+    /// By how much longer a page of a listing lags now and then, so that the pages of one listing contradict each other.
+    pub page_lag: Duration,
     /// How many calls for subscriptions are let through in a second, over all shards, where there is such a limit.
     pub subscribes: Option<f64>,
 }
@@ -107,6 +109,7 @@ impl Default for Settings {
             table_lag: Duration::from_millis(500),
             role_life: Duration::from_hours(1),
             listing_lag: Duration::ZERO,
+            page_lag: Duration::ZERO,
             subscribes: None,
         }
     }
@@ -149,6 +152,8 @@ pub struct Kinesis {
     /// When a subscription of a consumer and shard was last asked for, and last granted.
     calls: BTreeMap<(String, u32), subscribing::Calls>,
     limits: Limits,
+    /// Pages of listings that were asked for.
+    listings: u64,
     next_subscription: u64,
     /// Subscriptions that should be asked for their next event.
     touched: Vec<SubscriptionId>,
@@ -165,6 +170,7 @@ impl Kinesis {
             subscriptions: BTreeMap::new(),
             calls: BTreeMap::new(),
             limits: Limits::default(),
+            listings: 0,
             next_subscription: 0,
             touched: Vec::new(),
             counters: Counters::default(),

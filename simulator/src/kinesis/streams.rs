@@ -100,7 +100,10 @@ impl Kinesis {
         };
         self.call_limit("ListShards", name, 1000.0)?;
         let (now, page) = (self.now, self.settings.page);
-        let at = now - self.settings.listing_lag;
+        self.listings += 1;
+        // A page of its own age: which one, the order of the calls says.
+        let older = if self.listings.is_multiple_of(3) { self.settings.page_lag } else { std::time::Duration::ZERO };
+        let at = now - self.settings.listing_lag - older;
         let stream = self.stream(name)?;
         let limit = request.number("MaxResults").map_or(page, |most| page.min(most as usize)).max(1);
         let filter = request.object("ShardFilter");

@@ -280,7 +280,7 @@ impl Total {
         let broken = |what: Broken| self.broken.get(&what).copied().unwrap_or_default();
         format!(
             "seeds={seeds} virtual_hours={:.1} records={} faults={} reshards={} takeovers={} moves={} unread={} expired={} streams={} duplicated={} lost={} \
-             out_of_order={} wrong_duplicates={} over_bound={} unfenced={} failed={} stalled={} hasty={} leaked={}{}",
+             out_of_order={} wrong_duplicates={} over_bound={} unfenced={} failed={} stalled={} hasty={} leaked={} unbalanced={}{}",
             self.elapsed.as_secs_f64() / 3600.0,
             self.records,
             self.faults,
@@ -300,6 +300,7 @@ impl Total {
             broken(Broken::Stalled),
             broken(Broken::Hasty),
             broken(Broken::Leaked),
+            broken(Broken::Unbalanced),
             self.seeds_that_failed(),
         )
     }

@@ -27,6 +27,12 @@ pub(crate) struct Plan {
     pub(crate) gap: Duration,
     /// What goes wrong all the time.
     pub(crate) climate: Weather,
+    /// The mean time between two events of the second kind, if there are any.
+    pub(crate) second_gap: Option<Duration>,
+    /// In how many of a hundred cases something happens to a worker at the moment in which it wrote a row that matters.
+    pub(crate) triggers_per_cent: u32,
+    /// How long everything is calm at the end, at least, so that the workers share the shards for good.
+    pub(crate) rest: Option<Duration>,
 }
 
 /// What is drawn of a worker's configuration.
@@ -35,6 +41,8 @@ pub(crate) struct Plan {
 pub(crate) struct Config {
     pub(crate) commit: Duration,
     pub(crate) lease: Duration,
+    /// The leases of every second worker, if they differ.
+    other_lease: Option<Duration>,
     rebalance: Duration,
     grace: Duration,
     checkpoint_limit: usize,
@@ -49,6 +57,10 @@ pub(crate) struct Config {
     role: bool,
     /// It reads with two calls at a time, of which one is given up.
     pub(crate) impatient: bool,
+    /// It closes the input while it has batches in hand, and acknowledges them after that.
+    pub(crate) closes_first: bool,
+    /// How long it usually takes to acknowledge a batch, at most.
+    pub(crate) usual: Duration,
 }
 
 pub(crate) const STREAM: &str = "orders";
@@ -87,6 +99,9 @@ impl Plan {
             stable_names: rng.bool(),
             role: false,
             impatient: false,
+            other_lease: None,
+            closes_first: false,
+            usual: Duration::ZERO,
         };
         let climate = Weather {
             calls_per_mille: pick(rng, &[0, 0, 2, 10, 30]),
@@ -105,8 +120,12 @@ impl Plan {
             record_bytes: pick(rng, &[16, 16, 200, 2000]),
             gap: secs(rng.u64(20..120)),
             climate,
+            second_gap: None,
+            triggers_per_cent: 0,
+            rest: None,
         };
         plan.draw_more(&mut Rng::with_seed(seed ^ 0x006d_6f72_6500));
+        plan.draw_yet_more(&mut Rng::with_seed(seed ^ 0x0079_6574_0000));
         plan
     }
 
@@ -128,17 +147,61 @@ impl Plan {
             self.settings.retention = Duration::from_mins(4);
         }
     }
+
+    /// What came after that, drawn by itself again. In half of the seeds the world is what it was before.
+    fn draw_yet_more(&mut self, rng: &mut Rng) {
+        let secs = Duration::from_secs;
+        let rests = rng.u32(0..3) == 0;
+        let new = rng.bool();
+        let longest = self.config.longest_lease();
+        self.rest = rests.then(|| self.config.rebalance * 3 + longest * 2 + secs(60));
+        if !new {
+            return;
+        }
+        self.second_gap = Some(secs(rng.u64(20..90)));
+        self.triggers_per_cent = pick(rng, &[0, 10, 30]);
+        self.config.closes_first = rng.bool();
+        self.config.usual = pick(rng, &[Duration::ZERO, Duration::ZERO, Duration::from_millis(400), secs(3)]);
+        // A host that is slow with one record at a time does not keep up with the writer.
+        if self.config.checkpoint_limit < 100 || self.config.max_records < 200 {
+            self.config.usual = Duration::ZERO;
+        }
+        self.config.other_lease = pick(rng, &[None, Some(secs(15)), Some(secs(60))]);
+        // A listing must not lag for longer than a worker waits until it believes it.
+        self.settings.page_lag = pick(rng, &[Duration::ZERO, secs(9) - self.settings.listing_lag]);
+        // Calls that fail hide what happens between them.
+        if rng.bool() {
+            (self.climate.calls_per_mille, self.climate.panics_per_mille) = (0, 0);
+        }
+    }
 }
 
 impl Config {
     /// What the oracle holds a worker to.
-    pub(crate) fn rules(&self) -> Rules {
-        // A quarter of the grace is for storing the last place.
-        Rules { checkpoint_limit: self.checkpoint_limit, acks: self.grace.mul_f64(0.75) }
+    pub(crate) fn rules(&self, retention: Duration) -> Rules {
+        Rules {
+            oldest: self.oldest,
+            retention,
+            checkpoint_limit: self.checkpoint_limit,
+            // A quarter of the grace is for storing the last position.
+            acks: self.grace.mul_f64(0.75),
+            handed_over_within: self.commit + self.grace,
+            rebalance: self.rebalance,
+            longest_lease: self.longest_lease(),
+        }
+    }
+
+    /// How long the leases of a worker are.
+    pub(crate) fn lease_of(&self, worker: usize) -> Duration {
+        self.other_lease.filter(|_| worker % 2 == 1).unwrap_or(self.lease)
+    }
+
+    fn longest_lease(&self) -> Duration {
+        self.lease.max(self.other_lease.unwrap_or_default())
     }
 
     /// A worker's block.
-    pub(crate) fn yaml(&self, client_id: &str, settings: &Settings) -> String {
+    pub(crate) fn yaml(&self, client_id: &str, lease: Duration, settings: &Settings) -> String {
         let stream = if self.by_arn {
             format!("arn:aws:kinesis:{}:{}:stream/{STREAM}", settings.region, settings.account)
         } else {
@@ -164,7 +227,7 @@ impl Config {
             role =
                 if self.role { ", role: 'arn:aws:iam::123456789012:role/reader', role_external_id: soak" } else { "" },
             commit = millis(self.commit),
-            lease = millis(self.lease),
+            lease = millis(lease),
             rebalance = millis(self.rebalance),
             grace = millis(self.grace),
             oldest = self.oldest,

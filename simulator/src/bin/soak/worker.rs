@@ -3,7 +3,6 @@
 //! Its runtime only goes while it is stepped. One that isn't is a process that was stopped; one whose runtime is dropped was
 //! killed.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,7 +28,7 @@ const LARGEST_EVENT: u64 = 1 << 20;
 /// How a host treats what it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mood {
-    /// Acknowledges at once.
+    /// Acknowledges at once, or as fast as it usually does.
     Prompt,
     /// Takes some time, and holds several batches meanwhile.
     Slow(Duration),
@@ -61,7 +60,7 @@ impl Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Running,
-    /// It is to stop softly.
+    /// It is to stop gracefully.
     Stopping,
     Stopped,
 }
@@ -77,14 +76,13 @@ pub(crate) struct Worker {
     stage: Signal<Stage>,
     /// Since when it stands still.
     paused: Option<Time>,
-    /// When it last stood still, or could not reach the service.
-    ill: Cell<Time>,
 }
 
 impl Worker {
     pub(crate) fn start(
         name: String,
         config: &Config,
+        lease: Duration,
         settings: &Settings,
         seed: u64,
         now: Time,
@@ -97,7 +95,7 @@ impl Worker {
         let (mood, stage) = (Signal::new(Mood::Prompt), Signal::new(Stage::Running));
         let host = Host {
             name: name.clone(),
-            yaml: config.yaml(&name, settings),
+            yaml: config.yaml(&name, lease, settings),
             plugin: KinesisInput::new()
                 .http_client(InProcess::new(shared.simulator.clone(), link.clone(), clock.clone()))
                 .time_source(clock.clone()),
@@ -109,12 +107,14 @@ impl Worker {
             most: (config.max_records, config.max_bytes),
             rng: fastrand::Rng::with_seed(seed ^ 0x05e1),
             impatient: config.impatient,
+            closes_first: config.closes_first,
+            usual: config.usual,
             link: link.clone(),
             holds_one: false,
         };
         runtime.spawn(host.run());
         shared.log.line(now, &name, "starts");
-        Ok(Self { name, link, runtime, clock, mood, stage, paused: None, ill: Cell::new(now) })
+        Ok(Self { name, link, runtime, clock, mood, stage, paused: None })
     }
 
     pub(crate) fn set_mood(&self, mood: Mood) {
@@ -140,9 +140,10 @@ impl Worker {
         }
     }
 
-    /// Stops softly: takes nothing more, settles what it has, closes.
-    pub(crate) fn stop(&self) {
+    /// Stops gracefully: takes nothing more, settles what it has, closes.
+    pub(crate) fn stop(&self, now: Time, oracle: &mut Oracle) {
         if self.stage.get() == Stage::Running {
+            oracle.stopping(&self.name, now);
             self.stage.set(Stage::Stopping);
         }
     }
@@ -153,18 +154,20 @@ impl Worker {
 
     /// Runs until this time, unless it stands still.
     pub(crate) fn step(&self, until: Time) {
-        if self.paused.is_some() || !self.link.is_well() {
-            self.ill.set(until);
-        }
         if self.paused.is_none() {
             // Only on its runtime the clock is that runtime's.
             self.runtime.block_on(async { sleep(until.since(self.clock.now())).await });
         }
     }
 
-    /// For how long nothing has been wrong with it.
-    pub(crate) fn well_for(&self, now: Time) -> Duration {
-        now.since(self.ill.get())
+    /// Whether it runs and reaches the services.
+    pub(crate) fn is_well(&self) -> bool {
+        self.paused.is_none() && self.link.is_well()
+    }
+
+    /// Whether its host acknowledges everything as fast as it can.
+    pub(crate) fn is_prompt(&self) -> bool {
+        self.mood.get() == Mood::Prompt
     }
 
     /// Tasks that are there.
@@ -189,6 +192,8 @@ struct Host {
     rng: fastrand::Rng,
     /// How impatiently it reads.
     impatient: bool,
+    closes_first: bool,
+    usual: Duration,
     link: Link,
     holds_one: bool,
 }
@@ -263,7 +268,8 @@ impl Host {
             }
             let mood = self.mood.get();
             let most = match mood {
-                Mood::Prompt => 1,
+                Mood::Prompt if self.usual.is_zero() => 1,
+                Mood::Prompt => 4,
                 Mood::Slow(_) | Mood::Refusing(_) | Mood::Losing(_) => 8,
                 Mood::Blocked | Mood::Holding => 64,
             };
@@ -277,6 +283,7 @@ impl Host {
                 continue;
             }
             let (stage, impatient) = (self.stage.clone(), self.impatient);
+            let began = self.clock.now();
             let step = async {
                 if connected {
                     let demand = Demand::new(self.rng.usize(1..200), Duration::from_millis(self.rng.u64(0..2000)));
@@ -301,6 +308,9 @@ impl Host {
                 () = stage.is_not(Stage::Running) => break,
                 step = step => step,
             };
+            if connected && step.is_ok() {
+                self.shared.oracle().read_ended(self.clock.now(), &self.name, began);
+            }
             match step {
                 Ok(None) => {
                     connected = true;
@@ -319,8 +329,14 @@ impl Host {
                 Err(error) => return Some(error.to_string()),
             }
         }
-        while settling.join_next().await.is_some() {}
-        let close = input.close(Duration::from_secs(30)).await;
+        let settle = async { while settling.join_next().await.is_some() {} };
+        let close = if self.closes_first {
+            let (close, ()) = tokio::join!(self.close(input), settle);
+            close
+        } else {
+            settle.await;
+            self.close(input).await
+        };
         if let Err(error) = close {
             self.shared.log.line(self.clock.now(), &self.name, &format!("could not store all: {error}"));
         }
@@ -332,6 +348,15 @@ impl Host {
             oracle.violate(Broken::Leaked, what);
         }
         None
+    }
+
+    async fn close(&self, input: &Arc<dyn Input>) -> Result<(), InputError> {
+        let close = input.close(Duration::from_secs(30)).await;
+        let now = self.clock.now();
+        if close.is_ok() && self.stage.get() == Stage::Stopping {
+            self.shared.oracle().has_stopped(&self.name, now);
+        }
+        close
     }
 
     fn take(&self, batch: Batch, input: &Arc<dyn Input>) -> Held {
@@ -394,18 +419,30 @@ impl Host {
         let wait = match mood {
             Mood::Slow(longest) => Duration::from_millis(self.rng.u64(0..longest.as_millis().max(1) as u64)),
             Mood::Refusing(_) | Mood::Losing(_) => Duration::from_millis(self.rng.u64(0..500)),
+            Mood::Prompt if !self.usual.is_zero() => {
+                Duration::from_millis(self.rng.u64(0..self.usual.as_millis() as u64))
+            }
             Mood::Prompt | Mood::Blocked | Mood::Holding => Duration::ZERO,
         };
+        // A host that closes first acknowledges the rest while the close waits for that.
+        let hurries = self.closes_first.then(|| Duration::from_millis(self.rng.u64(0..5_000)));
         let (moods, stage) = (self.mood.clone(), self.stage.clone());
         let (shared, clock, name, out) =
             (self.shared.clone(), self.clock.clone(), self.name.clone(), Arc::clone(&self.out));
         async move {
-            sleep(wait).await;
+            match hurries {
+                None => sleep(wait).await,
+                Some(hurries) => tokio::select! {
+                    biased;
+                    () = sleep(wait) => {}
+                    () = async { stage.is_not(Stage::Running).await; sleep(hurries).await } => {}
+                },
+            }
             if matches!(mood, Mood::Blocked | Mood::Holding) {
                 tokio::select! {
                     biased;
                     () = moods.is_not(mood) => {}
-                    () = stage.is_not(Stage::Running) => {}
+                    () = async { stage.is_not(Stage::Running).await; sleep(hurries.unwrap_or_default()).await } => {}
                 }
             }
             let Held { receipt, seen, bytes } = held;
@@ -414,7 +451,7 @@ impl Host {
             match verdicts {
                 None => {
                     for one in &seen {
-                        shared.oracle().refused(&one.shard, &one.number, one.claim);
+                        shared.oracle().refused(now, &one.shard, &one.number, one.claim);
                     }
                     drop(receipt);
                 }
@@ -422,7 +459,7 @@ impl Host {
                     let acked = seen.iter().enumerate().filter(|(at, _)| is_ack(&verdicts, *at));
                     acked.for_each(|(_, one)| shared.oracle().acked(now, &name, &one.shard, &one.number, one.claim));
                     let refused = seen.iter().enumerate().filter(|(at, _)| !is_ack(&verdicts, *at));
-                    refused.for_each(|(_, one)| shared.oracle().refused(&one.shard, &one.number, one.claim));
+                    refused.for_each(|(_, one)| shared.oracle().refused(now, &one.shard, &one.number, one.claim));
                     // As many verdicts as messages.
                     let _ = input.ack(receipt, verdicts).await;
                 }

@@ -7,18 +7,23 @@
 //! Time goes in ticks. In each the world acts first, and then each worker's runtime runs up to its end, one after the other, in an
 //! order that is drawn. So a run is one thread and one seed, and the same every time.
 
+mod events;
+mod second;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
 use kinesis_simulator::faults::{RoleCredentials, Weather};
-use kinesis_simulator::kinesis::{Key, shard_id};
 use kinesis_simulator::{Simulator, Time};
 use serde_json::json;
 
+use events::Later;
+use second::Written;
+
 use crate::log::Log;
 use crate::oracle::{Broken, Counts, Oracle, Violation};
-use crate::plan::{CONSUMER, Plan, STREAM};
+use crate::plan::{Plan, STREAM};
 use crate::worker::{Fleet, Mood, Shared, Worker};
 
 /// How far everybody goes at a time.
@@ -31,6 +36,8 @@ const CALM: Duration = Duration::from_mins(10);
 const SETTLE: Duration = Duration::from_secs(30);
 /// How long a soft stop may take.
 const STOP: Duration = Duration::from_mins(2);
+/// How long a worker that has stopped is stepped for what is still on its way.
+const GONE: Duration = Duration::from_secs(5);
 
 /// What came of a run.
 #[derive(Debug)]
@@ -47,23 +54,6 @@ pub(crate) struct Report {
     pub(crate) fingerprint: Option<u64>,
 }
 
-/// Something that will be over, or will come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Later {
-    Start(usize),
-    Resume(usize),
-    Heal(usize),
-    HealTable,
-    Calm(usize),
-    Cheer(usize),
-    Key,
-    Consumer,
-    Skew(usize),
-    Stream,
-    Credentials(usize),
-    Table,
-}
-
 struct World {
     plan: Plan,
     rng: Rng,
@@ -76,6 +66,13 @@ struct World {
     starts: u64,
     later: Vec<(Time, Later)>,
     next_event: Time,
+    /// What is drawn for the events of the second kind.
+    second: Rng,
+    next_second: Time,
+    next_trigger: Time,
+    written: Written,
+    /// Workers that have stopped, and when: what they sent to the table may still be on its way.
+    gone: Vec<(Time, Worker)>,
     next_put: Time,
     serial: u64,
     /// Since when somebody has been there.
@@ -90,12 +87,7 @@ pub(crate) fn run(plan: Plan, log: Log) -> Result<Report, String> {
     // Whatever is drawn without saying from where, is drawn from here.
     fastrand::seed(plan.seed);
     let simulator = Simulator::new(plan.settings.clone()).map_err(|error| error.to_string())?;
-    let oracle = std::sync::Arc::new(std::sync::Mutex::new(Oracle::new(
-        plan.config.oldest,
-        plan.config.lease,
-        plan.settings.retention,
-        plan.config.rules(),
-    )));
+    let oracle = std::sync::Arc::new(std::sync::Mutex::new(Oracle::new(plan.config.rules(plan.settings.retention))));
     let shared = Shared { simulator, oracle, log };
     let start = Time::from_millis(1_767_225_600_000);
     let mut world = World {
@@ -108,6 +100,11 @@ pub(crate) fn run(plan: Plan, log: Log) -> Result<Report, String> {
         starts: 0,
         later: Vec::new(),
         next_event: start,
+        second: World::second_generator(plan.seed),
+        next_second: start,
+        next_trigger: start,
+        written: Written::default(),
+        gone: Vec::new(),
         next_put: start,
         serial: 0,
         up_since: start,
@@ -130,7 +127,9 @@ impl World {
     fn watch(&mut self) {
         let oracle = std::sync::Arc::clone(&self.shared.oracle);
         let log = self.shared.log.clone();
+        let written = Written::clone(&self.written);
         self.shared.simulator.watch_table(Box::new(move |row| {
+            Self::note(&written, row);
             let mut oracle = oracle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             oracle.row(row);
         }));
@@ -156,6 +155,7 @@ impl World {
         self.now = self.now + self.plan.settings.creation + Duration::from_secs(1);
         self.next_put = self.now;
         self.next_event = self.now + self.plan.gap;
+        self.next_second = self.now + Duration::from_secs(20);
         for at in 0..self.plan.workers {
             let after = Duration::from_millis(self.rng.u64(0..20_000));
             self.later.push((self.now + after, Later::Start(at)));
@@ -207,6 +207,7 @@ impl World {
             worker.link.set_weather(Weather::CALM);
             worker.link.cut(false);
             worker.link.cut_table(false);
+            worker.link.slow_table(None);
             worker.link.set_credentials(RoleCredentials::Usable);
             worker.set_mood(Mood::Prompt);
             worker.set_skew(0);
@@ -216,6 +217,7 @@ impl World {
                 self.start_worker(at)?;
             }
         }
+        let calm = self.now;
         let end = self.now + CALM;
         let mut settle = self.now + SETTLE;
         while self.now < end && (self.now < settle || self.unacked() > 0) {
@@ -226,6 +228,20 @@ impl World {
             }
         }
         self.shared.oracle().finish();
+        if let Some(rest) = self.plan.rest {
+            self.rest(calm, rest)?;
+        }
+        Ok(())
+    }
+
+    /// Has the workers share the shards for good.
+    fn rest(&mut self, calm: Time, rest: Duration) -> Result<(), String> {
+        let end = calm + rest;
+        while self.now < end {
+            self.tick()?;
+        }
+        let alive: Vec<&str> = self.fleet.values().map(|worker| worker.name.as_str()).collect();
+        self.shared.oracle().check_spread(&alive, self.now.since(calm));
         Ok(())
     }
 
@@ -242,7 +258,7 @@ impl World {
     fn stop_all(&mut self) {
         self.say("all stop");
         for worker in self.fleet.values() {
-            worker.stop();
+            worker.stop(self.now, &mut self.shared.oracle());
         }
         let end = self.now + STOP;
         while self.now < end && !self.fleet.values().all(Worker::has_stopped) {
@@ -266,6 +282,7 @@ impl World {
         }
         self.fleet.clear();
         self.leaving.clear();
+        self.gone.clear();
         let open = self.shared.simulator.kinesis(|kinesis| kinesis.open_subscriptions());
         let mut oracle = self.shared.oracle();
         if open > 0 {
@@ -301,9 +318,11 @@ impl World {
                 let gap = self.plan.gap.as_millis() as u64;
                 self.next_event = self.now + Duration::from_millis(self.rng.u64(gap / 4..gap * 2));
             }
+            self.second_event();
             self.put();
         }
         self.step_all();
+        self.triggers();
         if self.fleet.is_empty() {
             self.up_since = self.now;
         }
@@ -311,7 +330,7 @@ impl World {
             let mut oracle = self.shared.oracle();
             oracle.check_stalls(STALLED, self.up_since);
             for worker in self.fleet.values() {
-                oracle.check_beat(&worker.name, worker.well_for(self.now));
+                oracle.check_beat(&worker.name);
             }
         }
         Ok(())
@@ -328,14 +347,36 @@ impl World {
             let mut oracle = self.shared.oracle();
             oracle.advance(now);
             oracle.learn(parents);
+            for worker in self.fleet.values().chain(&self.leaving).filter(|worker| !worker.is_well()) {
+                oracle.ill(&worker.name, until);
+            }
+            let is_well = self.is_well() && !oracle.is_stream_missing();
+            oracle.weather(is_well);
         }
         let mut order: Vec<&Worker> = self.fleet.values().chain(&self.leaving).collect();
         self.rng.shuffle(&mut order);
         for worker in order {
             worker.step(until);
         }
-        self.leaving.retain(|worker| !worker.has_stopped());
+        for (_, worker) in &self.gone {
+            worker.step(until);
+        }
+        self.gone.retain(|(since, _)| until.since(*since) < GONE);
+        let (stopped, leaving) = std::mem::take(&mut self.leaving).into_iter().partition(Worker::has_stopped);
+        self.leaving = leaving;
+        if self.plan.second_gap.is_some() {
+            self.gone.extend(stopped.into_iter().map(|worker: Worker| (until, worker)));
+        }
         self.now = until;
+    }
+
+    /// Whether nothing is wrong: whatever goes wrong, has something that is to end it.
+    fn is_well(&self) -> bool {
+        let comes_by_itself = |later: &Later| matches!(later, Later::Start(_) | Later::Skew(_) | Later::Stop(_));
+        self.leaving.is_empty()
+            && !self.fleet.is_empty()
+            && self.later.iter().all(|(_, later)| comes_by_itself(later))
+            && self.fleet.values().all(|worker| worker.is_well() && worker.is_prompt())
     }
 
     fn put(&mut self) {
@@ -364,261 +405,14 @@ impl World {
         self.starts += 1;
         let name = if self.plan.config.stable_names { format!("w{at}") } else { format!("w{at}-{}", self.starts) };
         let seed = self.rng.u64(..);
-        self.shared.oracle().started(&name);
-        let worker = Worker::start(name, &self.plan.config, &self.plan.settings, seed, self.now, &self.shared)?;
+        let lease = self.plan.config.lease_of(at);
+        self.shared.oracle().started(&name, lease);
+        let worker = Worker::start(name, &self.plan.config, lease, &self.plan.settings, seed, self.now, &self.shared)?;
         if self.rough {
             worker.link.set_weather(self.plan.climate);
         }
         self.fleet.insert(at, worker);
         Ok(())
-    }
-
-    /// A worker that is up and goes.
-    fn some_worker(&mut self) -> Option<usize> {
-        let up: Vec<usize> = self.fleet.iter().filter(|(_, worker)| !worker.is_paused()).map(|(at, _)| *at).collect();
-        if up.is_empty() { None } else { Some(up[self.rng.usize(0..up.len())]) }
-    }
-
-    fn seconds(&mut self, longest: u64) -> Time {
-        self.now + Duration::from_millis(self.rng.u64(200..longest * 1000))
-    }
-
-    /// Something happens, to a worker or to the world.
-    fn event(&mut self) {
-        let kind = self.rng.u32(0..44);
-        match (kind, self.some_worker()) {
-            (32.., _) | (_, None) => self.event_of_the_world(kind),
-            (_, Some(at)) => self.event_of(at, kind),
-        }
-    }
-
-    fn event_of(&mut self, at: usize, kind: u32) {
-        let name = self.fleet[&at].name.clone();
-        match kind / 2 {
-            0 | 1 => {
-                self.say(&format!("{name} is killed"));
-                if let Some(worker) = self.fleet.remove(&at) {
-                    self.faults += worker.link.faults();
-                }
-                let again = self.seconds(90);
-                self.later.push((again, Later::Start(at)));
-            }
-            2 | 3 => {
-                let until = self.seconds(120);
-                self.say(&format!("{name} stands still"));
-                let now = self.now;
-                if let Some(worker) = self.fleet.get_mut(&at) {
-                    worker.pause(now);
-                }
-                self.later.push((until, Later::Resume(at)));
-            }
-            4 | 5 => {
-                self.say(&format!("{name} is stopped softly"));
-                if let Some(worker) = self.fleet.remove(&at) {
-                    self.faults += worker.link.faults();
-                    worker.stop();
-                    self.leaving.push(worker);
-                }
-                // The same name must not be there twice.
-                let again = self.now + Duration::from_secs(self.rng.u64(60..120));
-                self.later.push((again, Later::Start(at)));
-            }
-            6..=8 => {
-                let until = self.seconds(60);
-                self.say(&format!("{name} is cut off"));
-                self.fleet[&at].link.cut(true);
-                self.later.push((until, Later::Heal(at)));
-            }
-            9 => {
-                let until = self.seconds(60);
-                self.say(&format!("{name} is in a storm"));
-                let storm = Weather { calls_per_mille: 300, streams_per_mille: 800, ..Weather::CALM };
-                self.fleet[&at].link.set_weather(storm);
-                self.later.push((until, Later::Calm(at)));
-            }
-            10..=13 => {
-                let mood = match self.rng.u32(0..5) {
-                    0 => Mood::Slow(Duration::from_millis(self.rng.u64(100..40_000))),
-                    1 => Mood::Refusing(self.rng.u32(1..60)),
-                    2 => Mood::Losing(self.rng.u32(1..60)),
-                    3 => Mood::Holding,
-                    _ => Mood::Blocked,
-                };
-                let until = self.seconds(150);
-                self.say(&format!("{name} is {mood:?}"));
-                self.fleet[&at].set_mood(mood);
-                self.later.push((until, Later::Cheer(at)));
-            }
-            _ => {
-                let until = self.seconds(180);
-                let millis = self.rng.i64(-300_000..300_000);
-                self.say(&format!("{name} has its clock wrong by {millis} ms"));
-                self.fleet[&at].set_skew(millis);
-                self.later.push((until, Later::Skew(at)));
-            }
-        }
-    }
-
-    fn event_of_the_world(&mut self, kind: u32) {
-        match kind % 16 {
-            0 | 1 => {
-                let until = self.seconds(90);
-                self.say("the table can't be reached");
-                for worker in self.fleet.values() {
-                    worker.link.cut_table(true);
-                }
-                self.later.push((until, Later::HealTable));
-            }
-            2 => {
-                let until = self.seconds(60);
-                let keys =
-                    [Key::Disabled, Key::PendingDeletion, Key::Denied, Key::NotOptedIn, Key::Gone, Key::Throttled];
-                let key = keys[self.rng.usize(0..keys.len())];
-                self.say(&format!("the key is {key:?}"));
-                self.set_key(key);
-                self.later.push((until, Later::Key));
-            }
-            3 => {
-                // It may be gone already.
-                let arn = format!(
-                    "arn:aws:kinesis:{}:{}:stream/{STREAM}",
-                    self.plan.settings.region, self.plan.settings.account
-                );
-                let _ = self.call("DeregisterStreamConsumer", &json!({ "StreamARN": arn, "ConsumerName": CONSUMER }));
-                let again = self.now + self.plan.settings.deletion + Duration::from_millis(self.rng.u64(100..20_000));
-                self.later.push((again, Later::Consumer));
-            }
-            4 if !self.fleet.is_empty() => self.everybody_is_killed(),
-            5 => {
-                // A copy of it follows under its name, as when somebody deploys anew; always before anybody takes it for gone.
-                if self.call("DeleteStream", &json!({ "StreamName": STREAM })).is_ok() {
-                    self.shared.oracle().made(None);
-                    let again =
-                        self.now + self.plan.settings.deletion + Duration::from_millis(self.rng.u64(1..120_000));
-                    self.later.push((again, Later::Stream));
-                }
-            }
-            6 => self.credentials_go_bad(),
-            7 => {
-                let until = self.seconds(60);
-                self.say("the table is UPDATING");
-                self.shared.simulator.set_table_status(Some("UPDATING"));
-                self.later.push((until, Later::Table));
-            }
-            _ => self.reshard(),
-        }
-    }
-
-    /// Those of one worker, or of all.
-    fn credentials_go_bad(&mut self) {
-        let bad = [RoleCredentials::Denied, RoleCredentials::Throttled, RoleCredentials::Garbled];
-        let (bad, all) = (bad[self.rng.usize(0..bad.len())], self.rng.bool());
-        let chosen: Vec<usize> = self.fleet.keys().copied().filter(|_| all || self.rng.u32(0..3) == 0).collect();
-        for at in chosen {
-            let until = self.seconds(180);
-            self.say(&format!("{} has credentials that are {bad:?}", self.fleet[&at].name));
-            self.fleet[&at].link.set_credentials(bad);
-            self.later.push((until, Later::Credentials(at)));
-        }
-    }
-
-    /// All are gone for a while; for longer than records are kept, if that is not too long.
-    fn everybody_is_killed(&mut self) {
-        self.say("everybody is killed");
-        let retention = self.plan.settings.retention;
-        let away = if retention < STALLED * 2 && self.rng.bool() { retention } else { Duration::ZERO };
-        for (at, worker) in std::mem::take(&mut self.fleet) {
-            self.faults += worker.link.faults();
-            let again = self.seconds(120) + away;
-            self.later.push((again, Later::Start(at)));
-        }
-    }
-
-    fn set_key(&self, key: Key) {
-        // It went with its stream, if that is gone.
-        let _ = self.shared.simulator.kinesis(|kinesis| kinesis.set_key(STREAM, key));
-    }
-
-    /// Splits, merges, or changes the number of shards; unless the stream is busy with that.
-    fn reshard(&mut self) {
-        let open = self.shared.simulator.kinesis(|kinesis| kinesis.open_shards(STREAM));
-        if open.is_empty() {
-            return;
-        }
-        let stream = json!({ "StreamName": STREAM });
-        let (operation, mut input) = match self.rng.u32(0..5) {
-            0 | 1 if open.len() < 12 => {
-                ("SplitShard", json!({ "ShardToSplit": shard_id(open[self.rng.usize(0..open.len())]) }))
-            }
-            2 | 3 if open.len() > 1 => {
-                let at = self.rng.usize(0..open.len());
-                let pair =
-                    (0..open.len()).map(|with| open[(at + with) % open.len()]).filter(|other| *other != open[at]);
-                // Not every pair is adjacent; the first that is, merges.
-                for other in pair {
-                    let input = json!({ "StreamName": STREAM, "ShardToMerge": shard_id(open[at]), "AdjacentShardToMerge": shard_id(other) });
-                    if self.call("MergeShards", &input).is_ok() {
-                        break;
-                    }
-                }
-                return;
-            }
-            _ => {
-                let target = self.rng.usize(open.len().div_ceil(2)..=(open.len() * 2).min(12).max(open.len()));
-                ("UpdateShardCount", json!({ "TargetShardCount": target, "ScalingType": "UNIFORM_SCALING" }))
-            }
-        };
-        input["StreamName"] = stream["StreamName"].clone();
-        let _ = self.call(operation, &input);
-    }
-
-    /// What was to come, or to be over.
-    fn now_due(&mut self, later: Later) -> Result<(), String> {
-        self.say(&format!("{later:?}"));
-        let (now, climate) = (self.now, self.plan.climate);
-        match later {
-            Later::Start(at) => {
-                if !self.fleet.contains_key(&at) {
-                    self.start_worker(at)?;
-                }
-            }
-            Later::Resume(at) => {
-                if let Some(worker) = self.fleet.get_mut(&at) {
-                    worker.resume(now);
-                }
-            }
-            Later::Heal(at) => self.with(at, |worker| worker.link.cut(false)),
-            Later::HealTable => self.fleet.values().for_each(|worker| worker.link.cut_table(false)),
-            Later::Calm(at) => self.with(at, |worker| worker.link.set_weather(climate)),
-            Later::Cheer(at) => self.with(at, |worker| worker.set_mood(Mood::Prompt)),
-            Later::Skew(at) => self.with(at, |worker| worker.set_skew(0)),
-            Later::Credentials(at) => self.with(at, |worker| worker.link.set_credentials(RoleCredentials::Usable)),
-            Later::Table => self.shared.simulator.set_table_status(None),
-            Later::Key => self.set_key(Key::Usable),
-            // At the end of the weather it may be on its way out still.
-            Later::Stream if self.shared.simulator.kinesis(|kinesis| kinesis.is_there(STREAM)) => {
-                self.later.push((now + Duration::from_secs(1), Later::Stream));
-            }
-            Later::Stream => {
-                let shards = self.rng.u32(1..7);
-                self.make_stream(shards)?;
-            }
-            Later::Consumer => {
-                let arn = format!(
-                    "arn:aws:kinesis:{}:{}:stream/{STREAM}",
-                    self.plan.settings.region, self.plan.settings.account
-                );
-                // A worker may have been quicker.
-                let _ = self.call("RegisterStreamConsumer", &json!({ "StreamARN": arn, "ConsumerName": CONSUMER }));
-            }
-        }
-        Ok(())
-    }
-
-    fn with(&self, at: usize, what: impl FnOnce(&Worker)) {
-        if let Some(worker) = self.fleet.get(&at) {
-            what(worker);
-        }
     }
 
     fn report(self) -> Report {

@@ -1,0 +1,61 @@
+//! Nothing waits indefinitely: records come, workers show themselves, and everything is acknowledged in calm weather.
+
+use std::time::Duration;
+
+use kinesis_simulator::Time;
+
+use super::{Broken, Oracle};
+
+impl Oracle {
+    /// Checks that no record waits for longer than this, since a worker was there.
+    pub(crate) fn check_stalls(&mut self, longest: Duration, since: Time) {
+        let now = self.now;
+        let stalled: Vec<String> = (self.books.iter())
+            .filter_map(|(id, book)| {
+                let put = book.puts.get(book.frontier)?;
+                let waits = now.since(put.at.max(since));
+                (waits > longest && (self.scope.oldest || self.scope.pinned.is_some()))
+                    .then(|| format!("shard {id}: {} waits for {waits:?}, held by {:?}", put.number, book.holder))
+            })
+            .collect();
+        for what in stalled {
+            self.violate(Broken::Stalled, what);
+        }
+    }
+
+    /// Checks that a worker shows itself, whatever its host does.
+    pub(crate) fn check_beat(&mut self, worker: &str) {
+        let Some(known) = self.workers.get(worker) else { return };
+        let Some(beat) = known.beat else { return };
+        let silent = self.now.since(beat.written);
+        if beat.written >= known.life && silent > known.lease && self.well_for(worker) > known.lease * 2 {
+            let what = format!("{worker} has shown no heartbeat for {silent:?}, and nothing is wrong with it");
+            self.violate(Broken::Stalled, what);
+        }
+    }
+
+    /// Nothing is put any more, and all that was has been waited for.
+    pub(crate) fn finish(&mut self) {
+        let mut open = Vec::new();
+        for (id, book) in &self.books {
+            let missing = book.puts.get(book.unacked);
+            if let Some(put) = missing {
+                let done = book.ended || book.stored.is_some_and(|stored| put.number <= stored);
+                let broken = if done { Broken::Lost } else { Broken::Stalled };
+                open.push((
+                    broken,
+                    format!(
+                        "shard {id}: {} of {} records are not acknowledged, {} first; held by {:?}",
+                        book.open(),
+                        book.puts.len(),
+                        put.number,
+                        book.holder
+                    ),
+                ));
+            }
+        }
+        for (broken, what) in open {
+            self.violate(broken, what);
+        }
+    }
+}
