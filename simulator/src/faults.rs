@@ -195,7 +195,7 @@ impl Link {
     pub(crate) fn table_delays(&self) -> Option<(Duration, Duration)> {
         let mut core = self.core();
         let rng = core.slow_table.as_mut()?;
-        let there = if rng.u32(0..8) == 0 { rng.u64(1_000..2_900) } else { rng.u64(20..150) };
+        let there = if rng.u32(0..4) == 0 { rng.u64(1_000..2_900) } else { rng.u64(20..150) };
         Some((Duration::from_millis(there), Duration::from_millis(rng.u64(50..900))))
     }
 

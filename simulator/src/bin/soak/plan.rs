@@ -164,11 +164,14 @@ impl Plan {
         self.config.usual = pick(rng, &[Duration::ZERO, Duration::ZERO, Duration::from_millis(400), secs(3)]);
         // A host that is slow with one record at a time does not keep up with the writer.
         if self.config.checkpoint_limit < 100 || self.config.max_records < 200 {
-            self.config.usual = Duration::ZERO;
+            self.config.usual = self.config.usual.min(Duration::from_millis(100));
         }
         self.config.other_lease = pick(rng, &[None, Some(secs(15)), Some(secs(60))]);
         // A listing must not lag for longer than a worker waits until it believes it.
         self.settings.page_lag = pick(rng, &[Duration::ZERO, secs(9) - self.settings.listing_lag]);
+        if rng.u32(0..4) == 0 {
+            self.settings.retention = Duration::from_mins(4);
+        }
         // Calls that fail hide what happens between them.
         if rng.bool() {
             (self.climate.calls_per_mille, self.climate.panics_per_mille) = (0, 0);

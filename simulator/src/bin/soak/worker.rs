@@ -425,7 +425,10 @@ impl Host {
             Mood::Prompt | Mood::Blocked | Mood::Holding => Duration::ZERO,
         };
         // A host that closes first acknowledges the rest while the close waits for that.
-        let hurries = self.closes_first.then(|| Duration::from_millis(self.rng.u64(0..5_000)));
+        let hurries = self.closes_first.then(|| {
+            let longest = if self.rng.u32(0..3) == 0 { 25_000 } else { 5_000 };
+            Duration::from_millis(self.rng.u64(0..longest))
+        });
         let (moods, stage) = (self.mood.clone(), self.stage.clone());
         let (shared, clock, name, out) =
             (self.shared.clone(), self.clock.clone(), self.name.clone(), Arc::clone(&self.out));

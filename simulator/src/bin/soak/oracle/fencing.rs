@@ -43,6 +43,10 @@ impl Oracle {
         let Some(book) = self.books.get(&shard) else { return };
         let Some(known) = self.workers.get(from) else { return };
         let Some(beat) = known.beat else { return };
+        // A worker whose row is gone has left, whatever it was handed over in that moment.
+        if known.shown.is_none() {
+            return;
+        }
         let former = known.life > book.claimed;
         let silent = self.now.since(beat.written);
         if former || silent >= known.lease {

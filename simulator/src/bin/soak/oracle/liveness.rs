@@ -28,7 +28,12 @@ impl Oracle {
         let Some(known) = self.workers.get(worker) else { return };
         let Some(beat) = known.beat else { return };
         let silent = self.now.since(beat.written);
-        if beat.written >= known.life && silent > known.lease && self.well_for(worker) > known.lease * 2 {
+        // A worker that stops keeps its leases until what is in flight is settled.
+        let holds = self.books.values().any(|book| book.holder.as_deref() == Some(worker));
+        if known.stopping.is_some() && holds && silent > known.lease * 2 / 3 && self.is_sound(worker) {
+            let what = format!("{worker} is stopping, and has shown no heartbeat for {silent:?} while it holds shards");
+            self.violate(Broken::Stalled, what);
+        } else if beat.written >= known.life && silent > known.lease && self.well_for(worker) > known.lease * 2 {
             let what = format!("{worker} has shown no heartbeat for {silent:?}, and nothing is wrong with it");
             self.violate(Broken::Stalled, what);
         }

@@ -8,6 +8,9 @@ use kinesis_simulator::{RowWritten, Time};
 
 use super::{Broken, Oracle, SLACK, WELL};
 
+/// How long a release may have been composed before it sets out, where calls do not fail.
+const COMPOSED: Duration = Duration::from_millis(50);
+
 impl Oracle {
     /// A worker gives a shard back, to another worker or to none.
     pub(super) fn check_release(&mut self, id: u32, row: &RowWritten<'_>, stored: Option<Number>) {
@@ -31,13 +34,15 @@ impl Oracle {
         }
     }
 
-    /// What a worker stores with its release covers all that was acknowledged without a gap when the release set out. While calls
-    /// fail, a release may set out again as it was composed before, so that only a worker counts that has been well.
+    /// What a worker stores with its release covers all that was acknowledged without a gap when the release was composed: that is
+    /// everything if nothing is in flight any more, and otherwise what was acknowledged shortly before the release set out. While
+    /// calls fail, a release may set out again as it was composed before, so that only a worker counts that has been well.
     fn check_stores_all(&mut self, id: u32, row: &RowWritten<'_>, stored: Option<Number>) {
-        let sent = row.sent.unwrap_or(self.now);
         let Some(book) = self.books.get(&id).filter(|_| self.well_for(row.by) > WELL) else { return };
         let Some(claim) = book.claims.get(row.by) else { return };
-        let acked = book.acked_without_a_gap(row.by, *claim, sent - SLACK, self.scope);
+        let waits = book.out.get(&claim.number).is_some_and(|out| !out.records.is_empty());
+        let until = if waits { row.sent.unwrap_or(self.now) - COMPOSED } else { self.now };
+        let acked = book.acked_without_a_gap(row.by, *claim, until, self.scope);
         if stored < acked {
             let what =
                 format!("{} gave shard {id} back at {stored:?}, and all up to {acked:?} is acknowledged", row.by);

@@ -329,7 +329,7 @@ impl World {
         if self.now.since(self.start).as_millis() % 10_000 < TICK.as_millis() {
             let mut oracle = self.shared.oracle();
             oracle.check_stalls(STALLED, self.up_since);
-            for worker in self.fleet.values() {
+            for worker in self.fleet.values().chain(&self.leaving) {
                 oracle.check_beat(&worker.name);
             }
         }

@@ -30,6 +30,8 @@ pub(super) type Written = Arc<Mutex<Vec<(String, Wrote)>>>;
 /// The least time between two events that a row brings about.
 const TRIGGER_GAP: Duration = Duration::from_secs(20);
 
+/// Records that are kept for less expire while all workers are away.
+const SHORT_RETENTION: Duration = Duration::from_mins(5);
 /// The least age of a stream that is made again.
 const MADE_AGAIN_GAP: Duration = Duration::from_mins(4);
 
@@ -79,7 +81,7 @@ impl World {
         let up: Vec<usize> = self.fleet.iter().filter(|(_, worker)| !worker.is_paused()).map(|(at, _)| *at).collect();
         let Some(at) = self.second.choice(&up).copied() else { return };
         let name = self.fleet[&at].name.clone();
-        match self.second.u32(0..8) {
+        match self.second.u32(0..9) {
             0 | 1 => {
                 let until = self.now + Duration::from_secs(10) + self.draw(Duration::from_secs(80));
                 self.slow_table(at);
@@ -101,6 +103,7 @@ impl World {
             }
             5 => self.made_again_behind_a_back(at),
             6 => self.later.push((self.now, Later::Cascade(3))),
+            7 if self.plan.settings.retention < SHORT_RETENTION => self.everybody_is_away(),
             _ => {
                 // A host that is slow is told to stop.
                 let longest = Duration::from_millis(self.second.u64(300..8_000));
@@ -109,6 +112,17 @@ impl World {
                 let stop = self.now + Duration::from_secs(2) + self.draw(Duration::from_secs(10));
                 self.later.push((stop, Later::Stop(at)));
             }
+        }
+    }
+
+    /// All are gone for longer than records are kept.
+    fn everybody_is_away(&mut self) {
+        self.say("everybody is away");
+        let until = self.now + self.plan.settings.retention;
+        for (at, worker) in std::mem::take(&mut self.fleet) {
+            self.faults += worker.link.faults();
+            let again = until + self.draw(Duration::from_secs(30));
+            self.later.push((again, Later::Start(at)));
         }
     }
 
@@ -188,13 +202,19 @@ impl World {
         let until = now + Duration::from_millis(500) + self.draw(Duration::from_secs(60));
         match (wrote, self.second.u32(0..6)) {
             // Another worker takes what was given back, and is stopped while it does.
-            (Wrote::Release, 0..=2) => {
+            (Wrote::Release, 0..=3) => {
                 let others: Vec<usize> = self.fleet.keys().copied().filter(|other| *other != at).collect();
                 if let Some(other) = self.second.choice(&others).copied() {
                     self.slow_table(other);
                     let stop = now + self.draw(Duration::from_secs(6));
                     self.later.push((stop, Later::Stop(other)));
                 }
+            }
+            // A worker that has just come is stopped while it claims.
+            (Wrote::FirstHeartbeat, 0..=3) => {
+                self.slow_table(at);
+                let stop = now + self.draw(Duration::from_secs(5));
+                self.later.push((stop, Later::Stop(at)));
             }
             (Wrote::End | Wrote::Claim, 0) => self.made_again_behind_a_back(at),
             (_, 0..=2) => self.later.push((now, Later::Stop(at))),
