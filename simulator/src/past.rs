@@ -116,13 +116,14 @@ fn parts(key: &Value) -> Vec<Value> {
 mod tests {
     use serde_json::json;
 
-    use crate::dynamodb::DynamoDb;
+    use crate::dynamodb::{DynamoDb, Times};
 
     use super::*;
 
     fn call(table: &mut DynamoDb, operation: &str, request: &Value, millis: u64) -> Value {
         let now = Some(Time::from_millis(1_000_000 + millis));
-        let (status, answer) = table.call(operation, &request.to_string(), "test", now);
+        let (status, answer) =
+            table.call(operation, &request.to_string(), "test", now.map(|now| Times { sent: now, now }));
         assert_eq!(status, 200, "{answer}");
         serde_json::from_str(&answer).unwrap()
     }

@@ -193,6 +193,7 @@ impl Simulator {
             let (there, back) = delays.unwrap_or_default();
             let call = TableCall { simulator: self.clone(), link: link.clone(), clock: clock.clone(), sent };
             let carried_out = call.carry_out(operation.to_owned(), request.body().clone(), there);
+            #[expect(clippy::disallowed_methods, reason = "the task is the network's, which outlives the call")]
             let (status, answer) = match delays {
                 None => carried_out.await,
                 // What is on its way arrives, whether the client still waits for it or not.

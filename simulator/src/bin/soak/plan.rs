@@ -168,7 +168,7 @@ impl Plan {
         }
         self.config.other_lease = pick(rng, &[None, Some(secs(15)), Some(secs(60))]);
         // A listing must not lag for longer than a worker waits until it believes it.
-        self.settings.page_lag = pick(rng, &[Duration::ZERO, secs(9) - self.settings.listing_lag]);
+        self.settings.page_lag = pick(rng, &[Duration::ZERO, secs(9).saturating_sub(self.settings.listing_lag)]);
         if rng.u32(0..4) == 0 {
             self.settings.retention = Duration::from_mins(4);
         }

@@ -1,7 +1,7 @@
 //! A run: what happens to workers, streams and networks, and when.
 //!
 //! ```text
-//! rough weather ─▶ calm: everybody up, all that was put has to be acknowledged ─▶ all stop softly ─▶ one more looks: nothing comes
+//! rough weather ─▶ calm: everybody up, all that was put has to be acknowledged ─▶ all stop gracefully ─▶ one more looks: nothing comes
 //! ```
 //!
 //! Time goes in ticks. In each the world acts first, and then each worker's runtime runs up to its end, one after the other, in an
@@ -34,7 +34,7 @@ const STALLED: Duration = Duration::from_mins(15);
 const CALM: Duration = Duration::from_mins(10);
 /// How long everything is quiet before all stop.
 const SETTLE: Duration = Duration::from_secs(30);
-/// How long a soft stop may take.
+/// How long a graceful stop may take.
 const STOP: Duration = Duration::from_mins(2);
 /// How long a worker that has stopped is stepped for what is still on its way.
 const GONE: Duration = Duration::from_secs(5);
@@ -245,7 +245,7 @@ impl World {
         Ok(())
     }
 
-    /// Whether somebody holds a shard who is not there any more.
+    /// Whether a shard is held by a worker that is not there any more.
     fn is_held_by_the_dead(&self) -> bool {
         let alive: Vec<&str> = self.fleet.values().chain(&self.leaving).map(|worker| worker.name.as_str()).collect();
         self.shared.oracle().holders().any(|holder| !alive.contains(&holder))

@@ -199,7 +199,7 @@ impl World {
 
     fn strike(&mut self, at: usize, wrote: Wrote) {
         let now = self.now;
-        let until = now + Duration::from_millis(500) + self.draw(Duration::from_secs(60));
+        let until = now + Duration::from_millis(500) + self.draw(Duration::from_mins(1));
         match (wrote, self.second.u32(0..6)) {
             // Another worker takes what was given back, and is stopped while it does.
             (Wrote::Release, 0..=3) => {
