@@ -146,6 +146,27 @@ async fn lost_answers_change_nothing() {
     assert_eq!(faults.lost.load(Ordering::Relaxed), 0, "none was lost");
 }
 
+/// A request that was given up may be carried out after the next one.
+#[tokio::test]
+async fn commit_that_arrives_late_does_not_set_the_checkpoint_back() {
+    let local = Local::start().await;
+    let (store, late) = (local.store("a").await, local.store("a").await);
+    let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap() else {
+        panic!()
+    };
+    for (number, earlier) in [("5", "4"), ("10", "9")] {
+        assert_eq!(store.commit(vec![Commit::new(&lease, at(number))]).await, stored(at(number)));
+        // Another store, which knows of no commit: the request is sent as it was then.
+        assert_eq!(late.commit(vec![Commit::new(&lease, at(earlier))]).await, stored(at(number)));
+        assert_eq!(store.rows(&stream()).await.unwrap()[0].checkpoint, at(number));
+    }
+    let end = Some(Checkpoint::ShardEnd(Some(SequenceNumber::new("10").unwrap())));
+    assert_eq!(store.commit(vec![Commit::new(&lease, end.clone())]).await, stored(end.clone()));
+    let late = local.store("a").await;
+    assert_eq!(late.commit(vec![Commit::new(&lease, at("10"))]).await, stored(end.clone()));
+    assert_eq!(store.rows(&stream()).await.unwrap()[0].checkpoint, end);
+}
+
 #[tokio::test]
 async fn a_busy_table_is_asked_again_and_beats_do_not_wait_for_it() {
     let local = Local::start().await;

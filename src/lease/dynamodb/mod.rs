@@ -43,7 +43,7 @@ use super::{
     Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, HeartbeatAnswer, Hold, Lease, LeaseStore, Presence, Release,
     Row, SharedStore, StoreError, Worker, forward,
 };
-use crate::model::{ShardId, Stream, WorkerId};
+use crate::model::{SequenceNumber, ShardId, Stream, WorkerId};
 use crate::sync::{Mutex, lock};
 use row::{Item, text};
 
@@ -140,6 +140,10 @@ impl DynamoDbStore {
         let checkpoint = self.onward(&stream, &shard, epoch, checkpoint);
         let update = self.update_owned(&stream, &shard, epoch).expression_attribute_values(":timeout", self.timeout());
         let update = with_place(update, &checkpoint, "SET LeaseTimeout = :timeout", "");
+        let update = match position(&checkpoint) {
+            Some(position) => not_back(update, position),
+            None => update,
+        };
         match update.send().await {
             Ok(answer) => {
                 let row = self.read(&stream, &shard, answer.attributes())?;
@@ -147,7 +151,15 @@ impl DynamoDbStore {
                 Ok(CommitOutcome::Stored { checkpoint: row.checkpoint, requester: row.requester })
             }
             Err(error) => {
-                let lost = self.lost(&stream, &shard, &refused("store a checkpoint", error)?);
+                let found = refused("store a checkpoint", error)?;
+                let is_ours = found.get("ClientID") == Some(&text(self.me.as_str()))
+                    && found.get("LeaseID") == Some(&row::lease_id(&self.me, epoch));
+                if is_ours {
+                    // A later commit of this lease is stored already.
+                    let row = self.read(&stream, &shard, Some(&found))?;
+                    return Ok(CommitOutcome::Stored { checkpoint: row.checkpoint, requester: row.requester });
+                }
+                let lost = self.lost(&stream, &shard, &found);
                 let mut checkpoints = lock(&self.checkpoints);
                 // The entry stays if the shard was claimed again meanwhile.
                 let key = (stream, shard);
@@ -237,6 +249,25 @@ impl DynamoDbStore {
         });
         read.map_err(|what| self.table.bad_row(&self.stream_id(stream), shard.as_str(), what))
     }
+}
+
+/// The position in a checkpoint.
+fn position(checkpoint: &Option<Checkpoint>) -> Option<&SequenceNumber> {
+    match checkpoint {
+        Some(Checkpoint::After(position) | Checkpoint::ShardEnd(Some(position))) => Some(position),
+        Some(Checkpoint::ShardEnd(None)) | None => None,
+    }
+}
+
+/// Lets a commit that arrives late change nothing. A request that was given up may still be on its way, and be carried out
+/// after the next one. Positions are decimal numbers kept as text, so the longer one is the greater.
+fn not_back(update: UpdateItemFluentBuilder, position: &SequenceNumber) -> UpdateItemFluentBuilder {
+    update
+        .expression_attribute_values(":digits", AttributeValue::N(position.as_str().len().to_string()))
+        .condition_expression(format!(
+            "{OWNED} AND attribute_not_exists(Ended) AND (attribute_not_exists(SequenceNumber) OR size(SequenceNumber) < :digits OR \
+             (size(SequenceNumber) = :digits AND SequenceNumber <= :place))"
+        ))
 }
 
 /// Adds a checkpoint to the attributes that an update sets and removes.
