@@ -14,49 +14,50 @@ use crate::retry::{self, Control, Fault};
 use crate::sync::{Mutex, lock};
 use crate::telemetry::health::Health;
 
-/// What a listing does not show, or shows otherwise than it is stored, is believed after this time: listings lag behind
-/// what happens, and pages of one may contradict each other.
+/// A difference between a listing and the stored state is believed after this time: listings lag behind the changes,
+/// and the pages of one listing may contradict each other.
 pub(crate) const CONFIRMED_AFTER: Duration = Duration::from_secs(10);
 
-/// A listing of this age is as good as a new one when a shard asks whether it is closed, which it then stays.
+/// When a shard asks whether it is closed, a listing of this age is as good as a new one, because a closed shard
+/// stays closed.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// The listings of one stream, and whether it still is that stream.
+/// The listings of one stream, and whether the stream is still the same one.
 #[derive(Debug)]
 pub(crate) struct StreamListing {
     service: Arc<dyn Service>,
     stream: Stream,
     last: tokio::sync::Mutex<Option<ShardListing>>,
     identity: tokio::sync::Mutex<Option<(Instant, StreamIdentity)>>,
-    /// The stream that is there now under our stream's name and ARN, once that is known.
+    /// The stream that now exists under the name and ARN of this stream, once that is known.
     successor: Mutex<Option<Stream>>,
-    /// Has the coordinator act on a successor.
+    /// Wakes the coordinator to handle a successor.
     wake: Arc<Notify>,
     health: Arc<Health>,
 }
 
-/// Which stream the service has under the name and ARN of ours.
+/// Which stream the service has under the name and ARN of the known one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StreamIdentity {
-    /// Ours, as far as can be told.
+    /// The same stream, as far as can be told.
     Same,
-    /// None.
+    /// No stream.
     Gone,
-    /// One that was made after ours was deleted.
+    /// A stream that was created after the known one was deleted.
     Recreated,
     /// The service did not say.
     Unknown,
 }
 
 impl StreamListing {
-    /// The listings of a stream. `wake` is notified when the stream turns out to have been made again.
+    /// Creates the listings of a stream. `wake` is notified when the stream turns out to have been recreated.
     pub(crate) fn new(service: Arc<dyn Service>, stream: Stream, wake: Arc<Notify>, health: Arc<Health>) -> Self {
         let (last, identity) = (tokio::sync::Mutex::new(None), tokio::sync::Mutex::new(None));
         Self { service, stream, last, identity, successor: Mutex::new(None), wake, health }
     }
 
-    /// Asks which stream is there now. Many shards may ask at the same time; an answer that was asked for at `since` or
-    /// later serves them all. Cancel safe.
+    /// Asks which stream exists now. Many shards may ask at the same time; an answer that was requested at `since` or
+    /// later serves them all. This is cancel safe.
     pub(crate) async fn identity(&self, since: Instant) -> StreamIdentity {
         let mut last = self.identity.lock().await;
         if let Some((asked_at, identity)) = *last
@@ -79,22 +80,22 @@ impl StreamListing {
         identity
     }
 
-    /// What the listings are asked of.
+    /// The service that is asked for the listings.
     pub(crate) fn service(&self) -> Arc<dyn Service> {
         Arc::clone(&self.service)
     }
 
-    /// The stream that was made under our stream's name and ARN. Returned once.
+    /// The stream that was created under the name and ARN of this stream. It is returned once.
     pub(crate) fn take_successor(&self) -> Option<Stream> {
         lock(&self.successor).take()
     }
 
-    /// A listing that is at most this old. Cancel safe.
+    /// Returns a listing that is at most this old. This is cancel safe.
     pub(crate) async fn list(&self, max_age: Duration) -> Result<ShardListing, Fault> {
         self.list_since(ago(max_age)).await
     }
 
-    /// A listing that was asked for at this time or later. Cancel safe.
+    /// Returns a listing that was requested at this time or later. This is cancel safe.
     async fn list_since(&self, since: Instant) -> Result<ShardListing, Fault> {
         let mut last = self.last.lock().await;
         if let Some(listing) = &*last
@@ -108,14 +109,14 @@ impl StreamListing {
         Ok(listing)
     }
 
-    /// The children of a shard that is closed; `None` if it is open, or nobody can tell now.
+    /// The children of a closed shard; `None` if it is open, or if that is unknown now.
     pub(crate) async fn closed(&self, shard: &ShardId) -> Option<Vec<ChildShard>> {
         let shards = self.list_or_report(ago(FRESH)).await?.shards;
         shards.iter().any(|listed| listed.id == *shard && listed.closed).then(|| children(&shards, shard))
     }
 
-    /// Whether the shard is in the stream, by a listing that was asked for at `since` or later; `None` if that can't be told
-    /// now.
+    /// Whether the shard is in the stream, by a listing that was requested at `since` or later; `None` if that is
+    /// unknown now.
     pub(crate) async fn presence(&self, shard: &ShardId, since: Instant) -> Option<ShardPresence> {
         let ShardListing { asked_at, shards } = self.list_or_report(since).await?;
         let is_listed = shards.iter().any(|listed| listed.id == *shard);
@@ -137,7 +138,7 @@ impl StreamListing {
     }
 }
 
-/// The time that was this long ago, as far as the clock goes back.
+/// The time that lies this far back, as far as the clock goes back.
 fn ago(age: Duration) -> Instant {
     let now = Instant::now();
     now.checked_sub(age).unwrap_or(now)
@@ -147,7 +148,7 @@ fn ago(age: Duration) -> Instant {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ShardPresence {
     Listed,
-    /// A listing that was asked for then does not show it, but may show children of it.
+    /// A listing that was requested then does not show the shard, but may show children of it.
     Missing {
         asked_at: Instant,
         children: Vec<ChildShard>,

@@ -1,6 +1,6 @@
-//! What does a shard's task need from whatever reads the shard?
+//! What does a shard task need from a shard reader?
 //!
-//! Enhanced fan-out implements it; polling will.
+//! Enhanced fan-out is the only implementation so far; polling is planned.
 
 pub(crate) mod fan_out;
 pub(crate) mod listing;
@@ -21,70 +21,71 @@ use crate::model::{ChildShard, SequenceNumber, ShardNames, StartPosition};
 use crate::pool::Permit;
 use crate::records::Rows;
 
-/// How long a reader is kept waiting with a connection that nothing is taken from, before it closes that: the service gives up
-/// on such readers at some point, and a clean close and a fresh start is better for both.
+/// How long a reader waits for space with an open subscription before it closes the subscription. The service gives
+/// up on readers that take nothing at some point, and a clean close and a fresh start is better for both sides.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A shard that is to be read, and what its reader needs of it.
+/// A shard to read, and what its reader needs.
 #[derive(Debug)]
 pub(crate) struct ShardToRead {
     pub(crate) names: Arc<ShardNames>,
     pub(crate) meter: Arc<ShardMeter>,
-    /// The service to read it from, on the connections of its thread.
+    /// The service that the shard is read from, on the connections of its thread.
     pub(crate) service: Arc<dyn Service>,
 }
 
-/// Makes the readers of one stream.
+/// Creates the readers of one stream.
 #[async_trait]
 pub(crate) trait ReaderFactory: Debug + Send + Sync {
-    /// A reader of one shard that begins at `start`, and asks for nothing before `begin`. Nothing is opened yet.
+    /// Creates a reader of one shard that begins at `start` and sends no request before `begin`. Nothing is opened
+    /// yet.
     fn reader(&self, shard: ShardToRead, start: StartPosition, begin: Instant) -> Box<dyn ShardReader>;
 
-    /// The stream has been deleted and made again; these are the listings of the new one. Readers that are made from now on
-    /// read the new stream.
+    /// Switches to a recreated stream. `listing` lists the shards of the new stream; readers that are created from
+    /// now on read it.
     async fn recreated(&self, listing: Arc<StreamListing>);
 
-    /// Removes what this process made at the service in order to read the stream.
+    /// Removes what this process created at the service to read the stream.
     async fn clean_up(&self);
 }
 
-/// Reads one shard from a place on, for as long as it takes.
+/// Reads one shard from a position on, until the end of the shard.
 #[async_trait]
 pub(crate) trait ShardReader: Debug + Send {
-    /// Waits for what comes next. Whatever goes wrong with a connection stays inside; what comes out is the next
-    /// thing in the shard, or an error that no retry would mend.
+    /// Waits for the next step. Connection faults stay inside the reader; the result is the next step in the shard,
+    /// or an error that a retry would not fix.
     async fn next(&mut self) -> Result<Step, ReadError>;
 
-    /// Begins here instead. Only before the first call of `next`.
+    /// Sets the position to begin at. Allowed only before the first call of `next`.
     fn start_at(&mut self, start: StartPosition);
 
-    /// Nothing will be taken for a while: lets go of what is open. The next call of `next` opens it again, behind
-    /// what was last returned.
+    /// Closes what is open, because nothing will be taken for a while. The next call of `next` opens it again, behind
+    /// the last step that was returned.
     fn pause(&mut self);
 }
 
-/// The next thing in a shard.
+/// The next step in a shard.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Records, or only a place further on.
+    /// Records, or only a new position.
     Event(ReadEvent),
-    /// The shard is over. These come after it; none if they aren't known (yet).
+    /// The shard has ended. Its children come after it; the list is empty if they are not known (yet).
     End(Vec<ChildShard>),
 }
 
-/// What was read at once.
+/// The result of one read.
 #[derive(Debug)]
 pub(crate) struct ReadEvent {
     pub(crate) rows: Rows,
-    /// Where to go on after it.
+    /// The position to continue at after this event.
     pub(crate) continuation: SequenceNumber,
-    /// Space in the pool for what the rows hold.
+    /// Space in the pool for the memory that the rows hold.
     pub(crate) permit: Permit,
-    /// Records that arrived before then are not wanted; milliseconds since 1970.
+    /// Records that arrived before this time are not wanted; milliseconds since 1970.
     pub(crate) not_before: Option<i64>,
 }
 
-/// The shard can't be read, and trying on would not help.
+/// The error of a shard that can't be read even with retries.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("stream {stream}, {shard}: {cause}")]
 pub(crate) struct ReadError {

@@ -1,9 +1,9 @@
 //! On which threads are shards read?
 //!
-//! On few of their own. A connection and the shards that it carries then share a core: what was decrypted is decoded
-//! while it is in that core's cache, and nobody has to be woken up on another one for each piece of it. Spread over all
-//! threads of a host, reading costs a quarter more (docs/performance.md). And a host that blocks its threads does not
-//! keep a connection from being answered.
+//! Shards are read on a few threads of the input's own. A connection and the shards that it carries then share a
+//! core: decrypted bytes are decoded while they are in that core's cache, and no thread on another core has to be
+//! woken up for each piece. Spread over all threads of a host, reading costs a quarter more (docs/performance.md). A
+//! host that blocks its threads does not keep a connection from being answered either.
 
 use std::io;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::aws::Service;
 use crate::sync::{Mutex, lock};
 
-/// Where shards are read: a thread, or all threads of the host, with connections of their own.
+/// A thread that shards are read on, or all threads of the host, with connections of its own.
 #[derive(Debug, Clone)]
 pub(crate) struct Thread {
-    /// Where its tasks run.
+    /// The runtime that the tasks of the thread run on.
     pub(crate) handle: Handle,
     pub(crate) service: Arc<dyn Service>,
 }
 
-/// The threads of an input. They end when this is dropped, with all that runs on them.
+/// The threads of an input. They end, with all tasks that run on them, when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Threads {
     all: Vec<Thread>,
@@ -35,18 +35,19 @@ pub(crate) struct Threads {
 #[derive(Debug)]
 struct Own {
     stop: DropGuard,
-    /// Dropped by the thread when it ends.
+    /// The thread drops the sender when it ends.
     ended: oneshot::Receiver<()>,
 }
 
 impl Threads {
-    /// On the threads of the caller's runtime.
+    /// Reads on the threads of the caller's runtime.
     pub(crate) fn here(service: Arc<dyn Service>) -> Self {
         let all = vec![Thread { handle: Handle::current(), service }];
         Self { all, next: AtomicUsize::new(0), own: Mutex::default() }
     }
 
-    /// On `count` threads of their own, each with what `service` makes; on those of the caller if `count` is 0.
+    /// Starts `count` threads, each with the service that `service` creates; uses the caller's threads if `count` is
+    /// 0.
     pub(crate) fn start(count: usize, mut service: impl FnMut() -> Arc<dyn Service>) -> io::Result<Self> {
         if count == 0 {
             return Ok(Self::here(service()));
@@ -60,19 +61,19 @@ impl Threads {
         Ok(Self { all, next: AtomicUsize::new(0), own: Mutex::new(running) })
     }
 
-    /// The one whose turn it is to get a shard.
+    /// The thread that gets the next shard; the threads alternate.
     pub(crate) fn next(&self) -> &Thread {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         // There is at least one.
         &self.all[turn % self.all.len()]
     }
 
-    /// Waits until the threads have ended; nothing may be read any more.
+    /// Waits until the threads have ended; no shard may be read after this call.
     pub(crate) async fn end(&self) {
         let own = std::mem::take(&mut *lock(&self.own));
         for Own { stop, ended } in own {
             drop(stop);
-            // Only ever dropped.
+            // The sender is only ever dropped.
             let _ = ended.await;
         }
     }
@@ -85,13 +86,13 @@ impl Own {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let (ending, ended) = oneshot::channel::<()>();
-        // A host may have its logs go elsewhere on each of its threads.
+        // A host may send its logs elsewhere on each of its threads.
         let logs = tracing::dispatcher::get_default(Clone::clone);
         std::thread::Builder::new().name(format!("kinesis-read-{number}")).spawn(move || {
             tracing::dispatcher::with_default(&logs, || {
                 runtime.block_on(stopped.cancelled());
-                // With all tasks that are left, and the connections. A name that is being resolved is not waited for: the system
-                // may take minutes to give up on it.
+                // This ends all remaining tasks and the connections. It does not wait for name resolution: the system
+                // may take minutes to give up on a name.
                 runtime.shutdown_background();
                 drop(ending);
             });
@@ -128,7 +129,7 @@ mod tests {
         let threads = Threads::start(1, a_service).unwrap();
         let (answer, answered) = std::sync::mpsc::channel::<()>();
         let (asking, asked) = oneshot::channel();
-        // As the resolver does it: a call into the system that can't be cancelled.
+        // The resolver works like this: a call into the system that can't be cancelled.
         threads.next().handle.spawn_blocking(move || {
             let _ = asking.send(());
             answered.recv()

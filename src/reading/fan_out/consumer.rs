@@ -1,7 +1,8 @@
-//! As which consumer do we read a stream?
+//! Which consumer is a stream read with?
 //!
-//! All processes of one input share one consumer, found by its name or made if need be. A consumer that was deleted
-//! and made again has a new ARN; whoever notices asks for a refresh, and all subscriptions of the stream go on with it.
+//! All processes of one input share one consumer. It is found by its name, or registered if there is none. A consumer
+//! that was deleted and recreated has a new ARN: a subscription that notices asks for a refresh, and all
+//! subscriptions of the stream continue with the new ARN.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,18 +17,18 @@ use crate::retry::{self, Control, Fault, Origin};
 use crate::sync::{Mutex, lock};
 use crate::telemetry;
 
-/// How often the status of a consumer that is being made is looked at, at first and at most.
+/// The first and the longest delay between two looks at the status of a consumer that is being created.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 const LATEST_LOOK: Duration = Duration::from_secs(5);
-/// A consumer that was looked at so recently isn't looked at again, however many shards ask.
+/// A consumer that was refreshed within this time is not looked up again, however many shards ask.
 const REFRESHED: Duration = Duration::from_secs(5);
 
-/// Who we are to the stream.
+/// How the consumer of a stream is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ConsumerSpec {
-    /// A consumer of this name; it is made if there is none.
+    /// A consumer of this name; it is registered if there is none.
     Named(String),
-    /// A consumer that somebody else made.
+    /// An existing consumer that this process never registers.
     Arn(String),
 }
 
@@ -39,35 +40,35 @@ pub(crate) struct Consumer {
     spec: ConsumerSpec,
     activation: Duration,
     state: Mutex<State>,
-    /// One refresh at a time.
+    /// Held during a refresh, so that only one runs at a time.
     refreshing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 struct State {
     arn: String,
-    /// Whether this process made it: only then may it be removed.
+    /// Whether this process registered the consumer: only then may it be removed.
     registered_here: bool,
     refreshed: Instant,
 }
 
-/// What can't be mended by waiting.
+/// A consumer error that waiting does not fix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerError {
-    /// The service said no.
+    /// The service refused a request.
     #[error("stream {stream}: consumer {consumer}: {fault}; {advice}")]
     Refused {
         /// The stream.
         stream: String,
         /// The consumer's name or ARN.
         consumer: String,
-        /// What the service said.
+        /// The fault that the service returned.
         fault: Fault,
-        /// What the user can do.
+        /// The advice for the user.
         advice: &'static str,
     },
-    /// It did not become ready.
+    /// The consumer did not become active in time.
     #[error("stream {stream}: consumer {consumer} was not ACTIVE within {waited:?}; {last}")]
     NotActive {
         /// The stream.
@@ -76,19 +77,20 @@ pub enum ConsumerError {
         consumer: String,
         /// `enhanced_fan_out.consumer_activation_timeout`.
         waited: Duration,
-        /// What was seen last.
+        /// The last state that was seen.
         last: String,
     },
 }
 
 impl Consumer {
-    /// Finds the consumer, makes it if there is none, and waits until it is active.
+    /// Finds the consumer, registers it if there is none, and waits until it is active.
     ///
-    /// `registering` bounds how many are made at once: the service allows five.
+    /// `registering` bounds how many consumers are created at once: the service allows five.
     ///
     /// # Errors
     ///
-    /// When the service refuses for good, or it is not active within `activation`.
+    /// An error is returned when the service refuses for good, or when the consumer is not active within
+    /// `activation`.
     pub(crate) async fn open(
         service: Arc<dyn Service>,
         stream: Stream,
@@ -96,7 +98,7 @@ impl Consumer {
         activation: Duration,
         registering: &Semaphore,
     ) -> Result<Self, ConsumerError> {
-        // Closed only if somebody closed it, and nobody does.
+        // The semaphore is never closed, so this does not fail.
         let _turn = registering.acquire().await;
         let mut opening =
             Opening { service: &*service, stream: &stream, spec: &spec, registered_here: false, last: None };
@@ -112,19 +114,20 @@ impl Consumer {
         })
     }
 
-    /// The ARN to subscribe with.
+    /// The ARN that subscriptions are made with.
     pub(crate) fn arn(&self) -> String {
         lock(&self.state).arn.clone()
     }
 
-    /// Its name or ARN, as it was configured.
+    /// The name or ARN of the consumer, as it was configured.
     pub(crate) fn label(&self) -> &str {
         self.spec.label()
     }
 
-    /// Looks again whether the consumer is there, and makes it anew if it may. Many may call at once: one looks.
+    /// Looks the consumer up again, and registers it again if that is allowed. Many callers may ask at once: one
+    /// request serves them all.
     ///
-    /// Cancel safe.
+    /// This is cancel safe.
     pub(crate) async fn refresh(&self) -> Result<(), ConsumerError> {
         let asked = Instant::now();
         let _turn = self.refreshing.lock().await;
@@ -151,12 +154,12 @@ impl Consumer {
         Ok(())
     }
 
-    /// The stream that it reads.
+    /// The stream that the consumer reads.
     pub(crate) fn stream(&self) -> &Stream {
         &self.stream
     }
 
-    /// Removes the consumer, if this process made it.
+    /// Removes the consumer if this process registered it.
     pub(crate) async fn deregister(&self) {
         let (arn, ours) = {
             let state = lock(&self.state);
@@ -177,13 +180,13 @@ impl ConsumerSpec {
     }
 }
 
-/// One attempt to have an active consumer.
+/// One attempt to get an active consumer.
 struct Opening<'a> {
     service: &'a dyn Service,
     stream: &'a Stream,
     spec: &'a ConsumerSpec,
     registered_here: bool,
-    /// What was seen last, for the error that it took too long.
+    /// The last state that was seen, for the error of a consumer that did not become active in time.
     last: Option<String>,
 }
 
@@ -231,7 +234,7 @@ impl Opening<'_> {
         }
     }
 
-    /// Makes the consumer; true if it is worth looking at once.
+    /// Registers the consumer; returns true if its status should be checked at once.
     async fn register(&mut self) -> Result<bool, ConsumerError> {
         let ConsumerSpec::Named(name) = self.spec else {
             let fault = Fault {
@@ -253,9 +256,10 @@ impl Opening<'_> {
                     Err(self.refused(fault, "allow kinesis:RegisterStreamConsumer, or name an existing consumer"))
                 }
                 Control::NotFound => Err(self.refused(fault, "check the stream's name and the region")),
-                // Another process was faster: it is there now.
+                // Another process registered it first, so it exists now.
                 Control::InUse => Ok(true),
-                // Too many at once, or too many on the stream: somebody may be removed before the time is over.
+                // Too many registrations at once, or too many consumers of the stream: one may be removed before the
+                // time limit.
                 Control::Retry => {
                     self.last = Some(fault.to_string());
                     Ok(false)

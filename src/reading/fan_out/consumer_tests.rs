@@ -1,4 +1,4 @@
-//! How a consumer is found, made, waited for and removed.
+//! Tests of how a consumer is found, registered, waited for and removed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ const MINUTE: Duration = Duration::from_mins(1);
 
 type Answer = Result<ConsumerDescription, Fault>;
 
-/// Answers from lists, the last for ever, and counts the calls.
+/// A service that answers from lists, repeats the last answer indefinitely, and counts the calls.
 #[derive(Debug, Default)]
 struct Registry {
     described: Answers,
     registered: Answers,
     deregistered: Mutex<Vec<String>>,
-    /// Registrations in progress: now, and the most at once.
+    /// Registrations in progress: the number now, and the highest number at once.
     registering: Mutex<(usize, usize)>,
 }
 
@@ -68,7 +68,7 @@ impl Service for Registry {
 
     async fn describe_consumer(&self, _: &Stream, name: &str) -> Answer {
         assert_eq!(name, "us");
-        // An answer takes time, so that others can ask meanwhile.
+        // An answer takes time, so that other callers can ask meanwhile.
         sleep(Duration::from_millis(10)).await;
         self.described.next()
     }
@@ -211,7 +211,7 @@ async fn what_is_refused_is_told_at_once_with_what_to_do() {
     registry.registered.will_be([refused("AccessDeniedException")]);
     let error = open(&registry, named()).await.unwrap_err().to_string();
     assert!(error.contains("kinesis:RegisterStreamConsumer"), "{error}");
-    // Somebody else's is never made.
+    // A consumer that is configured by its ARN is never registered.
     let error = open(&registry, ConsumerSpec::Arn("arn:orders/consumer/theirs".into())).await.unwrap_err().to_string();
     assert!(error.contains("enhanced_fan_out.consumer_name"), "{error}");
     assert_eq!(registry.registered.calls(), 1);
@@ -226,7 +226,7 @@ async fn consumer_deleted_and_made_again() {
     sleep(MINUTE).await;
     let anew = ConsumerDescription { arn: "arn:orders/consumer/us:2".into(), status: ConsumerStatus::Active };
     registry.described.will_be([Ok(anew)]);
-    // A thousand shards notice at once: one looks.
+    // A thousand shards notice at once, and one of them asks the service.
     let before = registry.described.calls();
     let mut asking = tokio::task::JoinSet::new();
     for _ in 0..1000 {

@@ -1,4 +1,4 @@
-//! How do frames come off a subscription's body?
+//! How are frames read from a subscription's body?
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,55 +14,56 @@ use super::wire::frame::{CRC_LEN, PRELUDE_LEN};
 use super::wire::{EventReader, Frame, FrameError, Kind, Prelude};
 use crate::retry::Fault;
 
-/// A subscription that says nothing for so long while we listen is dead. The service sends an event at least about
-/// every five seconds.
+/// A subscription that stays silent this long while the reader listens is dead. The service sends an event at least
+/// about every five seconds.
 pub(crate) const SILENCE: Duration = Duration::from_secs(35);
-/// The code of the fault that nothing came.
+/// The code of the fault that nothing arrived.
 pub(crate) const SILENCE_CODE: &str = "Silence";
-/// As much is kept of what a frame carries if it is no event: the message of an error.
+/// At most this many bytes of a frame that is not an event are kept: the message of an error.
 const MESSAGE: usize = 64 << 10;
 
-/// The frames of a body, one after the other.
+/// Reads the frames of a body, one after the other.
 #[derive(Debug)]
 pub struct Frames {
     body: SdkBody,
-    /// What came and was not used yet. At most what the HTTP client hands over at once.
+    /// Bytes that arrived and are not used yet; at most as much as the HTTP client hands over at once.
     chunk: Bytes,
     events: EventReader,
 }
 
 impl Frames {
-    /// The frames of a subscription's body, from its first byte on.
+    /// Creates a reader of the frames of a subscription's body, from its first byte on.
     pub fn new(body: SdkBody) -> Self {
         Self { body, chunk: Bytes::new(), events: EventReader::default() }
     }
 
-    /// Waits for the start of the next frame. `None` when the body ended in good order between two frames.
+    /// Waits for the start of the next frame. The result is `None` when the body ended properly between two frames.
     ///
-    /// Nothing of the frame's content is taken off the connection's window beyond the chunk it came in.
+    /// Only the chunk that the prelude came in is taken off the connection's window, and nothing more of the frame.
     ///
     /// # Errors
     ///
-    /// When the connection broke, when nothing came for 35 s, or when what came is no frame.
+    /// An error is returned when the connection broke, when nothing arrived for 35 s, or when the bytes are not a
+    /// frame.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: what was read of a prelude is lost with the call.
+    /// This is not cancel safe: the part of a prelude that was read is lost with the call.
     pub async fn prelude(&mut self) -> Result<Option<Prelude>, Fault> {
         let mut bytes = [0; PRELUDE_LEN];
         if self.fill(&mut bytes).await? { Prelude::parse(&bytes).map(Some).map_err(bad_frame) } else { Ok(None) }
     }
 
-    /// Reads the frame that a prelude announced. Its content is looked at as it comes, and given out once the checksum
-    /// has shown it intact.
+    /// Reads the frame that a prelude announced. Its content is decoded as it arrives, and returned once the checksum
+    /// has shown that it is intact.
     ///
     /// # Errors
     ///
-    /// As [`Self::prelude`], and when an event can't be read.
+    /// The errors are those of [`Self::prelude`], and an event that can't be read.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe.
+    /// This is not cancel safe.
     pub async fn frame(&mut self, prelude: &Prelude) -> Result<Frame, Fault> {
         let mut checksum = prelude.checksum();
         let mut headers = vec![0; prelude.headers_len()];
@@ -89,7 +90,7 @@ impl Frames {
         }
         let mut crc = [0; CRC_LEN];
         self.whole(&mut crc).await?;
-        // What is wrong in a broken frame may be wrong because it is broken.
+        // The checksum comes first: the content of a broken frame may look wrong only because the frame is broken.
         checksum.verify(crc).map_err(bad_frame)?;
         Ok(match kind.map_err(bad_frame)? {
             Kind::InitialResponse => Frame::InitialResponse,
@@ -103,7 +104,7 @@ impl Frames {
         })
     }
 
-    /// Fills a buffer; false when the body ended before the first byte of it.
+    /// Fills a buffer; returns false when the body ended before its first byte.
     async fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Fault> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -117,12 +118,12 @@ impl Frames {
         Ok(true)
     }
 
-    /// Fills a buffer within a frame.
+    /// Fills a buffer within a frame; the end of the body is an error there.
     async fn whole(&mut self, buffer: &mut [u8]) -> Result<(), Fault> {
         if self.fill(buffer).await? { Ok(()) } else { Err(truncated()) }
     }
 
-    /// Gets the next chunk; false at the end of the body.
+    /// Gets the next chunk; returns false at the end of the body.
     async fn pull(&mut self) -> Result<bool, Fault> {
         loop {
             let next = timeout(SILENCE, poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx))).await;
@@ -131,7 +132,7 @@ impl Frames {
                 Ok(None) => return Ok(false),
                 Ok(Some(Err(error))) => return Err(Fault::wire("Connection", causes(&*error))),
                 Ok(Some(Ok(frame))) => {
-                    // Trailers say nothing that we need.
+                    // Trailers hold nothing that the reader needs.
                     if let Ok(data) = frame.into_data()
                         && !data.is_empty()
                     {

@@ -1,4 +1,4 @@
-//! Enhanced fan-out: a consumer of its own for the stream, a subscription of its own for each shard.
+//! How is a stream read by enhanced fan-out, with a consumer for the stream and a subscription for each shard?
 
 pub(crate) mod consumer;
 #[cfg(test)]
@@ -22,7 +22,7 @@ use crate::telemetry;
 
 use subscription::{StreamAccess, Subscription};
 
-/// Reads a stream by enhanced fan-out.
+/// The reader factory for enhanced fan-out.
 #[derive(Debug)]
 pub(crate) struct FanOut {
     shared: Mutex<StreamAccess>,
@@ -46,7 +46,7 @@ impl ReaderFactory for FanOut {
             shared.shards = listing;
             Arc::clone(&shared.consumer)
         };
-        // A consumer vanishes with its stream.
+        // A consumer is deleted together with its stream.
         if let Err(error) = consumer.refresh().await {
             telemetry::consumer_failed(consumer.stream(), &error);
         }

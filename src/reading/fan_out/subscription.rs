@@ -1,7 +1,7 @@
 //! How is one shard read by SubscribeToShard, for years?
 //!
-//! A subscription lives five minutes at most, and everything that can happen to a connection happens to it. All that
-//! stays in here: this retries on its own, for ever, behind the last place it has handed out.
+//! A subscription lives five minutes at most, and its connection can fail in every way. The reader handles all of
+//! that: it retries indefinitely, behind the last position that it returned.
 //!
 //! ```text
 //!        ┌──────────────────────────────── fault: wait as `retry` says ◀──────────────┐
@@ -31,28 +31,28 @@ use crate::retry::backoff::Backoff;
 use crate::retry::{self, Fault, Origin, Remedy};
 use crate::telemetry::health::Health;
 
-/// The first delay before subscribing again.
+/// The first delay before a new subscription.
 const FIRST_DELAY: Duration = Duration::from_millis(300);
 /// How long the service may take to answer the call, and then again to send the first frame.
 const FIRST_FRAME: Duration = Duration::from_secs(20);
-/// A stream that was deleted may be made again, which takes some minutes. After this time the input gives up.
+/// A deleted stream may be recreated, which takes some minutes. The input gives up after this time.
 const STREAM_GONE_AFTER: Duration = Duration::from_mins(5);
-/// A subscription is taken over at a hand-over that went wrong, which is rare. Taken over this often within this time, it is
-/// taken by another fleet.
+/// The number of takeovers within the time window that means another fleet uses the consumer. A subscription is
+/// otherwise taken over only at a hand-over that went wrong, which is rare.
 const TAKEN_OVER_OFTEN: usize = 4;
 const TAKEN_OVER_WITHIN: Duration = Duration::from_mins(3);
 
-/// What came of looking for what is not found.
+/// The result of a search for a consumer, shard or stream that was not found.
 enum Search {
-    /// It is there, or the service did not say.
+    /// Everything exists, or the service did not say.
     There,
-    /// It may come; why not now.
+    /// Something may still appear; the text says why it is missing now.
     NotYet(String),
     /// The shard is past retention. These are its children, as far as they are listed.
     Over(Vec<ChildShard>),
 }
 
-/// What every subscription of a stream shares.
+/// The parts that all subscriptions of a stream share.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamAccess {
     pub(crate) consumer: Arc<Consumer>,
@@ -67,54 +67,55 @@ pub(crate) struct StreamAccess {
 pub(crate) struct Subscription {
     shared: StreamAccess,
     shard: ShardToRead,
-    /// Where the next subscription starts.
+    /// The position at which the next subscription starts.
     start: StartPosition,
-    /// The subscription, while there is one.
+    /// The open subscription, if there is one.
     open: Option<Open>,
-    /// Space that was granted when there was no frame any more to fill it with.
+    /// Space that was granted when its frame was no longer there.
     kept: Option<Permit>,
     backoff: Backoff,
     slow_backoff: Backoff,
     /// When the last subscription was granted.
     granted: Option<Instant>,
-    /// The next call must not be made before.
+    /// The earliest time of the next call.
     not_before: Instant,
-    /// The end of the shard was in the last event; its records come first.
+    /// The children from the last event, which announced the shard end; its records are returned first.
     ended: Option<Vec<ChildShard>>,
-    /// The listing shows the shard closed, with these children; the next subscription has to bring no record.
+    /// The children of a shard that the listing shows as closed; the next subscription has to bring no record to
+    /// confirm the end.
     confirming: Option<Vec<ChildShard>>,
-    /// When the first listing was asked for that does not show the shard.
+    /// When the first listing that does not show the shard was requested.
     missing_since: Option<Instant>,
-    /// Since when the stream itself has not been there.
+    /// The time since which the stream itself has been missing.
     stream_gone_since: Option<Instant>,
-    /// The service says now and then that there is nothing new.
+    /// Whether the service reports idleness: it says now and then that there is nothing new.
     hears_of_idleness: bool,
-    /// When subscriptions were taken over that nothing of ours took over, the last few.
+    /// The times of the last few takeovers of subscriptions that this reader did not cause.
     taken_over: VecDeque<Instant>,
 }
 
-/// A subscription that is open.
+/// An open subscription.
 #[derive(Debug)]
 struct Open {
     frames: Frames,
-    /// A frame that was announced and is not read yet.
+    /// The prelude of a frame that was announced and is not read yet.
     prelude: Option<Prelude>,
     received: Received,
 }
 
-/// What an open subscription has brought so far, for telling whether the shard is over.
+/// What an open subscription has brought so far, which shows whether the shard has ended.
 #[derive(Debug, Default)]
 struct Received {
     events: u64,
     records: bool,
-    /// The last event named children beside a continuation.
+    /// Whether the last event named children beside a continuation.
     children: bool,
-    /// The last event said that the tip is further on.
+    /// Whether the last event said that the tip is further on.
     behind: bool,
 }
 
 impl Subscription {
-    /// A reader that begins at `start`, and subscribes not before `begin`. Nothing is opened yet.
+    /// Creates a reader that begins at `start` and does not subscribe before `begin`. Nothing is opened yet.
     pub(crate) fn new(shared: StreamAccess, shard: ShardToRead, start: StartPosition, begin: Instant) -> Self {
         let ceiling = shared.max_resubscribe_interval;
         Self {
@@ -136,14 +137,14 @@ impl Subscription {
         }
     }
 
-    /// Subscribes, once.
+    /// Makes one attempt to subscribe.
     async fn subscribe(&mut self) -> Result<Open, Fault> {
         let arn = self.shared.consumer.arn();
         let call = self.shard.service.subscribe(&arn, &self.shard.names.shard, &self.start);
         let body = timeout(FIRST_FRAME, call)
             .await
             .map_err(|_| Fault::wire("Timeout", "the subscription was not answered"))??;
-        // Counted from the answer: the service counts from when it gave it.
+        // The time of the answer counts, because the service counts from the moment of its answer.
         self.granted = Some(Instant::now());
         let mut frames = Frames::new(body);
         let first = timeout(FIRST_FRAME, frames.prelude())
@@ -155,7 +156,7 @@ impl Subscription {
         Ok(Open { frames, prelude: Some(first), received: Received::default() })
     }
 
-    /// Reads the next event that says anything. `None` when the subscription ended in good order.
+    /// Reads the next event with content. The result is `None` when the subscription ended properly.
     async fn read(&mut self) -> Result<Option<(Event, Permit)>, Fault> {
         loop {
             let Some(open) = &mut self.open else { return Ok(None) };
@@ -167,13 +168,14 @@ impl Subscription {
                 },
             };
             let Some(mut permit) = self.reserve(&prelude).await else {
-                // Closed while we waited: the frame will come again in the next subscription.
+                // The subscription was closed during the wait: the frame comes again in the next subscription.
                 return Ok(None);
             };
             let is_spare = permit.amount() > resident(bytes_needed(prelude.total_len()));
             let Some(open) = &mut self.open else { return Ok(None) };
             match open.frames.frame(&prelude).await? {
-                // What was granted for a larger frame waits for it: what comes before it are frames without records.
+                // Space that was granted for a larger frame is kept for it: only frames without records come before
+                // it.
                 Frame::Event(event) if is_spare && event.rows.is_empty() => {
                     let kept = permit.split(held_bytes(&event.rows));
                     self.kept = Some(permit);
@@ -189,7 +191,7 @@ impl Subscription {
                     return Err(Fault { origin: Origin::Stream, code, message });
                 }
                 Frame::Error { code, message } => return Err(Fault { origin: Origin::Stream, code, message }),
-                // It may have said anything, so what follows is not trusted either.
+                // The unknown frame may have said anything, so the frames after it are not trusted either.
                 Frame::Unknown(what) => {
                     return Err(Fault::wire("UnknownEvent", format_args!("a frame of the unknown kind {what:?}")));
                 }
@@ -197,11 +199,12 @@ impl Subscription {
         }
     }
 
-    /// Reserves space for a frame, or more if more is at hand. `None` when it took so long that the subscription was closed;
-    /// the space is kept.
+    /// Reserves space for a frame; more if that is available at once. The result is `None` when the wait was so long
+    /// that the subscription was closed; the space is kept.
     async fn reserve(&mut self, prelude: &Prelude) -> Option<Permit> {
         let needed = resident(bytes_needed(prelude.total_len()));
-        // What is too small goes back first: held beside the wait it could keep what is larger than the pool out of it.
+        // A permit that is too small is released first: kept during the wait, it could keep a frame out that needs
+        // the whole pool.
         if let Some(kept) = self.kept.take().filter(|kept| kept.amount() >= needed) {
             return Some(kept);
         }
@@ -211,14 +214,14 @@ impl Subscription {
         } else {
             self.pause();
             let _waiting = self.shared.health.waits_for_space(&self.shard.names);
-            // The place in the queue is kept: what is granted now is for the same frame in the next subscription, whatever
-            // comes there before it.
+            // The reservation stays queued: the space that it gets is for the same frame in the next subscription,
+            // whatever comes there before it.
             self.kept = Some(granted.await);
             None
         }
     }
 
-    /// Takes what an event says about where the shard goes on.
+    /// Takes the records, the continuation and the children from an event.
     fn take(&mut self, event: Event, permit: Permit) -> Option<Step> {
         let Event { rows, continuation, millis_behind, children } = event;
         if let Some(millis) = millis_behind {
@@ -241,7 +244,7 @@ impl Subscription {
         if continuation.is_none() && complete {
             self.ended = Some(children);
         }
-        // Without a continuation, the last record is the place.
+        // Without a continuation, the last record is the position.
         let last = rows.last().map(|last| SequenceNumber::read(last.sequence()));
         let step = continuation.or(last).and_then(|place| self.advance(rows, place, permit));
         if malformed {
@@ -252,7 +255,7 @@ impl Subscription {
         step
     }
 
-    /// Moves on behind an event. `None` if it said nothing new.
+    /// Advances behind an event. The result is `None` if the event brought nothing new.
     fn advance(&mut self, rows: Rows, place: SequenceNumber, permit: Permit) -> Option<Step> {
         self.hears_of_idleness |= rows.is_empty();
         let moved = !rows.is_empty() || self.start != StartPosition::After(place.clone());
@@ -260,8 +263,8 @@ impl Subscription {
             StartPosition::At(time) => Some(time),
             _ => None,
         };
-        // As long as nothing that is wanted has come, the next subscription asks by time again: a place would say
-        // that all behind it is wanted.
+        // The next subscription starts by time again until a wanted record has arrived: a sequence number would mean
+        // that every record behind it is wanted.
         let all_unwanted = not_before
             .is_some_and(|time| rows.iter().all(|record| record.arrival_millis().is_some_and(|millis| millis < time)));
         if !all_unwanted || rows.is_empty() {
@@ -280,10 +283,10 @@ impl Subscription {
         moved.then_some(Step::Event(ReadEvent { rows, continuation: place, permit, not_before }))
     }
 
-    /// After the ordinary end of a subscription: is the shard over, or does it go on?
+    /// Decides after the ordinary end of a subscription whether the shard has ended or continues.
     ///
-    /// AWS says so in an event. Some local servers don't, or say it beside a continuation. There a shard is over when
-    /// the listing shows it closed and a subscription that was made after that brings no record.
+    /// AWS says so in an event. Some local servers don't, or say it beside a continuation. With them a shard has
+    /// ended when the listing shows it closed and a subscription that was made after that brings no record.
     async fn finish(&mut self, received: Received) {
         if received.events > 0 && !received.records && !received.behind {
             if let Some(children) = self.confirming.take() {
@@ -300,22 +303,23 @@ impl Subscription {
         self.wait_at_least(delay);
     }
 
-    /// Decides what to do about a fault, and how long to wait first.
+    /// Decides how to handle a fault, and how long to wait first.
     async fn handle_fault(&mut self, fault: Fault) -> Result<Option<Step>, ReadError> {
         self.open = None;
-        // It may take long to come back, and others may wait for the space.
+        // The reader may need long to recover, and other readers may wait for the space.
         self.kept = None;
         let now = Instant::now();
         let mut delay = self.backoff.next_delay(fastrand::f64());
         let names = Arc::clone(&self.shard.names);
-        // Some servers say nothing of idle shards.
+        // Some servers send nothing for idle shards.
         if fault.code != SILENCE_CODE || self.hears_of_idleness {
             self.shared.health.read_failed(&names, &fault);
         }
         match retry::subscription(&fault) {
             Remedy::Retry => {}
             Remedy::RetryAfterTakeover => {
-                // Somebody was granted it a moment ago: we, or another, or we without hearing of it.
+                // A subscription was granted a moment ago: to this reader, to another one, or to this reader without
+                // its knowledge.
                 let ours = self.granted.map(|granted| granted + retry::TAKEOVER_AFTER).filter(|free| *free > now);
                 delay = delay.max(ours.map_or(retry::TAKEOVER_AFTER, |free| free - now));
                 if fault.origin == Origin::Stream {
@@ -338,7 +342,7 @@ impl Subscription {
                 }
             },
             Remedy::StartExpired => match &self.start {
-                // A number of the stream that had this name before is no expired one.
+                // The sequence number may come from a former stream of this name; then it is not an expired one.
                 StartPosition::After(_) if self.shared.shards.identity(now).await == StreamIdentity::Recreated => {
                     delay = self.slow_backoff.next_delay(fastrand::f64());
                 }
@@ -346,8 +350,8 @@ impl Subscription {
                     self.shard.meter.expired(place.as_str());
                     self.start = StartPosition::Oldest;
                 }
-                // A time ahead of the service's clock is refused, and ours may be ahead of it. It comes. And what is odd
-                // about one shard is that shard's.
+                // The service refuses a time ahead of its clock, and the clock of this host may be ahead; the time
+                // will come. An odd fault of one shard concerns that shard only.
                 StartPosition::At(_) | StartPosition::Oldest => {
                     delay = self.slow_backoff.next_delay(fastrand::f64());
                     self.shared.health.unreadable(&names, &fault);
@@ -360,11 +364,11 @@ impl Subscription {
         Ok(None)
     }
 
-    /// Something is not found: the consumer, the shard or the stream.
+    /// Finds out whether the consumer, the shard or the stream is missing.
     async fn search(&mut self) -> Result<Search, ReadError> {
         let now = Instant::now();
         match self.shared.shards.identity(now).await {
-            // The coordinator hears of it too, and has this reader stopped.
+            // The coordinator is notified too, and has this reader stopped.
             StreamIdentity::Recreated => return Ok(Search::NotYet("the stream was deleted and recreated".into())),
             StreamIdentity::Gone => {
                 let since = *self.stream_gone_since.get_or_insert(now);
@@ -386,7 +390,7 @@ impl Subscription {
                 if asked_at.duration_since(since) < CONFIRMED_AFTER {
                     return Ok(Search::NotYet("the shard is not listed".into()));
                 }
-                // A stream that was made again in the meantime may have fewer shards.
+                // A recreated stream may have fewer shards.
                 match self.shared.shards.identity(asked_at).await {
                     StreamIdentity::Same => Ok(Search::Over(children)),
                     _ => Ok(Search::NotYet("the shard is not listed".into())),
@@ -400,7 +404,8 @@ impl Subscription {
         }
     }
 
-    /// A subscription of ours was taken over. Our own requests don't do that: they wait for the one before.
+    /// Notes that a subscription of this reader was taken over. The reader's own requests don't cause that: each
+    /// waits for the one before.
     fn note_taken_over(&mut self, now: Instant) {
         self.taken_over.push_back(now);
         self.taken_over.retain(|at| now.duration_since(*at) < TAKEN_OVER_WITHIN);
@@ -428,7 +433,7 @@ impl ShardReader for Subscription {
                 self.open = None;
                 return Ok(Step::End(children));
             }
-            // Children beside a continuation, and no record: local servers may go on like this for ever.
+            // Local servers may send children beside a continuation, without a record, indefinitely.
             if let Some(open) = self.open.take_if(|open| open.received.children && !open.received.records) {
                 self.finish(open.received).await;
                 continue;
@@ -478,12 +483,13 @@ impl ShardReader for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // Ended, lost or stopped: reading it is over here.
+        // The shard has ended, or its lease was lost, or the input stops: this reader reports nothing about it any
+        // more.
         self.shared.health.forget(&self.shard.names);
     }
 }
 
-/// Bytes of memory that records hold until they are acknowledged, with the messages that they are handed out as.
+/// The bytes of memory that records and their messages hold until they are acknowledged.
 fn held_bytes(rows: &Rows) -> u64 {
     resident((rows.kept_bytes() + rows.len() * size_of::<Message>()) as u64)
 }

@@ -1,12 +1,12 @@
 //! What does an event say, and which records are in it?
 //!
-//! It is read as its bytes come, piece by piece: each is looked at while it is still in the cache, and no event has to be
-//! put together first. Data is decoded straight into the [page](super::rows) that its messages will share. Only what a
-//! piece cuts in two is copied, and only if it is short: data is decoded up to the cut.
+//! An event is read as its bytes arrive, piece by piece: each piece is decoded while it is still in the cache, and no
+//! event has to be assembled first. Data is decoded straight into the [page](super::rows) that its messages will
+//! share. Only short tokens that a piece cuts in two are copied: data is decoded up to the cut.
 //!
-//! There are two ways through a record. The quick one takes a whole record in the form that the service writes. The
-//! other takes anything that JSON allows, one token after the other, and can stop anywhere; the quick way gives up
-//! whatever is not for it.
+//! There are two paths through a record. The fast path takes a whole record in the form that the service writes. The
+//! general path takes anything that JSON allows, one token after the other, and can stop anywhere; the fast path
+//! leaves everything else to it.
 
 use base64_simd::STANDARD as BASE64;
 
@@ -15,21 +15,22 @@ use super::json::{self, Cursor, Look, Stop};
 use crate::model::{ChildShard, SequenceNumber, ShardId};
 use crate::records::{Filling, Rows};
 
-/// How deep unknown values may be nested. They are passed over without recursion; this only refuses nonsense.
+/// The deepest allowed nesting of unknown values. They are skipped without recursion; the limit only refuses
+/// nonsense.
 const MAX_DEPTH: u32 = 512;
-/// The most shards, children and parents, that an event may name. A shard ends with one or two children; what is kept of
-/// them isn't counted by the pool.
+/// The most shards, children and parents, that an event may name. A shard ends with one or two children; the memory
+/// that is kept for them isn't counted by the pool.
 const MAX_SHARDS: usize = 1000;
-/// The longest field, but for data and for unknown text, that may be cut in two.
+/// The longest field, except for data and unknown text, that may be cut in two.
 const MAX_CUT: usize = 64 << 10;
 
-/// Why an event can't be read.
+/// The reason why an event can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed event: {what} at byte {at}")]
 pub struct EventError {
-    /// Where in the payload.
+    /// The offset in the payload.
     pub at: usize,
-    /// What is wrong there.
+    /// The error at that offset.
     pub what: &'static str,
 }
 
@@ -38,11 +39,11 @@ pub struct EventError {
 pub struct Event {
     /// The records, oldest first.
     pub rows: Rows,
-    /// Where to go on after this event. `None` when it is absent, null or empty.
+    /// The position to continue at after this event. `None` when it is absent, null or empty.
     pub continuation: Option<SequenceNumber>,
-    /// How far behind the tip of the shard the reader is.
+    /// How far the reader is behind the tip of the shard.
     pub millis_behind: Option<i64>,
-    /// The shards that come after this one, when it ends.
+    /// The children of this shard, when it ends.
     pub children: Vec<ChildShard>,
 }
 
@@ -51,7 +52,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// When it isn't JSON, or lacks what can't be done without (a record's sequence number).
+    /// An error is returned when the payload isn't JSON, or lacks a required field (a record's sequence number).
     pub fn parse(payload: &[u8]) -> Result<Self, EventError> {
         let mut reader = EventReader::default();
         reader.begin(payload.len());
@@ -60,15 +61,15 @@ impl Event {
     }
 }
 
-/// Reads events, each in as many pieces as it comes in.
+/// Reads events, each in the pieces that it arrives in.
 #[derive(Debug, Default)]
 pub struct EventReader {
     state: State,
-    /// What the last piece had of a token that goes on in the next one.
+    /// The part of a token at the end of the last piece, which continues in the next one.
     cut: Vec<u8>,
-    /// Bytes of the payload that are behind us.
+    /// The number of payload bytes that are read.
     passed: usize,
-    /// Bytes of the payload.
+    /// The number of bytes of the payload.
     len: usize,
     filling: Filling,
     record: Fields,
@@ -76,11 +77,11 @@ pub struct EventReader {
     event: Event,
     child: Option<ShardId>,
     parents: Vec<ShardId>,
-    /// Shards that were named so far.
+    /// The number of shards that were named so far.
     shards: usize,
 }
 
-/// What was read of a record, beside its data.
+/// The fields of a record that were read, except its data.
 #[derive(Debug, Default)]
 struct Fields {
     sequence: Vec<u8>,
@@ -88,10 +89,10 @@ struct Fields {
     arrival_millis: Option<i64>,
 }
 
-/// Where in the event we are.
+/// The position of the reader within the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum State {
-    /// Before it.
+    /// Before the event.
     #[default]
     Start,
     /// After the brace that opens an object.
@@ -104,9 +105,9 @@ enum State {
     NextArray(Array),
     /// Within the string of a record's data.
     Data,
-    /// Within a field that says nothing to us.
+    /// Within a field that is skipped.
     Skip { depth: u32, string: bool, then: Object },
-    /// Behind it.
+    /// Behind the event.
     End,
 }
 
@@ -125,7 +126,7 @@ enum Array {
 }
 
 impl EventReader {
-    /// Begins with the next event, whose payload has `len` bytes. What was read of one before is forgotten.
+    /// Begins the next event, whose payload has `len` bytes. An incomplete event before it is discarded.
     pub fn begin(&mut self, len: usize) {
         self.state = State::Start;
         self.cut.clear();
@@ -140,7 +141,7 @@ impl EventReader {
     ///
     /// # Errors
     ///
-    /// When the event can't be read. Nothing more of it can be, then.
+    /// An error is returned when the event can't be read. The rest of the event can't be read then either.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), EventError> {
         self.filling.expect(self.len.saturating_sub(self.passed));
         let mut piece = piece;
@@ -149,7 +150,7 @@ impl EventReader {
             if piece.is_empty() {
                 return Ok(());
             }
-            // As little as ends the token; the rest is read where it is.
+            // Only the bytes that end the token are copied; the rest is read in place.
             let before = self.cut.len();
             let (some, _) = piece.split_at(piece.len().min(more));
             let mut joined = std::mem::take(&mut self.cut);
@@ -174,11 +175,11 @@ impl EventReader {
         Ok(())
     }
 
-    /// Nothing more comes.
+    /// Ends the event: no more pieces follow.
     ///
     /// # Errors
     ///
-    /// When the event isn't complete.
+    /// An error is returned when the event isn't complete.
     pub fn finish(&mut self) -> Result<Event, EventError> {
         if self.state != State::End || !self.cut.is_empty() {
             return Err(self.error("the text ends within the event"));
@@ -191,11 +192,11 @@ impl EventReader {
         EventError { at: self.passed, what }
     }
 
-    /// Reads what can be read of a text; tells how much that was.
+    /// Reads as much of a text as possible and returns how much that was.
     fn run(&mut self, text: &[u8]) -> Result<usize, EventError> {
         let mut cursor = Cursor::new(text);
         loop {
-            // Within data a space is an error, and within what is skipped it may stand in a string.
+            // Within data a space is an error, and within skipped text it may belong to a string.
             let within = matches!(self.state, State::Data | State::Skip { .. });
             if !within {
                 cursor.pass_space();
@@ -204,7 +205,7 @@ impl EventReader {
             match self.step(&mut cursor) {
                 Ok(()) => {}
                 Err(Stop::More) => {
-                    // Of a string, all but the last few bytes is done with.
+                    // All but the last few bytes of a string are done.
                     if !within {
                         cursor.at = before;
                     }
@@ -219,7 +220,7 @@ impl EventReader {
         }
     }
 
-    /// One step: a field with its short value, or what opens or ends something.
+    /// Takes one step: a field with its short value, or the opening or end of an object or array.
     fn step(&mut self, text: &mut Cursor<'_>) -> Look<()> {
         match self.state {
             State::Start => {
@@ -279,7 +280,7 @@ impl EventReader {
         }
     }
 
-    /// A name, its colon, and its value if that is short.
+    /// Reads a name, its colon, and its value if that is short.
     fn field(&mut self, object: Object, text: &mut Cursor<'_>) -> Look<()> {
         let name = text.string()?;
         text.expect(b':', "expected a colon")?;
@@ -323,7 +324,7 @@ impl EventReader {
             }
             "ContinuationSequenceNumber" => {
                 self.event.continuation = match text.optional_string()? {
-                    // Some clients make an empty string of an absent one.
+                    // Some clients write an empty string for an absent one.
                     Some(raw) => {
                         Some(raw.text()?).filter(|text| !text.is_empty()).map(|text| sequence(&text)).transpose()?
                     }
@@ -348,7 +349,7 @@ impl EventReader {
         Ok(())
     }
 
-    /// An array begins, or is `null`.
+    /// Reads the opening of an array, or `null`.
     fn array(&mut self, array: Array, text: &mut Cursor<'_>) -> Look<()> {
         let null = text.null()?;
         if !null {
@@ -395,13 +396,13 @@ impl EventReader {
         Ok(())
     }
 
-    /// One more shard is named.
+    /// Counts one more named shard.
     fn name_shard(&mut self) -> Look<()> {
         self.shards += 1;
         if self.shards > MAX_SHARDS { Err(Stop::Bad("more child shards than a shard can have")) } else { Ok(()) }
     }
 
-    /// An object is complete.
+    /// Completes an object.
     fn end(&mut self, object: Object) -> Look<()> {
         match object {
             Object::Event => self.state = State::End,
@@ -422,7 +423,7 @@ impl EventReader {
         Ok(())
     }
 
-    /// Decodes data up to its end, or as far as there is any.
+    /// Decodes data up to its end, or as far as it has arrived.
     fn data(&mut self, text: &mut Cursor<'_>) -> Look<()> {
         loop {
             let rest = text.rest();
@@ -448,7 +449,7 @@ impl EventReader {
         }
     }
 
-    /// Passes over a value of any kind, without recursion, up to its end, or as far as there is any.
+    /// Skips a value of any kind, without recursion, up to its end or as far as it has arrived.
     fn skip(&mut self, text: &mut Cursor<'_>, mut depth: u32, mut string: bool, then: Object) -> Look<()> {
         loop {
             self.state = State::Skip { depth, string, then };
@@ -460,7 +461,7 @@ impl EventReader {
                 };
                 text.at += found;
                 if rest[found] == b'\\' {
-                    // What is escaped can't end the string.
+                    // An escaped byte can't end the string.
                     rest.get(found + 1).ok_or(Stop::More)?;
                     text.at += 2;
                     continue;
@@ -509,7 +510,7 @@ impl EventReader {
 }
 
 impl Array {
-    /// The object whose field it is.
+    /// The object that the field belongs to.
     fn holder(self) -> Object {
         match self {
             Self::Records | Self::Children => Object::Event,
@@ -524,13 +525,13 @@ fn sequence(text: &str) -> Look<SequenceNumber> {
 
 const NOT_BASE64: Stop = Stop::Bad("data that is not base64");
 
-/// Decodes base64 that comes in pieces of any length.
+/// Decodes base64 that arrives in pieces of any length.
 #[derive(Debug, Default)]
 struct Quads {
     /// Characters that don't make a quad yet.
     held: [u8; 3],
     count: usize,
-    /// There was padding: nothing may follow.
+    /// Whether there was padding: nothing may follow it.
     padded: bool,
 }
 
@@ -605,7 +606,7 @@ mod tests {
         assert_eq!(event.children[0].parents, [ShardId::from("shardId-000000000000")]);
     }
 
-    /// Read in pieces of which none is longer than the next of `lens`, for ever.
+    /// Reads a text in pieces that are no longer than the next of `lens`, which repeat indefinitely.
     fn in_pieces(text: &[u8], lens: &[usize]) -> Result<Event, EventError> {
         let mut reader = EventReader::default();
         reader.begin(text.len());
@@ -621,7 +622,7 @@ mod tests {
         reader.finish()
     }
 
-    /// The same with every record in a form that only the general way takes.
+    /// The same text with every record in a form that only the general path takes.
     fn spaced(text: &str) -> String {
         text.replace("{\"", "{ \"")
     }
@@ -678,7 +679,7 @@ mod tests {
             for broken in ["", "*"] {
                 let mut reader = EventReader::default();
                 reader.begin(text.len());
-                // Whether that is seen to be wrong at once is not asked here.
+                // This test does not check whether the error is seen at once.
                 let _ = reader.feed(&text[..len]).and_then(|()| reader.feed(broken.as_bytes()));
                 reader.begin(text.len());
                 reader.feed(text).unwrap();
@@ -731,7 +732,7 @@ mod tests {
         }
     }
 
-    /// An event of records with so many bytes each.
+    /// Builds an event of records with these sizes in bytes.
     fn event_of(sizes: &[usize]) -> String {
         let records: Vec<_> = sizes
             .iter()

@@ -1,22 +1,24 @@
-//! How is a record read that looks as the service writes it?
+//! How is a record read that has the form that the service writes?
 //!
-//! Whole, without space between its tokens, with the fields that we know and no escapes, in any order. Anything else is
-//! left to the general way, which reads the record again from its start: this is only for speed.
+//! The fast path takes a whole record without space between its tokens, with the known fields and without escapes, in
+//! any order. Everything else is left to the general path, which reads the record again from its start: the fast path
+//! exists only for speed.
 
 use base64_simd::STANDARD as BASE64;
 
 use super::json;
 use crate::records::Filling;
 
-/// Digits of the sequence numbers that the service gives.
+/// Digits of the sequence numbers that the service assigns.
 const USUAL_SEQUENCE: usize = 56;
 
-/// Reads the record at the start of the text; tells its length. `None` if it is not for us: then nothing was read.
+/// Reads the record at the start of the text and returns its length. The result is `None`, and nothing was read, if
+/// the record is not in the usual form.
 pub(super) fn record(text: &[u8], into: &mut Filling) -> Option<usize> {
     let (mut data, mut sequence, mut key, mut arrival) = (None, None, None, None);
     let mut rest = text.strip_prefix(b"{")?;
     loop {
-        // A field that comes twice is left to the general way.
+        // A field that occurs twice is left to the general path.
         rest = if let Some(value) = rest.strip_prefix(b"\"Data\":\"") {
             take(&mut data, string(value, b'"')?)?
         } else if let Some(value) = rest.strip_prefix(b"\"SequenceNumber\":\"") {
@@ -44,7 +46,7 @@ pub(super) fn record(text: &[u8], into: &mut Filling) -> Option<usize> {
     };
     into.begin().ok()?;
     let decoded = into.data(data.len() / 4 * 3).ok()?;
-    // What was decoded of a record that is given up is forgotten when the next one begins.
+    // The decoded data of an abandoned record is discarded when the next record begins.
     BASE64.decode_append(data, decoded).ok()?;
     into.end(sequence, key, arrival).ok()?;
     Some(text.len() - rest.len())
@@ -54,15 +56,15 @@ fn take<'a>(slot: &mut Option<&'a [u8]>, (value, rest): (&'a [u8], &'a [u8])) ->
     slot.replace(value).is_none().then_some(rest)
 }
 
-/// Up to the quote, if `other` does not come before it. What follows the quote is the rest.
+/// Takes the text up to the quote if `other` does not come before it; the rest begins behind the quote.
 fn string(text: &[u8], other: u8) -> Option<(&[u8], &[u8])> {
-    // In data there is no backslash to look for: it would be no base64.
+    // Data is not searched for backslashes: a backslash is not base64.
     let end = if other == b'"' { memchr::memchr(b'"', text) } else { memchr::memchr2(b'"', other, text) }?;
     let (value, rest) = text.split_at(end);
     Some((value, rest.strip_prefix(b"\"")?))
 }
 
-/// A string of digits. Whether it is a sequence number is looked at when it is kept.
+/// Takes a string of digits. It is checked to be a sequence number when it is stored.
 fn digits(text: &[u8]) -> Option<(&[u8], &[u8])> {
     if let Some((value, [b'"', rest @ ..])) = text.split_at_checked(USUAL_SEQUENCE)
         && value.iter().fold(true, |digits, byte| digits & byte.is_ascii_digit())
@@ -81,7 +83,7 @@ fn number(text: &[u8]) -> Option<(&[u8], &[u8])> {
 mod tests {
     use super::*;
 
-    /// How much of the text was read as a record, and the number, data and key of that record.
+    /// The length of the text that was read as a record, and the number, data and key of that record.
     fn read(text: &str) -> Option<(usize, String, Vec<u8>, Option<String>)> {
         let mut filling = Filling::default();
         filling.expect(text.len());

@@ -8,37 +8,37 @@
 
 use super::event::Event;
 
-/// Bytes of a prelude: enough to know how long the frame is, and whether to believe it.
+/// Bytes of a prelude: enough to know the length of the frame, and whether to trust it.
 pub const PRELUDE_LEN: usize = 12;
 /// Bytes of the checksum that ends a frame.
 pub const CRC_LEN: usize = 4;
-/// The longest frame taken. An event holds some 10 MiB of data, half as much again in base64, and some JSON;
-/// anything longer is not from the service.
+/// The longest frame that is accepted. An event holds some 10 MiB of data, half as much again in base64, and some
+/// JSON; a longer frame is not from the service.
 const MAX_FRAME_LEN: u32 = 64 << 20;
-/// The longest headers taken, as the format defines.
+/// The longest headers that are accepted, as the format defines.
 const MAX_HEADERS_LEN: u32 = 128 << 10;
 
-/// What is wrong with a frame.
+/// The error of a frame that can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
     /// The prelude's checksum doesn't match: the lengths can't be trusted.
     #[error("the checksum of a frame's prelude is {found:#010x}, not {expected:#010x}")]
     PreludeChecksum {
-        /// Computed from what came.
+        /// The checksum of the bytes that arrived.
         expected: u32,
-        /// What the frame says.
+        /// The checksum in the frame.
         found: u32,
     },
     /// The checksum of the whole frame doesn't match.
     #[error("the checksum of a frame is {found:#010x}, not {expected:#010x}")]
     Checksum {
-        /// Computed from what came.
+        /// The checksum of the bytes that arrived.
         expected: u32,
-        /// What the frame says.
+        /// The checksum in the frame.
         found: u32,
     },
-    /// The lengths contradict each other or are beyond all reason.
+    /// The lengths contradict each other or exceed all limits.
     #[error("a frame of {total} bytes with {headers} bytes of headers")]
     Length {
         /// Length of the frame.
@@ -51,7 +51,7 @@ pub enum FrameError {
     Headers,
 }
 
-/// The start of a frame, checked: how much follows.
+/// The checked start of a frame, which says how much follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prelude {
     total: u32,
@@ -64,7 +64,7 @@ impl Prelude {
     ///
     /// # Errors
     ///
-    /// When its checksum is wrong or its lengths are impossible.
+    /// An error is returned when its checksum is wrong or its lengths are impossible.
     pub fn parse(bytes: &[u8; PRELUDE_LEN]) -> Result<Self, FrameError> {
         let [t0, t1, t2, t3, h0, h1, h2, h3, c0, c1, c2, c3] = *bytes;
         let (total, headers) = (u32::from_be_bytes([t0, t1, t2, t3]), u32::from_be_bytes([h0, h1, h2, h3]));
@@ -80,23 +80,23 @@ impl Prelude {
         Ok(Self { total, headers, bytes: *bytes })
     }
 
-    /// Bytes of the whole frame.
+    /// The length of the whole frame in bytes.
     pub fn total_len(&self) -> usize {
         self.total as usize
     }
 
-    /// Bytes of its headers, which follow the prelude.
+    /// The length of its headers in bytes; they follow the prelude.
     pub fn headers_len(&self) -> usize {
         self.headers as usize
     }
 
-    /// Bytes of its payload, which follows the headers.
+    /// The length of its payload in bytes; it follows the headers.
     pub fn payload_len(&self) -> usize {
-        // No frame is shorter than what is around its headers and payload.
+        // `parse` has checked that the frame is not shorter than its parts.
         self.total as usize - PRELUDE_LEN - self.headers as usize - CRC_LEN
     }
 
-    /// The checksum of the frame, as far as it has come.
+    /// The checksum of the frame, of the bytes that have arrived.
     pub fn checksum(&self) -> Checksum {
         let mut sum = crc32fast::Hasher::new();
         sum.update(&self.bytes);
@@ -104,37 +104,37 @@ impl Prelude {
     }
 }
 
-/// The checksum of a frame, counted while its bytes come.
+/// The checksum of a frame, updated as its bytes arrive.
 #[derive(Debug, Clone)]
 pub struct Checksum(crc32fast::Hasher);
 
 impl Checksum {
-    /// Counts the next bytes of the headers or the payload.
+    /// Adds the next bytes of the headers or the payload.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// Compares with the checksum that ends the frame.
+    /// Compares the result with the checksum that ends the frame.
     ///
     /// # Errors
     ///
-    /// When it is another.
+    /// An error is returned when they differ.
     pub fn verify(self, found: [u8; CRC_LEN]) -> Result<(), FrameError> {
         let (expected, found) = (self.0.finalize(), u32::from_be_bytes(found));
         if expected == found { Ok(()) } else { Err(FrameError::Checksum { expected, found }) }
     }
 }
 
-/// One frame, intact.
+/// One intact frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// The first frame of every subscription; says nothing.
+    /// The first frame of every subscription; it carries no information.
     InitialResponse,
     /// A `SubscribeToShardEvent`.
     Event(Event),
     /// An exception of the service model.
     Exception {
-        /// Its name.
+        /// The name of the exception.
         code: String,
         /// JSON with its message.
         payload: Vec<u8>,
@@ -146,11 +146,11 @@ pub enum Frame {
         /// `:error-message`.
         message: String,
     },
-    /// Something this version does not know.
+    /// A frame of a kind that this version does not know.
     Unknown(String),
 }
 
-/// What a frame is, by its headers.
+/// The kind of a frame, as its headers say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// The first frame of every subscription.
@@ -166,16 +166,16 @@ pub enum Kind {
         /// `:error-message`.
         message: String,
     },
-    /// Something this version does not know.
+    /// A frame of a kind that this version does not know.
     Unknown(String),
 }
 
 impl Kind {
-    /// Tells it from the headers.
+    /// Reads the kind from the headers.
     ///
     /// # Errors
     ///
-    /// When the headers can't be read.
+    /// An error is returned when the headers can't be read.
     pub fn read(headers: &[u8]) -> Result<Self, FrameError> {
         kind(headers)
     }
@@ -209,7 +209,7 @@ fn kind(headers: &[u8]) -> Result<Kind, FrameError> {
     })
 }
 
-/// The value of a header if it is a string, and what follows it.
+/// Reads the value of a header, if it is a string, and returns what follows it.
 fn header_value(bytes: &[u8]) -> Result<(Option<&[u8]>, &[u8]), FrameError> {
     const STRING: u8 = 7;
     let (value_type, rest) = bytes.split_first().ok_or(FrameError::Headers)?;
@@ -230,7 +230,7 @@ fn header_value(bytes: &[u8]) -> Result<(Option<&[u8]>, &[u8]), FrameError> {
     Ok(((*value_type == STRING).then_some(value), rest))
 }
 
-/// Writes frames, for tests.
+/// A writer of frames, for tests.
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -239,7 +239,7 @@ mod tests {
 
     use super::*;
 
-    /// What a whole frame is, and its payload.
+    /// Reads a whole frame; returns its kind and its payload.
     fn read(bytes: &[u8]) -> Result<(Kind, &[u8]), FrameError> {
         let (prelude, rest) = bytes.split_first_chunk::<PRELUDE_LEN>().unwrap();
         let prelude = Prelude::parse(prelude)?;

@@ -1,23 +1,23 @@
-//! What stands where in a JSON text, of which more may come?
+//! Which tokens are in a JSON text of which more may follow?
 //!
-//! A reader of tokens that copies nothing. It is made for events that are almost entirely base64 strings: finding the
-//! end of a string is one vector search. It takes any valid JSON; of invalid JSON it refuses what would make it read
-//! wrongly, and does not look into what it passes over more than it has to.
+//! The reader of tokens copies nothing. It is built for events that are almost entirely base64 strings: finding the
+//! end of a string is one vector search. It takes any valid JSON. It refuses invalid JSON that would make it read
+//! wrongly, and checks skipped values no more than it has to.
 
 use std::borrow::Cow;
 
-/// Why a token can't be read.
+/// The reason why a token can't be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// The text ends within it; more has to come.
+    /// The text ends within the token; more has to come.
     More,
-    /// It is none.
+    /// The bytes are not a token.
     Bad(&'static str),
 }
 
 pub(super) type Look<T> = Result<T, Stop>;
 
-/// A place in a piece of a JSON text.
+/// A cursor in a piece of a JSON text.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
     text: &'a [u8],
@@ -29,7 +29,7 @@ pub(super) struct Cursor<'a> {
 pub(super) struct Raw<'a> {
     /// The bytes between the quotes.
     bytes: &'a [u8],
-    /// Whether there are escapes among them.
+    /// Whether there are escapes among the bytes.
     escaped: bool,
 }
 
@@ -38,26 +38,26 @@ impl<'a> Cursor<'a> {
         Self { text, at: 0 }
     }
 
-    /// All that is left of the piece.
+    /// The part of the piece that is not read yet.
     pub(super) fn rest(&self) -> &'a [u8] {
         // `at` never passes the end.
         self.text.get(self.at..).unwrap_or_default()
     }
 
-    /// Passes white space.
+    /// Skips white space.
     pub(super) fn pass_space(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.text.get(self.at) {
             self.at += 1;
         }
     }
 
-    /// Passes white space and tells the next byte.
+    /// Skips white space and returns the next byte without reading it.
     pub(super) fn peek(&mut self) -> Look<u8> {
         self.pass_space();
         self.text.get(self.at).copied().ok_or(Stop::More)
     }
 
-    /// Passes the next byte, whatever it is.
+    /// Skips the next byte, whatever it is.
     pub(super) fn pass(&mut self) {
         self.at = (self.at + 1).min(self.text.len());
     }
@@ -70,7 +70,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// If the next value is `null`, passes it.
+    /// Reads the next value if it is `null`, and returns whether it was.
     pub(super) fn null(&mut self) -> Look<bool> {
         if self.peek()? != b'n' {
             return Ok(false);
@@ -101,7 +101,7 @@ impl<'a> Cursor<'a> {
                 self.at = end + 1;
                 return Ok(Raw { bytes: &self.text[start..end], escaped });
             }
-            // Whatever follows a backslash can't end the string. The text may end here; the search says so then.
+            // The byte after a backslash can't end the string. If the text ends here, the search reports it.
             escaped = true;
             self.at = (self.at + found + 2).min(self.text.len());
         }
@@ -112,7 +112,7 @@ impl<'a> Cursor<'a> {
         if self.null()? { Ok(None) } else { self.string().map(Some) }
     }
 
-    /// Reads a number, as text. Something has to follow it, for a number says not itself where it ends.
+    /// Reads a number, as text. Something has to follow it, because a number does not mark its own end.
     pub(super) fn number(&mut self) -> Look<&'a [u8]> {
         self.peek()?;
         let rest = self.rest();
@@ -137,7 +137,7 @@ pub(super) fn integer(number: &[u8]) -> Look<i64> {
     }
 }
 
-/// Reads seconds with a fraction, as milliseconds; half of one is rounded away from zero.
+/// Reads seconds with a fraction as milliseconds; half a millisecond is rounded away from zero.
 pub(super) fn millis(number: &[u8]) -> Look<i64> {
     if let Some(millis) = plain_millis(number) {
         return Ok(millis);
@@ -148,7 +148,7 @@ pub(super) fn millis(number: &[u8]) -> Look<i64> {
     Ok((seconds * 1000.0).round() as i64)
 }
 
-/// Of the forms that services write: some digits, a point, an exponent of one digit. Exact, in integers.
+/// Reads the forms that services write: digits, a point, an exponent of one digit. The result is exact, in integers.
 fn plain_millis(number: &[u8]) -> Option<i64> {
     let mut digits: u64 = 0;
     let mut count = 0;
@@ -186,7 +186,7 @@ fn plain_millis(number: &[u8]) -> Option<i64> {
 }
 
 impl<'a> Raw<'a> {
-    /// Whether the string is `name`.
+    /// Returns whether the string is `name`.
     pub(super) fn is(&self, name: &str) -> bool {
         if self.escaped {
             self.unescape().is_ok_and(|text| *text == *name.as_bytes())
@@ -195,7 +195,7 @@ impl<'a> Raw<'a> {
         }
     }
 
-    /// The bytes the string stands for.
+    /// Decodes the string into bytes.
     pub(super) fn unescape(&self) -> Look<Cow<'a, [u8]>> {
         if !self.escaped {
             return Ok(Cow::Borrowed(self.bytes));
@@ -213,7 +213,7 @@ impl<'a> Raw<'a> {
         Ok(Cow::Owned(out))
     }
 
-    /// The text the string stands for.
+    /// Decodes the string into text.
     pub(super) fn text(&self) -> Look<Cow<'a, str>> {
         const NOT_TEXT: Stop = Stop::Bad("text that is not UTF-8");
         match self.unescape()? {
@@ -223,7 +223,7 @@ impl<'a> Raw<'a> {
     }
 }
 
-/// Reads an escape, from its backslash on: what it stands for, and its length.
+/// Reads an escape, from its backslash on; returns its character and its length.
 pub(super) fn escape(text: &[u8]) -> Look<(char, usize)> {
     let letter = text.get(1).ok_or(Stop::More)?;
     let character = match letter {
@@ -245,7 +245,7 @@ fn unicode(text: &[u8]) -> Look<(char, usize)> {
     if !(0xD800..0xDC00).contains(&first) {
         return char::from_u32(first).map(|character| (character, 6)).ok_or(HALF);
     }
-    // The first half of a pair: the second has to follow.
+    // This is the first half of a surrogate pair: the second half has to follow.
     for (at, byte) in [(6, b'\\'), (7, b'u')] {
         if *text.get(at).ok_or(Stop::More)? != byte {
             return Err(HALF);
@@ -274,7 +274,7 @@ mod tests {
 
     use super::*;
 
-    /// What a string stands for.
+    /// Decodes the string at the start of a JSON text.
     fn text(json: &str) -> Look<String> {
         Cursor::new(json.as_bytes()).string()?.text().map(Cow::into_owned)
     }

@@ -1,8 +1,8 @@
-//! SubscribeToShard's answer, byte by byte: frames, the events in them, the records in those.
+//! How is SubscribeToShard's answer decoded, byte by byte: its frames, their events, and the records in those?
 //!
 //! Nothing here does I/O. The format is `application/vnd.amazon.eventstream`: a stream of frames, each with a
-//! prelude, headers, a payload and two checksums. The payload of an event is JSON with base64 data, whatever
-//! encoding other operations use.
+//! prelude, headers, a payload and two checksums. The payload of an event is JSON with base64 data, whatever encoding
+//! other operations use.
 
 pub mod event;
 mod fast_path;
