@@ -1,6 +1,7 @@
-//! What do we ask of Kinesis?
+//! Which requests does the input make to Kinesis?
 //!
-//! One trait with the calls we make, in our own words; [`crate::aws`] is its implementation, and tests script it.
+//! The trait [`Service`] has the calls that the input makes, in the input's own types; `sdk` implements it, and tests
+//! script it.
 
 pub(crate) mod credentials;
 pub(crate) mod http;
@@ -15,10 +16,10 @@ use aws_smithy_types::body::SdkBody;
 use crate::model::{ListedShard, ShardId, StartPosition, Stream};
 use crate::retry::Fault;
 
-/// The calls.
+/// The calls to Kinesis.
 #[async_trait]
 pub(crate) trait Service: Debug + Send + Sync + 'static {
-    /// What time it is by the clock of the service, as its last answer told; `None` if none has.
+    /// The time by the clock of the service, as its last answer said; `None` before the first answer.
     fn time(&self) -> Option<SystemTime> {
         None
     }
@@ -26,22 +27,23 @@ pub(crate) trait Service: Debug + Send + Sync + 'static {
     /// Finds a stream by name or ARN.
     async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault>;
 
-    /// All shards of a stream, page after page.
+    /// Lists all shards of a stream, page after page.
     async fn list_shards(&self, stream: &Stream) -> Result<Vec<ListedShard>, Fault>;
 
-    /// A consumer, by name.
+    /// Describes a consumer, by name.
     async fn describe_consumer(&self, stream: &Stream, name: &str) -> Result<ConsumerDescription, Fault>;
 
-    /// A consumer, by ARN.
+    /// Describes a consumer, by ARN.
     async fn describe_consumer_arn(&self, arn: &str) -> Result<ConsumerDescription, Fault>;
 
-    /// Makes a consumer.
+    /// Registers a consumer.
     async fn register_consumer(&self, stream: &Stream, name: &str) -> Result<ConsumerDescription, Fault>;
 
-    /// Removes a consumer.
+    /// Deregisters a consumer.
     async fn deregister_consumer(&self, arn: &str) -> Result<(), Fault>;
 
-    /// Begins a subscription: the service has agreed, and events follow in the body. Neither retried nor timed.
+    /// Begins a subscription: when this returns, the service has accepted it, and events follow in the body. The call
+    /// is neither retried nor timed.
     async fn subscribe(&self, consumer_arn: &str, shard: &ShardId, start: &StartPosition) -> Result<SdkBody, Fault>;
 }
 
@@ -52,7 +54,7 @@ pub(crate) struct ConsumerDescription {
     pub(crate) status: ConsumerStatus,
 }
 
-/// How a consumer is doing.
+/// The status of a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConsumerStatus {
     Creating,

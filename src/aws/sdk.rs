@@ -1,8 +1,8 @@
-//! Kinesis through the AWS SDK.
+//! How is Kinesis called through the AWS SDK?
 //!
-//! Endpoints, credentials, signing, clock skew and the retries of control calls are the SDK's. SubscribeToShard goes
-//! through it too, up to the answer's headers; the body is then taken out of its hands, for its own reader copies
-//! every record three times and waits for the first frame outside every timeout.
+//! The SDK handles endpoints, credentials, signing, clock skew and the retries of control calls. SubscribeToShard
+//! goes through it too, up to the answer's headers; the body is then taken from the SDK, because its own reader
+//! copies every record three times and waits for the first frame outside every timeout.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -37,16 +37,16 @@ use crate::model::{ListedShard, SequenceNumber, ShardId, StartPosition, Stream};
 use crate::retry::{Fault, NO_CREDENTIALS, NO_SUCH_HOST, Origin};
 use crate::sync::{Mutex, lock};
 
-/// How long a control call may take, its retries included.
+/// How long a control call may take, including its retries.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one try of it may take.
+/// How long one attempt of a control call may take.
 const CONTROL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The service at AWS, or at an endpoint that speaks like it.
+/// The Kinesis service of AWS, or a compatible endpoint.
 #[derive(Debug)]
 pub(crate) struct Aws {
-    /// For everything but subscriptions. A connection that carries unread subscriptions can stall whatever else it
-    /// carries, so the two never share one.
+    /// The client for everything but subscriptions. A connection that carries unread subscriptions can stall its
+    /// other requests, so control calls and subscriptions never share one.
     control: Client,
     subscriptions: Client,
     time: SharedTimeSource,
@@ -54,14 +54,16 @@ pub(crate) struct Aws {
 }
 
 impl Aws {
-    /// Control calls go through the session's HTTP client, subscriptions through one of their own.
+    /// Creates the service. Control calls go through the session's HTTP client, subscriptions through
+    /// `subscriptions`.
     pub(crate) fn new(session: &SdkConfig, subscriptions: SharedHttpClient) -> Self {
         let common = aws_sdk_kinesis::config::Builder::from(session);
         let service_time = ServiceTime::default();
         let control = common
             .clone()
             .interceptor(service_time.clone())
-            // A budget of its own: by default all clients in a process share one, of other inputs too.
+            // The retry budget is separate: by default all clients in a process share one, including those of other
+            // inputs.
             .retry_partition(RetryPartition::custom("kinesis-input-control").build())
             .timeout_config(
                 TimeoutConfig::builder()
@@ -72,7 +74,8 @@ impl Aws {
             .build();
         let subscriptions = common
             .http_client(subscriptions)
-            // Its retries share a budget with all other calls, and wait without knowing the 5 s rule: ours do.
+            // The SDK's retries share a budget with all other calls, and don't know the 5 s rule; the shard reader's
+            // retries do.
             .retry_config(RetryConfig::disabled())
             // A reader that waits for space in the pool is not a stalled server.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -88,7 +91,7 @@ impl Aws {
 }
 
 impl Aws {
-    /// How many milliseconds ago the first record from here on arrived; 0 if there is none.
+    /// How many milliseconds ago the first record at or after `start` arrived; 0 if there is none.
     pub(crate) async fn behind(&self, stream: &Stream, shard: &ShardId, start: &StartPosition) -> Result<u64, Fault> {
         let iterator = self.control.get_shard_iterator();
         let iterator = iterator.stream_arn(stream.arn()).stream_name(stream.name()).shard_id(shard.as_str());
@@ -105,12 +108,12 @@ impl Aws {
         let iterator = iterator.shard_iterator().ok_or_else(|| incomplete("ShardIterator"))?;
         let records = self.control.get_records().stream_arn(stream.arn()).shard_iterator(iterator).limit(1);
         let records = records.send().await.map_err(|error| fault(&error))?;
-        // What the service counts is from behind the record that it answers with.
+        // The service counts from behind the record that it returns.
         let behind = records.millis_behind_latest().ok_or_else(|| incomplete("MillisBehindLatest"))?.unsigned_abs();
         let first = records.records().first().and_then(|record| record.approximate_arrival_timestamp());
         let age = first.and_then(|arrived| SystemTime::try_from(*arrived).ok()).map(|arrived| {
             let age = self.time.now().duration_since(arrived).unwrap_or_default();
-            // Clocks differ, and it is there.
+            // The record exists, so the result is at least 1, even if the clocks differ.
             age.as_millis().max(1) as u64
         });
         Ok(age.unwrap_or_default().max(behind))
@@ -127,7 +130,7 @@ impl Service for Aws {
     async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault> {
         let call = self.control.describe_stream_summary();
         let call = if is_arn(name_or_arn) {
-            // The name as well, for local servers that don't know of ARNs here.
+            // The name is sent as well, for local servers that don't know ARNs here.
             call.stream_arn(name_or_arn).set_stream_name(name_in(name_or_arn))
         } else {
             call.stream_name(name_or_arn)
@@ -144,7 +147,7 @@ impl Service for Aws {
         loop {
             let call = self.control.list_shards();
             let call = match next.take() {
-                // A token stands for the stream too; with both the call is refused.
+                // A token identifies the stream too; the service refuses a call with both.
                 Some(token) => call.next_token(token),
                 None => call.stream_arn(stream.arn()).stream_name(stream.name()),
             };
@@ -217,7 +220,7 @@ impl Service for Aws {
             .interceptor(TakeBody(body.clone()))
             .send()
             .await;
-        // Once the body is out, what the SDK makes of the empty one it was left is of no interest.
+        // Once the body is taken, the SDK's result for the empty body is ignored.
         match (lock(&body.0).take(), answer) {
             (Some(body), _) => Ok(body),
             (None, Err(error)) => Err(fault(&error)),
@@ -226,7 +229,7 @@ impl Service for Aws {
     }
 }
 
-/// The `Date` of the last answer, and when it came.
+/// The `Date` of the last answer, and when it arrived.
 #[derive(Debug, Clone, Default)]
 struct ServiceTime(Arc<Mutex<Option<(SystemTime, Instant)>>>);
 
@@ -251,7 +254,7 @@ impl Intercept for ServiceTime {
     }
 }
 
-/// Where the body goes that is taken out of an answer.
+/// Holds the body that is taken out of an answer.
 #[derive(Debug, Clone, Default)]
 struct TakenBody(Arc<Mutex<Option<SdkBody>>>);
 
@@ -284,7 +287,7 @@ fn is_arn(name_or_arn: &str) -> bool {
     name_or_arn.starts_with("arn:")
 }
 
-/// The stream's name in its ARN.
+/// The name of the stream in its ARN.
 fn name_in(arn: &str) -> Option<String> {
     arn.rsplit_once(":stream/").map(|(_, name)| name.to_owned())
 }
@@ -307,7 +310,7 @@ fn local(code: &str, error: &(dyn Error + 'static)) -> Fault {
     Fault { origin: Origin::Local, code: code.into(), message: causes(error) }
 }
 
-/// An error of the SDK, as data.
+/// Converts an error of the SDK into a fault.
 fn fault<E, R>(error: &SdkError<E, R>) -> Fault
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -327,7 +330,7 @@ where
             }
             let cause = failure.as_connector_error().map(|error| causes(error));
             let cause = cause.unwrap_or_else(|| "the request could not be sent".into());
-            // What failed before a connection was tried: an endpoint that is no URL.
+            // This is a failure before a connection was tried: an endpoint that is not a URL.
             if failure.is_user() || (failure.is_other() && failure.as_connector_error().is_none()) {
                 Fault { origin: Origin::Local, code: "Dispatch".into(), message: cause }
             } else if failure.as_connector_error().is_some_and(|error| HostNotFound::is_behind(error)) {
@@ -346,7 +349,7 @@ where
     }
 }
 
-/// What kept a provider from giving credentials, if that was it.
+/// The credentials error behind an error, if it has one.
 fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
     iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
         .find_map(|error| error.downcast_ref())
@@ -371,7 +374,7 @@ mod tests {
     const DOCUMENT: &str = include_str!("../../docs/credentials-and-network.md");
     const ACCOUNT: &str = "111122223333";
 
-    /// Writes down what is called, and where, and answers nothing.
+    /// An HTTP client that notes which call goes to which host, and answers nothing.
     #[derive(Debug, Clone, Default)]
     struct Hosts(Arc<Mutex<BTreeSet<(String, String)>>>);
 
@@ -394,7 +397,7 @@ mod tests {
         }
     }
 
-    /// The hosts that all calls go to: those of a stream, those of a stream by its name, of a table, and of roles.
+    /// The hosts that all calls go to: the calls of a stream by ARN and by name, of a table, and of roles.
     async fn called(
         region: &'static str,
         fips: bool,

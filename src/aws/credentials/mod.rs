@@ -1,4 +1,4 @@
-//! With which region, credentials and connections is AWS reached?
+//! Which region, credentials and connections is AWS reached with?
 
 mod settings;
 mod sources;
@@ -31,30 +31,30 @@ use crate::config::{Config, Credentials, StreamRef, is_region, odd_key};
 use crate::supervise;
 use crate::sync::{Mutex, lock};
 
-/// How long credentials may take to come, all tries of their provider included.
+/// How long getting credentials may take, including all retries of their provider.
 const CREDENTIALS_WITHIN: Duration = Duration::from_secs(30);
-/// How long a provider that failed is left alone at first; twice as long each time that it fails again.
+/// How long a provider that failed is not asked again at first; the time doubles with each further failure.
 const FIRST_REST: Duration = Duration::from_secs(1);
-/// How long at most. The longest that credentials take to be found healed.
+/// The longest such time, and so the longest until recovered credentials are noticed.
 const LONGEST_REST: Duration = Duration::from_secs(15);
 
-/// Why AWS can't be reached at all.
+/// The reason why AWS can't be reached at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AccessError {
-    /// No region anywhere.
+    /// No region is configured or set.
     #[error("no AWS region is configured: set `region`, or the environment variable AWS_REGION")]
     NoRegion,
     /// Two ARNs contradict each other.
     #[error("the streams are in different regions ({0} and {1}): use one input for each region")]
     TwoRegions(String, String),
-    /// A region that can't be the name of one.
+    /// The region is not a valid name.
     #[error("region {0:?}: expected letters, digits and `-`, as in eu-west-1")]
     BadRegion(String),
-    /// Credentials that are configured can't be right.
+    /// The configured credentials are not valid.
     #[error("the AWS credentials can't be used: {0}")]
     BadCredentials(String),
-    /// Credentials are configured, and can't be had at the moment.
+    /// The configured credentials can't be obtained at the moment.
     #[error("the AWS credentials can't be had yet: {0}")]
     CredentialsUnavailable(String),
     /// A setting of the environment or of the shared AWS files can't be used.
@@ -62,28 +62,28 @@ pub enum AccessError {
     BadSetting {
         /// The variable, or the key and its profile.
         setting: String,
-        /// What is wrong, and what to do.
+        /// The error, and the advice for the user.
         what: String,
     },
-    /// A proxy of the environment can't be used. Its address may hold a password, so it is not shown.
+    /// A proxy of the environment can't be used. Its address may contain a password, so it is not shown.
     #[error("{variable} {what}; correct it, or unset it")]
     BadProxy {
         /// The variable of the environment.
         variable: String,
-        /// What is wrong.
+        /// The error.
         what: String,
     },
     /// A file of certificates can't be used.
     #[error("{variable}: {path}: {cause}")]
     BadCertificates {
-        /// What names the file.
+        /// The variable that names the file.
         variable: String,
         /// The file.
         path: String,
-        /// What is wrong.
+        /// The error.
         cause: String,
     },
-    /// No credentials anywhere.
+    /// No credentials were found.
     #[error(
         "no AWS credentials: set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), in a profile, or \
          in `credentials`. What was tried: {0}"
@@ -91,7 +91,7 @@ pub enum AccessError {
     NoCredentials(String),
 }
 
-/// What a session is made with beside its configuration.
+/// The dependencies of a session besides its configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Outside {
     pub(crate) http: SharedHttpClient,
@@ -99,7 +99,7 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// With the system's clock.
+    /// Uses the system's clock.
     pub(crate) fn new(http: SharedHttpClient) -> Self {
         Self { http, time: SharedTimeSource::new(SystemTimeSource::new()) }
     }
@@ -110,14 +110,14 @@ pub(crate) fn clock(session: &SdkConfig) -> SharedTimeSource {
     session.time_source().unwrap_or_else(|| SharedTimeSource::new(SystemTimeSource::new()))
 }
 
-/// The session for the Kinesis API, with credentials that were there when it was made.
+/// Creates the session for the Kinesis API, with credentials that were available at that time.
 pub(crate) async fn kinesis(config: &Config, settings: &Settings, outside: &Outside) -> Result<SdkConfig, AccessError> {
     let endpoint = config.endpoint.as_deref();
     session(region(config)?, endpoint, &config.credentials, settings, Called::Kinesis, outside).await
 }
 
-/// The session for the lease table: that of the streams, its endpoint included, unless the table has one of its own. `settings`
-/// are those of the streams' profile, `own` those of the table's.
+/// Creates the session for the lease table: that of the streams, including its endpoint, unless the table has its
+/// own. `settings` are those of the streams' profile, `own` those of the table's.
 pub(crate) async fn dynamodb(
     config: &Config,
     kinesis: &SdkConfig,
@@ -141,7 +141,7 @@ pub(crate) async fn dynamodb(
     session(region, endpoint, &table.credentials, own, Called::DynamoDb, outside).await
 }
 
-/// A session with the credentials of another one, whose settings these are.
+/// Creates a session with the credentials of another one, which these settings belong to.
 pub(crate) async fn beside(
     other: &SdkConfig,
     region: Option<String>,
@@ -159,7 +159,7 @@ pub(crate) async fn beside(
     Ok(session)
 }
 
-/// What every session begins with: what the configuration says, and the environment and the shared files where it is silent.
+/// The base of every session: the configuration, and the environment and the shared files where it says nothing.
 fn loader(
     region: Option<String>,
     endpoint: Option<&str>,
@@ -193,7 +193,7 @@ fn loader(
     Ok(loader)
 }
 
-/// What the SDK's own sources of credentials are made with.
+/// The parts that the SDK's own sources of credentials are created with.
 fn surroundings(settings: &Settings, outside: &Outside) -> ProviderConfig {
     ProviderConfig::without_region()
         .with_use_fips(Some(settings.fips()))
@@ -209,7 +209,7 @@ fn with_region(session: SdkConfig) -> Result<SdkConfig, AccessError> {
     Ok(session)
 }
 
-/// A region becomes part of the names of hosts.
+/// Checks a region, because it becomes part of host names.
 pub(crate) fn check_region(region: &str) -> Result<(), AccessError> {
     if !is_region(region) {
         return Err(AccessError::BadRegion(region.escape_debug().take(64).collect()));
@@ -217,8 +217,8 @@ pub(crate) fn check_region(region: &str) -> Result<(), AccessError> {
     Ok(())
 }
 
-/// A session in this region, or in the environment's, to call this service with. `endpoint` serves all services, that of roles
-/// included. `settings` are those of the profile that the credentials name.
+/// Creates a session in this region, or in the environment's, to call this service. `endpoint` serves all services,
+/// including that of roles. `settings` are those of the profile that the credentials name.
 pub(crate) async fn session(
     region: Option<String>,
     endpoint: Option<&str>,
@@ -255,7 +255,8 @@ pub(crate) async fn session(
     session = with_provider(&session, Checked::new(provider));
     let provider =
         session.credentials_provider().ok_or_else(|| AccessError::NoCredentials("no provider is set".into()))?;
-    // Asked once here, so that what is missing is told as such and not by the first call that needs it.
+    // The credentials are requested here once, so that missing ones are reported as such and not by the first call
+    // that needs them.
     match timeout(CREDENTIALS_WITHIN, provider.provide_credentials()).await {
         Ok(Ok(_)) => Ok(session),
         Ok(Err(error)) => Err(judge(&error, credentials.from_ec2_role)),
@@ -270,8 +271,8 @@ fn with_provider(session: &SdkConfig, provider: Checked) -> SdkConfig {
     session.clone().into_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build()
 }
 
-/// Whether waiting may help. Where credentials are configured, what fails at them may pass: a role that can't be assumed yet,
-/// a token file that is not there yet, an agent or a machine's service that starts later.
+/// Decides whether waiting may help. Where credentials are configured, their failure may pass: a role that can't be
+/// assumed yet, a token file that does not exist yet, an agent or a metadata service that starts later.
 fn judge(error: &CredentialsError, from_machine: bool) -> AccessError {
     let cause = causes(error);
     match error {
@@ -281,15 +282,15 @@ fn judge(error: &CredentialsError, from_machine: bool) -> AccessError {
     }
 }
 
-/// Credentials that can be signed with. What can't be part of a header would make the signer panic, and what providers do with
-/// what they are given is not ours to know.
+/// A provider of credentials that are valid for signing. Characters that can't be part of a header would make the
+/// signer panic, and providers may pass on such characters.
 ///
-/// Every call asks for credentials, those that are renewed all the time too. A provider that failed is left alone for a moment,
-/// in which all are told what it said.
+/// Every call asks for credentials, also those calls that are made all the time. A provider that failed is not asked
+/// again for a moment, and all callers get its error meanwhile.
 #[derive(Debug)]
 struct Checked {
     provider: SharedCredentialsProvider,
-    /// What it failed with last, since it gave credentials.
+    /// The last failure, until the provider gives credentials again.
     failed: Mutex<Option<Failed>>,
 }
 
@@ -305,7 +306,7 @@ impl Checked {
         Self { provider, failed: Mutex::default() }
     }
 
-    /// What it said, while it is left alone.
+    /// The last error, as long as the provider is not asked again.
     fn rests(&self) -> Option<CredentialsError> {
         let failed = lock(&self.failed);
         let failed = failed.as_ref().filter(|failed| Instant::now() < failed.until)?;
@@ -350,7 +351,7 @@ impl ProvideCredentials for Checked {
     }
 }
 
-/// Names what can't be right, and never shows it.
+/// Names the invalid part of credentials, and never shows it.
 fn check_credentials(credentials: &AwsCredentials) -> Result<(), CredentialsError> {
     let parts = [
         ("access key id", Some(credentials.access_key_id())),
@@ -365,7 +366,7 @@ fn check_credentials(credentials: &AwsCredentials) -> Result<(), CredentialsErro
     Ok(())
 }
 
-/// A proxy that can't be understood must not be passed by.
+/// Refuses a proxy that can't be parsed, because it must not be bypassed.
 fn check_proxies(variable: impl Fn(&str) -> Option<String>) -> Result<(), AccessError> {
     for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
         let Some(value) = variable(name).filter(|value| !value.is_empty()) else { continue };
@@ -382,7 +383,8 @@ fn check_proxies(variable: impl Fn(&str) -> Option<String>) -> Result<(), Access
     Ok(())
 }
 
-/// The region that the configuration says, by itself or by the streams' ARNs; otherwise the environment's holds.
+/// The region that the configuration gives, directly or in the streams' ARNs; otherwise that of the environment
+/// applies.
 fn region(config: &Config) -> Result<Option<String>, AccessError> {
     let mut found: Option<&str> = config.region.as_deref();
     for entry in config.stream_entries() {

@@ -1,8 +1,9 @@
-//! Which settings of the environment and of the shared AWS files count, and which are refused?
+//! Which settings of the environment and of the shared AWS files are used, and which are refused?
 //!
-//! The SDK passes over what it can't understand with a warning in its own log, panics at some of it, and knows nothing of
-//! other settings that the AWS CLI and other SDKs have. A setting that somebody made either has its effect here, or is refused
-//! by its name. An empty variable counts as one that is not set, where the SDK has it so or is given the value by us.
+//! The SDK skips settings that it can't understand with a warning in its own log, panics at some of them, and does
+//! not know other settings that the AWS CLI and other SDKs have. A setting that a user made either has its effect
+//! here, or is refused by its name. An empty variable counts as not set, where the SDK treats it so or gets the value
+//! from this module.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -24,7 +25,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use super::AccessError;
 
-/// A variable of the environment, and the key of a profile that says the same. Either may be empty: there is no such.
+/// A variable of the environment, and the key of a profile with the same meaning. Either may be empty, if there is
+/// none.
 type Names = (&'static str, &'static str);
 
 const MAX_ATTEMPTS: Names = ("AWS_MAX_ATTEMPTS", "max_attempts");
@@ -42,7 +44,7 @@ const CONTAINER_PATH: Names = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "");
 const IGNORE_ENDPOINTS: Names = ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "ignore_configured_endpoint_urls");
 const APP_ID: Names = ("AWS_SDK_UA_APP_ID", "sdk_ua_app_id");
 
-/// The variables that say endpoints of services which are called.
+/// The variables with the endpoints of the services that are called.
 const ENDPOINT_URLS: [&str; 6] = [
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_KINESIS",
@@ -52,7 +54,7 @@ const ENDPOINT_URLS: [&str; 6] = [
     "AWS_ENDPOINT_URL_SSO_OIDC",
 ];
 
-/// What is true or false, and nothing else.
+/// The settings that are true or false, and nothing else.
 const SWITCHES: [Names; 7] = [
     USE_FIPS,
     USE_DUAL_STACK,
@@ -63,7 +65,7 @@ const SWITCHES: [Names; 7] = [
     ("AWS_EC2_METADATA_V1_DISABLED", "ec2_metadata_v1_disabled"),
 ];
 
-/// What is one of a few words; others of the words that AWS knows are not built, here or in the SDK.
+/// The settings with a few allowed words; other words that AWS knows are not supported, here or in the SDK.
 const WORDS: [(Names, &[&str]); 8] = [
     (RETRY_MODE, &["standard", "adaptive"]),
     (METADATA_MODE, &["IPv4", "IPv6"]),
@@ -75,7 +77,7 @@ const WORDS: [(Names, &[&str]); 8] = [
     (("AWS_RESPONSE_CHECKSUM_VALIDATION", "response_checksum_validation"), &["when_supported", "when_required"]),
 ];
 
-/// What is a number, and the least that it may be.
+/// The settings that are numbers, and the least allowed value.
 const NUMBERS: [(Names, u32); 4] = [
     (MAX_ATTEMPTS, 1),
     (METADATA_TIMEOUT, 1),
@@ -83,10 +85,10 @@ const NUMBERS: [(Names, u32); 4] = [
     (("AWS_REQUEST_MIN_COMPRESSION_SIZE_BYTES", "request_min_compression_size_bytes"), 0),
 ];
 
-/// The longest that the metadata service may be given, in seconds: credentials are waited for no longer.
+/// The longest timeout of the metadata service, in seconds: the wait for credentials is no longer.
 const LONGEST_METADATA_TIMEOUT: u32 = 30;
 
-/// A service that is called, as the SDK calls it in its settings.
+/// A service that is called, by its name in the SDK's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Called {
     Kinesis,
@@ -108,16 +110,16 @@ impl Called {
     }
 }
 
-/// What the environment and a profile of the shared files say.
+/// The settings of the environment and of a profile of the shared files.
 #[derive(Debug)]
 pub(crate) struct Settings {
     environment: Env,
-    /// The profiles that the shared files hold, one of which is selected.
+    /// The profiles of the shared files, one of which is selected.
     profiles: ProfileSet,
 }
 
 impl Settings {
-    /// Reads the shared files, and checks what is set: for the `profile` of a block, or for the environment's.
+    /// Reads the shared files and checks the settings: for the `profile` of a block, or for the environment's.
     pub(crate) async fn load(profile: Option<&str>) -> Result<Self, AccessError> {
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str() else { continue };
@@ -155,7 +157,7 @@ impl Settings {
         &self.profiles
     }
 
-    /// The name of the profile that is selected.
+    /// The name of the selected profile.
     pub(super) fn profile(&self) -> &str {
         self.profiles.selected_profile()
     }
@@ -164,7 +166,7 @@ impl Settings {
         if name.is_empty() { None } else { self.environment.get(name).ok().filter(|value| !value.is_empty()) }
     }
 
-    /// What is set, and where: the environment comes before the profile.
+    /// The value of a setting and its source: the environment comes before the profile.
     fn get(&self, (variable, key): Names) -> Option<(String, String)> {
         let from_environment = self.variable(variable).map(|value| (variable.to_owned(), value));
         from_environment.or_else(|| {
@@ -213,7 +215,7 @@ impl Settings {
                 check_url(&setting, &value)?;
             }
         }
-        // The SDK logs what it can't understand of these, password and all.
+        // The SDK logs an endpoint that it can't understand, including a password.
         if self.is_on(IGNORE_ENDPOINTS) != Some(true) {
             for name in ENDPOINT_URLS {
                 if let Ok(url) = self.environment.get(name) {
@@ -256,7 +258,7 @@ impl Settings {
         }
     }
 
-    /// How calls are tried again. The SDK would panic at what it can't understand.
+    /// How calls are retried. The SDK would panic at values that it can't understand.
     pub(super) fn retries(&self) -> RetryConfig {
         let mut retries = RetryConfig::standard();
         if let Some(attempts) = self.number(MAX_ATTEMPTS) {
@@ -276,7 +278,7 @@ impl Settings {
         self.is_on(USE_DUAL_STACK).unwrap_or_default()
     }
 
-    /// Refuses credentials of the instance where it is forbidden to ask it.
+    /// Refuses credentials of the instance where asking the instance is forbidden.
     pub(super) fn check_metadata(&self) -> Result<(), AccessError> {
         if self.is_on(METADATA_DISABLED) == Some(true) {
             return Err(bad(METADATA_DISABLED.0, "forbids what `from_ec2_role` asks for; remove one of them"));
@@ -284,11 +286,11 @@ impl Settings {
         Ok(())
     }
 
-    /// The client of the instance's metadata, with what is set for it.
+    /// The client of the instance's metadata service, with its settings.
     pub(super) fn metadata(&self, surroundings: &ProviderConfig) -> imds::Client {
         let mut client = imds::Client::builder().configure(surroundings);
         if let Some(endpoint) = self.value(METADATA_ENDPOINT) {
-            // It was checked.
+            // The endpoint was checked before.
             client = client.clone().endpoint(endpoint).unwrap_or(client);
         } else if let Some(mode) = self.value(METADATA_MODE) {
             client = client.endpoint_mode(mode.trim().parse().unwrap_or(EndpointMode::IpV4));
@@ -308,13 +310,13 @@ impl Settings {
         client.build()
     }
 
-    /// Where the machine or the container says who it is, beside the addresses that AWS gives to them.
+    /// The addresses of the metadata services, besides the ones that AWS gives them.
     pub(crate) fn machine_addresses(&self) -> Vec<Authority> {
         let addresses = [METADATA_ENDPOINT, CONTAINER_URI].into_iter().filter_map(|names| self.value(names));
         addresses.filter_map(|address| address.parse::<Uri>().ok()?.authority().cloned()).collect()
     }
 
-    /// The certificates (PEM) to trust beside those of the system.
+    /// The certificates (PEM) to trust besides those of the system.
     pub(crate) async fn certificates(&self) -> Result<Vec<u8>, AccessError> {
         let Some((variable, path)) = self.get(CA_BUNDLE) else { return Ok(Vec::new()) };
         let bad =
@@ -330,7 +332,8 @@ impl Settings {
         if count == 0 { Err(bad("there is no certificate in it".into())) } else { Ok(pem) }
     }
 
-    /// Refuses an endpoint that is none, and one of one's own together with what only AWS's own have.
+    /// Refuses an endpoint that is not a URL, and a custom endpoint together with features that only AWS's own
+    /// endpoints have.
     ///
     /// The rules of the SDK refuse the same with each call, and don't say where it was set.
     pub(crate) fn check_endpoint(&self, session: &SdkConfig, called: Called) -> Result<(), AccessError> {
@@ -349,7 +352,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The endpoint that is set for a service, and where, as the SDK looks for it.
+    /// The endpoint that is set for a service, and its source, in the order in which the SDK looks for it.
     fn endpoint(&self, session: &SdkConfig, called: Called) -> Option<(String, String)> {
         if session.get_origin("endpoint_url").is_client_config() {
             return session.endpoint_url().map(|url| ("`endpoint`".to_owned(), url.to_owned()));
@@ -366,7 +369,7 @@ pub(super) fn bad(setting: &str, what: &str) -> AccessError {
     AccessError::BadSetting { setting: setting.to_owned(), what: what.to_owned() }
 }
 
-/// What may hold a password is not shown.
+/// Checks a URL. The error does not show it, because it may contain a password.
 fn check_url(setting: &str, url: &str) -> Result<(), AccessError> {
     if url.is_empty() {
         return Err(bad(setting, "is empty; unset it"));
@@ -382,7 +385,7 @@ fn check_url(setting: &str, url: &str) -> Result<(), AccessError> {
 pub(super) mod tests {
     use super::*;
 
-    /// Settings of an environment and of the text of a shared file.
+    /// Creates settings from variables of an environment and the text of a shared file.
     pub(in crate::aws::credentials) async fn settings(
         environment: &[(&str, &str)],
         config: &str,
@@ -497,7 +500,7 @@ pub(super) mod tests {
         let rest = [CA_BUNDLE, METADATA_ENDPOINT, CONTAINER_URI, CONTAINER_PATH, APP_ID];
         for (variable, key) in checked.chain(rest).chain(ENDPOINT_URLS.map(|name| (name, ""))) {
             assert!(DOCUMENT.contains(&format!("`{variable}`")), "{variable}");
-            // Some are documented together.
+            // Some settings are documented together.
             let told = DOCUMENT.contains(&format!("`{key}`")) || variable == format!("AWS_{}", key.to_uppercase());
             assert!(key.is_empty() || told, "{key}");
         }

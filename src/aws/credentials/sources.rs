@@ -1,4 +1,4 @@
-//! Where do credentials come from, and through which roles?
+//! Where do credentials come from, and which roles are assumed?
 //!
 //! ```text
 //! environment ─▶ profile ─▶ web identity ─▶ container ─▶ instance         the first that has some
@@ -6,8 +6,9 @@
 //!                   └─▶ its roles, one after the other, each assumed with the credentials of the one before
 //! ```
 //!
-//! The order, and the sources themselves, are the SDK's. Roles and web identities are asked for here, since the SDK does it
-//! without the endpoint, the switch to pass over endpoints, and the length of a role's session that are configured.
+//! The order, and the sources themselves, are the SDK's. Roles and web identities are requested here, because the SDK
+//! does that without the configured endpoint, the switch to ignore endpoints, and the configured length of a role's
+//! session.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -27,18 +28,18 @@ use aws_types::SdkConfig;
 use super::settings::{Called, Settings, bad};
 use super::{AccessError, Checked, with_provider};
 
-/// What a session of a role is called where nobody gave it a name.
+/// The name of a role's session where none is configured.
 const SESSION_NAME: &str = "kinesis-input";
-/// What a profile is called that is made of another one, without its role.
+/// The name of the profile that is a copy of another one without its role.
 const WITHOUT_ROLE: &str = "kinesis-input/without-role";
 
-/// Where to look for credentials.
+/// Finds the source of credentials.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sources<'a> {
     pub(super) settings: &'a Settings,
-    /// With the region and the endpoint that STS is asked at.
+    /// The session with the region and the endpoint of STS.
     pub(super) session: &'a SdkConfig,
-    /// What the SDK's own sources are made with.
+    /// The parts that the SDK's own sources are created with.
     pub(super) surroundings: &'a ProviderConfig,
 }
 
@@ -51,25 +52,26 @@ pub(super) struct Role {
     pub(super) lasts: Option<Duration>,
 }
 
-/// Where the credentials are from with which the first role of a profile is assumed, or those of a profile without one.
+/// The source of the credentials that the first role of a profile is assumed with, or of those of a profile without
+/// roles.
 #[derive(Debug, PartialEq, Eq)]
 enum Base<'a> {
     /// The keys in this profile.
     Keys(&'a str),
     /// A source by its name.
     Named(&'a str),
-    /// Whatever else this profile says.
+    /// The other settings of this profile.
     Profile(&'a str),
-    /// The same, but for its role.
+    /// The other settings of this profile, without its role.
     WithoutRole(&'a str),
 }
 
 impl Sources<'_> {
-    /// What counts where the configuration names nothing.
+    /// The credentials where the configuration names none.
     pub(super) async fn of_environment(self) -> Result<SharedCredentialsProvider, AccessError> {
         let environment = EnvironmentVariableCredentialsProvider::new();
         let has = |name: &str| self.settings.variable(name).is_some_and(|value| !value.trim().is_empty());
-        // Nothing behind them is looked at, so nothing there can be wrong.
+        // Sources behind the keys are not checked, so a mistake there causes no error.
         if has("AWS_ACCESS_KEY_ID") && has("AWS_SECRET_ACCESS_KEY") {
             return Ok(SharedCredentialsProvider::new(environment));
         }
@@ -86,7 +88,7 @@ impl Sources<'_> {
         Ok(SharedCredentialsProvider::new(chain))
     }
 
-    /// What the selected profile comes to, through all its roles.
+    /// The credentials of the selected profile, through all its roles.
     pub(super) async fn of_profile(self) -> Result<SharedCredentialsProvider, AccessError> {
         let (base, roles) = roles(self.settings)?;
         let mut provider = self.base(&base)?;
@@ -96,7 +98,7 @@ impl Sources<'_> {
         Ok(provider)
     }
 
-    /// A role, assumed with what `provider` gives.
+    /// Assumes a role with the credentials of `provider`.
     pub(super) async fn assume(
         self,
         role: &Role,
@@ -185,7 +187,7 @@ impl Sources<'_> {
     }
 }
 
-/// The base of the selected profile, and the roles that follow from it, the one to be assumed first at the beginning.
+/// The base of the selected profile, and the roles that follow from it; the first one is assumed first.
 fn roles(settings: &Settings) -> Result<(Base<'_>, Vec<Role>), AccessError> {
     let profiles = settings.profiles();
     let mut name = settings.profile();
@@ -201,7 +203,8 @@ fn roles(settings: &Settings) -> Result<(Base<'_>, Vec<Role>), AccessError> {
             return Err(bad(&of(name, "source_profile"), "leads back to itself"));
         }
         seen.push(name);
-        // As in every SDK: a profile that another one names as its source gives its keys, if it has some, and not its role.
+        // This is the rule of every SDK: a profile that another one names as its source provides its keys, if it has
+        // any, and not its role.
         if seen.len() > 1 && keys(profile).is_some() {
             break Base::Keys(name);
         }
@@ -230,7 +233,7 @@ fn roles(settings: &Settings) -> Result<(Base<'_>, Vec<Role>), AccessError> {
     Ok((base, roles))
 }
 
-/// The role of a profile, unless a token of a web identity is what it is assumed with.
+/// The role of a profile, unless it is assumed with a token of a web identity.
 fn role(name: &str, profile: &Profile) -> Result<Option<Role>, AccessError> {
     let get = |key: &str| profile.get(key).map(ToOwned::to_owned);
     let Some(arn) = get("role_arn").filter(|_| profile.get("web_identity_token_file").is_none()) else {
@@ -256,7 +259,7 @@ fn of(profile: &str, key: &str) -> String {
     format!("{key} of the AWS profile {profile}")
 }
 
-/// Whether a profile holds keys, and nothing that comes before them.
+/// Whether a profile holds keys, and nothing that takes precedence over them.
 fn holds_keys_alone(profile: &Profile) -> bool {
     let other = ["credential_source", "web_identity_token_file", "sso_session", "sso_start_url", "credential_process"];
     keys(profile).is_some() && !other.into_iter().any(|key| profile.get(key).is_some())
@@ -272,7 +275,7 @@ fn keys(profile: &Profile) -> Option<AwsCredentials> {
     Some(keys.build())
 }
 
-/// The SDK's source of a profile that assumes its role with credentials that it says itself.
+/// The SDK's source for a profile that assumes its role with credentials that it names itself.
 #[expect(deprecated, reason = "the new name is in a crate that is not ours to depend on")]
 fn without_role(profile: Option<&Profile>, surroundings: &ProviderConfig) -> ProfileFileCredentialsProvider {
     use aws_config::profile::profile_file::{Builder, ProfileFileKind};
@@ -299,7 +302,7 @@ fn without_role(profile: Option<&Profile>, surroundings: &ProviderConfig) -> Pro
         .build()
 }
 
-/// A role that is assumed with a token that something else keeps fresh in a file.
+/// A provider that assumes a role with a token; another program keeps the token in a file fresh.
 #[derive(Debug)]
 struct WebIdentity {
     sts: aws_sdk_sts::Client,
@@ -325,7 +328,7 @@ impl WebIdentity {
             .session_token(given.session_token())
             .provider_name("WebIdentityToken");
         credentials.set_expiry(SystemTime::try_from(*given.expiration()).ok());
-        // The account: some endpoints are an account's own.
+        // The account is needed: some endpoints depend on the account.
         let arn = answer.assumed_role_user().map(|user| user.arn().to_owned());
         credentials.set_account_id(arn.as_deref().and_then(|arn| arn.split(':').nth(4)).map(Into::into));
         Ok(credentials.build())
@@ -466,7 +469,7 @@ mod tests {
         }
     }
 
-    /// Answers as STS does to every request.
+    /// A client that answers every request as STS does.
     #[derive(Debug, Clone)]
     struct Sts;
 
@@ -508,7 +511,7 @@ mod tests {
             let error = web.provide_credentials().await.unwrap_err();
             assert!(matches!(judge(&error, false), AccessError::CredentialsUnavailable(_)), "{error:?}");
             assert!(causes(&error).contains(&file.display().to_string()), "{error:?}");
-            // The line end is no part of it.
+            // The line end is not part of the token.
             std::fs::write(&file, "fresh\n").unwrap();
             let given = web.provide_credentials().await.unwrap();
             assert_eq!((given.access_key_id(), given.session_token()), ("WEB", Some("token")));

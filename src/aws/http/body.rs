@@ -1,10 +1,11 @@
-//! What does an answer's body give back, and when?
+//! When does an answer's body release its window and its memory?
 //!
-//! The window that a chunk took is given back when the next one is asked for, for then it was used. So a reader that
-//! waits for space in the pool has at most a window's worth waiting for it.
+//! The window of a chunk is released when the next chunk is requested, because the chunk is used by then. A reader
+//! that waits for space in the pool therefore has at most one window of bytes waiting for it.
 //!
-//! What waits is a slice of a block that was read from the socket, and small frames of many streams share such blocks: a
-//! stream that is not read would keep the blocks of those that are. So what waits for long is copied together.
+//! A waiting chunk is a slice of a block that was read from the socket, and small frames of many streams share such
+//! blocks: a stream that is not read would keep the blocks of other streams in memory. Chunks that wait long are
+//! therefore copied together.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -18,7 +19,7 @@ use http_body::{Body, Frame};
 use super::connection::{Compact, Slot};
 use crate::sync::{Mutex, lock};
 
-/// Chunks that are smaller are copied together, up to this size.
+/// Smaller chunks are copied together, up to this size.
 const COPIED: usize = 16 << 10;
 
 /// The body of an answer over HTTP/2. Dropping it resets the stream.
@@ -27,26 +28,26 @@ pub(super) struct StreamBody {
     received: Arc<Received>,
 }
 
-/// A stream, and what came on it and was not taken.
+/// A stream, and its received chunks that are not taken yet.
 #[derive(Debug)]
 pub(super) struct Received {
     state: Mutex<State>,
-    /// The stream's place on its connection. Dropped after the stream.
+    /// The slot of the stream on its connection. It is dropped after the stream.
     _slot: Slot,
 }
 
 #[derive(Debug)]
 struct State {
     stream: RecvStream,
-    /// Bytes of the last chunk, whose window is not given back yet.
+    /// The length of the last chunk, whose window is not released yet.
     unreleased: usize,
-    /// What was taken off the stream and not handed out, oldest first. Its window is not given back.
+    /// Chunks that were taken off the stream and not handed out, oldest first. Their window is not released.
     waiting: VecDeque<Bytes>,
-    /// What came after that, being copied together.
+    /// The bytes behind those chunks, which are being copied together.
     tail: BytesMut,
-    /// How the stream ended behind what waits.
+    /// The end of the stream, which comes behind the waiting chunks.
     end: Option<Result<(), h2::Error>>,
-    /// The reader waits for the next chunk, so nothing waits for it.
+    /// Whether the reader waits for the next chunk, so that no chunk waits for the reader.
     is_awaited: bool,
 }
 
@@ -70,7 +71,7 @@ impl StreamBody {
 
 #[cfg(test)]
 impl StreamBody {
-    /// Bytes that wait, and bytes of the blocks that they keep.
+    /// The waiting bytes, and the bytes of the blocks that they keep.
     pub(super) fn kept(&self) -> (usize, usize) {
         let state = lock(&self.received.state);
         let waiting: usize = state.waiting.iter().map(Bytes::len).sum();
@@ -81,7 +82,7 @@ impl StreamBody {
 impl Compact for Received {
     fn compact(&self) {
         let mut state = lock(&self.state);
-        // The reader asks again before it waits again, so its waker may be replaced.
+        // The reader polls again before it waits again, so its waker may be replaced.
         let cx = &mut Context::from_waker(Waker::noop());
         while !state.is_awaited && state.end.is_none() {
             match state.stream.poll_data(cx) {
@@ -100,18 +101,18 @@ impl State {
             self.close_tail();
         }
         if chunk.len() >= COPIED {
-            // It may be a part of a block that is several times as large.
+            // The chunk may be part of a block that is several times as large.
             self.waiting.push_back(Bytes::copy_from_slice(chunk));
         } else {
             self.tail.extend_from_slice(chunk);
         }
     }
 
-    /// What was copied together is a chunk of its own now, no larger than it has to be.
+    /// Makes the copied bytes a chunk of their own, no larger than necessary.
     fn close_tail(&mut self) {
         if !self.tail.is_empty() {
             self.waiting.push_back(Bytes::copy_from_slice(&self.tail));
-            // Its space with it: many streams wait, and each would keep some.
+            // The buffer is dropped too: many streams wait, and each would keep spare space.
             self.tail = BytesMut::new();
         }
     }
@@ -147,7 +148,7 @@ impl Body for StreamBody {
     }
 }
 
-/// Any body, with something that it keeps alive.
+/// A body that keeps another value alive.
 #[derive(Debug)]
 pub(super) struct Holding<B, T> {
     body: B,

@@ -1,8 +1,8 @@
-//! What is one HTTP/2 connection good for?
+//! What does one HTTP/2 connection do?
 //!
-//! It carries a bounded number of streams. Each has a window of its own, and the connection's window is the sum of
-//! theirs: what nobody reads fills its own window and stops nobody else. A ping tells within seconds that the other side
-//! is gone, which no amount of waiting for data would.
+//! A connection carries a bounded number of streams. Each stream has its own window, and the connection's window is
+//! the sum of them: an unread stream fills its own window and stops no other. A ping shows within seconds that the
+//! server is gone, which waiting for data would never show.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,20 +23,20 @@ use super::dial::Io;
 use crate::sync::{Mutex, lock};
 use crate::{supervise, telemetry};
 
-/// How often the other side is asked whether it is there, and how long it may take to answer.
+/// How often the server is pinged, and how long it may take to answer.
 const PING: Duration = Duration::from_secs(10);
-/// How often what waits on the streams is copied together.
+/// How often the bytes that wait on the streams are copied together.
 const COMPACT: Duration = Duration::from_millis(250);
-/// After so many pings without a stream the connection is closed.
+/// The number of pings without a stream after which the connection is closed.
 const IDLE_PINGS: u32 = 6;
-/// The largest frame that we take, where servers send such: fewer pieces, fewer wake-ups.
+/// The largest frame that the connection accepts, where servers send such frames: fewer pieces mean fewer wake-ups.
 const FRAME: u32 = 64 << 10;
-/// The largest window that HTTP/2 knows.
+/// The largest window that HTTP/2 allows.
 const LARGEST_WINDOW: u64 = (1 << 31) - 1;
 
-/// What waits on a stream.
+/// The waiting chunks of a stream.
 pub(super) trait Compact: fmt::Debug + Send + Sync {
-    /// Copies together what waits, unless the reader is there to take it.
+    /// Copies the waiting chunks together, unless the reader is there to take them.
     fn compact(&self);
 }
 
@@ -46,14 +46,14 @@ pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     streams: AtomicUsize,
     limit: usize,
-    /// False once it takes no more streams. Those that it has may go on.
+    /// False once the connection takes no more streams. Existing streams may continue.
     open: AtomicBool,
-    /// What came on its streams.
+    /// The received chunks of its streams; the connection's task copies them together.
     received: Mutex<Vec<Weak<dyn Compact>>>,
 }
 
 impl Connection {
-    /// Opens a connection on a byte stream. Its task ends with the connection, or when `stop` says so.
+    /// Opens a connection on a byte stream. Its task ends with the connection, or when `stop` is cancelled.
     pub(super) async fn open(
         io: Box<dyn Io>,
         settings: &Settings,
@@ -77,7 +77,8 @@ impl Connection {
             received: Mutex::default(),
         });
         let (answered, first_answer) = oneshot::channel();
-        // The task doesn't keep the connection: without streams, and out of the list, it ends.
+        // The task does not keep the connection alive: without streams, and removed from the list, the connection
+        // ends.
         let watched = Arc::downgrade(&connection);
         tasks.spawn(async move {
             let running = async {
@@ -91,7 +92,7 @@ impl Connection {
             match supervise::caught(running).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => telemetry::connection_ended(&error),
-                // Its streams break, and are opened anew on another connection.
+                // The streams break, and are opened again on another connection.
                 Err(cause) => telemetry::task_ended("connection", &cause, true),
             }
             if let Some(connection) = watched.upgrade() {
@@ -104,7 +105,7 @@ impl Connection {
         }
     }
 
-    /// Takes a place for a stream. `None` if there is none.
+    /// Takes a slot for a stream. The result is `None` if there is none.
     pub(super) fn take(self: &Arc<Self>) -> Option<Slot> {
         // An error means that the server is going away.
         if self.sender.clone().ready().now_or_never()?.is_err() {
@@ -114,35 +115,35 @@ impl Connection {
         let limit = self.limit.min(self.sender.current_max_send_streams());
         let free = |used: usize| (used < limit).then_some(used + 1);
         self.streams.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free).ok()?;
-        // Given back at once if an idle connection was closed in between.
+        // The slot is released at once if the idle connection was closed meanwhile.
         let slot = Slot { connection: Arc::clone(self) };
         self.is_open().then_some(slot)
     }
 
-    /// Takes care that what waits on a stream keeps no more memory than it has to.
+    /// Registers a stream, so that its waiting chunks keep no more memory than necessary.
     pub(super) fn look_after(&self, received: Weak<dyn Compact>) {
         lock(&self.received).push(received);
     }
 
-    /// Whether it may take streams, now or later.
+    /// Whether the connection may take streams, now or later.
     pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// Closes it to new streams if it has none.
+    /// Closes the connection to new streams if it has none.
     fn close_if_idle(&self) -> bool {
         self.open.store(false, Ordering::SeqCst);
         let idle = self.streams.load(Ordering::SeqCst) == 0;
-        // Whoever took a place in between is told by this or by the other.
+        // A slot that was taken meanwhile is noticed here or in `take`.
         self.open.store(!idle, Ordering::SeqCst);
         idle
     }
 }
 
-/// Ends when the other side doesn't answer, or when the connection was idle for long.
+/// Ends when the server does not answer, or when the connection was idle for long.
 async fn watch(pings: Option<PingPong>, connection: &Weak<Connection>, answered: oneshot::Sender<()>) {
     let Some(mut pings) = pings else { return };
-    // The server's settings come before its first answer, and with them its limit of streams.
+    // The server's settings arrive before its first answer, and with them its limit of streams.
     if !answers(&mut pings).await {
         return;
     }
@@ -161,7 +162,7 @@ async fn watch(pings: Option<PingPong>, connection: &Weak<Connection>, answered:
     }
 }
 
-/// Copies together what waits on the streams, for as long as there is a connection.
+/// Copies the waiting chunks of the streams together, as long as the connection exists.
 async fn compact(connection: &Weak<Connection>) {
     loop {
         sleep(COMPACT).await;
@@ -177,7 +178,7 @@ async fn compact(connection: &Weak<Connection>) {
     }
 }
 
-/// A place for one stream. Dropping it gives the place back.
+/// A slot for one stream. Dropping it releases the slot.
 #[derive(Debug)]
 pub(super) struct Slot {
     connection: Arc<Connection>,

@@ -1,4 +1,4 @@
-//! One connection, in memory and on virtual time, with a server that does what a test says.
+//! Tests of one connection, in memory and on virtual time, with a scripted server.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use super::connection::Connection;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A connection and the other end of it.
+/// A connection and its server end.
 struct Pair {
     connection: Arc<Connection>,
     server: Server,
@@ -30,7 +30,7 @@ struct Pair {
     stop: DropGuard,
 }
 
-/// A server that answers every request with an open stream, until it freezes or says goodbye.
+/// A server that answers every request with an open stream, until it freezes or goes away.
 struct Server {
     streams: mpsc::Receiver<SendStream<Bytes>>,
     freeze: CancellationToken,
@@ -48,7 +48,7 @@ impl Server {
             let mut said = false;
             loop {
                 tokio::select! {
-                    // The socket stays open, and nobody looks at it any more.
+                    // The socket stays open, but the server does not read it any more.
                     () = frozen.cancelled() => std::future::pending().await,
                     () = leaving.cancelled(), if !said => {
                         said = true;
@@ -83,7 +83,7 @@ async fn pair(max_streams: u32, settings: Settings) -> Pair {
 }
 
 impl Pair {
-    /// A stream, if there is a place for it.
+    /// Opens a stream, if there is a slot for it.
     async fn subscribe(&self) -> Option<StreamBody> {
         let slot = self.connection.take()?;
         let request = Request::post("https://localhost/").body(()).unwrap();
@@ -92,13 +92,13 @@ impl Pair {
     }
 }
 
-/// The next chunk of a body.
+/// Reads the next chunk of a body.
 async fn chunk(body: &mut StreamBody) -> Option<Result<Bytes, h2::Error>> {
     let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
     Some(frame.map(|frame| frame.into_data().unwrap()))
 }
 
-/// Sends as much of `bytes` as the window lets through at once.
+/// Sends as much of `bytes` as the window allows at once.
 async fn send(stream: &mut SendStream<Bytes>, bytes: usize) -> usize {
     let mut sent = 0;
     while sent < bytes {
@@ -117,7 +117,7 @@ async fn half_open_connection() {
     let mut stream = pair.server.accepted().await;
     send(&mut stream, 10).await;
     assert_eq!(chunk(&mut body).await.unwrap().unwrap().len(), 10);
-    // It answers pings for as long as it lives.
+    // The server answers pings as long as it lives.
     assert!(timeout(120 * SECOND, chunk(&mut body)).await.is_err());
     pair.server.freeze.cancel();
     let start = Instant::now();
@@ -144,7 +144,7 @@ async fn the_limit_of_streams_is_ours_or_the_servers_whichever_is_less() {
             bodies.push(body);
         }
         assert_eq!(bodies.len(), 3);
-        // A body that is dropped makes room for another.
+        // A dropped body makes room for another one.
         bodies.pop();
         tokio::time::sleep(SECOND).await;
         assert!(pair.subscribe().await.is_some());
@@ -160,7 +160,7 @@ async fn goaway_with_live_streams() {
     tokio::time::sleep(SECOND).await;
     assert!(pair.subscribe().await.is_none(), "a new stream on a connection that goes away");
     assert!(!pair.connection.is_open());
-    // Those that it has may go on to their end.
+    // The existing streams may continue to their end.
     send(&mut stream, 10).await;
     assert_eq!(chunk(&mut body).await.unwrap().unwrap().len(), 10);
     stream.send_data(Bytes::new(), true).unwrap();
@@ -173,14 +173,14 @@ async fn goaway_with_live_streams() {
 async fn slow_shard_beside_fast_ones() {
     const WINDOW: usize = 64 << 10;
     let mut pair = pair(100, Settings { stream_window: WINDOW as u32, streams: 4, ..Settings::default() }).await;
-    // Three that nobody reads: each fills its own window and no more.
+    // Three streams are not read: each fills its own window and no more.
     let mut unread = Vec::new();
     for _ in 0..3 {
         unread.push(pair.subscribe().await.unwrap());
         let mut stream = pair.server.accepted().await;
         assert_eq!(send(&mut stream, 10 * WINDOW).await, WINDOW);
     }
-    // The fourth has all of its own, again and again.
+    // The fourth stream has all of its own window, again and again.
     let mut body = pair.subscribe().await.unwrap();
     let mut stream = pair.server.accepted().await;
     let sending = async { send(&mut stream, 10 * WINDOW).await };
@@ -194,7 +194,7 @@ async fn slow_shard_beside_fast_ones() {
     assert_eq!((sent, read), (10 * WINDOW, Ok(())));
 }
 
-/// Many small frames of a stream that is not read, between frames of one that is.
+/// Many small frames of an unread stream arrive between frames of a stream that is read.
 #[tokio::test(start_paused = true)]
 async fn small_frames_do_not_pin_large_buffers() {
     const FRAMES: usize = 2000;
@@ -218,7 +218,7 @@ async fn small_frames_do_not_pin_large_buffers() {
     let (waiting, kept) = unread.kept();
     assert_eq!(waiting, 200 * FRAMES, "what waits is in the hands of HTTP/2, in blocks that others share");
     assert!(kept <= waiting + (64 << 10), "{kept} bytes are kept for {waiting}");
-    // It counts against the window still, and is what was sent.
+    // The bytes still count against the window, and are the ones that were sent.
     assert_eq!(send(&mut to_unread, WINDOW).await, WINDOW - 200 * FRAMES);
     let mut bytes = Vec::new();
     while bytes.len() < WINDOW {
@@ -226,7 +226,7 @@ async fn small_frames_do_not_pin_large_buffers() {
     }
     let expected: Vec<u8> = (0..FRAMES).flat_map(|frame| [frame as u8; 200]).collect();
     assert!(bytes[..expected.len()] == expected);
-    // And once it is read the window opens again.
+    // Once the stream is read, its window opens again.
     assert!(timeout(SECOND, chunk(&mut unread)).await.is_err());
     assert!(send(&mut to_unread, 1000).await > 0);
 }
@@ -238,7 +238,7 @@ async fn an_idle_connection_is_closed_and_one_with_a_stream_is_not() {
     tokio::time::sleep(300 * SECOND).await;
     assert!(pair.connection.is_open());
     drop(body);
-    // Another may be on its way: it is idle from here on.
+    // Another ping may be on its way: the connection is idle from here on.
     tokio::time::sleep(45 * SECOND).await;
     assert!(pair.connection.is_open());
     tokio::time::sleep(45 * SECOND).await;
@@ -260,11 +260,11 @@ async fn everything_released() {
     let mut pair = pair(100, Settings::default()).await;
     let body = pair.subscribe().await.unwrap();
     let mut stream = pair.server.accepted().await;
-    // A dropped body is a reset, so that the server stops.
+    // Dropping a body resets its stream, so that the server stops.
     drop(body);
     let reset = timeout(SECOND, poll_fn(|cx| stream.poll_reset(cx))).await;
     assert_eq!(reset.expect("no reset came").unwrap(), h2::Reason::CANCEL);
-    // With the last holder both ends go.
+    // When the last holder is dropped, both ends close.
     let Pair { connection, server, tasks, stop } = pair;
     drop((connection, stop, server, stream));
     tasks.close();

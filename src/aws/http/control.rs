@@ -1,7 +1,8 @@
-//! How do control calls, and calls for credentials, go out?
+//! How are control calls and calls for credentials sent?
 //!
-//! Through the SDK's own HTTP client, or through the tunnel of a proxy of the environment, with certificates to trust besides
-//! the system's. Connections are kept for each set of timeouts, as the SDK's own client does.
+//! These calls go through the SDK's own HTTP client, or through the tunnel of a proxy from the environment, with
+//! certificates to trust besides the system's. Connections are kept for each set of timeouts, as the SDK's own client
+//! does.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -27,34 +28,35 @@ use super::proxy::Proxies;
 use super::tunnel::Tunnelled;
 use crate::sync::{Mutex, lock};
 
-/// The status by which a proxy asks who we are.
+/// The status by which a proxy asks for credentials.
 const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 
 /// The timeouts of a connector: to connect, and to read.
 type Timeouts = (Option<Duration>, Option<Duration>);
 
-/// A client for everything but subscriptions.
+/// The HTTP client for everything but subscriptions.
 #[derive(Debug)]
 pub(crate) struct ControlClient {
     tls: TlsContext,
-    /// Opens tunnels.
+    /// Opens the tunnels.
     dialer: Arc<Dialer>,
     proxies: Proxies,
-    /// Where the machine or the container says who it is, if that was set.
+    /// The addresses of the metadata services of the machine or the container, if they were set.
     machine: Arc<[Authority]>,
-    /// The SDK asks for one with every call.
+    /// The connectors by their timeouts; the SDK asks for one with every call.
     connectors: Mutex<HashMap<Timeouts, SharedHttpConnector>>,
 }
 
 impl ControlClient {
-    /// Trusts these certificates (PEM) besides the system's, and asks these addresses without a proxy.
+    /// Creates a client that trusts these certificates (PEM) besides the system's, and reaches these addresses
+    /// without a proxy.
     pub(crate) fn new(trusted: &[u8], machine: Vec<Authority>) -> Self {
         let trust = if trusted.is_empty() {
             TrustStore::default()
         } else {
             TrustStore::default().with_pem_certificate(trusted)
         };
-        // It has nothing to refuse; and without the certificates, calls fail and say so.
+        // Building does not fail; without the certificates, calls would fail and report it.
         let tls = TlsContext::builder().with_trust_store(trust).build().unwrap_or_default();
         let proxies = Proxies::of_environment();
         let dialer = Arc::new(Dialer::with_proxies(trusted.to_vec(), proxies.clone()));
@@ -62,11 +64,12 @@ impl ControlClient {
     }
 }
 
-/// Where the machine or the container says who it is. No proxy knows these addresses, and none is to see what they answer.
+/// The addresses of the metadata services of a machine or a container. No proxy knows these addresses, and no proxy
+/// should see their answers.
 const MACHINE_HOSTS: [&str; 5] =
     ["169.254.169.254", "169.254.170.2", "169.254.170.23", "[fd00:ec2::254]", "[fd00:ec2::23]"];
 
-/// Whether a request asks the machine or the container, at its own address or at one that was `set` for it.
+/// Whether a request goes to a metadata service, at its default address or at one that was `set` for it.
 fn is_machine(uri: &Uri, set: &[Authority]) -> bool {
     let port =
         |uri_port: Option<u16>| uri_port.or(if uri.scheme_str() == Some("https") { Some(443) } else { Some(80) });
@@ -77,13 +80,13 @@ fn is_machine(uri: &Uri, set: &[Authority]) -> bool {
         })
 }
 
-/// Goes through the proxies of the environment, but to the machine itself.
+/// A connector that goes through the proxies of the environment, except to the metadata services.
 #[derive(Debug)]
 struct Routed {
     direct: SharedHttpConnector,
-    /// Servers that are spoken to with TLS, behind a proxy.
+    /// The connector to TLS servers behind a proxy.
     tunnelled: Tunnelled,
-    /// Servers that are not. The proxy is sent the request itself.
+    /// The connector to servers without TLS: the request itself is sent to the proxy.
     forwarded: SharedHttpConnector,
     proxies: Proxies,
     machine: Arc<[Authority]>,
@@ -104,7 +107,7 @@ impl HttpConnector for Routed {
                 ConnectorError::io(format!("proxy {}: {cause}", proxy.name()).into())
             };
             let answer = answering.await.map_err(unreachable)?;
-            // No server says this, only what is before it.
+            // Only a proxy sends this status, never the server.
             if answer.status().as_u16() == PROXY_AUTHENTICATION_REQUIRED {
                 let refused = proxy.refused("407 Proxy Authentication Required", &origin);
                 return Err(ConnectorError::io(refused.into()));

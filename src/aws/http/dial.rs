@@ -1,7 +1,7 @@
-//! How does a connection come about?
+//! How is a connection opened?
 //!
-//! The name is resolved anew for each, and its addresses are taken in random order, so that many connections spread
-//! over many hosts. Certificates are the system's, or those of `SSL_CERT_FILE`.
+//! The name is resolved again for each connection, and its addresses are used in random order, so that many
+//! connections spread over many hosts. Certificates are the system's, or those of `SSL_CERT_FILE`.
 
 use std::future::Future;
 use std::io;
@@ -24,10 +24,10 @@ use tower_service::Service;
 use super::origin::{Origin, Spread};
 use super::proxy::{Proxies, ProxyError};
 
-/// How long a socket may take to be made, and how long the TLS handshake may take after it.
+/// How long opening a socket may take, and how long the TLS handshake may take after it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why there is no connection.
+/// The reason why a connection could not be opened.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum DialError {
     #[error(transparent)]
@@ -52,11 +52,11 @@ pub(super) struct Dialer {
     connector: HttpConnector<Spread>,
     proxies: Proxies,
     trusted: Vec<u8>,
-    /// The certificates to trust. Read with the first secure connection: it takes a moment.
+    /// The certificates to trust. They are read with the first secure connection, because reading takes a moment.
     roots: OnceCell<Arc<RootCertStore>>,
-    /// For HTTP/2, and nothing else.
+    /// The TLS connector for HTTP/2 only.
     http2: OnceCell<TlsConnector>,
-    /// For HTTP/1.1, and nothing else.
+    /// The TLS connector for HTTP/1.1 only.
     http1: OnceCell<TlsConnector>,
 }
 
@@ -74,7 +74,7 @@ impl Dialer {
         Self { connector, proxies, trusted, roots, http2, http1 }
     }
 
-    /// A connection that speaks HTTP/2 over TLS.
+    /// Opens a connection that speaks HTTP/2 over TLS.
     pub(super) async fn secure(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
         let not_http2 = || DialError::NotHttp2 { host: origin.host.clone() };
         let stream = self.tls(origin, uri, &self.http2, b"h2").await?;
@@ -86,7 +86,7 @@ impl Dialer {
         Ok(Box::new(stream))
     }
 
-    /// A connection that speaks HTTP/1.1 over TLS.
+    /// Opens a connection that speaks HTTP/1.1 over TLS.
     pub(super) async fn secure_http1(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
         let stream = self.tls(origin, uri, &self.http1, b"http/1.1").await?;
         Ok(Box::new(stream.map_err(|error| failed(origin, &error))?))
@@ -106,11 +106,11 @@ impl Dialer {
         within(origin, connector.connect(name, socket)).await
     }
 
-    /// TLS with the system's certificates and the `trusted` ones.
+    /// Creates a TLS connector with the system's certificates and the `trusted` ones.
     async fn connector(&self, protocol: &[u8]) -> Result<TlsConnector, String> {
         let read = || async {
             let trusted = self.trusted.clone();
-            // Reads files.
+            // Loading the certificates reads files.
             let read = tokio::task::spawn_blocking(move || roots(&trusted)).await;
             read.map_err(|error| error.to_string())?.map(Arc::new)
         };
@@ -120,7 +120,7 @@ impl Dialer {
         Ok(TlsConnector::from(Arc::new(config)))
     }
 
-    /// A connection without TLS.
+    /// Opens a connection without TLS.
     pub(super) async fn plain(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
         Ok(Box::new(self.socket(origin, uri).await?))
     }
@@ -138,7 +138,7 @@ impl Dialer {
 
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A proxy's address may hold a password.
+        // The address of a proxy may contain a password.
         f.write_str("Dialer")
     }
 }
@@ -147,7 +147,7 @@ fn failed(origin: &Origin, error: &dyn std::error::Error) -> DialError {
     DialError::Tls { host: origin.host.clone(), cause: error.to_string() }
 }
 
-/// Servers may pass over a protocol that they don't know, or say so.
+/// Whether the server refused the protocol. Servers may ignore a protocol that they don't know, or report it.
 fn refuses_protocol(error: &io::Error) -> bool {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(tls, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))

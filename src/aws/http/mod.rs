@@ -1,8 +1,9 @@
-//! Over which connections do we talk to the service?
+//! Which connections reach the service?
 //!
-//! Control calls go through the SDK's own HTTP client, unless a proxy is between. Subscriptions have connections of their own, for two reasons:
-//! a connection that carries unread subscriptions can stall whatever else it carries, and the SDK's client can neither
-//! bound what an unread subscription holds, nor see that a server is gone, nor open a second connection.
+//! Control calls go through the SDK's own HTTP client, unless there is a proxy. Subscriptions have their own
+//! connections, for two reasons: a connection that carries unread subscriptions can stall its other requests, and the
+//! SDK's client can neither bound the memory of an unread subscription, nor detect that a server is gone, nor open a
+//! second connection.
 //!
 //! ```text
 //! subscribe ─▶ client ─▶ connections: one with a free stream, or a new one ─▶ dial: DNS, proxy, TLS, ALPN
@@ -26,12 +27,13 @@ pub(crate) use control::ControlClient;
 pub(crate) use origin::HostNotFound;
 pub use subscriptions::SubscriptionClient;
 
-/// How connections of subscriptions are kept.
+/// The settings of the connections for subscriptions.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What the service may send on a subscription before we read it, in bytes.
+    /// The bytes that the service may send on a subscription before they are read.
     pub stream_window: u32,
-    /// The most subscriptions on one connection; fewer if the server says so. What one bad connection can harm.
+    /// The most subscriptions on one connection; fewer if the server says so. It bounds the harm of one bad
+    /// connection.
     pub streams: usize,
     /// Certificates to trust besides the system's, in PEM.
     pub trusted: Vec<u8>,

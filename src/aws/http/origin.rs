@@ -1,4 +1,4 @@
-//! Which server is meant, and at which addresses is it?
+//! Which server does a request go to, and at which addresses is it?
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use http::Uri;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use tower_service::Service;
 
-/// Where to: what connections have in common that can serve the same requests.
+/// The scheme, host and port of a server; connections with the same origin can serve the same requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Origin {
     pub(super) secure: bool,
@@ -24,13 +24,13 @@ impl Origin {
         Some(Self { secure, host, port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }) })
     }
 
-    /// As a server name in a certificate: addresses of the sixth version without brackets.
+    /// The host as a server name in a certificate: IPv6 addresses without brackets.
     pub(super) fn name(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 }
 
-/// The address of a host could not be found.
+/// The error that the address of a host could not be found.
 #[derive(Debug, thiserror::Error)]
 #[error("{host}: {cause}")]
 pub(crate) struct HostNotFound {
@@ -39,17 +39,17 @@ pub(crate) struct HostNotFound {
 }
 
 impl HostNotFound {
-    /// Whether this is what an error comes from.
+    /// Whether this error is behind another error.
     pub(crate) fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
         std::iter::successors(Some(error), |error| error.source()).any(|error| {
-            // An I/O error gives the source of what is in it, and not what is in it itself.
+            // The `source` of an I/O error is the source of its inner error, not the inner error itself.
             let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
             error.is::<Self>() || inner.is_some_and(|inner| inner.is::<Self>())
         })
     }
 }
 
-/// Resolves names to addresses in random order, those of the family that the system prefers first.
+/// A resolver that returns addresses in random order, those of the family that the system prefers first.
 #[derive(Clone)]
 pub(super) struct Spread(GaiResolver);
 
@@ -80,7 +80,7 @@ impl Service<Name> for Spread {
 fn spread(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let prefers_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     fastrand::shuffle(&mut addresses);
-    // Stable: the random order stays within each family.
+    // The sort is stable: the random order stays within each family.
     addresses.sort_by_key(|address| address.is_ipv6() != prefers_v6);
     addresses
 }

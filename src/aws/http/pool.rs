@@ -1,7 +1,7 @@
-//! On which connection does the next stream go?
+//! Which connection does the next stream use?
 //!
-//! On the first that has a place. If none has, one is opened, and by one caller at a time: a thousand subscriptions that
-//! start together need ten connections, not a thousand.
+//! A stream uses the first connection with a free slot. If none has one, a connection is opened, and by one caller at
+//! a time: a thousand subscriptions that start together need ten connections, not a thousand.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::dial::{DialError, Dialer, Io};
 use super::origin::Origin;
 use crate::sync::{Mutex, lock};
 
-/// Why there is no stream.
+/// The reason why a stream could not be opened.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum OpenError {
     #[error(transparent)]
@@ -26,7 +26,7 @@ pub(super) enum OpenError {
     Handshake { host: String, cause: String },
 }
 
-/// All connections of subscriptions. Dropping it ends their tasks.
+/// All connections for subscriptions. Dropping it ends their tasks.
 #[derive(Debug)]
 pub(super) struct Connections {
     dialer: Dialer,
@@ -40,13 +40,13 @@ pub(super) struct Connections {
 #[derive(Debug, Default)]
 struct Peer {
     connections: Mutex<Vec<Arc<Connection>>>,
-    /// Held by the one who opens a connection.
+    /// Held by the caller that opens a connection.
     opening: AsyncMutex<Attempts>,
-    /// How many attempts to open one are over; written under `opening`.
+    /// How many attempts to open a connection have ended; written under `opening`.
     attempts: Mutex<u64>,
 }
 
-/// What became of the last attempt to open a connection.
+/// The result of the last attempt to open a connection.
 #[derive(Debug, Default)]
 struct Attempts {
     failed: Option<OpenError>,
@@ -63,7 +63,7 @@ impl Connections {
         }
     }
 
-    /// A place for a stream to the server of `uri`. Cancel safe.
+    /// Returns a slot for a stream to the server of `uri`. This is cancel safe.
     pub(super) async fn stream(&self, origin: &Origin, uri: &Uri) -> Result<Slot, OpenError> {
         let peer = Arc::clone(lock(&self.peers).entry(origin.clone()).or_default());
         let before = *lock(&peer.attempts);
@@ -75,7 +75,7 @@ impl Connections {
             if let Some(slot) = peer.take() {
                 return Ok(slot);
             }
-            // Those who waited for an attempt that failed don't each make another one after it.
+            // Callers that waited for an attempt that failed share its error instead of each making another attempt.
             if *lock(&peer.attempts) != before
                 && let Some(error) = &turn.failed
             {
@@ -96,12 +96,12 @@ impl Connections {
         }
     }
 
-    /// A connection without TLS, for one exchange.
+    /// Opens a connection without TLS, for one exchange.
     pub(super) async fn plain(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, OpenError> {
         Ok(self.dialer.plain(origin, uri).await?)
     }
 
-    /// Runs the other half of an exchange until `held` is cancelled or this is dropped.
+    /// Runs the connection side of an exchange until `held` is cancelled or this value is dropped.
     pub(super) fn run(&self, work: impl Future<Output = ()> + Send + 'static, held: CancellationToken) {
         let stop = self.stop.token().clone();
         self.tasks.spawn(async move {

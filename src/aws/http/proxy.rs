@@ -1,7 +1,7 @@
-//! Through which proxy does a request go, and what does the proxy say to it?
+//! Which proxy does a request go through, and what does the proxy answer?
 //!
-//! Proxies are those of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`). Whatever goes wrong at one
-//! is told with its name, for the server behind it has nothing to do with it; its user and password are never told.
+//! Proxies come from the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`). Every error at a proxy
+//! names the proxy, because the server behind it is not the cause; the proxy's user and password are never shown.
 
 use std::sync::Arc;
 use std::{fmt, io};
@@ -27,7 +27,7 @@ pub(super) struct Proxies(Arc<Matcher>);
 /// A proxy that a request goes through.
 pub(super) struct Proxy(Intercept);
 
-/// Why a proxy lets nothing through.
+/// The reason why a proxy let a request fail.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum ProxyError {
     #[error("proxy {proxy} answered {answer}: {what}")]
@@ -55,20 +55,20 @@ impl Proxies {
 
 impl fmt::Debug for Proxies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Their addresses may hold passwords.
+        // The addresses of proxies may contain passwords.
         f.write_str("Proxies")
     }
 }
 
 impl Proxy {
-    /// Its address without user and password.
+    /// The address of the proxy without user and password.
     pub(super) fn name(&self) -> String {
         let uri = self.0.uri();
         let port = uri.port_u16().unwrap_or(80);
         format!("{}://{}:{port}", uri.scheme_str().unwrap_or("http"), uri.host().unwrap_or_default())
     }
 
-    /// A connection to `origin` through it.
+    /// Opens a connection to `origin` through the proxy.
     pub(super) async fn tunnel<R>(&self, connector: &HttpConnector<R>, origin: &Origin) -> Result<TcpStream, ProxyError>
     where
         R: Service<Name, Response = <Spread as Service<Name>>::Response, Error = io::Error>
@@ -95,7 +95,8 @@ impl Proxy {
         }
     }
 
-    /// The first line of its answer. What follows the answer belongs to the server, which says nothing before it is asked.
+    /// Reads the first line of the proxy's answer. The bytes after the answer belong to the server, which sends
+    /// nothing before it is asked.
     async fn answer(&self, socket: &mut TcpStream) -> Result<String, ProxyError> {
         let mut answer = Vec::new();
         loop {
@@ -113,7 +114,7 @@ impl Proxy {
         }
     }
 
-    /// It answered with another status than that of success.
+    /// The error of a proxy that answered with a status other than success.
     pub(super) fn refused(&self, answer: &str, origin: &Origin) -> ProxyError {
         let what = if answer.starts_with("407") {
             "it wants another user and password in its URL".to_owned()
@@ -148,7 +149,7 @@ mod tests {
     use super::super::dial::Dialer;
     use super::*;
 
-    /// What a connection through a proxy comes to that answers like this, and what the proxy was asked.
+    /// The result of a connection through a proxy that gives this answer, and the request that the proxy got.
     async fn through(answer: &'static str) -> (Result<(), String>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -175,7 +176,7 @@ mod tests {
         let (told, asked) = through("HTTP/1.1 200 Connection established\r\n\r\n").await;
         assert_eq!(told, Ok(()));
         assert!(asked.starts_with("CONNECT kinesis.example:80 HTTP/1.1\r\n"), "{asked}");
-        // Of `user:hidden`.
+        // The base64 text is `user:hidden`.
         assert!(asked.contains("\r\nProxy-Authorization: Basic dXNlcjpoaWRkZW4=\r\n"), "{asked}");
         for (answer, expected) in [
             (

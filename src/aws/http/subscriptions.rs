@@ -1,4 +1,4 @@
-//! How does the SDK send a subscription through our connections?
+//! How does the SDK send a subscription over the input's own connections?
 
 use std::sync::Arc;
 
@@ -23,18 +23,18 @@ use super::dial::DialError;
 use super::origin::Origin;
 use super::pool::{Connections, OpenError};
 
-/// An HTTP client for subscriptions. Its connections go when the last clone is dropped.
+/// An HTTP client for subscriptions. Its connections are closed when the last clone is dropped.
 ///
-/// `https` endpoints are spoken to in HTTP/2, `http` ones (local servers) in HTTP/1.1 with a connection for each
-/// subscription.
+/// The client speaks HTTP/2 to `https` endpoints. It speaks HTTP/1.1 to `http` endpoints (local servers), with a
+/// connection for each subscription.
 #[derive(Debug, Clone)]
 pub struct SubscriptionClient {
-    /// Made once: the SDK asks for it with every call.
+    /// The connector is created once: the SDK asks for it with every call.
     connector: SharedHttpConnector,
 }
 
 impl SubscriptionClient {
-    /// A client without connections; they are opened as they are needed.
+    /// Creates a client without connections; they are opened as they are needed.
     pub fn new(settings: Settings) -> Self {
         let connections = Arc::new(Connections::new(settings));
         Self { connector: SharedHttpConnector::new(Connector { connections }) }
@@ -81,7 +81,7 @@ async fn over_http2(
     let slot = connections.stream(origin, request.uri()).await.map_err(open_failed)?;
     let (mut parts, body) = request.into_parts();
     parts.version = Version::HTTP_2;
-    // In HTTP/2 the address says the host, and a connection is nobody's own.
+    // In HTTP/2 the address names the host, and requests share a connection.
     for header in [HOST, CONNECTION, TE, TRANSFER_ENCODING] {
         parts.headers.remove(header);
     }
@@ -101,7 +101,7 @@ async fn over_http1(
     let failed = |error: hyper::Error| ConnectorError::io(error.into());
     let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
     let held = CancellationToken::new();
-    // Whoever drops the answer, or gives up waiting for it, ends the connection.
+    // The connection ends when the answer is dropped, or when the caller stops waiting for it.
     let holder = held.clone().drop_guard();
     connections.run(async move { connection.await.unwrap_or_default() }, held);
     let (mut parts, body) = request.into_parts();
@@ -118,7 +118,7 @@ async fn over_http1(
 
 fn open_failed(error: OpenError) -> ConnectorError {
     match error {
-        // Trying again doesn't mend that; somebody has to look.
+        // A retry does not fix this: a person has to act.
         OpenError::Dial(DialError::NotHttp2 { .. }) => ConnectorError::user(error.into()),
         _ => ConnectorError::io(error.into()),
     }

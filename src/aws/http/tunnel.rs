@@ -1,7 +1,7 @@
-//! How do control calls go through the tunnel of a proxy?
+//! How are control calls sent through the tunnel of a proxy?
 //!
-//! In HTTP/1.1 over TLS, on connections that are kept for the next call. The SDK's own client can do it too, but keeps to
-//! itself which proxy refused, and how.
+//! These calls use HTTP/1.1 over TLS, on connections that are kept for the next call. The SDK's own client can use a
+//! tunnel too, but does not report which proxy refused, and how.
 
 use std::io;
 use std::pin::Pin;
@@ -25,10 +25,10 @@ use tower_service::Service;
 use super::dial::{DialError, Dialer, Io};
 use super::origin::Origin;
 
-/// How long a connection is kept that nobody uses.
+/// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(90);
 
-/// Sends requests through tunnels.
+/// The connector that sends requests through tunnels.
 #[derive(Debug, Clone)]
 pub(super) struct Tunnelled {
     client: Client<Tunnels, SdkBody>,
@@ -50,7 +50,7 @@ impl HttpConnector for Tunnelled {
         HttpConnectorFuture::new_boxed(Box::pin(async move {
             let mut request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
             let captured = capture_connection(&mut request);
-            // So that the SDK can have a connection closed that it thinks ill of.
+            // The SDK uses this to have a bad connection closed.
             if let Some(capture) = request.extensions().get::<CaptureSmithyConnection>() {
                 capture.set_connection_retriever(move || {
                     let poisoned = captured.clone();
@@ -70,7 +70,7 @@ impl HttpConnector for Tunnelled {
                     .await
                     .map_err(|_| ConnectorError::timeout(format!("no answer came within {read_timeout:?}").into()))?,
             };
-            // Whatever it was, the next connection may be better.
+            // Every error is treated as an I/O error, because the next connection may be better.
             let answer = answer.map_err(|error| ConnectorError::io(error.into()))?;
             HttpResponse::try_from(answer.map(SdkBody::from_body_1_x))
                 .map_err(|error| ConnectorError::other(error.into(), None))
@@ -112,7 +112,7 @@ impl Service<Uri> for Tunnels {
     }
 }
 
-/// A connection through a proxy, as hyper's pool wants to have it.
+/// A connection through a proxy, as hyper's pool expects it.
 struct Tunnel(Box<dyn Io>);
 
 impl Connection for Tunnel {
