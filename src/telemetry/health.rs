@@ -1,8 +1,8 @@
-//! What is not being read, delivered or stored at the moment, since when, and why?
+//! Which parts of the input can't read, deliver or store at the moment, since when, and why?
 //!
-//! Each part of the input reports what keeps it from its work, and when it works again. What needs a person shows at once;
-//! what usually passes by itself shows when it has lasted for [`GRACE`]. The status, the metrics and the log all come from
-//! here, so they say the same.
+//! Each part of the input reports the reason that keeps it from its work, and its recovery. A condition that needs a
+//! person shows at once; a condition that usually passes by itself shows when it has lasted for [`GRACE`]. The
+//! status, the metrics and the log all come from this file, so they agree.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -19,22 +19,22 @@ use crate::retry::Fault;
 use crate::sync::{Mutex, lock};
 use crate::telemetry::{self, InputMeter};
 
-/// What passes by itself is not shown unless it lasts this long.
+/// A condition that usually passes by itself is shown only if it lasts this long.
 const GRACE: Duration = Duration::from_secs(30);
-/// A shard that waits for space and of which nothing was acknowledged for this long has stalled.
+/// A shard has stalled if it waits for space and none of its records were acknowledged for this long.
 const STALLED_AFTER: Duration = Duration::from_secs(25);
-/// How often what lasts is logged again: that the output takes nothing, and everything else.
+/// How often a lasting condition is logged again: a stall of delivery, and every other condition.
 const STALL_LOGGED_EVERY: Duration = Duration::from_mins(1);
 const LOGGED_EVERY: Duration = Duration::from_mins(5);
 
-/// A part of the input that may be kept from its work.
+/// A part of the input that can be degraded.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
-    /// The right to read any shard at all.
+    /// The leases of all shards.
     Leases,
-    /// Storing positions.
+    /// The storing of positions.
     Checkpoints,
-    /// Seeing what other workers do.
+    /// The reading of the lease table.
     LeaseTable,
     /// The listing of a stream, or the stream itself.
     Stream(Stream),
@@ -42,18 +42,18 @@ pub(crate) enum Part {
     Shard(Stream, ShardId, Aspect),
 }
 
-/// What of a shard may fail.
+/// An aspect of a shard that can be degraded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Aspect {
     /// Its records can't be read.
     Reading,
-    /// Its records can't be handed on, because nothing of it is acknowledged.
+    /// Its records can't be delivered, because none of them are acknowledged.
     Delivery,
-    /// Its row in the store can't be understood.
+    /// Its row in the store can't be read.
     Row,
-    /// Its end can't be stored, so its children wait.
+    /// Its shard end can't be stored, so its children wait.
     End,
-    /// Something else reads it with the same consumer.
+    /// Another reader uses the same consumer.
     Consumer,
 }
 
@@ -61,53 +61,53 @@ pub(crate) enum Aspect {
 struct Condition {
     since: Instant,
     reason: String,
-    /// From when on it is shown.
+    /// The time from which the condition is shown.
     shown_from: Instant,
     logged: Option<Instant>,
-    /// When a subscription was granted after the last failure. If none follows it, the part has recovered.
+    /// When a subscription was granted after the last failure. If no failure follows it, the part has recovered.
     granted: Option<Instant>,
 }
 
-/// A shard that waits for space, with what was acknowledged of it when that last changed.
+/// A shard that waits for space, with its number of acknowledged records when that last changed.
 #[derive(Debug)]
 struct Waiting {
     done: u64,
     moved_at: Instant,
 }
 
-/// A shard that is being read, as far as its health needs it.
+/// A shard that is being read, with the parts that its health needs.
 pub(crate) trait ObservedShard: fmt::Debug + Send + Sync {
     /// The names of the shard.
     fn names(&self) -> &ShardNames;
 
-    /// How many of its records have been acknowledged without a gap.
+    /// Returns how many of its records have been acknowledged without a gap.
     fn acked_through(&self) -> u64;
 
-    /// Whether its lease is still ours.
+    /// Returns whether its lease is still held by this worker.
     fn is_live(&self) -> bool;
 
-    /// The age of its oldest record that is not acknowledged, or not read. `wall` is the time of day in milliseconds since
-    /// 1970, by the clock of arrival times.
+    /// Returns the age of its oldest record that is not acknowledged, or not read. `wall` is the time of day in
+    /// milliseconds since 1970, by the clock of arrival times.
     fn lag(&self, now: Instant, wall: i64) -> Duration;
 }
 
 /// The health of one input.
 #[derive(Debug)]
 pub(crate) struct Health {
-    /// The gauges of the input, and its log lines that must not repeat.
+    /// The gauges of the input, and its log lines that are limited in rate.
     pub(crate) meter: InputMeter,
     time: SharedTimeSource,
-    /// How many conditions there are, so that healthy shards, which report at every event, take no lock.
+    /// The number of conditions, so that healthy shards, which report at every event, take no lock.
     count: AtomicUsize,
     conditions: Mutex<BTreeMap<Part, Condition>>,
     waiting: Mutex<BTreeMap<(Stream, ShardId), Waiting>>,
-    /// The shards that are being read.
+    /// The shards that are being read; each is added when its reading begins.
     reading: Mutex<Vec<Weak<dyn ObservedShard>>>,
-    /// Since when there has been a shard that no worker reads.
+    /// The time since which there has been a shard that no worker reads.
     unread_since: Mutex<Option<Instant>>,
 }
 
-/// A shard that waits for space. Dropping it says that the shard goes on.
+/// A shard that waits for space. Dropping this value reports that the wait has ended.
 #[derive(Debug)]
 pub(crate) struct WaitingForSpace<'a> {
     health: &'a Health,
@@ -122,7 +122,7 @@ impl Drop for WaitingForSpace<'_> {
 }
 
 impl Health {
-    /// The health of an input that reads this, by this clock.
+    /// Creates the health of an input that reads `target`, with this clock.
     pub(crate) fn new(target: &str, time: SharedTimeSource) -> Self {
         Self {
             meter: InputMeter::new(target),
@@ -135,12 +135,12 @@ impl Health {
         }
     }
 
-    /// Something that only a person can change keeps a part from its work.
+    /// Reports that a part is degraded by a condition that only a person can change.
     pub(crate) fn degraded(&self, part: Part, reason: &dyn Display) {
         self.raise(part, reason, Duration::ZERO);
     }
 
-    /// A part failed at its work, and tries again.
+    /// Reports that a part failed and retries.
     pub(crate) fn failing(&self, part: Part, reason: &dyn Display) {
         self.raise(part, reason, GRACE);
     }
@@ -161,7 +161,7 @@ impl Health {
         self.count.store(conditions.len(), Ordering::Release);
     }
 
-    /// A part does its work again, or need not do it any more.
+    /// Reports that a part works again, or that its work is no longer needed.
     pub(crate) fn recovered(&self, part: &Part) {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
@@ -185,24 +185,24 @@ impl Health {
         self.count.store(conditions.len(), Ordering::Release);
     }
 
-    /// What was never logged as degraded needs no line.
+    /// Logs the recovery, unless the condition was never logged as degraded.
     fn log_recovered(&self, part: &Part, condition: &Condition) {
         if condition.logged.is_some() {
             self.meter.recovered(part, condition.since.elapsed());
         }
     }
 
-    /// The shard can't be read, and a retry alone does not help.
+    /// Reports that the shard can't be read, and that a retry alone does not help.
     pub(crate) fn unreadable(&self, names: &ShardNames, cause: &dyn Display) {
         self.degraded(Part::of(names, Aspect::Reading), cause);
     }
 
-    /// A subscription failed or broke.
+    /// Reports that a subscription failed or broke.
     pub(crate) fn read_failed(&self, names: &ShardNames, cause: &dyn Display) {
         self.failing(Part::of(names, Aspect::Reading), cause);
     }
 
-    /// Something else reads the shard with our consumer.
+    /// Reports that another reader reads the shard with the same consumer.
     pub(crate) fn shared_consumer(&self, names: &ShardNames, consumer: &str) {
         let reason = format_args!(
             "its subscription is taken over again and again: another fleet reads with the consumer {consumer}; give each fleet \
@@ -211,12 +211,12 @@ impl Health {
         self.degraded(Part::of(names, Aspect::Consumer), &reason);
     }
 
-    /// Nothing else reads the shard with our consumer any more.
+    /// Reports that no other reader reads the shard with the same consumer any more.
     pub(crate) fn own_consumer(&self, names: &ShardNames) {
         self.recovered(&Part::of(names, Aspect::Consumer));
     }
 
-    /// A subscription of the shard was granted. What it brings will show whether it can be read.
+    /// Reports that a subscription of the shard was granted. Its events will show whether the shard can be read.
     pub(crate) fn granted(&self, names: &ShardNames) {
         if self.count.load(Ordering::Acquire) > 0
             && let Some(condition) = lock(&self.conditions).get_mut(&Part::of(names, Aspect::Reading))
@@ -225,14 +225,15 @@ impl Health {
         }
     }
 
-    /// The shard is being read.
+    /// Reports that the shard is being read.
     pub(crate) fn reads(&self, names: &ShardNames) {
         if self.count.load(Ordering::Acquire) > 0 {
             self.recovered(&Part::of(names, Aspect::Reading));
         }
     }
 
-    /// The shard is not ours any more, or is over: nothing of it has to be done here.
+    /// Removes the conditions of a shard that has ended or is not held by this worker any more: no work is left for
+    /// it here.
     pub(crate) fn forget(&self, names: &ShardNames) {
         if self.count.load(Ordering::Acquire) > 0 {
             self.retain(|part, _| {
@@ -242,7 +243,8 @@ impl Health {
         }
     }
 
-    /// The rows of a stream that can't be understood, each with what is wrong with it; these and no others.
+    /// Reports the rows of a stream that can't be read, each with its error. The conditions of all other rows are
+    /// removed.
     pub(crate) fn unreadable_rows(&self, stream: &Stream, rows: &BTreeMap<ShardId, String>) {
         if rows.is_empty() && self.count.load(Ordering::Acquire) == 0 {
             return;
@@ -255,36 +257,36 @@ impl Health {
         }
     }
 
-    /// Positions could not be stored.
+    /// Reports that positions could not be stored.
     pub(crate) fn store_failed(&self, error: &dyn Display) {
         self.meter.store_failed(error);
         self.failing(Part::Checkpoints, &format_args!("checkpoints can't be stored: {error}"));
     }
 
-    /// Positions are stored again.
+    /// Reports that positions are stored again.
     pub(crate) fn stored(&self) {
         self.recovered(&Part::Checkpoints);
     }
 
-    /// The end of a shard could not be stored.
+    /// Reports that the end of a shard could not be stored.
     pub(crate) fn end_failed(&self, names: &ShardNames, error: &dyn Display) {
         self.meter.store_failed(error);
         let part = Part::of(names, Aspect::End);
         self.failing(part, &format_args!("its end can't be stored, so its children wait: {error}"));
     }
 
-    /// The table could not be read, or shards could not be claimed or asked for.
+    /// Reports that the table could not be read, or that shards could not be claimed or requested.
     pub(crate) fn table_failed(&self, error: &dyn Display) {
         self.meter.table_failed(error);
         self.failing(Part::LeaseTable, &format_args!("the lease table can't be used: {error}"));
     }
 
-    /// The table was read.
+    /// Reports that the table was read.
     pub(crate) fn looked(&self) {
         self.recovered(&Part::LeaseTable);
     }
 
-    /// The leases are past their time.
+    /// Reports that the leases have expired.
     pub(crate) fn leases_expired(&self, lease_period: Duration) {
         self.meter.leases_expired(lease_period);
         let reason = format_args!(
@@ -293,26 +295,26 @@ impl Health {
         self.degraded(Part::Leases, &reason);
     }
 
-    /// The leases are renewed again.
+    /// Reports that the leases are renewed again.
     pub(crate) fn leases_renewed(&self) {
         self.meter.leases_recovered();
         self.recovered(&Part::Leases);
     }
 
-    /// The shards of a stream could not be listed.
+    /// Reports that the shards of a stream could not be listed.
     pub(crate) fn listing_failed(&self, stream: &Stream, fault: &Fault) {
         self.meter.listing_failed(stream, fault);
         self.failing(Part::Stream(stream.clone()), &format_args!("its shards can't be listed: {fault}"));
     }
 
-    /// The shards of a stream were listed.
+    /// Reports that the shards of a stream were listed.
     pub(crate) fn listed(&self, stream: &Stream) {
         if self.count.load(Ordering::Acquire) > 0 {
             self.recovered(&Part::Stream(stream.clone()));
         }
     }
 
-    /// Nothing can be handed on from a shard: it waits until the answer is dropped.
+    /// Reports that a shard waits for space and can't deliver; the wait ends when the result is dropped.
     pub(crate) fn waits_for_space(&self, names: &ShardNames) -> WaitingForSpace<'_> {
         let key = (names.stream.clone(), names.shard.clone());
         let waiting = Waiting { done: self.acked_through(&key), moved_at: Instant::now() };
@@ -320,7 +322,7 @@ impl Health {
         WaitingForSpace { health: self, key }
     }
 
-    /// How many records of a shard that is being read have been acknowledged.
+    /// The number of acknowledged records of a shard that is being read.
     fn acked_through(&self, (stream, shard): &(Stream, ShardId)) -> u64 {
         let reading = lock(&self.reading);
         let mut live = reading.iter().rev().filter_map(Weak::upgrade);
@@ -328,17 +330,17 @@ impl Health {
         found.map_or(0, |one| one.acked_through())
     }
 
-    /// A shard is being read, and its lag counts, for as long as it lives.
+    /// Adds a shard that is being read. Its lag counts as long as it exists.
     pub(crate) fn reads_shard(&self, shard: Weak<dyn ObservedShard>) {
         lock(&self.reading).push(shard);
     }
 
-    /// Since when there has been a shard that no worker reads; `None` if each has one.
+    /// Sets the time since which there has been a shard that no worker reads; `None` if every shard has a worker.
     pub(crate) fn unread_since(&self, since: Option<Instant>) {
         *lock(&self.unread_since) = since;
     }
 
-    /// Brings metrics and log up to date. Called every second.
+    /// Brings metrics and log up to date. The input calls this every second.
     pub(crate) fn report(&self, pool: &Pool) {
         let now = Instant::now();
         self.look_for_stalls(now);
@@ -356,7 +358,7 @@ impl Health {
                 continue;
             }
             condition.logged = Some(now);
-            // A full pool stalls all shards at once, and is one line.
+            // A full pool stalls all shards at once, and is logged as one line.
             if let Part::Shard(stream, shard, Aspect::Delivery) = part {
                 stalled.push((stream.clone(), shard.clone(), condition.since));
             } else {
@@ -387,7 +389,7 @@ impl Health {
         }
     }
 
-    /// Sets the lag of each shard; returns the greatest, which counts shards that no worker reads.
+    /// Sets the lag of each shard; returns the greatest, which includes shards that no worker reads.
     fn report_lags(&self, now: Instant) -> Duration {
         let wall = self.time.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = i64::try_from(wall.as_millis()).unwrap_or(i64::MAX);
@@ -407,7 +409,7 @@ impl Health {
         since.map_or(greatest, |since| greatest.max(now.saturating_duration_since(since)))
     }
 
-    /// Why not all is well, in a sentence.
+    /// The reason why the input is degraded, in a sentence.
     pub(crate) fn reason(&self) -> Option<String> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
@@ -427,12 +429,12 @@ impl Health {
 }
 
 impl Part {
-    /// An aspect of the shard of these names.
+    /// An aspect of the shard with these names.
     pub(crate) fn of(names: &ShardNames, aspect: Aspect) -> Self {
         Self::Shard(names.stream.clone(), names.shard.clone(), aspect)
     }
 
-    /// The stream that it belongs to.
+    /// The stream that the part belongs to.
     pub(crate) fn stream(&self) -> Option<&Stream> {
         match self {
             Self::Stream(stream) | Self::Shard(stream, ..) => Some(stream),
@@ -440,13 +442,13 @@ impl Part {
         }
     }
 
-    /// The shard that it belongs to.
+    /// The shard that the part belongs to.
     pub(crate) fn shard(&self) -> Option<&ShardId> {
         if let Self::Shard(_, shard, _) = self { Some(shard) } else { None }
     }
 }
 
-/// What a reason is prefixed with.
+/// The prefix of a reason.
 impl Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

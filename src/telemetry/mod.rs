@@ -1,7 +1,8 @@
-//! Every metric and every log event of the input, listed once.
+//! Which metrics and log events does the input have?
 //!
-//! Nothing else in this crate calls `metrics` or `tracing`. A library installs neither a recorder nor a subscriber:
-//! without them all this costs next to nothing. A healthy run logs nothing above `debug` but its start and its stop.
+//! Every metric and every log event is listed here once. Nothing else in this crate calls `metrics` or `tracing`. A
+//! library installs neither a recorder nor a subscriber: without them all this costs next to nothing. A healthy run
+//! logs nothing above `debug` but its start and its stop.
 
 pub(crate) mod health;
 
@@ -20,10 +21,10 @@ use crate::retry::Fault;
 use crate::sync::{Mutex, lock};
 use health::{Aspect, Part};
 
-/// What fails for an hour is told every minute, and not every second.
+/// A repeated failure is logged at most this often.
 const LOG_EVERY: Duration = Duration::from_mins(1);
 
-/// When was it told last?
+/// A limiter of the rate of a log line.
 #[derive(Debug)]
 struct RateLimited(Mutex<Option<Instant>>);
 
@@ -42,27 +43,27 @@ impl RateLimited {
     }
 }
 
-/// What a metric counts.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
-    /// It only grows.
+    /// The value only grows.
     Counter,
-    /// It goes up and down.
+    /// The value goes up and down.
     Gauge,
 }
 
 /// One metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Its name.
+    /// The name of the metric.
     pub name: &'static str,
-    /// Whether it only grows.
+    /// The kind of the metric.
     pub measure: Measure,
-    /// What its numbers are.
+    /// The unit of its values.
     pub unit: Unit,
-    /// What it says.
+    /// The meaning of the metric.
     pub help: &'static str,
-    /// Whether it is kept for each stream and shard; otherwise once for the input.
+    /// Whether the metric is kept for each stream and shard; otherwise it is kept once for the input.
     pub by_shard: bool,
 }
 
@@ -145,7 +146,7 @@ metrics! {
         "Failed attempts to read the lease table, or to claim or request a shard.";
 }
 
-/// Tells an installed recorder what the metrics mean.
+/// Describes the metrics to an installed recorder.
 pub(crate) fn describe_metrics() {
     for metric in METRICS {
         match metric.measure {
@@ -155,7 +156,7 @@ pub(crate) fn describe_metrics() {
     }
 }
 
-/// A wait at connect. What it is for is logged after some seconds, and then every minute.
+/// A wait at connect. Its reason is logged after some seconds, and then every minute.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     since: Instant,
@@ -171,12 +172,12 @@ impl Waiting {
         Self { since, next: since + WAITS_QUIETLY }
     }
 
-    /// How long it has lasted.
+    /// How long the wait has lasted.
     pub(crate) fn lasts(&self) -> Duration {
         self.since.elapsed()
     }
 
-    /// Says what is waited for, if it is time to.
+    /// Logs the reason of the wait, if that is due.
     pub(crate) fn tell(&mut self, what: &str, name: &str, state: &str) {
         let now = Instant::now();
         if now >= self.next {
@@ -192,10 +193,10 @@ impl Waiting {
     }
 }
 
-/// The inputs of this process, so that the gauges of each have a label of their own.
+/// The names of the inputs of this process, so that the gauges of each have a separate label.
 static INPUTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// The gauges of one input, and what it logs at most once a minute.
+/// The gauges of one input, and the log lines that it writes at most once a minute.
 #[derive(Debug)]
 pub(crate) struct InputMeter {
     input: String,
@@ -204,7 +205,7 @@ pub(crate) struct InputMeter {
     listing_failed: RateLimited,
     reading: AtomicU64,
     workers: AtomicU64,
-    /// 0 or 1; 2 where there are no leases to renew.
+    /// The validity of the leases: 0 or 1; 2 where there are no leases to renew.
     leases_valid: AtomicU64,
 }
 
@@ -215,7 +216,8 @@ impl Drop for InputMeter {
 }
 
 impl InputMeter {
-    /// The meter of an input that reads this. A second one of the same name in the process gets a number.
+    /// Creates the meter of an input that reads `target`. A second input of the same name in the process gets a
+    /// number.
     pub(crate) fn new(target: &str) -> Self {
         let mut inputs = lock(&INPUTS);
         let mut input = target.to_owned();
@@ -239,7 +241,8 @@ impl InputMeter {
         gauge!(name, "input" => self.input.clone()).set(value);
     }
 
-    /// Sets all gauges but those of shards. Called every second, so that a recorder may forget what is not set any more.
+    /// Sets all gauges except those of shards. Called every second, so that a recorder may forget gauges that are not
+    /// set any more.
     pub(crate) fn report(&self, pool: &Pool, lag: Duration, degraded: usize) {
         let (records, bytes) = (pool.records(), pool.bytes());
         self.set(PENDING_RECORDS, records.used as f64);
@@ -257,7 +260,7 @@ impl InputMeter {
         }
     }
 
-    /// The lag of one shard.
+    /// Sets the lag of one shard.
     pub(crate) fn lag(&self, names: &ShardNames, lag: Duration) {
         let mut labels = shard_labels(names);
         labels.push(metrics::Label::new("input", self.input.clone()));
@@ -319,7 +322,7 @@ impl InputMeter {
         }
     }
 
-    /// A part has not done its work for this long.
+    /// Logs that a part has been degraded for this long.
     pub(crate) fn degraded(&self, part: &Part, reason: &str, lasts: Duration) {
         if let Part::Shard(stream, shard, Aspect::Reading) = part {
             let for_seconds = lasts.as_secs();
@@ -336,7 +339,7 @@ impl InputMeter {
         );
     }
 
-    /// What was logged as degraded works again, after this long.
+    /// Logs that a part that was logged as degraded has recovered, after this long.
     pub(crate) fn recovered(&self, part: &Part, lasted: Duration) {
         tracing::info!(
             input = self.input,
@@ -348,7 +351,7 @@ impl InputMeter {
     }
 }
 
-/// The metrics of one shard. Looked up once, since that is the dear part.
+/// The metrics of one shard. They are looked up once, because the lookup is expensive.
 #[derive(Debug)]
 pub(crate) struct ShardMeter {
     names: Arc<ShardNames>,
@@ -358,7 +361,7 @@ pub(crate) struct ShardMeter {
     acked: Counter,
     nacked: Counter,
     subscribed: Counter,
-    /// Whether the log has been told of aggregated records.
+    /// Whether aggregated records have been logged.
     told_aggregated: AtomicBool,
     unread: Unread,
 }
@@ -368,14 +371,14 @@ pub(crate) struct ShardMeter {
 struct Unread {
     /// When reading began.
     start: Instant,
-    /// What the service said last, in milliseconds.
+    /// The last lag that the service reported, in milliseconds.
     behind: AtomicI64,
-    /// When it said so, in milliseconds after `start`.
+    /// When the service reported it, in milliseconds after `start`.
     said_at: AtomicU64,
 }
 
-/// An idle shard says something about every five seconds, and a subscription that is silent for 35 s is replaced. If nothing
-/// came for longer than this, whatever came to the shard since is not read.
+/// An idle shard sends an event about every five seconds, and a subscription that is silent for 35 s is replaced. If
+/// nothing arrived for longer than this, the records that were written to the shard since then are not read.
 const SILENT_AFTER: Duration = Duration::from_secs(40);
 
 impl ShardMeter {
@@ -394,7 +397,7 @@ impl ShardMeter {
         }
     }
 
-    /// How long ago the oldest record arrived that is not read, as far as can be told.
+    /// How long ago the oldest unread record arrived, as far as can be told.
     pub(crate) fn unread(&self, now: Instant) -> Duration {
         let behind = Duration::from_millis(self.unread.behind.load(Ordering::Relaxed).max(0).unsigned_abs());
         let said_at = self.unread.start + Duration::from_millis(self.unread.said_at.load(Ordering::Relaxed));
@@ -407,7 +410,7 @@ impl ShardMeter {
         self.read_bytes.increment(bytes as u64);
     }
 
-    /// The service said how far behind the tip of the shard the reader is.
+    /// Stores the service's report of how far the reader is behind the tip of the shard.
     pub(crate) fn behind(&self, millis: i64) {
         self.unread.behind.store(millis, Ordering::Relaxed);
         self.unread.said_at.store(self.unread.start.elapsed().as_millis() as u64, Ordering::Relaxed);
@@ -434,7 +437,7 @@ impl ShardMeter {
         counter!(SKIPPED, shard_labels(&self.names)).increment(records as u64);
     }
 
-    /// Aggregated records were read, and would have to be taken apart.
+    /// Counts aggregated records, which would have to be deaggregated, and logs the first ones.
     pub(crate) fn aggregated(&self, records: usize) {
         counter!(AGGREGATED, shard_labels(&self.names)).increment(records as u64);
         if !self.told_aggregated.swap(true, Ordering::Relaxed) {
@@ -453,13 +456,13 @@ impl ShardMeter {
         tracing::debug!(%stream, %shard, "subscribed");
     }
 
-    /// A subscription failed or broke; `wait` is how long until the next try.
+    /// Counts a subscription that failed or broke; `wait` is the time until the next retry.
     pub(crate) fn fault(&self, fault: &Fault, tries: u32, wait: Duration) {
         let ShardNames { stream, shard } = &*self.names;
         let mut labels = shard_labels(&self.names);
         labels.push(metrics::Label::new("code", fault.code.clone()));
         counter!(FAULTS, labels).increment(1);
-        // One broken connection is life. That a shard does not come back, its health says.
+        // One broken connection is normal. The health reports a shard that does not recover.
         tracing::debug!(%stream, %shard, %fault, tries, ?wait, "subscription lost; subscribing again");
     }
 
@@ -503,7 +506,8 @@ fn shard_labels(names: &ShardNames) -> Vec<metrics::Label> {
     ]
 }
 
-/// Shards wait for room, in the pool or under a limit of their own, and nothing of them was acknowledged for this long.
+/// Logs that shards wait for space, in the pool or under a limit of their own, and that none of their records were
+/// acknowledged for this long.
 pub(crate) fn stalled(pool: &Pool, stream: &Stream, shard: &ShardId, shards: usize, since: Duration) {
     let (records, bytes) = (pool.records(), pool.bytes());
     tracing::warn!(
@@ -524,7 +528,7 @@ pub(crate) fn connected(stream: &Stream, shards: usize, consumer: &str) {
     tracing::info!(%stream, shards, consumer, "reading the stream");
 }
 
-/// How an input was closed.
+/// Logs how an input was closed.
 pub(crate) fn closed(outstanding: bool, stored: Result<(), &dyn Display>) {
     if let Err(error) = stored {
         tracing::error!(%error, "closed, but the last checkpoints could not be stored; the records after the stored ones will be read again");
@@ -539,24 +543,24 @@ pub(crate) fn stored(checkpoints: usize) {
     counter!(STORED).increment(checkpoints as u64);
 }
 
-/// A lease could not be given back yet.
+/// Logs that a lease could not be released yet.
 pub(crate) fn release_failed(stream: &Stream, shard: &ShardId, error: &dyn Display) {
     counter!(STORE_FAILED).increment(1);
     tracing::debug!(%stream, %shard, %error, "could not release the lease; retrying");
 }
 
-/// How a shard was got.
+/// The way a shard was claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claimed {
-    /// Nobody had it.
+    /// No worker held the shard.
     Free,
-    /// It was handed over to us, or was ours in a life before.
+    /// The shard was handed over, or was held by this worker before a restart.
     HandedOver,
-    /// Its holder had not renewed it.
+    /// The lease had expired, because its owner had not renewed it.
     TakenOver,
-    /// It was asked for, and not handed over in time.
+    /// The shard was requested, and not handed over in time.
     Forced,
-    /// Another program had too many.
+    /// Another program held too many shards.
     Stolen,
 }
 
@@ -596,7 +600,7 @@ pub(crate) fn released(stream: &Stream, shard: &ShardId, to: Option<&WorkerId>) 
 
 pub(crate) fn heartbeat_failed(error: &dyn Display, tries: u32) {
     counter!(HEARTBEAT_FAILED).increment(1);
-    // One is life; that it goes on is news, and not at every try.
+    // One failure is normal; repeated failures are logged, but not each one.
     if tries == 3 || tries.is_multiple_of(20) {
         tracing::warn!(%error, tries, "could not renew the leases; retrying");
     } else {
@@ -617,7 +621,7 @@ pub(crate) fn lease_lost(stream: &Stream, shard: &ShardId, holder: &str) {
     tracing::warn!(%stream, %shard, holder, "lost the lease; stopped reading the shard");
 }
 
-/// The connection itself failed; its subscriptions say so on their own.
+/// Logs that the connection itself failed; its subscriptions report their own faults.
 pub(crate) fn connection_ended(error: &dyn Display) {
     tracing::debug!(%error, "a connection of subscriptions ended");
 }
@@ -634,7 +638,7 @@ pub(crate) fn consumer_changed(stream: &Stream, arn: &str) {
     tracing::warn!(%stream, arn, "the consumer was recreated; continuing with its new ARN");
 }
 
-/// The consumer of a stream that was made again could not be had yet; its shards try on.
+/// Logs that the consumer of a recreated stream is not available yet; its shards retry.
 pub(crate) fn consumer_failed(stream: &Stream, error: &dyn Display) {
     tracing::debug!(%stream, %error, "could not find or register the consumer; retrying");
 }
@@ -643,12 +647,12 @@ pub(crate) fn deregister_failed(stream: &Stream, fault: &Fault) {
     tracing::warn!(%stream, %fault, "could not deregister the consumer");
 }
 
-/// A shard of which something was stored left the stream while nobody read it.
+/// Counts a shard with a stored position that left the stream while no worker read it.
 pub(crate) fn vanished_before_connect(stream: &Stream, shard: &ShardId) {
     ShardMeter::new(&Arc::new(ShardNames { stream: stream.clone(), shard: shard.clone() })).vanished();
 }
 
-/// A stream has the name and ARN of one that was read before.
+/// Logs that a stream has the name and ARN of a stream that was read before.
 pub(crate) fn recreated(before: Option<i64>, stream: &Stream, rows: usize) {
     counter!(RECREATED).increment(1);
     let created = |millis: Option<i64>| {
@@ -665,7 +669,7 @@ pub(crate) fn recreated(before: Option<i64>, stream: &Stream, rows: usize) {
     );
 }
 
-/// A task panicked, or ended though it should go on.
+/// Logs that a task panicked, or ended although it should have continued.
 pub(crate) fn task_ended(task: &'static str, cause: &str, restarted: bool) {
     counter!(PANICS, "task" => task).increment(1);
     if restarted {
@@ -675,7 +679,7 @@ pub(crate) fn task_ended(task: &'static str, cause: &str, restarted: bool) {
     }
 }
 
-/// Something that is done once panicked.
+/// Logs that a one-time task panicked.
 pub(crate) fn gave_up(task: &'static str, cause: &str) {
     counter!(PANICS, "task" => task).increment(1);
     tracing::error!(task, cause, "a part of the input panicked; please report this");
