@@ -1,4 +1,4 @@
-//! What is known about a record, beside its data?
+//! Which metadata belongs to a record?
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,11 +26,12 @@ pub(crate) const ARRIVAL_TIMESTAMP: &str = "kinesis_arrival_timestamp";
 #[derive(Debug)]
 pub(crate) struct RecordTable {
     pages: Vec<Arc<RecordPage>>,
-    /// How many records are in each page and all before it.
+    /// The number of records in each page and all pages before it.
     ends: Vec<usize>,
 }
 
-/// Some records of an event and the shard they came from. Messages point into it, and keep no more than this alive.
+/// Some records of an event and the shard that they came from. Messages point into it, and keep no more than this
+/// alive.
 #[derive(Debug)]
 pub(crate) struct RecordPage {
     names: Arc<ShardNames>,
@@ -49,12 +50,12 @@ impl RecordTable {
         Self { ends: ends.collect(), pages }
     }
 
-    /// How many records.
+    /// The number of records.
     pub(crate) fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// The messages of some records.
+    /// Creates the messages of some records.
     pub(crate) fn messages(&self, rows: Range<usize>) -> Vec<Message> {
         let mut messages = Vec::with_capacity(rows.len());
         let mut start = 0;
@@ -63,7 +64,8 @@ impl RecordTable {
             for row in here {
                 let at = row - start;
                 if let Some(record) = page.page.record(at) {
-                    // A page has far fewer records than a `u32` counts: its bytes are counted by one.
+                    // A page has far fewer records than a `u32` can count, because its bytes are counted by a `u32`
+                    // too.
                     let table = Arc::clone(page) as Arc<dyn MetadataTable>;
                     messages.push(Message::with_row(record.data(), table, at as u32));
                 }
@@ -78,7 +80,7 @@ impl RecordTable {
         self.record(row).map(|record| SequenceNumber::read(record.sequence()))
     }
 
-    /// When a record arrived at the stream, in milliseconds since 1970.
+    /// The approximate arrival time of a record at the stream, in milliseconds since 1970.
     pub(crate) fn arrival_millis(&self, row: usize) -> Option<i64> {
         self.record(row)?.arrival_millis()
     }
@@ -123,7 +125,7 @@ impl MetadataTable for RecordPage {
     }
 }
 
-/// The typed way to the metadata of a message that came from Kinesis.
+/// Typed access to the metadata of a message that came from Kinesis.
 ///
 /// ```
 /// # let message = pipeline_plugin_api::Message::new("not from Kinesis");
@@ -138,33 +140,33 @@ pub struct KinesisRecord<'a> {
 }
 
 impl<'a> KinesisRecord<'a> {
-    /// The record behind a message, if it came from this input.
+    /// Returns the record behind a message, if the message came from this input.
     pub fn of(message: &'a Message) -> Option<Self> {
         let (page, row) = message.table::<RecordPage>()?;
         Some(Self { names: &page.names, record: page.page.record(row as usize)? })
     }
 
-    /// The stream it was read from.
+    /// The stream that the record was read from.
     pub fn stream(&self) -> &'a Stream {
         &self.names.stream
     }
 
-    /// The shard it was read from.
+    /// The shard that the record was read from.
     pub fn shard(&self) -> &'a ShardId {
         &self.names.shard
     }
 
-    /// Its sequence number.
+    /// The sequence number of the record.
     pub fn sequence_number(&self) -> SequenceNumber {
         SequenceNumber::read(self.record.sequence())
     }
 
-    /// Its partition key, if the producer gave one.
+    /// The partition key of the record, if the producer gave one.
     pub fn partition_key(&self) -> Option<&'a str> {
         self.record.partition_key()
     }
 
-    /// When it arrived at the stream, approximately.
+    /// The approximate arrival time of the record at the stream.
     pub fn arrival(&self) -> Option<SystemTime> {
         arrival(self.record)
     }

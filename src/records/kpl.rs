@@ -1,14 +1,14 @@
 //! Does a record hold several records that a producer packed into one?
 //!
-//! Amazon's producer library (KPL) does so. Taking them apart is not built yet: until then they are delivered whole,
-//! counted, and an operator is told.
+//! Amazon's Kinesis Producer Library (KPL) aggregates records in this way. Deaggregation is not implemented yet:
+//! until then aggregated records are delivered whole, counted, and logged.
 
-/// The mark in front of an aggregate, from the KPL's published format.
+/// The magic bytes of an aggregate, from the KPL's published format.
 const MAGIC: [u8; 4] = [0xF3, 0x89, 0x9A, 0xC2];
-/// The MD5 sum behind it.
+/// The length of the MD5 sum at the end of an aggregate.
 const SUM_LEN: usize = 16;
 
-/// Whether the data has the form of an aggregate.
+/// Returns whether the data has the form of an aggregate.
 pub(crate) fn looks_aggregated(data: &[u8]) -> bool {
     data.starts_with(&MAGIC) && data.len() > MAGIC.len() + SUM_LEN
 }

@@ -1,4 +1,4 @@
-//! What is a record in memory?
+//! How is a record represented in memory?
 
 mod batch;
 pub(crate) mod kpl;

@@ -1,9 +1,9 @@
 //! Where are the records of an event in memory?
 //!
-//! In pages. A page holds the data of some records in one buffer that their messages share, their sequence numbers and
-//! partition keys in one text, and a row for each. So a record costs no allocation of its own, and a message that is
-//! kept for long keeps one page alive, not the whole event: at most 64 KiB of other records' data and as much of
-//! their text, or the record alone if it is larger than that.
+//! Records are kept in pages. A page holds the data of some records in one buffer that their messages share, their
+//! sequence numbers and partition keys in one text, and a row for each. A record therefore needs no allocation of its
+//! own, and a message that is kept for long keeps one page alive, not the whole event: at most 64 KiB of other
+//! records' data and as much of their text, or only the record itself if it is larger than that.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::model::SequenceNumber;
 
-/// Data of several records in one page, at most.
+/// The most data of several records in one page, in bytes.
 pub(crate) const PAGE: usize = 64 << 10;
 
 /// The records of one event, oldest first.
@@ -21,24 +21,24 @@ pub struct Rows {
     len: usize,
 }
 
-/// Some records of an event, one after the other, held in common.
+/// Some consecutive records of an event, which share their memory.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
     data: Bytes,
     text: String,
     rows: Vec<Row>,
-    /// Bytes of memory behind all that.
+    /// The bytes of memory that the page holds.
     kept: usize,
 }
 
-/// Where one record is in its page.
+/// The position of one record in its page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Row {
     data_start: u32,
     data_len: u32,
     text_start: u32,
     sequence_len: u16,
-    /// `NO_KEY` when the record has none.
+    /// The length of the partition key; `NO_KEY` when the record has none.
     key_len: u16,
     arrival_millis: i64,
 }
@@ -54,12 +54,12 @@ pub struct Record<'a> {
 }
 
 impl Rows {
-    /// How many records.
+    /// The number of records.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -74,7 +74,7 @@ impl Rows {
         self.pages.last().and_then(|page| page.record(page.len().checked_sub(1)?))
     }
 
-    /// Bytes of memory that the records hold.
+    /// The bytes of memory that the records hold.
     pub fn kept_bytes(&self) -> usize {
         self.pages.iter().map(Page::kept_bytes).sum::<usize>() + self.pages.capacity() * size_of::<Page>()
     }
@@ -86,12 +86,12 @@ impl Rows {
 }
 
 impl Page {
-    /// How many records; at least one in the pages of an event.
+    /// The number of records; at least one in the pages of an event.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -106,13 +106,13 @@ impl Page {
         self.rows.iter().map(|row| Record { page: self, row })
     }
 
-    /// Bytes of memory that the page holds.
+    /// The bytes of memory that the page holds.
     pub fn kept_bytes(&self) -> usize {
         self.kept
     }
 }
 
-/// Pages are equal when their records are, however much memory is behind them.
+/// Pages are equal when their records are equal, whatever memory they hold.
 impl PartialEq for Page {
     fn eq(&self, other: &Self) -> bool {
         self.data == other.data && self.text == other.text && self.rows == other.rows
@@ -122,29 +122,29 @@ impl PartialEq for Page {
 impl Eq for Page {}
 
 impl<'a> Record<'a> {
-    /// Its data; shares the page's buffer.
+    /// The data of the record; it shares the page's buffer.
     pub fn data(&self) -> Bytes {
         let start = self.row.data_start as usize;
         self.page.data.slice(start..start + self.row.data_len as usize)
     }
 
-    /// Its data, to be looked at.
+    /// The data of the record, borrowed.
     pub fn data_ref(&self) -> &'a [u8] {
         &self.page.data[self.row.data_start as usize..][..self.row.data_len as usize]
     }
 
-    /// Its sequence number, as text.
+    /// The sequence number of the record, as text.
     pub fn sequence(&self) -> &'a str {
         &self.page.text[text_range(self.row.text_start, self.row.sequence_len)]
     }
 
-    /// Its partition key. Streams that distribute records automatically may have none.
+    /// The partition key of the record. Streams that distribute records automatically may have none.
     pub fn partition_key(&self) -> Option<&'a str> {
         let start = self.row.text_start + u32::from(self.row.sequence_len);
         (self.row.key_len != NO_KEY).then(|| &self.page.text[text_range(start, self.row.key_len)])
     }
 
-    /// When it arrived at the stream, approximately, in milliseconds since 1970.
+    /// The approximate arrival time of the record at the stream, in milliseconds since 1970.
     pub fn arrival_millis(&self) -> Option<i64> {
         (self.row.arrival_millis != NO_ARRIVAL).then_some(self.row.arrival_millis)
     }
@@ -155,17 +155,17 @@ fn text_range(start: u32, len: u16) -> Range<usize> {
     start..start + usize::from(len)
 }
 
-/// Bytes of memory that reading an event from a frame of this length may need at once.
+/// The bytes of memory that reading an event from a frame of this length may need at once.
 ///
-/// Nothing is kept of the frame itself. Data takes three quarters of its base64; text takes as much as it takes in the
-/// frame, and a row little more than the JSON of the smallest record. Buffers have an eighth to spare when they are
+/// The frame itself is not kept. Data takes three quarters of its base64; text takes as much as in the frame, and a
+/// row takes little more than the JSON of the smallest record. Buffers have up to an eighth to spare when they are
 /// kept; the page that is being filled may have a page's worth of data and as much of text to spare.
 pub fn bytes_needed(frame_len: usize) -> u64 {
     let frame_len = frame_len as u64;
     frame_len + frame_len / 2 + 2 * frame_len.min(PAGE as u64) + 1024
 }
 
-/// Pages while they are filled.
+/// Fills the pages of an event.
 #[derive(Debug, Default)]
 pub(crate) struct Filling {
     pages: Vec<Page>,
@@ -173,21 +173,21 @@ pub(crate) struct Filling {
     data: Vec<u8>,
     text: Vec<u8>,
     rows: Vec<Row>,
-    /// Where the data of the record that is being read begins.
+    /// The offset at which the data of the current record begins.
     start: usize,
-    /// The most data that can still come.
+    /// The most data that can still arrive, in bytes.
     left: usize,
-    /// Text and rows of a full page, as far as is known.
+    /// The sizes of text and rows of a full page, from the last full page.
     usual: (usize, usize),
 }
 
 impl Filling {
-    /// Says how much of the frame is still to come. It bounds what is allocated.
+    /// Sets how many bytes of the frame are still to come, which bounds the allocations.
     pub(crate) fn expect(&mut self, frame_bytes: usize) {
         self.left = frame_bytes / 4 * 3 + 3;
     }
 
-    /// Forgets all records.
+    /// Discards all records.
     pub(crate) fn clear(&mut self) {
         self.pages.clear();
         self.len = 0;
@@ -197,7 +197,7 @@ impl Filling {
         self.start = 0;
     }
 
-    /// A record begins. What was read of one that did not end is forgotten.
+    /// Begins a record. The data of an unfinished record before it is discarded.
     pub(crate) fn begin(&mut self) -> Result<(), &'static str> {
         self.data.truncate(self.start);
         if self.start + self.text.len() + self.rows.len() * size_of::<Row>() >= PAGE {
@@ -206,7 +206,7 @@ impl Filling {
         Ok(())
     }
 
-    /// Where the record's data goes, with room for at least `more` bytes of it.
+    /// The buffer for the record's data, with space for at least `more` bytes of it.
     pub(crate) fn data(&mut self, more: usize) -> Result<&mut Vec<u8>, &'static str> {
         if self.data.len() + more > PAGE && !self.rows.is_empty() {
             let moved = self.data.split_off(self.start);
@@ -221,17 +221,19 @@ impl Filling {
 
     fn grow(&mut self, more: usize) {
         let have = self.data.capacity();
-        // A page at first; a large record then doubles it, but never beyond what the frame can bring.
+        // The buffer is one page at first; a large record then doubles it, but never beyond the data that the frame
+        // can bring.
         let wanted = if have == 0 { self.left.min(PAGE) } else { (2 * have).min(self.data.len() + self.left) };
         self.data.reserve_exact(wanted.saturating_sub(self.data.len()).max(more));
     }
 
-    /// Forgets the data that was read of the record.
+    /// Discards the data of the current record.
     pub(crate) fn forget_data(&mut self) {
         self.data.truncate(self.start);
     }
 
-    /// The record ends. `sequence` and `key` are text as it came; whether it is UTF-8 is looked at by the page.
+    /// Ends the record. `sequence` and `key` are text as it arrived; whether it is UTF-8 is checked when the page
+    /// ends.
     pub(crate) fn end(
         &mut self,
         sequence: &[u8],
@@ -241,7 +243,7 @@ impl Filling {
         const TOO_LONG: &str = "an event beyond all limits";
         if self.rows.is_empty() {
             let (text, rows) = self.usual;
-            // No record is written in fewer than two dozen bytes.
+            // A record takes at least two dozen bytes in a frame.
             self.text.reserve_exact(text.min(self.left).max(sequence.len()));
             self.rows.reserve_exact(rows.min(self.left / 24).max(1));
         }
@@ -283,20 +285,20 @@ impl Filling {
         trim(&mut text);
         trim(&mut rows);
         let kept = data.capacity() + text.capacity() + rows.capacity() * size_of::<Row>();
-        // Sequence numbers are ASCII and stand between the keys, so broken keys don't mend each other.
+        // Sequence numbers are ASCII and stand between the keys, so two invalid keys can't form valid text together.
         let text = String::from_utf8(text).map_err(|_| "text that is not UTF-8")?;
         self.pages.push(Page { data: Bytes::from(data), text, rows, kept });
         Ok(())
     }
 
-    /// All records that were read.
+    /// Returns all records that were read.
     pub(crate) fn finish(&mut self) -> Result<Rows, &'static str> {
         self.end_page()?;
         Ok(Rows { pages: std::mem::take(&mut self.pages), len: std::mem::take(&mut self.len) })
     }
 }
 
-/// Gives back what a buffer has to spare, if that is worth a call.
+/// Frees the spare capacity of a buffer, if that is worth the call.
 fn trim<T>(buffer: &mut Vec<T>) {
     if buffer.capacity() - buffer.len() > buffer.len() / 8 {
         buffer.shrink_to_fit();
@@ -320,7 +322,8 @@ mod tests {
         filling.expect(400);
         filling.begin().unwrap();
         assert_eq!(filling.data(30).unwrap().capacity(), 303);
-        // A page at first, doubled for a large record, and no more than all of it at last.
+        // The capacity is a page at first, is doubled for a large record, and is no more than all of its data at the
+        // end.
         let mut filling = Filling::default();
         filling.expect(240_000);
         filling.begin().unwrap();
@@ -376,7 +379,7 @@ mod tests {
             }
             filling.finish().unwrap().pages.iter().map(Page::len).collect::<Vec<_>>()
         };
-        // Seven bytes of text and a row for each.
+        // Each record has seven bytes of text and a row.
         let in_page = PAGE.div_ceil(size_of::<Row>() + 7);
         assert_eq!(filled(0, 2 * in_page + 1), [in_page, in_page, 1]);
         assert_eq!(filled(PAGE / 2 - 100, 5), [2, 2, 1]);

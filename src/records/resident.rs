@@ -1,15 +1,16 @@
-//! How much memory does a process have for what it was asked for?
+//! How much memory does a process take for its allocations?
 //!
-//! More than was asked for: allocators round up, and what lives long stands between what doesn't. A flood of small records from
-//! 1,000 shards (`cargo bench --bench consume -- --measure flood --shards 1000`) has a sixth more resident than is held. So a
-//! fifth is counted with everything, and what the configuration allows is what the process takes.
+//! A process takes more than it allocates: allocators round up, and long-lived allocations stand between short-lived
+//! ones. A flood of small records from 1,000 shards (`cargo bench --bench consume -- --measure flood --shards 1000`)
+//! has a sixth more memory resident than is allocated. A fifth is therefore added to every allocation, so that the
+//! configured limit is the memory that the process takes.
 
-/// The memory behind so many allocated bytes.
+/// The resident memory behind this many allocated bytes.
 pub(crate) fn resident(allocated: u64) -> u64 {
     allocated.saturating_add(allocated / 5)
 }
 
-/// How many bytes may be allocated where so much memory may be taken.
+/// The number of bytes that may be allocated within this much resident memory.
 pub(crate) fn allocatable(resident: u64) -> u64 {
     resident - resident.div_ceil(6)
 }
