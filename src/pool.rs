@@ -1,14 +1,15 @@
 //! How much may be read and not yet acknowledged, over all shards?
 //!
-//! The pending pool bounds memory. Bytes are reserved before they leave the socket, records are taken once an event
-//! is decoded, and both are given back on the final ack. Reserving is first come, first served over all shards.
+//! The pending pool bounds memory. Bytes are reserved before they leave the socket, records are reserved once an
+//! event is decoded, and both are released on the final ack. Space is granted first come, first served over all
+//! shards.
 //!
 //! ```text
 //! frame prelude ─▶ reserve(bytes) ─▶ body, decode ─▶ shrink_to(bytes kept) ─▶ admit(records) ─▶ … ─▶ final ack: drop
 //! ```
 //!
-//! Bytes and records wait in a queue each. A decoded event that waits for records holds bytes; if it stood behind
-//! someone who waits for bytes, each would wait for the other for ever.
+//! Bytes and records have separate queues. A decoded event that waits for records holds bytes; behind a waiter for
+//! bytes in the same queue, each could wait for the other indefinitely.
 
 use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
@@ -17,55 +18,55 @@ use std::task::{Context, Poll, Waker};
 
 use super::sync::{Arc, Mutex, lock};
 
-/// The pending pool. Cheap to clone; all clones are one pool.
+/// The pending pool. It is cheap to clone; all clones share one pool.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     bytes: Arc<Gate>,
     records: Arc<Gate>,
 }
 
-/// How full the pool is, and was.
+/// The fill level of the pool for one quantity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Fill {
-    /// Taken now.
+    /// The amount that is taken now.
     pub used: u64,
-    /// The most that was ever taken at once.
+    /// The highest amount that was ever taken at once.
     pub peak: u64,
-    /// What the configuration allows.
+    /// The configured limit.
     pub capacity: u64,
-    /// Reservations that wait for space.
+    /// The number of reservations that wait for space.
     pub waiting: usize,
-    /// All that was ever given back.
+    /// The total amount that was ever released.
     pub returned: u64,
 }
 
 impl Pool {
-    /// A pool for so many records and bytes; each at least one.
+    /// Creates a pool for these numbers of records and bytes; each is at least one.
     pub(crate) fn new(max_records: u64, max_bytes: u64) -> Self {
         Self { bytes: Arc::new(Gate::new(max_bytes)), records: Arc::new(Gate::new(max_records)) }
     }
 
-    /// Waits until `bytes` more may be held. A demand larger than the whole pool is granted when nothing else is
+    /// Waits until `bytes` more may be held. A reservation larger than the whole pool is granted when nothing else is
     /// held.
     ///
     /// # Cancel safety
     ///
-    /// A dropped wait leaves the queue and gives back what it may have been granted.
+    /// A dropped wait leaves the queue and releases space that it was granted.
     pub(crate) fn reserve(&self, bytes: u64) -> Acquire {
         Gate::acquire(&self.bytes, bytes)
     }
 
-    /// Waits until `records` more may be pending. Cancel safe like [`reserve`](Self::reserve).
+    /// Waits until `records` more may be pending. This is cancel safe like [`reserve`](Self::reserve).
     pub(crate) fn admit(&self, records: u64) -> Acquire {
         Gate::acquire(&self.records, records)
     }
 
-    /// How full it is with records.
+    /// The fill level of the pool in records.
     pub(crate) fn records(&self) -> Fill {
         self.records.fill()
     }
 
-    /// How full it is with bytes.
+    /// The fill level of the pool in bytes.
     pub(crate) fn bytes(&self) -> Fill {
         self.bytes.fill()
     }
@@ -77,16 +78,17 @@ struct Gate {
     core: Mutex<Core>,
 }
 
-/// What a gate knows. Pure: every method says whom to wake, the caller wakes them after the lock is gone.
+/// The state of a quantity. It is pure: each method returns the wakers, and the caller wakes them after the lock is
+/// released.
 #[derive(Debug)]
 struct Core {
     capacity: u64,
     used: u64,
     peak: u64,
     returned: u64,
-    /// Those who wait, by ticket. Tickets only grow, so the first is the one who has waited longest.
+    /// The waiters by ticket. Tickets only grow, so the first one has waited longest.
     waiting: BTreeMap<u64, Waiter>,
-    /// Tickets that were served and whose owner has not looked yet; their amount is part of `used`.
+    /// Tickets that were granted but not yet polled; their amounts are part of `used`.
     served: HashSet<u64>,
     next_ticket: u64,
 }
@@ -99,7 +101,7 @@ struct Waiter {
 
 impl Core {
     fn fits(&self, amount: u64) -> bool {
-        // Alone, anything fits: what is larger than the pool could otherwise never be read.
+        // Any amount fits into an empty pool: an event larger than the pool could otherwise never be read.
         self.used == 0 || self.used.checked_add(amount).is_some_and(|sum| sum <= self.capacity)
     }
 
@@ -108,7 +110,7 @@ impl Core {
         self.peak = self.peak.max(self.used);
     }
 
-    /// Serves whoever is first in the queue for as long as they fit.
+    /// Grants space to the first waiters in the queue, as long as their amounts fit.
     fn serve(&mut self) -> Vec<Waker> {
         let mut wake = Vec::new();
         while let Some(first) = self.waiting.first_entry() {
@@ -169,7 +171,7 @@ impl Gate {
     }
 }
 
-/// A wait for space. It takes its place in the queue when it is first polled.
+/// A wait for space. It joins the queue when it is first polled.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
 pub(crate) struct Acquire {
@@ -211,7 +213,7 @@ impl Future for Acquire {
                     return Poll::Pending;
                 }
             }
-            // Polled again after it was ready, which no executor does.
+            // The future was polled again after it was ready, which no executor does.
             Waiting::Done => return Poll::Pending,
         }
         drop(core);
@@ -229,7 +231,7 @@ impl Drop for Acquire {
                 core.give_back(self.amount)
             } else {
                 core.waiting.remove(&ticket);
-                // Whoever stood behind may be smaller, and fit.
+                // The next waiter may need less space, and fit.
                 core.serve()
             }
         };
@@ -237,7 +239,7 @@ impl Drop for Acquire {
     }
 }
 
-/// Space in the pool, given back when it is dropped.
+/// A permit for space in the pool, which is released when the permit is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     gate: Arc<Gate>,
@@ -245,13 +247,13 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// How much it stands for.
+    /// The amount of space that the permit holds.
     pub(crate) fn amount(&self) -> u64 {
         self.amount
     }
 
-    /// Keeps `amount` and gives back the rest at once. If more is kept than was reserved, the pool counts it, so that
-    /// the next reservation waits the longer.
+    /// Keeps `amount` and releases the rest at once. If more is kept than was reserved, the pool counts it, so that
+    /// the next reservation waits longer.
     pub(crate) fn shrink_to(&mut self, amount: u64) {
         if amount > self.amount {
             lock(&self.gate.core).take(amount - self.amount);
@@ -261,7 +263,7 @@ impl Permit {
         self.amount = amount;
     }
 
-    /// Cuts off a permit for `amount` (at most all) of it.
+    /// Splits off a permit for `amount` (at most all) of this one.
     #[must_use]
     pub(crate) fn split(&mut self, amount: u64) -> Self {
         let amount = amount.min(self.amount);
