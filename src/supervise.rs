@@ -1,8 +1,8 @@
 //! What happens when a background task ends by itself?
 //!
-//! Every task that is to run until the input closes is watched. One that panics, or returns before it should, is started
-//! again where a fresh start is as good, and otherwise fails the input: an input that looks connected and does nothing would be
-//! the worst of all.
+//! Every task that should run until the input closes is supervised. A task that panics, or returns too early, is
+//! restarted where a fresh start is as good, and otherwise fails the input, because an input that looks connected and
+//! does nothing would be the worst outcome.
 
 use std::any::Any;
 use std::fmt;
@@ -15,20 +15,21 @@ use tokio::time::sleep;
 
 use crate::telemetry;
 
-/// How long a task that panicked waits before it starts again.
+/// How long a task waits before it is restarted after a panic.
 const START_AGAIN: Duration = Duration::from_secs(1);
 
-/// Fails the input when something has broken for good. Cheap to clone.
+/// Fails the input when an error is final. It is cheap to clone.
 #[derive(Clone)]
 pub(crate) struct FatalHandler(Arc<dyn Fn(String) + Send + Sync>);
 
 impl FatalHandler {
-    /// Calls this with the cause. It is called outside all locks, and may be called more than once.
+    /// Creates a handler that calls `fail` with the cause. `fail` is called outside all locks, and may be called more
+    /// than once.
     pub(crate) fn new(fail: impl Fn(String) + Send + Sync + 'static) -> Self {
         Self(Arc::new(fail))
     }
 
-    /// The input can't go on, for this cause.
+    /// Reports that the input can't continue, with the cause.
     pub(crate) fn report(&self, cause: String) {
         (self.0)(cause);
     }
@@ -40,14 +41,14 @@ impl fmt::Debug for FatalHandler {
     }
 }
 
-/// Runs a task that must not panic, nor return unless `may_end` says so. If it does, the input fails.
+/// Runs a task that must not panic, and must not return unless `may_end` says so. If it does, the input fails.
 pub(crate) async fn essential(
     task: &'static str,
     fatal: FatalHandler,
     may_end: impl Fn() -> bool,
     work: impl Future<Output = ()>,
 ) {
-    // What tasks share is locked in a way that outlives a panic, and the input closes without this task.
+    // The shared state of tasks is locked in a way that survives a panic, and the input closes without this task.
     let cause = match caught(work).await {
         Ok(()) if may_end() => return,
         Ok(()) => "it returned".to_owned(),
@@ -57,7 +58,7 @@ pub(crate) async fn essential(
     fatal.report(format!("the background task `{task}` ended unexpectedly ({cause}); this is a bug, please report it"));
 }
 
-/// Runs a task that keeps nothing between its rounds: after a panic, or if it returns, it starts again.
+/// Runs a task that keeps no state between its iterations: after a panic, or if it returns, it is restarted.
 pub(crate) async fn restarted<F: Future<Output = ()>>(task: &'static str, mut work: impl FnMut() -> F) {
     loop {
         let cause = caught(work()).await.err().unwrap_or_else(|| "it returned".to_owned());
@@ -66,17 +67,17 @@ pub(crate) async fn restarted<F: Future<Output = ()>>(task: &'static str, mut wo
     }
 }
 
-/// Does something that is done once. If it panics, that is reported, and what it said is returned.
+/// Runs a one-time task. A panic is reported, and its message is returned as the error.
 pub(crate) async fn once<T>(task: &'static str, work: impl Future<Output = T>) -> Result<T, String> {
     caught(work).await.inspect_err(|cause| telemetry::gave_up(task, cause))
 }
 
-/// Does something, and returns what it said if it panicked.
+/// Runs a future, and returns its panic message as the error if it panicked.
 pub(crate) async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| message(&*panic))
 }
 
-/// What a panic says.
+/// The message of a panic.
 pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
     let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("it panicked: {}", said.unwrap_or("no message"))
