@@ -1,4 +1,4 @@
-//! The input, as its host sees it.
+//! What does a host see of the input?
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::session::{Session, open, pending};
 use crate::sync::{Mutex, lock};
 use crate::{config, supervise};
 
-/// The plugin: registers as `aws_kinesis`.
+/// The plugin, which registers as `aws_kinesis`.
 ///
 /// ```
 /// let mut registry = pipeline_plugin_api::registry::Registry::new();
@@ -35,28 +35,28 @@ pub struct KinesisInput {
 }
 
 impl KinesisInput {
-    /// The plugin with HTTP clients of its own.
+    /// Creates the plugin with HTTP clients of its own.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sends all requests through this client, for a proxy, for certificates of one's own, or for tests. It must speak
-    /// HTTP/2 where the endpoint is `https`.
+    /// Sends all requests through this client, for a proxy, for custom certificates, or for tests. The client must
+    /// speak HTTP/2 where the endpoint is `https`.
     #[must_use]
     pub fn http_client(mut self, client: impl HttpClient + 'static) -> Self {
         self.overrides.client = Some(SharedHttpClient::new(client));
         self
     }
 
-    /// Trusts these certificates (PEM) besides those of the system, for endpoints of one's own.
+    /// Trusts these certificates (PEM) besides those of the system, for custom endpoints.
     #[must_use]
     pub fn trust_certificates(mut self, pem: impl AsRef<[u8]>) -> Self {
         self.overrides.trusted.extend_from_slice(pem.as_ref());
         self
     }
 
-    /// Asks this clock for the time of day, which signatures, a start at the latest record and the rows of a lease table need.
-    /// Whatever waits, waits by tokio's clock.
+    /// Uses this clock for the time of day, which signatures, a start at the latest record and the rows of a lease
+    /// table need. All waits use tokio's clock.
     #[must_use]
     pub fn time_source(mut self, clock: impl TimeSource + 'static) -> Self {
         self.overrides.time = Some(SharedTimeSource::new(clock));
@@ -76,30 +76,30 @@ impl InputPlugin for KinesisInput {
     }
 }
 
-/// An input that reads Kinesis. Built by [`KinesisInput`].
+/// An input that reads Kinesis. [`KinesisInput`] builds it.
 struct Kinesis {
     config: Config,
     overrides: Overrides,
-    /// As whom we hold leases, over all connects.
+    /// The name under which this worker holds leases, over all connects.
     me: WorkerId,
-    /// One connect or close at a time.
+    /// The lock that allows one connect or close at a time.
     changing: tokio::sync::Mutex<()>,
-    /// What is left of connects that were given up, for moments.
+    /// The remaining tasks of abandoned connects, which end within moments.
     background: TaskTracker,
     phase: Mutex<Phase>,
 }
 
-/// Where the input is in its life.
+/// The lifecycle phase of the input.
 enum Phase {
-    /// Not connected, or not any more.
+    /// The input is not connected, or not connected any more.
     Disconnected,
     Connected(Arc<Session>),
-    /// With what is out still, if it was connected.
+    /// The input is closed; the pool counts the records that are still in flight, if it was connected.
     Closed(Option<Pool>),
 }
 
 impl Phase {
-    /// Closes what is not connected. What is closed stays as it is.
+    /// Closes an input that is not connected. A closed input stays as it is.
     fn close_unconnected(&mut self) {
         if matches!(self, Self::Disconnected) {
             *self = Self::Closed(None);
@@ -144,7 +144,8 @@ impl Input for Kinesis {
             Phase::Closed(_) => return Err(InputError::Fatal(IsClosed.into())),
             Phase::Disconnected => {}
         }
-        // A host may connect in a task that nobody watches. What was opened is dropped, as when connecting fails.
+        // A host may connect in a task that it does not monitor. After a panic everything that was opened is dropped,
+        // as after an error.
         let connecting = open::open(&self.config, &self.overrides, &self.me, &self.background);
         let connected = Box::pin(supervise::once("connect", connecting)).await;
         let session = connected.unwrap_or_else(|cause| Err(ConnectError::Panicked(cause)))?;
@@ -163,7 +164,8 @@ impl Input for Kinesis {
             return session.close(within).await;
         }
         lock(&self.phase).close_unconnected();
-        // What a connect has shown that was given up is taken back. It bounds itself too.
+        // The state that an abandoned connect has published is withdrawn here. That withdrawal is bounded in time
+        // too.
         self.background.close();
         let _ = timeout(within, self.background.wait()).await;
         Ok(())
