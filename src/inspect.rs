@@ -1,7 +1,7 @@
-//! Who owns which shard, since when, and how far behind is it?
+//! Which worker owns which shard, since when, and how far behind is it?
 //!
-//! For those who look after a fleet of workers: [`LeaseTable`] reads the lease table beside them, asks the streams how
-//! far behind each shard is, and gives back what a worker left that is gone for good.
+//! This module is for operators of a fleet of workers. [`LeaseTable`] reads the lease table, asks the streams how far
+//! behind each shard is, and releases the leases of a worker that is gone for good.
 //!
 //! ```no_run
 //! # async fn look() -> Result<(), Box<dyn std::error::Error>> {
@@ -35,42 +35,42 @@ use crate::lease::{StoreError, Table};
 use crate::model::{ShardId, Stream};
 use crate::retry::Fault;
 
-/// Shards that are asked for at once.
+/// The number of shards that are asked for at once.
 const ASKED_AT_ONCE: usize = 8;
-/// How often it is looked whether a worker shows itself.
+/// How often a worker's heartbeat is checked.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a call to the table may take.
 const CALL: Duration = Duration::from_secs(5);
 
-/// Where a table is, and the streams whose leases it holds. What is left out comes from the environment.
+/// The location of a table, and of the streams whose leases it holds. Missing fields come from the environment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TableAt {
-    /// Its name.
+    /// The name of the table.
     pub table: String,
     /// The region of the table and the streams.
     pub region: Option<String>,
-    /// Another endpoint than AWS's own, for the table and, unless they have one of their own, the streams.
+    /// An endpoint other than AWS's own, for the table and, unless they have their own, the streams.
     pub endpoint: Option<String>,
-    /// Another endpoint for the streams than AWS's own.
+    /// An endpoint for the streams other than AWS's own.
     pub kinesis_endpoint: Option<String>,
-    /// The credentials, for both.
+    /// The credentials, for the table and the streams.
     pub credentials: Credentials,
 }
 
-/// What keeps us from looking into a table, or from changing it.
+/// The reason why a table can't be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {
-    /// No region, or no credentials.
+    /// No region or no credentials were found.
     #[error(transparent)]
     Access(#[from] AccessError),
     /// The table can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Nobody of this name holds anything or shows itself.
+    /// No worker of this name holds a lease or sends a heartbeat.
     #[error("there is no worker {0} in the table")]
     NoSuchWorker(String),
-    /// It is alive.
+    /// The worker is alive.
     #[error(
         "worker {0} is alive; stop its process, which gives its shards back at once and without duplicates. What was taken \
          from a live worker would be read twice, and it would take it again"
@@ -78,13 +78,13 @@ pub enum InspectError {
     Alive(String),
 }
 
-/// What was given back.
+/// The result of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Released {
-    /// Shards that are nobody's now.
+    /// The number of shards that were released.
     pub shards: usize,
-    /// Shards that changed hands meanwhile, and were left alone.
+    /// The number of shards whose owner changed meanwhile, and which were not touched.
     pub changed: usize,
 }
 
@@ -96,11 +96,11 @@ pub struct LeaseTable {
 }
 
 impl LeaseTable {
-    /// Finds the table. It is never made here.
+    /// Opens a table. It is never created here.
     ///
     /// # Errors
     ///
-    /// Without a region, credentials or such a table.
+    /// An error is returned without a region, without credentials, or without such a table.
     pub async fn open(at: &TableAt) -> Result<Self, InspectError> {
         let settings = Settings::load(at.credentials.profile.as_deref()).await?;
         let trusted = settings.certificates().await?;
@@ -122,19 +122,20 @@ impl LeaseTable {
         Ok(Self { table, streams: Aws::new(&streams, http) })
     }
 
-    /// What is in the table now: all of it, or one stream as it is called there.
+    /// Reads the table: all of it, or one stream by its name there.
     ///
     /// # Errors
     ///
-    /// When the table can't be read.
+    /// An error is returned when the table can't be read.
     pub async fn look(&self, stream: Option<&str>) -> Result<Overview, InspectError> {
         Ok(self.table.overview(stream).await?)
     }
 
-    /// Asks the streams how far behind each shard is that is not read to its end, and finds those that nobody has read yet. What
-    /// can't be learnt is remarked on.
+    /// Asks the streams how far behind each shard is that is not read to its end, and finds the shards that no worker
+    /// has read yet. A shard that can't be asked for gets a remark.
     ///
-    /// Two calls a shard, which count against the five reads a second that a shard allows all its polling readers.
+    /// This makes two calls per shard, which count against the five reads a second that a shard allows all its
+    /// polling readers.
     pub async fn ask_how_far_behind(&self, seen: &mut Overview) {
         let mut streams: HashMap<String, Result<Stream, Fault>> = HashMap::new();
         for shard in &seen.shards {
@@ -143,7 +144,7 @@ impl LeaseTable {
                 streams.insert(shard.stream.clone(), found);
             }
         }
-        // Without a list, what is in the table is still asked.
+        // Without a listing, the shards in the table are still asked for.
         let mut listings = HashMap::new();
         for (spelling, stream) in &streams {
             if let Ok(stream) = stream
@@ -171,14 +172,15 @@ impl LeaseTable {
         seen.lag_ms = seen.shards.iter().filter_map(|shard| shard.behind_ms).max();
     }
 
-    /// Gives back what a worker holds that is gone for good, so that others need not wait until its leases are over.
+    /// Releases the leases of a worker that is gone for good, so that other workers need not wait until they expire.
     ///
-    /// It is watched for so long first, or for two of its beats if that is longer: a worker of ours shows itself at every
-    /// `commit_period`, or three times in a `lease_period` if that is more often.
+    /// The worker is watched for `watched` first, or for two of its heartbeats if that is longer: a worker sends a
+    /// heartbeat every `commit_period`, or three times in a `lease_period` if that is more often.
     ///
     /// # Errors
     ///
-    /// When it is alive, unknown, or the table can't be read or written. What was given back before stays so.
+    /// An error is returned when the worker is alive or unknown, or when the table can't be read or written. Leases
+    /// that were released before the error stay released.
     pub async fn release(&self, worker: &str, watched: Duration) -> Result<Released, InspectError> {
         let before = self.look(None).await?;
         let (shards, shown) = before.of(worker);
@@ -213,7 +215,7 @@ impl LeaseTable {
     }
 }
 
-/// For how long to watch a worker that may be alive: two of its beats at least, one of which may fail.
+/// How long to watch a worker that may be alive: at least two of its heartbeats, one of which may fail.
 fn long_enough(asked: Duration, shown: Option<&SeenWorker>) -> Duration {
     let heartbeats =
         shown.and_then(|shown| shown.heartbeat_period).map_or(Duration::ZERO, |every| every * 2 + LOOK_AGAIN);
