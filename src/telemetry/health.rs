@@ -38,7 +38,7 @@ pub(crate) enum Part {
     LeaseTable,
     /// The listing of a stream, or the stream itself.
     Stream(Stream),
-    /// A shard.
+    /// One aspect of a shard.
     Shard(Stream, ShardId, Aspect),
 }
 
@@ -77,7 +77,7 @@ struct Waiting {
 
 /// A shard that is being read, with the parts that its health needs.
 pub(crate) trait ObservedShard: fmt::Debug + Send + Sync {
-    /// The names of the shard.
+    /// Returns the names of the shard.
     fn names(&self) -> &ShardNames;
 
     /// Returns how many of its records have been acknowledged without a gap.
