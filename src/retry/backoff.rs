@@ -1,8 +1,9 @@
-//! How long to wait before the next try?
+//! How long is the wait before the next retry?
 
 use std::time::Duration;
 
-/// Delays that double from a first one to a ceiling, each with jitter. Pure: randomness is handed in.
+/// Delays that double from a first one up to a ceiling, each with jitter. The type is pure: the caller provides
+/// randomness.
 #[derive(Debug, Clone)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -11,13 +12,13 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Delays from `first` to `ceiling`. A ceiling below the first delay is the first delay.
+    /// Creates delays from `first` to `ceiling`. A ceiling below the first delay is raised to the first delay.
     pub(crate) fn new(first: Duration, ceiling: Duration) -> Self {
         Self { first: first.min(ceiling), ceiling, tries: 0 }
     }
 
-    /// The next delay: between half of the step and all of it, as `random` (from 0 to 1) says. Readers that failed
-    /// together don't come back together.
+    /// Returns the next delay: between half of the step and all of it, as `random` (from 0 to 1) says. Readers that
+    /// failed together therefore don't retry together.
     pub(crate) fn next_delay(&mut self, random: f64) -> Duration {
         let factor = 2_u32.saturating_pow(self.tries);
         let step = self.first.saturating_mul(factor).min(self.ceiling);
@@ -25,12 +26,12 @@ impl Backoff {
         step.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
     }
 
-    /// How many delays were given since the start or the last reset.
+    /// The number of delays that were returned since the start or the last reset.
     pub(crate) fn tries(&self) -> u32 {
         self.tries
     }
 
-    /// It worked: begin anew.
+    /// Starts again from the first delay, after a success.
     pub(crate) fn reset(&mut self) {
         self.tries = 0;
     }

@@ -1,56 +1,58 @@
 //! What does each error mean, and what is done about it?
 //!
-//! The one table of errors. Everyone who talks to the service asks here, nobody decides on their own. Pure.
+//! This is the only table of errors: every caller of the service uses it, and none decides on its own. The module is
+//! pure.
 
 pub(crate) mod backoff;
 
 use std::fmt;
 use std::time::Duration;
 
-/// After a subscription began, a second one within this time is refused (`ResourceInUseException`); after it, the
-/// second takes over.
+/// A second subscription within this time after the first one began is refused (`ResourceInUseException`); after it,
+/// the second one takes over.
 pub(crate) const TAKEOVER_AFTER: Duration = Duration::from_secs(5);
-/// How often to try what only a person can mend: permissions, keys, credentials.
+/// How often a fault that only a person can fix is retried: permissions, keys, credentials.
 pub(crate) const SLOW_RETRY: Duration = Duration::from_secs(10);
-/// The longest such retry.
+/// The longest delay of such a retry.
 pub(crate) const SLOW_RETRY_CEILING: Duration = Duration::from_mins(1);
 
-/// What a fault is called when the credentials could not be had: they were there when the input connected, and may be again.
+/// The code of the fault that no credentials could be obtained: they were available when the input connected, and may
+/// be available again.
 pub(crate) const NO_CREDENTIALS: &str = "Credentials";
-/// What a fault is called when the address of a host could not be found.
+/// The code of the fault that the address of a host could not be found.
 pub(crate) const NO_SUCH_HOST: &str = "HostNotFound";
 
-/// Something that went wrong between us and the service, as data.
+/// A fault between the input and the service, as data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Where it came from.
+    /// The origin of the fault.
     pub origin: Origin,
-    /// The service's name for it (`ResourceInUseException`), or ours.
+    /// The code of the service (`ResourceInUseException`), or one of the input's own.
     pub code: String,
-    /// What the service, or the layer that failed, says about it.
+    /// The message of the service, or of the layer that failed.
     pub message: String,
 }
 
-/// Where a fault came from.
+/// The origin of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// The answer to a call.
     Call,
     /// A frame inside a subscription's stream.
     Stream,
-    /// The connection, or what came over it.
+    /// The connection, or the bytes that came over it.
     Wire,
-    /// Before anything was sent: no credentials, no region, a request that can't be built.
+    /// A failure before a request was sent: no credentials, no region, a request that can't be built.
     Local,
 }
 
 impl Fault {
-    /// A fault of the connection.
+    /// Creates a fault of the connection.
     pub fn wire(code: &str, message: impl fmt::Display) -> Self {
         Self { origin: Origin::Wire, code: code.into(), message: message.to_string() }
     }
 
-    /// Whether the address of a host could not be found.
+    /// Returns whether the address of a host could not be found.
     pub(crate) fn is_no_such_host(&self) -> bool {
         self.origin == Origin::Wire && self.code == NO_SUCH_HOST
     }
@@ -68,44 +70,45 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// What a subscription does about a fault.
+/// The reaction of a subscription to a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Remedy {
     /// Subscribe again after the usual backoff.
     Retry,
     /// Subscribe again, but not before this long after the last successful subscription.
     RetryAfterTakeover,
-    /// Somebody has to mend something. Try again slowly, and say so in the status meanwhile.
+    /// A person has to fix the cause. Retry slowly, and report it in the status meanwhile.
     RetrySlowly,
-    /// The consumer, the shard or the stream may be gone: look at each before the next try.
+    /// The consumer, the shard or the stream may be gone: check each of them before the next retry.
     LookAgain,
-    /// The place to start from is refused. If it was a stored one, it has expired.
+    /// The start position is refused. If it was a stored one, it has expired.
     StartExpired,
-    /// Nothing that we could do would help: the input fails.
+    /// No reaction would help: the input fails.
     Fatal,
 }
 
-/// What a subscription does about a fault.
+/// Decides the reaction of a subscription to a fault.
 pub(crate) fn subscription(fault: &Fault) -> Remedy {
     let code = fault.code.as_str();
     match (fault.origin, code) {
-        // A frame that is cut, corrupt or unknown, silence, a reset, a time-out: the next connection may be better.
+        // The frame is cut, corrupt or unknown, or there was silence, a reset or a time-out: the next connection may
+        // be better.
         (Origin::Wire, _) => Remedy::Retry,
         (_, "ResourceInUseException") => Remedy::RetryAfterTakeover,
         (_, "ResourceNotFoundException") => Remedy::LookAgain,
         (Origin::Call, "InvalidArgumentException") => Remedy::StartExpired,
-        // Whoever answers knows no subscriptions.
+        // The server does not support subscriptions.
         (Origin::Call, "UnknownOperationException") => Remedy::Fatal,
-        // The request is wrong as it stands, for this shard.
+        // The request is invalid as it stands, for this shard.
         (Origin::Call, "ValidationException" | "SerializationException") => Remedy::RetrySlowly,
         (_, code) if needs_a_person(code) => Remedy::RetrySlowly,
         (Origin::Local, _) => Remedy::RetrySlowly,
-        // Throttling, internal failures, 5xx, and whatever is invented tomorrow.
+        // This covers throttling, internal failures, 5xx, and all unknown codes.
         _ => Remedy::Retry,
     }
 }
 
-/// Permissions, keys and credentials: what doesn't heal by itself, but is often healed while we wait.
+/// Faults of permissions, keys and credentials: they don't pass by themselves, but are often fixed during the wait.
 fn needs_a_person(code: &str) -> bool {
     matches!(
         code,
@@ -128,22 +131,22 @@ fn needs_a_person(code: &str) -> bool {
     )
 }
 
-/// What a control call (describe, register, list) does about a fault.
+/// The reaction of a control call (describe, register, list) to a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Control {
-    /// Try again after the usual backoff.
+    /// Retry after the usual backoff.
     Retry,
-    /// It can't work as it is configured: tell the host, with what to do.
+    /// The call can't work as it is configured: tell the host, with advice.
     Fatal,
-    /// There is no such thing.
+    /// The requested resource does not exist.
     NotFound,
-    /// It is there already, or is being changed.
+    /// The resource exists already, or is being changed.
     InUse,
 }
 
-/// What a control call does about a fault.
+/// Decides the reaction of a control call to a fault.
 ///
-/// At connect a missing permission is fatal, for somebody is looking; in a running subscription it is not.
+/// A missing permission is fatal at connect, because a person is watching then; in a running subscription it is not.
 pub(crate) fn control(fault: &Fault) -> Control {
     match (fault.origin, fault.code.as_str()) {
         (_, "ResourceNotFoundException") => Control::NotFound,
