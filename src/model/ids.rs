@@ -1,10 +1,10 @@
-//! What are streams, shards, places in a shard and workers called?
+//! Which types name streams, shards, positions in a shard, and workers?
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-/// The id of a shard, as the service spells it (`shardId-000000000003`). Cheap to clone.
+/// The id of a shard, as the service spells it (`shardId-000000000003`). It is cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(Arc<str>);
 
@@ -27,7 +27,7 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// The name of a worker: who may hold leases. Cheap to clone.
+/// The name of a worker, which holds leases under it. It is cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(Arc<str>);
 
@@ -37,7 +37,7 @@ impl WorkerId {
         &self.0
     }
 
-    /// A name that nobody else has.
+    /// Creates a unique name.
     pub(crate) fn random() -> Self {
         Self(format!("worker-{:016x}{:08x}", fastrand::u64(..), fastrand::u32(..)).into())
     }
@@ -55,7 +55,7 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// A stream that was found at the service. Cheap to clone.
+/// A stream that was found at the service. It is cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Stream(Arc<StreamNames>);
 
@@ -63,29 +63,30 @@ pub struct Stream(Arc<StreamNames>);
 struct StreamNames {
     arn: String,
     name: String,
-    /// When it was created, in milliseconds since 1970; `None` where the service does not say.
+    /// The creation time in milliseconds since 1970; `None` where the service does not say.
     created: Option<i64>,
 }
 
 impl Stream {
-    /// A stream of this name and ARN.
+    /// Creates a stream of this name and ARN.
     pub fn new(name: impl Into<String>, arn: impl Into<String>) -> Self {
         Self(Arc::new(StreamNames { arn: arn.into(), name: name.into(), created: None }))
     }
 
-    /// The same stream, created at this time (milliseconds since 1970). A stream that was deleted and made again has the
-    /// same name and ARN and is another stream.
+    /// Returns the same stream with this creation time (milliseconds since 1970). A recreated stream has the same
+    /// name and ARN, but is another stream.
     #[must_use]
     pub fn created_at(&self, created: Option<i64>) -> Self {
         Self(Arc::new(StreamNames { arn: self.0.arn.clone(), name: self.0.name.clone(), created }))
     }
 
-    /// Whether something that says this time of creation is of another stream of the same name and ARN, as far as both say one.
+    /// Returns whether the creation time belongs to another stream of the same name and ARN; false if either time is
+    /// unknown.
     pub(crate) fn is_other_life(&self, created: Option<i64>) -> bool {
         self.0.created.zip(created).is_some_and(|(ours, theirs)| ours != theirs)
     }
 
-    /// When it was created, in milliseconds since 1970. `None` where the service does not say.
+    /// The creation time in milliseconds since 1970. `None` where the service does not say.
     pub fn created(&self) -> Option<i64> {
         self.0.created
     }
@@ -95,7 +96,7 @@ impl Stream {
         &self.0.name
     }
 
-    /// The ARN. Together with the time of creation it is the identity of the stream, however it was configured.
+    /// The ARN. Together with the creation time it identifies the stream, however it was configured.
     pub fn arn(&self) -> &str {
         &self.0.arn
     }
@@ -107,7 +108,7 @@ impl fmt::Display for Stream {
     }
 }
 
-/// A shard of a stream: what its records have in common.
+/// A shard and its stream, which all records of the shard share.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ShardNames {
     /// The stream.
@@ -116,24 +117,24 @@ pub(crate) struct ShardNames {
     pub shard: ShardId,
 }
 
-/// A place in a shard: the number of a record, or a continuation that the service gave.
+/// A position in a shard: the sequence number of a record, or a continuation that the service returned.
 ///
-/// Numbers have up to 129 decimal digits, so they are kept as text and compared as numbers.
+/// Sequence numbers have up to 129 decimal digits, so they are kept as text and compared as numbers.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SequenceNumber(Arc<str>);
 
-/// Sequence numbers that the service never makes.
+/// The error of a text that the service never uses as a sequence number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a sequence number: {0:?}")]
 pub struct NotASequenceNumber(String);
 
 impl SequenceNumber {
-    /// A sequence number from its text.
+    /// Creates a sequence number from its text.
     ///
     /// # Errors
     ///
-    /// When the text is empty, longer than 256 bytes, or has other characters than printable ASCII. (Local servers
-    /// use more than digits.)
+    /// An error is returned when the text is empty, longer than 256 bytes, or has characters other than printable
+    /// ASCII. (Local servers use more than digits.)
     pub fn new(text: &str) -> Result<Self, NotASequenceNumber> {
         if !Self::is_valid(text.as_bytes()) {
             let shown = text.chars().take(64).collect();
@@ -142,25 +143,26 @@ impl SequenceNumber {
         Ok(Self(text.into()))
     }
 
-    /// A number that was checked when it was read from the wire.
+    /// Creates a sequence number from text that was checked when it was read from the wire.
     pub(crate) fn read(checked: &str) -> Self {
         debug_assert!(Self::is_valid(checked.as_bytes()));
         Self(checked.into())
     }
 
-    /// A number that was stored as a position, possibly by hand.
+    /// Creates a sequence number from a stored position, which may have been edited by hand.
     ///
     /// # Errors
     ///
-    /// When it is anything but a decimal number above zero. Words such as `LATEST` or `TRIM_HORIZON` mean something to
-    /// other programs, and the service would answer to them as it does to an expired number.
+    /// An error is returned when the text is not a decimal number above zero. Words such as `LATEST` or
+    /// `TRIM_HORIZON` have a meaning in other programs, and the service would answer them as it answers an expired
+    /// number.
     pub fn stored(text: &str) -> Result<Self, NotASequenceNumber> {
         let is_number = text.bytes().all(|byte| byte.is_ascii_digit()) && text.bytes().any(|byte| byte != b'0');
         if is_number { Self::new(text) } else { Err(NotASequenceNumber(text.chars().take(64).collect())) }
     }
 
     pub(crate) fn is_valid(text: &[u8]) -> bool {
-        // Without an early end, so that it becomes vector code.
+        // The loop has no early end, so that it compiles to vector code.
         (1..=256).contains(&text.len()) && text.iter().fold(true, |valid, byte| valid & byte.is_ascii_graphic())
     }
 

@@ -1,4 +1,4 @@
-//! The words that everybody shares: ids, positions and shards. Imports nothing of the input.
+//! Which types do all folders share: ids, positions and shards? This module imports nothing of the input.
 
 pub(crate) mod ids;
 mod position;

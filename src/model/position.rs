@@ -2,13 +2,13 @@
 
 use super::ids::SequenceNumber;
 
-/// Where reading a shard begins.
+/// The position at which reading a shard begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StartPosition {
     /// At the oldest record there is.
     Oldest,
     /// At the first record that arrived then or later; milliseconds since 1970.
     At(i64),
-    /// Behind this place.
+    /// Behind this position.
     After(SequenceNumber),
 }

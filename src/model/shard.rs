@@ -1,4 +1,4 @@
-//! What is a shard to the rest of the input: listed, named as a child, and in which state?
+//! How is a shard represented: in a listing, as a child, and in its lifecycle?
 
 use std::sync::Arc;
 
@@ -11,30 +11,30 @@ use super::ids::{SequenceNumber, ShardId};
 pub(crate) struct ListedShard {
     pub(crate) id: ShardId,
     pub(crate) parents: Vec<ShardId>,
-    /// Nothing is written to it any more.
+    /// Whether the shard is closed: no more records are written to it.
     pub(crate) closed: bool,
-    /// The sequence number at which it begins. A shard of the same id in a stream that was made again begins elsewhere.
+    /// The sequence number at which the shard begins. A shard of the same id in a recreated stream begins elsewhere.
     pub(crate) begin: Option<SequenceNumber>,
 }
 
 /// All shards of a stream, as the service listed them.
 #[derive(Debug, Clone)]
 pub(crate) struct ShardListing {
-    /// What happened before is in it.
+    /// The time of the request. Changes before this time are in the listing.
     pub(crate) asked_at: Instant,
     pub(crate) shards: Arc<[ListedShard]>,
 }
 
-/// A shard that comes after the one that is read.
+/// A child of the shard that is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChildShard {
-    /// Its id.
+    /// The id of the child.
     pub id: ShardId,
-    /// The shards it comes after: one after a split, two after a merge.
+    /// The parents of the child: one after a split, two after a merge.
     pub parents: Vec<ShardId>,
 }
 
-/// Where a shard is in its life.
+/// The lifecycle state of a shard.
 ///
 /// ```text
 ///  WaitingForParents ──parents ended and stored──▶ Unowned ──claimed──▶ Reading ──all read, acked, end stored──▶ Ended
@@ -42,37 +42,37 @@ pub struct ChildShard {
 ///                                                    └──────released──────┘
 /// ```
 ///
-/// Between reading and ended a shard drains: its end has been read, but not everything is acked. That is the task's
-/// own affair ; for everybody else a shard that drains is still being read.
+/// Between reading and ended a shard drains: its end has been read, but not everything is acked. Only the shard task
+/// distinguishes that; for all other parts a draining shard is still being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShardState {
-    /// A parent is not ended yet.
+    /// A parent has not ended yet.
     WaitingForParents,
-    /// It may be read, and nobody here does.
+    /// The shard may be read, and this worker does not read it.
     Unowned,
-    /// We own it.
+    /// This worker owns the shard.
     Reading,
-    /// Everything in it is done, and that is stored.
+    /// All records are done, and the shard end is stored.
     Ended,
 }
 
 impl ShardState {
-    /// All its parents are ended.
+    /// The state after all its parents have ended.
     pub(crate) fn parents_done(self) -> Self {
         if self == Self::WaitingForParents { Self::Unowned } else { self }
     }
 
-    /// Its lease is ours.
+    /// The state after this worker claimed its lease.
     pub(crate) fn claimed(self) -> Self {
         if self == Self::Unowned { Self::Reading } else { self }
     }
 
-    /// Its lease is not ours any more.
+    /// The state after this worker released or lost its lease.
     pub(crate) fn released(self) -> Self {
         if self == Self::Reading { Self::Unowned } else { self }
     }
 
-    /// Its end is stored.
+    /// The state after its end is stored.
     pub(crate) fn ended(self) -> Self {
         if self == Self::Reading { Self::Ended } else { self }
     }
