@@ -1,8 +1,8 @@
-//! What is said about the input around its fields?
+//! Which texts describe the input around its fields?
 
 use pipeline_plugin_api::registry::About;
 
-/// The name, and the text of the reference.
+/// Returns the name of the input, and the text of its reference.
 pub fn about() -> About {
     About::new("aws_kinesis", env!("CARGO_PKG_VERSION"), "Reads messages from Amazon Kinesis data streams.")
         .description(DESCRIPTION)

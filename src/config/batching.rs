@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The block `batching`. Batches are made for each shard by itself.
+/// The block `batching`. Batches are formed for each shard separately.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -41,7 +41,7 @@ pub struct Batching {
 }
 
 impl Batching {
-    /// Whether there is no limit at all, and so every message is a batch of its own.
+    /// Returns whether there is no limit at all, so that every message is a batch of its own.
     pub fn is_off(&self) -> bool {
         self.count == 0 && self.byte_size.bytes() == 0 && self.period.is_none_or(|period| period.is_zero())
     }

@@ -1,4 +1,4 @@
-//! What must several fields together satisfy, and which of them do nothing?
+//! Which rules must several fields satisfy together, and which fields have no effect?
 
 use pipeline_plugin_api::config::{Configuration, Findings};
 
@@ -154,7 +154,7 @@ fn fan_out(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// A consumer's ARN is its stream's, with `/consumer/NAME:CREATED` behind it.
+/// The ARN of a consumer is the ARN of its stream, followed by `/consumer/NAME:CREATED`.
 fn consumer_arn(config: &Config, arn: &str, findings: &mut Findings) {
     const PATH: &str = "enhanced_fan_out.consumer_arn";
     let stream = arn.split_once("/consumer/").and_then(|(stream, consumer)| {

@@ -3,8 +3,8 @@
 use super::Config;
 use super::tests::parse;
 
-/// What each documents, as documented: two values are placeholders for what has to be given, and are given here. Without a
-/// stream and a table their input does not start either.
+/// The documented configuration of Redpanda Connect and of Bento. Two values are placeholders for required ones, and
+/// are filled in here: their inputs don't start without a stream and a table either.
 pub(super) const DOCUMENTED: [(&str, &str); 4] = [
     ("Redpanda Connect, common", include_str!("fixtures/connect_common.yaml")),
     ("Redpanda Connect, advanced", include_str!("fixtures/connect_advanced.yaml")),

@@ -1,6 +1,6 @@
-//! Do the generated documents match the declaration, and does the schema say what the parser does?
+//! Do the generated documents match the declaration, and does the schema agree with the parser?
 //!
-//! `UPDATE_DOCS=1 cargo test` writes the documents anew.
+//! `UPDATE_DOCS=1 cargo test` writes the documents again.
 
 use std::path::PathBuf;
 
@@ -44,7 +44,7 @@ fn what_is_generated_is_the_same_every_time() {
     assert_eq!(one.example(Detail::Small), other.example(Detail::Small));
 }
 
-/// What YAML itself makes of a text, without our parser.
+/// The value that YAML itself reads from a text, without this crate's parser.
 fn value(yaml: &str) -> Value {
     Document::from_yaml("x.yaml", yaml, &Environment::empty()).unwrap().read(&[]).unwrap()
 }
@@ -120,7 +120,7 @@ fn every_field_is_described() {
     walk(spec().schema(), "");
 }
 
-/// The smallest good document, with these fields besides.
+/// The smallest valid document, with these additional fields.
 fn with(fields: &Value) -> Value {
     let mut block = json!({ "streams": ["orders"], "checkpoint_file": "a" });
     let fields = fields.as_object().unwrap().clone();

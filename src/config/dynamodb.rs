@@ -71,7 +71,7 @@ pub enum BillingMode {
 }
 
 impl DynamoDb {
-    /// Whether the table is reached by a session of its own instead of that of the streams.
+    /// Returns whether the table is reached by its own session instead of the session of the streams.
     pub fn has_own_session(&self) -> bool {
         self.region.is_some() || self.endpoint.is_some() || self.credentials != Credentials::default()
     }

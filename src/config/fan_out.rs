@@ -88,7 +88,7 @@ impl Default for EnhancedFanOut {
     }
 }
 
-/// As AWS has it.
+/// Checks the name of a consumer by the rules of AWS.
 fn a_consumer_name(name: &Optional<String>, (): &()) -> garde::Result {
     let Some(name) = name.as_deref() else { return Ok(()) };
     if name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {

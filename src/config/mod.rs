@@ -1,18 +1,18 @@
 //! What can be configured, and what do the fields mean?
 //!
-//! Pure: nothing here does I/O. One declaration, [`Config`], gives parsing, checks, schema, reference and example; the
-//! machinery is [`pipeline_plugin_api::config`].
+//! The module is pure: nothing here does I/O. One declaration, [`Config`], provides parsing, checks, schema,
+//! reference and example; the implementation is in [`pipeline_plugin_api::config`].
 //!
 //! # Layout
 //!
-//! - `checks`: what several fields together must satisfy.
-//! - [`streams`], `arn`: the syntax of the `streams` entries.
+//! - `checks`: the rules that several fields must satisfy together.
+//! - [`streams`]: the syntax of the `streams` entries.
 //! - `session`: how to reach AWS: region, endpoint, credentials, sockets.
-//! - `dynamodb`, `batching`, `fan_out`: the blocks of those names.
+//! - `dynamodb`, `batching`, `fan_out`: the blocks with those names.
 //! - `timestamp`: points in time.
 //! - `about`: the text around the fields, for the documentation.
 
-// Checks of single fields get what garde gives them: references, whatever the size.
+// Checks of single fields get the arguments that garde passes: references, whatever the size.
 #![allow(clippy::trivially_copy_pass_by_ref)]
 
 mod about;
@@ -49,7 +49,7 @@ pub use timestamp::Timestamp;
 
 /// The block `aws_kinesis`.
 ///
-/// `Debug` shows no secrets. Built by hand it is unchecked; [`Document::parse`] checks.
+/// `Debug` shows no secrets. A configuration that is built by hand is unchecked; [`Document::parse`] checks it.
 ///
 /// [`Document::parse`]: pipeline_plugin_api::config::Document::parse
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema, Validate)]
@@ -192,7 +192,7 @@ pub struct Config {
     pub credentials: Credentials,
 }
 
-/// What becomes of records that the Kinesis Producer Library aggregated.
+/// How records that the Kinesis Producer Library aggregated are delivered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Deaggregate {
@@ -204,7 +204,7 @@ pub enum Deaggregate {
 }
 
 impl Config {
-    /// A configuration with every default, for these streams. It still needs a place for checkpoints.
+    /// Creates a configuration with every default, for these streams. It still needs a store for checkpoints.
     pub fn new(streams: Streams) -> Self {
         Self {
             streams,
@@ -265,7 +265,7 @@ fn default_message_buffer_cap() -> usize {
     64
 }
 
-/// A name that can be a key of the table, and be read in a log.
+/// Checks a worker name: it must be usable as a key of the table, and readable in a log.
 fn worker_name(id: &Optional<String>, (): &()) -> garde::Result {
     let Some(id) = id.as_deref() else { return Ok(()) };
     let is_plain = id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
@@ -276,7 +276,7 @@ fn worker_name(id: &Optional<String>, (): &()) -> garde::Result {
     }
 }
 
-/// For periods that make no sense as zero.
+/// Checks a period that must not be zero.
 fn positive(period: &Duration, _: &()) -> garde::Result {
     if period.is_zero() { Err(garde::Error::new("the period must be longer than 0s")) } else { Ok(()) }
 }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Credentials for AWS. `Debug` shows no secrets.
 ///
-/// A profile is used rather than an id; a role is then assumed with either; the machine's role is used rather than all.
+/// A profile takes precedence over an id; a role is then assumed with either; the machine's role takes precedence
+/// over all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("x-advanced" = true))]
@@ -50,7 +51,7 @@ pub struct Credentials {
     pub expiry_window: Optional<Duration>,
 }
 
-/// TCP sockets.
+/// The settings of TCP sockets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
@@ -70,7 +71,7 @@ pub struct Tcp {
     pub tcp_user_timeout: Duration,
 }
 
-/// Probes on a TCP connection that is idle.
+/// The probes on an idle TCP connection.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
@@ -99,7 +100,7 @@ const DEFAULT_PROBE: Duration = Duration::from_secs(15);
 const DEFAULT_PROBES: u32 = 9;
 
 impl KeepAlive {
-    /// When the first probe is sent; `None` if none ever is.
+    /// When the first probe is sent; `None` if probes are off.
     pub fn idle(&self) -> Option<Duration> {
         match self.idle {
             KeepAliveIdle::Off => None,
@@ -113,13 +114,13 @@ impl KeepAlive {
         if self.interval.is_zero() { DEFAULT_PROBE } else { self.interval }
     }
 
-    /// How many probes go unanswered before the connection is given up.
+    /// The number of unanswered probes after which the connection is given up.
     pub fn count(&self) -> u32 {
         if self.count == 0 { DEFAULT_PROBES } else { self.count }
     }
 }
 
-/// When the first probe is sent: the one place where a negative duration means something.
+/// When the first probe is sent: the only setting in which a negative duration has a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepAliveIdle {
     /// Never: it was written as a negative duration.
@@ -175,10 +176,10 @@ impl JsonSchema for KeepAliveIdle {
     }
 }
 
-/// What [`endpoint_url`] accepts, for the schema.
+/// The pattern that [`endpoint_url`] accepts, for the schema.
 pub(super) const ENDPOINT: &str = r"^(https?://\S+)?$";
 
-/// An endpoint is a URL: without a scheme the AWS SDK would fail only at the first request.
+/// Checks that an endpoint is a URL: without a scheme the AWS SDK would fail only at the first request.
 pub(super) fn endpoint_url(endpoint: &Optional<String>, (): &()) -> garde::Result {
     let Some(url) = endpoint.as_deref() else { return Ok(()) };
     let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
@@ -188,13 +189,13 @@ pub(super) fn endpoint_url(endpoint: &Optional<String>, (): &()) -> garde::Resul
     }
 }
 
-/// Whether this can be the name of a region. New regions need no new version.
+/// Returns whether this can be the name of a region. New regions need no new version.
 pub(crate) fn is_region(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     !name.is_empty() && name.len() <= 63 && name.bytes().all(is_plain)
 }
 
-/// Why this can be no key or token, for a sentence that begins with what it is.
+/// The reason why this can't be a key or token, to complete a sentence that begins with its name.
 pub(crate) fn odd_key(value: &str) -> Option<&'static str> {
     match value {
         "" => Some("is empty"),

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess};
 
-/// What the field `streams` holds: at least one stream, each once; all balanced or all with explicit shards.
+/// The value of the field `streams`: at least one stream, each once; all balanced or all with explicit shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Streams(Vec<StreamEntry>);
 
@@ -21,7 +21,7 @@ pub struct StreamEntry {
     pub shards: Vec<String>,
 }
 
-/// How a stream is named. A name and an ARN may mean the same stream; that only shows at the service.
+/// The name or ARN of a stream. A name and an ARN may mean the same stream; only the service can tell.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum StreamRef {
     /// By name: in the region and account of the session.
@@ -30,7 +30,7 @@ pub enum StreamRef {
     Arn(StreamArn),
 }
 
-/// What is wrong with an entry. The entry itself is not repeated: it may come from the environment.
+/// The error of an entry. The entry itself is not repeated, because it may come from the environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamsError {
@@ -64,11 +64,11 @@ pub enum StreamsError {
 }
 
 impl Streams {
-    /// Reads elements, each of which may hold several entries.
+    /// Parses elements, each of which may hold several entries.
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong.
+    /// The first error of the elements is returned.
     pub fn parse<I>(elements: I) -> Result<Self, StreamsError>
     where
         I: IntoIterator,
@@ -86,7 +86,7 @@ impl Streams {
         &self.0
     }
 
-    /// Whether exactly these shards are read, instead of all in balance with others.
+    /// Returns whether exactly these shards are read, instead of all shards in balance with other workers.
     pub fn are_explicit(&self) -> bool {
         self.0.iter().any(|entry| !entry.shards.is_empty())
     }
@@ -117,12 +117,12 @@ impl Streams {
     }
 }
 
-/// `name`, `name:shard`, `arn` or `arn:shard`.
+/// Parses `name`, `name:shard`, `arn` or `arn:shard`.
 fn parse_entry(text: &str) -> Result<(StreamRef, Option<&str>), StreamsError> {
     if text.is_empty() {
         return Err(StreamsError::EmptyEntry);
     }
-    // An ARN has colons of its own, all before the last slash.
+    // The colons of an ARN all come before the last slash.
     let (prefix, rest) = match text.rfind('/') {
         Some(slash) => (Some(&text[..slash]), &text[slash + 1..]),
         None => (None, text),
@@ -144,13 +144,13 @@ fn parse_entry(text: &str) -> Result<(StreamRef, Option<&str>), StreamsError> {
     }
 }
 
-/// Names of streams and ids of shards are made of the same characters.
+/// Returns whether this can be the name of a stream or the id of a shard; both have the same characters.
 fn is_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
 
 impl StreamRef {
-    /// The name of the stream, without anything around it.
+    /// The name of the stream, without its ARN.
     pub fn name(&self) -> &str {
         match self {
             Self::Name(name) => name,
@@ -169,7 +169,7 @@ impl fmt::Display for StreamRef {
 }
 
 impl fmt::Display for Streams {
-    /// One entry after the other, as one element of the field.
+    /// Writes one entry after the other, as one element of the field.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut comma = "";
         for StreamEntry { stream, shards } in &self.0 {
@@ -208,7 +208,7 @@ impl<'de> Deserialize<'de> for Streams {
     }
 }
 
-/// Adds one element while it is read, so that an error knows which element it is about.
+/// Adds one element while it is read, so that an error names its element.
 struct Element<'a>(&'a mut Streams);
 
 impl<'de> DeserializeSeed<'de> for Element<'_> {
@@ -220,7 +220,7 @@ impl<'de> DeserializeSeed<'de> for Element<'_> {
     }
 }
 
-/// One element of the field; that streams aren't mixed or doubled can't be said in a pattern.
+/// The pattern of one element of the field. A pattern can't express that streams must not be mixed or repeated.
 const PATTERN: &str = concat!(
     r"^\s*((arn:aws[a-z0-9-]*:kinesis:([a-z0-9-]+|\*):[0-9]{12}:stream/)?[A-Za-z0-9_.-]{1,128}(\s*:\s*[A-Za-z0-9_.-]{1,128})?\s*,\s*)*",
     r"(arn:aws[a-z0-9-]*:kinesis:([a-z0-9-]+|\*):[0-9]{12}:stream/)?[A-Za-z0-9_.-]{1,128}(\s*:\s*[A-Za-z0-9_.-]{1,128})?\s*$",
@@ -255,7 +255,7 @@ pub struct StreamArn {
 }
 
 impl StreamArn {
-    /// `prefix` is what stands before the slash.
+    /// Creates an ARN; `prefix` is the part before the slash.
     fn from_parts(prefix: &str, name: &str) -> Result<Self, StreamsError> {
         let parts: Vec<&str> = prefix.split(':').collect();
         let ["arn", partition, "kinesis", region, account, "stream"] = parts[..] else {
@@ -399,7 +399,7 @@ mod tests {
             let schema = serde_json::json!({ "pattern": PATTERN });
             let valid = jsonschema::is_valid(&schema, &serde_json::json!(element));
             let parsed = Streams::parse([&element]);
-            // Which entries go together is beyond a pattern.
+            // A pattern can't express which entries may be combined.
             let alone = matches!(parsed, Ok(_) | Err(StreamsError::Mixed | StreamsError::Duplicate));
             prop_assert!(alone == valid || (valid && parsed.is_err() && element.contains(',')), "{:?} {:?} {}", element, parsed, valid);
         }

@@ -1,4 +1,4 @@
-//! Does the block mean what the contract says, and are mistakes found where they are?
+//! Is the block read as the contract says, and are errors reported where they are?
 
 use std::time::Duration as StdDuration;
 
@@ -6,13 +6,13 @@ use pipeline_plugin_api::config::{ByteSize, Configuration, Diagnostics, Document
 
 use super::*;
 
-/// Reads the block out of a pipeline file.
+/// Parses the block in a pipeline file.
 pub(super) fn parse(text: &str) -> Result<Parsed<Config>, Diagnostics> {
     let environment = Environment::from_pairs([("SECRET", "hunter2-secret"), ("TOKEN", "hunter2-token")]);
     Document::from_yaml("pipeline.yaml", text, &environment)?.parse(&["input", "aws_kinesis"])
 }
 
-/// A block of these lines, with `streams` and `dynamodb.table` unless they are among them.
+/// A block with these lines, and with `streams` and `dynamodb.table` unless they are among the lines.
 fn block(lines: &str) -> String {
     let has = |field: &str| lines.lines().any(|line| line.starts_with(field));
     let mut text = "input:\n  aws_kinesis:\n".to_owned();

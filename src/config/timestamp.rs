@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(jiff::Timestamp);
 
-/// The text is no RFC 3339 time.
+/// The error of a text that is not an RFC 3339 time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected a time in RFC 3339, such as `2026-11-01T00:00:00Z` or `2026-11-01T01:00:00+01:00`")]
 pub struct NotATimestamp;
@@ -21,7 +21,7 @@ const PATTERN: &str =
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$";
 
 impl Timestamp {
-    /// The same for the clock of the system.
+    /// The same time as a `SystemTime`.
     pub fn system_time(self) -> SystemTime {
         self.0.into()
     }
@@ -38,7 +38,8 @@ impl FromStr for Timestamp {
     }
 }
 
-/// The parser takes more than RFC 3339: spaces, missing seconds, names of zones. Other tools would not.
+/// Checks the form. The parser accepts more than RFC 3339: spaces, missing seconds, names of zones. Other tools would
+/// not.
 fn has_the_shape(text: &str) -> bool {
     let Some((date_time, rest)) = text.split_at_checked(19) else { return false };
     let fits = |text: &str, shape: &str| {

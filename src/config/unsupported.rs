@@ -1,18 +1,18 @@
 //! Which fields of the configuration have no effect yet?
 //!
-//! Such a field parses, so that a configuration can be written for what is to come; but running with it would do something
-//! else than it says, so connect refuses it, and lint says so.
+//! Such a field is parsed, so that configurations can be written for later versions. Running with it would not do
+//! what it says, so connect refuses it, and lint reports it.
 
 use pipeline_plugin_api::config::Findings;
 
 use super::{Batching, Config, Tcp};
 
-/// The first field that this version can't act on, with what to do about it.
+/// The first field that this version does not support, with advice.
 pub(crate) fn first(config: &Config) -> Option<(&'static str, &'static str)> {
     all(config).into_iter().next()
 }
 
-/// Says all that would be refused.
+/// Reports all fields that would be refused.
 pub(crate) fn lint(config: &Config, findings: &mut Findings) {
     for (field, what) in all(config) {
         findings.invalid(field, what, "");

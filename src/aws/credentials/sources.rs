@@ -302,7 +302,7 @@ fn without_role(profile: Option<&Profile>, surroundings: &ProviderConfig) -> Pro
         .build()
 }
 
-/// A provider that assumes a role with a token; another program keeps the token in a file fresh.
+/// A provider that assumes a role with a token; another program keeps the token file up to date.
 #[derive(Debug)]
 struct WebIdentity {
     sts: aws_sdk_sts::Client,
