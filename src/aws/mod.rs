@@ -1,6 +1,6 @@
 //! Which requests does the input make to Kinesis?
 //!
-//! The trait [`Service`] has the calls that the input makes, in the input's own types; `sdk` implements it, and tests
+//! The trait `Service` has the calls that the input makes, in the input's own types; `sdk` implements it, and tests
 //! script it.
 
 pub(crate) mod credentials;

@@ -38,7 +38,7 @@ pub struct ChildShard {
 ///
 /// ```text
 ///  WaitingForParents ──parents ended and stored──▶ Unowned ──claimed──▶ Reading ──all read, acked, end stored──▶ Ended
-///                                                    ▲                    │ lease lost / handed off / closing
+///                                                    ▲                    │ lease lost / handed over / closing
 ///                                                    └──────released──────┘
 /// ```
 ///

@@ -330,7 +330,7 @@ impl Health {
         found.map_or(0, |one| one.acked_through())
     }
 
-    /// Adds a shard that is being read. Its lag counts as long as it exists.
+    /// Adds a shard that is being read. Its lag counts until it is dropped or its lease is lost.
     pub(crate) fn reads_shard(&self, shard: Weak<dyn ObservedShard>) {
         lock(&self.reading).push(shard);
     }

@@ -8,7 +8,7 @@
 //! ```text
 //! subscribe ─▶ client ─▶ connections: one with a free stream, or a new one ─▶ dial: DNS, proxy, TLS, ALPN
 //!                              │
-//!                              └─▶ connection: streams, their windows, pings ─▶ body: window given back as it is read
+//!                              └─▶ connection: streams, their windows, pings ─▶ body: window released as it is read
 //! ```
 
 mod body;

@@ -71,7 +71,7 @@ pub(crate) struct Subscription {
     start: StartPosition,
     /// The open subscription, if there is one.
     open: Option<Open>,
-    /// Space that was granted when its frame was no longer there.
+    /// Space that was granted for a frame that is still to come, usually in the next subscription.
     kept: Option<Permit>,
     backoff: Backoff,
     slow_backoff: Backoff,
@@ -90,7 +90,7 @@ pub(crate) struct Subscription {
     stream_gone_since: Option<Instant>,
     /// Whether the service reports idleness: it says now and then that there is nothing new.
     hears_of_idleness: bool,
-    /// The times of the last few takeovers of subscriptions that this reader did not cause.
+    /// The times of the last few takeovers of this reader's subscriptions, none of which it caused itself.
     taken_over: VecDeque<Instant>,
 }
 
