@@ -2,18 +2,19 @@
 //!
 //! # Layout
 //!
-//! Pure rooms know no clock and do no I/O; shells do the I/O and stay thin.
+//! Imports run down this list and never up; `docs/architecture.md` has the map, the invariants and the glossary.
 //!
-//! - [`config`]: the fields, their checks, their documentation (pure).
-//! - `input`, `connect`, `session`: the face to the host, how it opens, what runs until it closes.
-//! - `readers`, `shard`: one task for all shards and one for each; `topology` (pure) knows which comes after which.
-//! - [`efo`]: SubscribeToShard; its `wire` is pure. `reader` is the trait behind which polling will stand.
-//! - [`pool`], `ack`, `outbox`, `delivery`: the road of a record from the socket to its final ack.
-//! - `lease`: who owns a shard, and up to where it is done. Who should own it (`balance`, `round`, pure), who is alive
-//!   (`watch`, pure), that we are (`keeper`), and the stores. `checkpoint`: when a place is stored and a lease given back.
-//! - `service`, `aws`, `access`, `transport`: what we ask of Kinesis, and how it is asked.
-//! - [`retry`], `backoff`: what each error means (pure).
-//! - [`telemetry`]: every metric and log event. [`inspect`]: what an operator sees of the leases.
+//! - `input`: what the host sees.
+//! - `session`: what lies between connect and close.
+//! - `shards`: which shards are read now, and what becomes of each.
+//! - `delivery`: what happens between a reader and the final ack.
+//! - [`inspect`]: what an operator sees of the leases. `lease`: which worker owns which shard, and how far it is.
+//! - `reading`: how one shard is read; `reading::fan_out` by SubscribeToShard.
+//! - `aws`: what is asked of AWS, with which credentials, and over which connections.
+//! - `supervise`: what happens when a background task ends unexpectedly.
+//! - [`telemetry`]: every metric and log line, and the health of the input.
+//! - `records`: what a record is in memory. `retry`: what an error means. [`config`]: the fields and their checks.
+//! - `pool`: the bound on memory. `model`: the words that all of them share.
 
 #![cfg_attr(
     not(feature = "unstable-internals"),

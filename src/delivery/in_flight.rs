@@ -69,6 +69,8 @@ fn settle_each(mut delivery: Delivery, verdicts: &[Verdict], outbox: &Outbox) {
 fn acked(delivery: Delivery) {
     delivery.progress.meter.acked(delivery.rows.len());
     delivery.progress.ack(delivery.ordinals());
+    // Its space in the pool is free from here on.
+    drop(delivery);
 }
 
 /// Returns the delivery to the outbox, or drops its records if nacks are not redelivered.

@@ -37,7 +37,7 @@ pub(super) struct Lanes {
     cap: usize,
     /// How many new deliveries are in all lanes together.
     buffered: usize,
-    lanes: HashMap<LaneId, Lane>,
+    by_shard: HashMap<LaneId, Lane>,
     /// The lanes that are not empty, in the order in which they are served. Each lane is listed once.
     turns: VecDeque<LaneId>,
     /// The deliveries that wait for room with the tasks that read them, at most one for each shard.
@@ -88,7 +88,7 @@ impl Lanes {
         Self {
             cap,
             buffered: 0,
-            lanes: HashMap::new(),
+            by_shard: HashMap::new(),
             turns: VecDeque::new(),
             waiters: VecDeque::new(),
             in_flight: 0,
@@ -98,7 +98,7 @@ impl Lanes {
 
     /// Opens an empty lane.
     pub(super) fn open(&mut self, id: LaneId) {
-        self.lanes.insert(id, Lane::default());
+        self.by_shard.insert(id, Lane::default());
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -141,7 +141,7 @@ impl Lanes {
     /// lane is gone.
     pub(super) fn redeliver(&mut self, delivery: Delivery, now: Instant) -> Option<Delivery> {
         let id = LaneId::of(delivery.names());
-        let Some(lane) = self.lanes.get_mut(&id) else { return Some(delivery) };
+        let Some(lane) = self.by_shard.get_mut(&id) else { return Some(delivery) };
         let backoff = FIRST_REDELIVERY_BACKOFF.saturating_mul(1 << (delivery.nacks().clamp(1, 16) - 1));
         let until = now + backoff.min(LONGEST_REDELIVERY_BACKOFF);
         lane.retry_at = Some(lane.retry_at.map_or(until, |other| other.max(until)));
@@ -152,7 +152,7 @@ impl Lanes {
 
     /// Removes a lane. Returns its contents, so that their space in the pool is returned outside any lock.
     pub(super) fn remove(&mut self, id: LaneId) -> Option<Lane> {
-        let lane = self.lanes.remove(&id)?;
+        let lane = self.by_shard.remove(&id)?;
         self.buffered -= lane.fresh.len();
         self.turns.retain(|other| *other != id);
         self.accept();
@@ -165,7 +165,7 @@ impl Lanes {
         self.closed = true;
         self.buffered = 0;
         self.turns.clear();
-        (std::mem::take(&mut self.lanes), std::mem::take(&mut self.waiters))
+        (std::mem::take(&mut self.by_shard), std::mem::take(&mut self.waiters))
     }
 
     /// Takes the next delivery, with at most `max` records. It counts as in flight from here on.
@@ -176,7 +176,7 @@ impl Lanes {
         let mut earliest: Option<Instant> = None;
         for _ in 0..self.turns.len() {
             let Some(id) = self.turns.pop_front() else { break };
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            let Some(lane) = self.by_shard.get_mut(&id) else { continue };
             if let Some(until) = lane.retry_at.filter(|until| *until > now) {
                 earliest = Some(earliest.map_or(until, |other| other.min(until)));
                 self.turns.push_back(id);
@@ -200,7 +200,7 @@ impl Lanes {
             }
         }
         // A delivery is taken directly from a waiter, unless its lane still has an older delivery.
-        let free = self.waiters.iter().position(|waiting| self.lanes.get(&waiting.lane).is_some_and(Lane::is_empty));
+        let free = self.waiters.iter().position(|waiting| self.by_shard.get(&waiting.lane).is_some_and(Lane::is_empty));
         if let Some(at) = free
             && let Some(waiting) = self.waiters.remove(at)
         {
@@ -221,7 +221,7 @@ impl Lanes {
 
     /// Puts the rest of a delivery that was larger than the demand first in its lane.
     fn put_rest_back(&mut self, id: LaneId, delivery: Delivery) {
-        if let Some(lane) = self.lanes.get_mut(&id) {
+        if let Some(lane) = self.by_shard.get_mut(&id) {
             lane.fresh.push_front(delivery);
             self.buffered += 1;
             self.give_turn(id);
@@ -232,7 +232,7 @@ impl Lanes {
     fn accept(&mut self) {
         while self.buffered < self.cap {
             let Some(waiting) = self.waiters.pop_front() else { return };
-            if let Some(lane) = self.lanes.get_mut(&waiting.lane) {
+            if let Some(lane) = self.by_shard.get_mut(&waiting.lane) {
                 lane.fresh.push_back(waiting.delivery);
                 self.buffered += 1;
                 self.give_turn(waiting.lane);
@@ -242,7 +242,7 @@ impl Lanes {
     }
 
     fn give_turn(&mut self, id: LaneId) {
-        if let Some(lane) = self.lanes.get_mut(&id)
+        if let Some(lane) = self.by_shard.get_mut(&id)
             && !lane.has_turn
         {
             lane.has_turn = true;

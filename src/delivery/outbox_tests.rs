@@ -75,7 +75,7 @@ fn now<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
 }
 
 async fn next(outbox: &Arc<Outbox>, max: usize) -> (String, Vec<u64>, Receipt) {
-    let batch = next_batch(&outbox, Demand::new(max, HOUR)).await.unwrap();
+    let batch = next_batch(outbox, Demand::new(max, HOUR)).await.unwrap();
     assert!(!batch.is_empty(), "nothing came for an hour");
     parts(batch)
 }
@@ -91,7 +91,7 @@ fn parts(batch: Batch) -> (String, Vec<u64>, Receipt) {
 }
 
 async fn is_empty(outbox: &Arc<Outbox>) -> bool {
-    next_batch(&outbox, Demand::new(1000, Duration::from_mins(1))).await.unwrap().is_empty()
+    next_batch(outbox, Demand::new(1000, Duration::from_mins(1))).await.unwrap().is_empty()
 }
 
 #[tokio::test(start_paused = true)]

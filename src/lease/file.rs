@@ -379,8 +379,8 @@ impl Inner {
                     Some(value) => self.checkpoint(value.value())?.0,
                     None => None,
                 };
-                let checkpoint = forward(&before, one.checkpoint);
-                let text = stored_text(&checkpoint, one.stream.created()).map_err(failed(what))?;
+                let checkpoint = forward(before.as_ref(), one.checkpoint);
+                let text = stored_text(checkpoint.as_ref(), one.stream.created()).map_err(failed(what))?;
                 table.insert(key, text.as_str()).map_err(failed(what))?;
                 written.push(CommitOutcome::Stored { checkpoint, requester: None });
             }
@@ -441,7 +441,7 @@ fn remove_unchanged(
     Ok(unchanged)
 }
 
-fn stored_text(checkpoint: &Option<Checkpoint>, created: Option<i64>) -> Result<String, serde_json::Error> {
+fn stored_text(checkpoint: Option<&Checkpoint>, created: Option<i64>) -> Result<String, serde_json::Error> {
     let (after, ended) = match checkpoint {
         None => (None, false),
         Some(Checkpoint::After(after)) => (Some(after), false),

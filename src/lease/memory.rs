@@ -112,7 +112,7 @@ impl MemoryStore {
     pub(crate) fn former(&self) -> Vec<(ShardId, crate::model::SequenceNumber)> {
         let core = lock(&self.table.core);
         let checkpoints = core.former.iter().filter_map(|((_, shard), row)| match &row.checkpoint {
-            Some(Checkpoint::After(checkpoint)) | Some(Checkpoint::ShardEnd(Some(checkpoint))) => {
+            Some(Checkpoint::After(checkpoint) | Checkpoint::ShardEnd(Some(checkpoint))) => {
                 Some((shard.clone(), checkpoint.clone()))
             }
             _ => None,
@@ -251,7 +251,7 @@ impl LeaseStore for MemoryStore {
         let mut written = Vec::new();
         for Commit { stream, shard, epoch, checkpoint } in writes {
             let commit = |core: &mut Core, row: &mut Row| {
-                row.checkpoint = forward(&row.checkpoint, checkpoint);
+                row.checkpoint = forward(row.checkpoint.as_ref(), checkpoint);
                 if let Some(hold) = &mut row.hold {
                     hold.stamp = core.next().to_string();
                 }
@@ -265,7 +265,7 @@ impl LeaseStore for MemoryStore {
         let mut written = Vec::new();
         for Release { stream, shard, epoch, checkpoint, to } in releases {
             let release = |core: &mut Core, row: &mut Row| {
-                row.checkpoint = forward(&row.checkpoint, checkpoint);
+                row.checkpoint = forward(row.checkpoint.as_ref(), checkpoint);
                 let to = to.filter(|to| row.requester.take().as_ref() == Some(to));
                 row.hold = to.map(|worker| {
                     let epoch = core.next();

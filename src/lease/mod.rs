@@ -285,13 +285,7 @@ impl Hold {
 impl Release {
     /// Releases the lease with the last checkpoint, to the worker that requested the shard or to none.
     pub(crate) fn new(lease: &Lease, checkpoint: Option<Checkpoint>, to: Option<WorkerId>) -> Self {
-        Self {
-            stream: lease.stream.clone(),
-            shard: lease.shard.clone(),
-            epoch: lease.epoch,
-            checkpoint: checkpoint,
-            to,
-        }
+        Self { stream: lease.stream.clone(), shard: lease.shard.clone(), epoch: lease.epoch, checkpoint, to }
     }
 
     /// The shard that is released.
@@ -401,10 +395,10 @@ pub enum StoreError {
 
 /// Returns the checkpoint to store. A write must not move a checkpoint back, even under a valid lease: that would be a
 /// bug of this crate, and it would cause duplicates.
-fn forward(stored: &Option<Checkpoint>, new: Option<Checkpoint>) -> Option<Checkpoint> {
+fn forward(stored: Option<&Checkpoint>, new: Option<Checkpoint>) -> Option<Checkpoint> {
     match (stored, &new) {
-        (Some(Checkpoint::After(before)), Some(Checkpoint::After(after))) if after < before => stored.clone(),
-        (Some(Checkpoint::ShardEnd(_)), _) | (Some(Checkpoint::After(_)), None) => stored.clone(),
+        (Some(Checkpoint::After(before)), Some(Checkpoint::After(after))) if after < before => stored.cloned(),
+        (Some(Checkpoint::ShardEnd(_)), _) | (Some(Checkpoint::After(_)), None) => stored.cloned(),
         _ => new,
     }
 }

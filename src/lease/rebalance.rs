@@ -128,7 +128,7 @@ pub(crate) fn plan_shared(view: &View<'_>) -> Plan {
                 let asked = view.asked.get(&(stream.clone(), known.id.clone()));
                 match asked.filter(|asked| asked.hold.is_same(hold)) {
                     Some(asked) if asked.until <= view.now => {
-                        actions.actions.push(action(ActionKind::Force(hold.clone())))
+                        actions.actions.push(action(ActionKind::Force(hold.clone())));
                     }
                     Some(_) => actions.more = true,
                     None if unsettled => actions.more = true,

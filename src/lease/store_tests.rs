@@ -11,6 +11,7 @@ fn stream() -> Stream {
     Stream::new("orders", "arn:aws:kinesis:eu-west-1:123456789012:stream/orders")
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "rows hold it so")]
 fn at(number: &str) -> Option<Checkpoint> {
     Some(Checkpoint::After(SequenceNumber::new(number).unwrap()))
 }

@@ -12,6 +12,7 @@ use crate::model::SequenceNumber;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
+#[expect(clippy::unnecessary_wraps, reason = "rows hold it so")]
 fn after(number: u64) -> Option<Checkpoint> {
     Some(Checkpoint::After(SequenceNumber::new(&number.to_string()).unwrap()))
 }

@@ -152,7 +152,7 @@ impl Coordinator {
         state.topology.claimed(&id);
         let ended = if let Some(Checkpoint::ShardEnd(last)) = &checkpoint { Some(last.clone()) } else { None };
         let names = Arc::new(ShardNames { stream: state.stream.clone(), shard: id.clone() });
-        let start = state.topology.start(&id, &checkpoint);
+        let start = state.topology.start(&id, checkpoint.as_ref());
         let progress = Progress::new(names, context.settings.checkpoint_limit, context.settings.redeliver_nacks);
         let progress = Arc::new(progress);
         let stop = context.stop.child_token();

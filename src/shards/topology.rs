@@ -66,7 +66,7 @@ impl<'r> FormerRows<'r> {
         let mut found = Self::default();
         for row in rows {
             let checkpoint = match &row.checkpoint {
-                Some(Checkpoint::After(checkpoint)) | Some(Checkpoint::ShardEnd(Some(checkpoint))) => Some(checkpoint),
+                Some(Checkpoint::After(checkpoint) | Checkpoint::ShardEnd(Some(checkpoint))) => Some(checkpoint),
                 Some(Checkpoint::ShardEnd(None)) | None => None,
             };
             let precedes = |begin: &SequenceNumber| checkpoint.is_some_and(|checkpoint| checkpoint < begin);
@@ -173,7 +173,7 @@ impl Topology {
             if node.life == ShardState::Reading || node.unreadable {
                 continue;
             }
-            node.checkpoint = row.checkpoint.clone();
+            node.checkpoint.clone_from(&row.checkpoint);
             if matches!(row.checkpoint, Some(Checkpoint::ShardEnd(_))) && node.life != ShardState::Ended {
                 node.life = ShardState::Ended;
                 node.end_believed_at = Some(at).filter(|_| row.created.is_none());
@@ -303,7 +303,7 @@ impl Topology {
                 continue;
             }
             node.gone = true;
-            if node.life != ShardState::Ended && !matches!(node.checkpoint, None) {
+            if node.life != ShardState::Ended && node.checkpoint.is_some() {
                 learned.gone.push(id.clone());
             }
         }
@@ -434,7 +434,7 @@ impl Topology {
     }
 
     /// Returns where a shard starts, given its stored checkpoint.
-    pub(crate) fn start(&self, id: &ShardId, checkpoint: &Option<Checkpoint>) -> StartPosition {
+    pub(crate) fn start(&self, id: &ShardId, checkpoint: Option<&Checkpoint>) -> StartPosition {
         if let Some(Checkpoint::After(after)) = checkpoint {
             return StartPosition::After(after.clone());
         }
@@ -763,15 +763,15 @@ mod tests {
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &["a"], true), shard("c", &["b"], false)]);
         assert_eq!(topology.readable(), ids(&["a"]));
         assert_eq!(
-            topology.start(&"a".into(), &Some(Checkpoint::After(number("5")))),
+            topology.start(&"a".into(), Some(Checkpoint::After(number("5"))).as_ref()),
             StartPosition::After(number("5"))
         );
         read(&mut topology, "a", Some("9"));
         assert_eq!(topology.readable(), ids(&["b"]));
-        assert_eq!(topology.start(&"b".into(), &None), StartPosition::Oldest);
+        assert_eq!(topology.start(&"b".into(), None.as_ref()), StartPosition::Oldest);
         read(&mut topology, "b", Some("12"));
         assert_eq!(topology.readable(), ids(&["c"]));
-        assert_eq!(topology.start(&"c".into(), &None), StartPosition::Oldest);
+        assert_eq!(topology.start(&"c".into(), None.as_ref()), StartPosition::Oldest);
     }
 
     #[test]
@@ -779,12 +779,12 @@ mod tests {
         let mut topology = Topology::new(None, Fresh::At(100));
         listed(&mut topology, vec![shard("a", &[], false)]);
         topology.readable();
-        assert_eq!(topology.start(&"a".into(), &None), StartPosition::At(100));
+        assert_eq!(topology.start(&"a".into(), None.as_ref()), StartPosition::At(100));
         topology.claimed(&"a".into());
         topology.children(&[ChildShard { id: "b".into(), parents: ids(&["a"]) }], Instant::now());
         topology.ended(&"a".into(), None);
         assert_eq!(topology.readable(), ids(&["b"]));
-        assert_eq!(topology.start(&"b".into(), &None), StartPosition::Oldest);
+        assert_eq!(topology.start(&"b".into(), None.as_ref()), StartPosition::Oldest);
     }
 
     #[test]
@@ -793,7 +793,7 @@ mod tests {
         listed(&mut topology, split());
         topology.readable();
         read(&mut topology, "a", None);
-        assert_eq!(topology.start(&"b".into(), &None), StartPosition::At(100));
+        assert_eq!(topology.start(&"b".into(), None.as_ref()), StartPosition::At(100));
     }
 
     #[test]
@@ -801,7 +801,7 @@ mod tests {
         let mut topology = Topology::new(None, Fresh::Oldest);
         listed(&mut topology, split());
         assert_eq!(topology.readable(), ids(&["a"]));
-        assert_eq!(topology.start(&"a".into(), &None), StartPosition::Oldest);
+        assert_eq!(topology.start(&"a".into(), None.as_ref()), StartPosition::Oldest);
     }
 
     #[test]

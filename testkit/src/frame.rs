@@ -1,6 +1,10 @@
 //! How is a frame written? Only the service does; tests and benchmarks play it.
 
 /// A frame with string headers.
+///
+/// # Panics
+///
+/// When a header is longer than the format allows.
 pub fn frame(headers: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
     let mut head = Vec::new();
     for (name, value) in headers {
@@ -21,6 +25,10 @@ pub fn frame(headers: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
 }
 
 /// An event's frame.
+///
+/// # Panics
+///
+/// When the text is longer than the format allows.
 pub fn event(json: &str) -> Vec<u8> {
     let headers = [
         (":message-type", "event"),

@@ -44,7 +44,7 @@ impl HostNotFound {
         std::iter::successors(Some(error), |error| error.source()).any(|error| {
             // The `source` of an I/O error is the source of its inner error, not the inner error itself.
             let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            error.is::<Self>() || inner.is_some_and(|inner| inner.is::<Self>())
+            error.is::<Self>() || inner.is_some_and(<dyn std::error::Error + Send + Sync + 'static>::is::<Self>)
         })
     }
 }

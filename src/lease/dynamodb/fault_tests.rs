@@ -103,6 +103,7 @@ impl Local {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "rows hold it so")]
 fn at(number: &str) -> Option<Checkpoint> {
     Some(Checkpoint::After(SequenceNumber::new(number).unwrap()))
 }

@@ -60,6 +60,9 @@ const WRITES_AT_ONCE: usize = 16;
 /// The condition that a lease still belongs to this worker.
 const OWNED: &str = "ClientID = :me AND LeaseID = :lease";
 
+/// The epoch of a lease, and the last checkpoint that was stored under it.
+type Known = (u64, Option<Checkpoint>);
+
 /// The store that keeps its leases in a DynamoDB table.
 #[derive(Debug)]
 pub(crate) struct DynamoDbStore {
@@ -77,7 +80,7 @@ pub(crate) struct DynamoDbStore {
     spellings: Mutex<HashMap<String, String>>,
     /// The stored checkpoints of this worker's leases, with the epoch of each, so that no write moves a checkpoint
     /// back.
-    checkpoints: Mutex<HashMap<(Stream, ShardId), (u64, Option<Checkpoint>)>>,
+    checkpoints: Mutex<HashMap<(Stream, ShardId), Known>>,
 }
 
 impl DynamoDbStore {
@@ -130,7 +133,7 @@ impl DynamoDbStore {
     ) -> Option<Checkpoint> {
         let checkpoints = lock(&self.checkpoints);
         match checkpoints.get(&(stream.clone(), shard.clone())) {
-            Some((known, before)) if *known == epoch => forward(before, checkpoint),
+            Some((known, before)) if *known == epoch => forward(before.as_ref(), checkpoint),
             _ => checkpoint,
         }
     }
@@ -139,8 +142,8 @@ impl DynamoDbStore {
         let Commit { stream, shard, epoch, checkpoint } = write;
         let checkpoint = self.onward(&stream, &shard, epoch, checkpoint);
         let update = self.update_owned(&stream, &shard, epoch).expression_attribute_values(":timeout", self.timeout());
-        let update = with_place(update, &checkpoint, "SET LeaseTimeout = :timeout", "");
-        let update = match position(&checkpoint) {
+        let update = with_place(update, checkpoint.as_ref(), "SET LeaseTimeout = :timeout", "");
+        let update = match position(checkpoint.as_ref()) {
             Some(position) => not_back(update, position),
             None => update,
         };
@@ -175,7 +178,7 @@ impl DynamoDbStore {
         let Release { stream, shard, epoch, checkpoint, mut to } = release;
         let checkpoint = self.onward(&stream, &shard, epoch, checkpoint);
         let written = loop {
-            match self.let_go(&stream, &shard, epoch, &checkpoint, to.as_ref()).await? {
+            match self.let_go(&stream, &shard, epoch, checkpoint.as_ref(), to.as_ref()).await? {
                 Some(written) => break written,
                 None => to = None,
             }
@@ -191,7 +194,7 @@ impl DynamoDbStore {
         stream: &Stream,
         shard: &ShardId,
         epoch: u64,
-        checkpoint: &Option<Checkpoint>,
+        checkpoint: Option<&Checkpoint>,
         to: Option<&WorkerId>,
     ) -> Result<Option<CommitOutcome>, StoreError> {
         let update = self.update_owned(stream, shard, epoch);
@@ -227,7 +230,7 @@ impl DynamoDbStore {
                 }
                 // The row was written by an attempt whose answer was lost.
                 if let_go {
-                    CommitOutcome::Stored { checkpoint: checkpoint.clone(), requester: None }
+                    CommitOutcome::Stored { checkpoint: checkpoint.cloned(), requester: None }
                 } else {
                     self.lost(stream, shard, &found)
                 }
@@ -252,7 +255,7 @@ impl DynamoDbStore {
 }
 
 /// The position in a checkpoint.
-fn position(checkpoint: &Option<Checkpoint>) -> Option<&SequenceNumber> {
+fn position(checkpoint: Option<&Checkpoint>) -> Option<&SequenceNumber> {
     match checkpoint {
         Some(Checkpoint::After(position) | Checkpoint::ShardEnd(Some(position))) => Some(position),
         Some(Checkpoint::ShardEnd(None)) | None => None,
@@ -273,7 +276,7 @@ fn not_back(update: UpdateItemFluentBuilder, position: &SequenceNumber) -> Updat
 /// Adds a checkpoint to the attributes that an update sets and removes.
 fn with_place(
     update: UpdateItemFluentBuilder,
-    checkpoint: &Option<Checkpoint>,
+    checkpoint: Option<&Checkpoint>,
     set: &str,
     remove: &str,
 ) -> UpdateItemFluentBuilder {
@@ -480,7 +483,7 @@ impl LeaseStore for DynamoDbStore {
             ),
         };
         let checkpoint = match &row.checkpoint {
-            Some(Checkpoint::After(checkpoint)) | Some(Checkpoint::ShardEnd(Some(checkpoint))) => Some(checkpoint),
+            Some(Checkpoint::After(checkpoint) | Checkpoint::ShardEnd(Some(checkpoint))) => Some(checkpoint),
             None | Some(Checkpoint::ShardEnd(None)) => None,
         };
         let delete = match checkpoint {

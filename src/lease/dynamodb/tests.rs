@@ -108,7 +108,7 @@ async fn a_row_is_what_connect_expects() {
     let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap() else {
         panic!()
     };
-    let checkpoint = Some(Checkpoint::After(crate::model::SequenceNumber::new("42").unwrap()));
+    let checkpoint = Some(Checkpoint::After(SequenceNumber::new("42").unwrap()));
     store.commit(vec![Commit::new(&lease, checkpoint.clone())]).await.remove(0).unwrap();
     let item = get(&store, "orders", "s").await.unwrap();
     for (name, value) in [("StreamID", "orders"), ("ShardID", "s"), ("SequenceNumber", "42"), ("ClientID", "ours")] {
@@ -139,7 +139,7 @@ async fn a_row_that_connect_wrote_is_continued_and_fenced() {
     else {
         panic!("not ours")
     };
-    assert_eq!(checkpoint, Some(Checkpoint::After(crate::model::SequenceNumber::new("42").unwrap())));
+    assert_eq!(checkpoint, Some(Checkpoint::After(SequenceNumber::new("42").unwrap())));
     // Connect takes the shard back as it does in practice: it changes the owner, and the attributes of this input stay.
     store
         .table
@@ -152,7 +152,7 @@ async fn a_row_that_connect_wrote_is_continued_and_fenced() {
         .send()
         .await
         .unwrap();
-    let write = Commit::new(&lease, Some(Checkpoint::After(crate::model::SequenceNumber::new("43").unwrap())));
+    let write = Commit::new(&lease, Some(Checkpoint::After(SequenceNumber::new("43").unwrap())));
     assert_eq!(store.commit(vec![write]).await, [Ok(CommitOutcome::Lost { holder: "theirs".into() })]);
     assert_eq!(get(&store, "orders", "s").await.unwrap()["SequenceNumber"], text("42"));
     let hold = store.rows(&stream()).await.unwrap()[0].hold.clone().unwrap();
@@ -167,7 +167,7 @@ async fn renamed_stream_entry() {
     let Claim::Owned(lease, _) = before.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap() else {
         panic!()
     };
-    let checkpoint = Some(Checkpoint::After(crate::model::SequenceNumber::new("42").unwrap()));
+    let checkpoint = Some(Checkpoint::After(SequenceNumber::new("42").unwrap()));
     before.release(vec![Release::new(&lease, checkpoint.clone(), None)]).await.remove(0).unwrap();
     let after = local.store("b").await;
     after.adopt(&stream(), ARN).await.unwrap();
@@ -200,7 +200,7 @@ async fn rows_under_the_other_name_are_moved() {
     store.adopt(&stream(), "orders").await.unwrap();
     let rows = store.rows(&stream()).await.unwrap();
     let checkpoints: Vec<_> = rows.iter().map(|row| (row.shard.as_str(), row.checkpoint.clone())).collect();
-    let at = |number| Some(Checkpoint::After(crate::model::SequenceNumber::new(number).unwrap()));
+    let at = |number| Some(Checkpoint::After(SequenceNumber::new(number).unwrap()));
     assert_eq!(checkpoints, [("alone", at("7")), ("behind", at("9")), ("both", at("10"))]);
     assert_eq!(rows[0].hold.as_ref().unwrap().worker.as_str(), "x", "its holder is known still");
     assert!(store.table.query("look", ARN).await.unwrap().is_empty());
@@ -231,8 +231,9 @@ async fn a_table_that_is_missing_or_another_is_told() {
     assert!(other.contains("HASH leaseKey (S)") && other.contains("RANGE ShardID (S)"), "{other}");
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "rows hold it so")]
 fn at(number: &str) -> Option<Checkpoint> {
-    Some(Checkpoint::After(crate::model::SequenceNumber::new(number).unwrap()))
+    Some(Checkpoint::After(SequenceNumber::new(number).unwrap()))
 }
 
 #[tokio::test]

@@ -182,6 +182,7 @@ fn at(number: u64) -> SequenceNumber {
     SequenceNumber::new(&number.to_string()).unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "rows hold it so")]
 fn after(number: u64) -> Option<Checkpoint> {
     Some(Checkpoint::After(at(number)))
 }

@@ -1,7 +1,7 @@
 //! What does an event say, and which records are in it?
 //!
 //! An event is read as its bytes arrive, piece by piece: each piece is decoded while it is still in the cache, and no
-//! event has to be assembled first. Data is decoded straight into the [page](super::rows) that its messages will
+//! event has to be assembled first. Data is decoded straight into the [page](crate::records::Page) that its messages will
 //! share. Only short tokens that a piece cuts in two are copied: data is decoded up to the cut.
 //!
 //! There are two paths through a record. The fast path takes a whole record in the form that the service writes. The
