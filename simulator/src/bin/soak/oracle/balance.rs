@@ -66,6 +66,7 @@ impl Oracle {
             return;
         }
         book.wanted = Some((wanted.to_owned(), now));
+        book.asked = Some(now);
         if wanted == row.by {
             self.check_settled(id, wanted, row.sent.unwrap_or(now));
         }

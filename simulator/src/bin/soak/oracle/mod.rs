@@ -124,6 +124,8 @@ pub(crate) struct Oracle {
     well_before: Vec<(Time, Time)>,
     /// When a shard was last claimed, or given back.
     last_move: Time,
+    /// How many acknowledgements there were.
+    acks: u64,
     pub(crate) counts: Counts,
     pub(crate) violations: Vec<Violation>,
     /// No record may come any more.
@@ -145,6 +147,7 @@ impl Oracle {
             well_since: None,
             well_before: Vec::new(),
             last_move: Time::default(),
+            acks: 0,
             counts: Counts::default(),
             violations: Vec::new(),
             all_done: false,
@@ -233,10 +236,11 @@ impl Oracle {
     pub(crate) fn acked(&mut self, now: Time, worker: &str, shard: &str, number: &str, claim: u64) {
         self.advance(now);
         let Some((id, at)) = self.find(shard, number) else { return };
-        let scope = self.scope;
+        self.acks += 1;
+        let (scope, order) = (self.scope, self.acks);
         if let Some(book) = self.books.get_mut(&id) {
             book.puts[at].acked = true;
-            book.puts[at].last_ack = Some(Ack { by: worker.to_owned(), claim, at: now });
+            book.puts[at].last_ack = Some(Ack { by: worker.to_owned(), claim, at: now, order });
             if let Some(out) = book.out.get_mut(&claim) {
                 out.records.remove(&at);
                 out.refusals.remove(&at);

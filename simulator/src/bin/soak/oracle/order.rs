@@ -16,12 +16,13 @@ impl Oracle {
         if self.all_done {
             self.violate(Broken::Duplicated, format!("{worker} was given {shard} {number} after a clean stop"));
         }
+        // Records that have just expired are not waited for.
+        self.expire(id);
         self.check_lease(worker, shard);
         self.check_holder(worker, shard, id);
         self.check_limit(worker, shard, id, at);
         self.check_rest(worker, shard, id, at);
         self.goes_out(worker, shard, id, at);
-        self.expire(id);
         self.check_parents(worker, shard, id, number);
         let Some(book) = self.books.get(&id) else { return };
         let put = &book.puts[at];

@@ -6,10 +6,11 @@ use std::time::Duration;
 use kinesis_simulator::kinesis::Number;
 use kinesis_simulator::{RowWritten, Time};
 
+use super::book::Claim;
 use super::{Broken, Oracle, SLACK, WELL};
 
 /// How long a release may have been composed before it sets out, where calls do not fail.
-const COMPOSED: Duration = Duration::from_millis(50);
+const COMPOSED: Duration = Duration::from_millis(100);
 
 impl Oracle {
     /// A worker gives a shard back, to another worker or to none.
@@ -34,14 +35,17 @@ impl Oracle {
         }
     }
 
-    /// What a worker stores with its release covers all that was acknowledged without a gap when the release was composed: that is
-    /// everything if nothing is in flight any more, and otherwise what was acknowledged shortly before the release set out. While
-    /// calls fail, a release may set out again as it was composed before, so that only a worker counts that has been well.
+    /// What a worker stores with its release covers all that was acknowledged without a gap when the release was composed. That is
+    /// everything if nothing is in flight any more and the time for the hand-over was not up; otherwise it is what was acknowledged
+    /// shortly before the release set out. While calls fail, a release may set out again as it was composed before, so that only
+    /// a worker counts that has been well.
     fn check_stores_all(&mut self, id: u32, row: &RowWritten<'_>, stored: Option<Number>) {
         let Some(book) = self.books.get(&id).filter(|_| self.well_for(row.by) > WELL) else { return };
         let Some(claim) = book.claims.get(row.by) else { return };
         let waits = book.out.get(&claim.number).is_some_and(|out| !out.records.is_empty());
-        let until = if waits { row.sent.unwrap_or(self.now) - COMPOSED } else { self.now };
+        let sent = row.sent.unwrap_or(self.now);
+        let waits = waits || book.asked.is_some_and(|asked| sent.since(asked) >= self.rules.acks);
+        let until = if waits { sent - COMPOSED } else { self.now };
         let acked = book.acked_without_a_gap(row.by, *claim, until, self.scope);
         if stored < acked {
             let what =
@@ -62,8 +66,10 @@ impl Oracle {
     pub(crate) fn has_stopped(&mut self, worker: &str, now: Time) {
         self.advance(now);
         let Some(known) = self.workers.get_mut(worker) else { return };
+        // Another process may have been started under its name since.
+        let Some(stopping) = known.stopping else { return };
         known.stopped = true;
-        let (shown, stopping) = (known.shown, known.stopping.unwrap_or(now));
+        let shown = known.shown;
         // What goes wrong while it stops may keep it from taking things back; the others find out later.
         if self.well_for(worker) < WELL + now.since(stopping) {
             return;
@@ -80,10 +86,10 @@ impl Oracle {
             if book.holder.as_deref() == Some(worker) {
                 left.push((Broken::Leaked, format!("{worker} has stopped, and still holds shard {id}")));
             }
-            // What was given back before counts by itself.
+            // What was given back before, or handed over, counts by itself.
             let claim = book.claims.get(worker).filter(|claim| claim.released.is_none_or(|at| at >= stopping));
-            let lost_it =
-                |claim: &&super::book::Claim| claim.released.is_none() && book.holder.as_deref() != Some(worker);
+            let claim = claim.filter(|_| book.asked.is_none());
+            let lost_it = |claim: &&Claim| claim.released.is_none() && book.holder.as_deref() != Some(worker);
             let Some(claim) = claim.filter(|claim| !lost_it(claim)) else { continue };
             let acked = book.acked_without_a_gap(worker, *claim, now, self.scope);
             if book.stored < acked && !book.ended {
