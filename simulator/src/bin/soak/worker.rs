@@ -331,11 +331,11 @@ impl Host {
         }
         let settle = async { while settling.join_next().await.is_some() {} };
         let close = if self.closes_first {
-            let (close, ()) = tokio::join!(self.close(input), settle);
+            let (close, ()) = tokio::join!(self.close(input, connected), settle);
             close
         } else {
             settle.await;
-            self.close(input).await
+            self.close(input, connected).await
         };
         if let Err(error) = close {
             self.shared.log.line(self.clock.now(), &self.name, &format!("could not store all: {error}"));
@@ -350,10 +350,11 @@ impl Host {
         None
     }
 
-    async fn close(&self, input: &Arc<dyn Input>) -> Result<(), InputError> {
+    /// Closes the input. One that has not connected since it was built knows nothing of what an input before it has left.
+    async fn close(&self, input: &Arc<dyn Input>, connected: bool) -> Result<(), InputError> {
         let close = input.close(Duration::from_secs(30)).await;
         let now = self.clock.now();
-        if close.is_ok() && self.stage.get() == Stage::Stopping {
+        if close.is_ok() && connected && self.stage.get() == Stage::Stopping {
             self.shared.oracle().has_stopped(&self.name, now);
         }
         close

@@ -47,6 +47,8 @@ pub(super) struct Claim {
     pub(super) number: u64,
     /// When the worker gave it back by itself.
     pub(super) released: Option<Time>,
+    /// Another worker had asked for the shard by then.
+    pub(super) asked: bool,
 }
 
 /// What was handed out under a claim and is not settled, or was refused.

@@ -93,7 +93,7 @@ impl Oracle {
         }
         book.ended = ended;
         if given_back && let Some(claim) = book.claims.get_mut(row.by) {
-            claim.released = Some(now);
+            (claim.released, claim.asked) = (Some(now), book.asked.is_some());
         }
         if wanted.is_none() {
             book.wanted = None;
@@ -101,7 +101,7 @@ impl Oracle {
         if claimed {
             self.counts.claims += 1;
             self.counts.moves += u64::from(before_holder.is_some() && before_holder != after_holder);
-            let claim = Claim { start: after_position, number: self.counts.claims, released: None };
+            let claim = Claim { start: after_position, number: self.counts.claims, released: None, asked: false };
             book.claims.insert(row.by.to_owned(), claim);
             (book.claimed, book.asked) = (now, None);
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kinesis_simulator::kinesis::Number;
-use kinesis_simulator::{RowWritten, Time};
+use kinesis_simulator::{RowWritten, Time, text};
 
 use super::book::Claim;
 use super::{Broken, Oracle, SLACK, WELL};
@@ -35,17 +35,22 @@ impl Oracle {
         }
     }
 
-    /// What a worker stores with its release covers all that was acknowledged without a gap when the release was composed. That is
-    /// everything if nothing is in flight any more and the time for the hand-over was not up; otherwise it is what was acknowledged
-    /// shortly before the release set out. While calls fail, a release may set out again as it was composed before, so that only
-    /// a worker counts that has been well.
+    /// What a worker stores with its release covers all that was acknowledged without a gap when the release was composed. While
+    /// calls fail, a release may set out again as it was composed before, so that only a worker counts that has been well.
     fn check_stores_all(&mut self, id: u32, row: &RowWritten<'_>, stored: Option<Number>) {
         let Some(book) = self.books.get(&id).filter(|_| self.well_for(row.by) > WELL) else { return };
         let Some(claim) = book.claims.get(row.by) else { return };
         let waits = book.out.get(&claim.number).is_some_and(|out| !out.records.is_empty());
         let sent = row.sent.unwrap_or(self.now);
-        let waits = waits || book.asked.is_some_and(|asked| sent.since(asked) >= self.rules.acks);
-        let until = if waits { sent - COMPOSED } else { self.now };
+        let is_handed_over = row.after.is_some_and(|after| text(after, "ClientID").is_some());
+        let until = match (is_handed_over, book.asked) {
+            // It was composed when it set out.
+            (true, _) => sent,
+            // The worker that had asked for the shard did not want it any more, and the release was composed for that worker first.
+            (false, Some(_)) => sent - COMPOSED,
+            (false, None) if waits => sent - COMPOSED,
+            (false, None) => self.now,
+        };
         let acked = book.acked_without_a_gap(row.by, *claim, until, self.scope);
         if stored < acked {
             let what =
@@ -71,7 +76,8 @@ impl Oracle {
         known.stopped = true;
         let shown = known.shown;
         // What goes wrong while it stops may keep it from taking things back; the others find out later.
-        if self.well_for(worker) < WELL + now.since(stopping) {
+        let was_ill = self.workers.get(worker).is_some_and(|known| known.ill > known.started);
+        if was_ill && self.well_for(worker) < WELL + now.since(stopping) {
             return;
         }
         let mut left = Vec::new();
@@ -88,7 +94,7 @@ impl Oracle {
             }
             // What was given back before, or handed over, counts by itself.
             let claim = book.claims.get(worker).filter(|claim| claim.released.is_none_or(|at| at >= stopping));
-            let claim = claim.filter(|_| book.asked.is_none());
+            let claim = claim.filter(|claim| !claim.asked);
             let lost_it = |claim: &&Claim| claim.released.is_none() && book.holder.as_deref() != Some(worker);
             let Some(claim) = claim.filter(|claim| !lost_it(claim)) else { continue };
             let acked = book.acked_without_a_gap(worker, *claim, now, self.scope);
