@@ -172,9 +172,8 @@ impl Book {
             let ack = ack.filter(|ack| ack.by == worker && ack.claim == claim.number && ack.at <= until);
             match ack {
                 Some(ack) if ack.order > last => (last, position) = (ack.order, Some(put.number)),
-                Some(_) => {}
                 None if put.is_expected(scope) => break,
-                None => {}
+                Some(_) | None => {}
             }
         }
         position
