@@ -75,8 +75,6 @@ pub(super) struct Book {
     /// The first record that was not acknowledged yet and should be.
     pub(super) unacked: usize,
     pub(super) stored: Option<Number>,
-    /// When the call set out that stored it.
-    pub(super) stored_sent: Time,
     pub(super) ended: bool,
     /// Which worker stored its end, and when.
     pub(super) ended_by: Option<(String, Time)>,

@@ -54,11 +54,7 @@ impl Oracle {
             let what = format!("{} stored a position of {shard}, which {before_holder:?} held", row.by);
             self.violate(Broken::Unfenced, what);
         }
-        // A call that its worker gave up and that arrives late may set the position back, for nothing in the row says that it was
-        // overtaken. The input does not guard against that yet; any other call does not set back.
-        let sent = row.sent.unwrap_or(self.now);
-        let overtaken = self.books.get(&id).is_some_and(|book| sent < book.stored_sent) && ended == was_ended;
-        if (after_position < before_position && !overtaken) || (was_ended && !ended) {
+        if after_position < before_position || (was_ended && !ended) {
             let what = format!("{} set {shard} back from {before_position:?} to {after_position:?}", row.by);
             self.violate(Broken::Unfenced, what);
         }
@@ -84,9 +80,6 @@ impl Oracle {
             self.last_move = now;
         }
         let book = self.books.entry(id).or_default();
-        if after_position != book.stored {
-            book.stored_sent = book.stored_sent.max(sent);
-        }
         book.stored = after_position;
         if ended && !was_ended {
             book.ended_by = Some((row.by.to_owned(), now));
