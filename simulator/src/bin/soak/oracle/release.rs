@@ -40,6 +40,10 @@ impl Oracle {
     fn check_stores_all(&mut self, id: u32, row: &RowWritten<'_>, stored: Option<Number>) {
         let Some(book) = self.books.get(&id).filter(|_| self.well_for(row.by) > WELL) else { return };
         let Some(claim) = book.claims.get(row.by) else { return };
+        // A process knows nothing of what was acknowledged in another one under its name, and leaves what is stored.
+        if self.workers.get(row.by).is_some_and(|known| known.started > book.claimed) {
+            return;
+        }
         let waits = book.out.get(&claim.number).is_some_and(|out| !out.records.is_empty());
         let sent = row.sent.unwrap_or(self.now);
         let is_handed_over = row.after.is_some_and(|after| text(after, "ClientID").is_some());
@@ -74,7 +78,7 @@ impl Oracle {
         // Another process may have been started under its name since.
         let Some(stopping) = known.stopping else { return };
         known.stopped = true;
-        let shown = known.shown;
+        let (shown, started) = (known.shown, known.started);
         // What goes wrong while it stops may keep it from taking things back; the others find out later.
         let was_ill = self.workers.get(worker).is_some_and(|known| known.ill > known.started);
         if was_ill && self.well_for(worker) < WELL + now.since(stopping) {
@@ -94,7 +98,7 @@ impl Oracle {
             }
             // What was given back before, or handed over, counts by itself.
             let claim = book.claims.get(worker).filter(|claim| claim.released.is_none_or(|at| at >= stopping));
-            let claim = claim.filter(|claim| !claim.asked);
+            let claim = claim.filter(|claim| !claim.asked && book.claimed >= started);
             let lost_it = |claim: &&Claim| claim.released.is_none() && book.holder.as_deref() != Some(worker);
             let Some(claim) = claim.filter(|claim| !lost_it(claim)) else { continue };
             let acked = book.acked_without_a_gap(worker, *claim, now, self.scope);
