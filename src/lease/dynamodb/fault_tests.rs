@@ -168,6 +168,22 @@ async fn commit_that_arrives_late_does_not_set_the_checkpoint_back() {
     assert_eq!(store.rows(&stream()).await.unwrap()[0].checkpoint, end);
 }
 
+/// The answer to the last commit was lost, so the store knows an earlier one only.
+#[tokio::test]
+async fn write_without_a_checkpoint_leaves_what_is_stored() {
+    let local = Local::start().await;
+    let (store, unanswered) = (local.store("a").await, local.store("a").await);
+    let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(store.commit(vec![Commit::new(&lease, at("5"))]).await, stored(at("5")));
+    assert_eq!(unanswered.commit(vec![Commit::new(&lease, at("10"))]).await, stored(at("10")));
+    assert_eq!(store.commit(vec![Commit::new(&lease, None)]).await, stored(at("10")));
+    assert_eq!(unanswered.commit(vec![Commit::new(&lease, at("12"))]).await, stored(at("12")));
+    assert_eq!(store.release(vec![Release::new(&lease, None, None)]).await, stored(at("12")));
+    assert_eq!(store.rows(&stream()).await.unwrap()[0].checkpoint, at("12"));
+}
+
 #[tokio::test]
 async fn a_busy_table_is_asked_again_and_beats_do_not_wait_for_it() {
     let local = Local::start().await;

@@ -131,10 +131,12 @@ impl DynamoDbStore {
         epoch: u64,
         checkpoint: Option<Checkpoint>,
     ) -> Option<Checkpoint> {
+        // A write without a checkpoint leaves what is stored. That may be newer than what is known here, if an answer was lost.
+        let checkpoint = checkpoint?;
         let checkpoints = lock(&self.checkpoints);
         match checkpoints.get(&(stream.clone(), shard.clone())) {
-            Some((known, before)) if *known == epoch => forward(before.as_ref(), checkpoint),
-            _ => checkpoint,
+            Some((known, before)) if *known == epoch => forward(before.as_ref(), Some(checkpoint)),
+            _ => Some(checkpoint),
         }
     }
 
