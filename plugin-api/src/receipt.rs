@@ -35,7 +35,7 @@ pub trait Settle: Send + Sync + 'static {
     fn settle(self: Box<Self>, verdicts: Verdicts);
 }
 
-/// A receipt whose verdicts somebody hears.
+/// A receipt whose verdicts a wrapper hears.
 struct OnSettle<F> {
     hear: F,
     receipt: Receipt,

@@ -180,6 +180,16 @@ pub(crate) enum Checkpoint {
     ShardEnd(Option<SequenceNumber>),
 }
 
+impl Checkpoint {
+    /// The position that is stored with it; `None` for the end of a shard of which nothing was read.
+    pub(crate) fn position(&self) -> Option<&SequenceNumber> {
+        match self {
+            Self::After(position) => Some(position),
+            Self::ShardEnd(position) => position.as_ref(),
+        }
+    }
+}
+
 /// The state that a shard must be in for a claim.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ClaimFrom<'a> {

@@ -65,10 +65,7 @@ impl<'r> FormerRows<'r> {
     ) -> Self {
         let mut found = Self::default();
         for row in rows {
-            let checkpoint = match &row.checkpoint {
-                Some(Checkpoint::After(checkpoint) | Checkpoint::ShardEnd(Some(checkpoint))) => Some(checkpoint),
-                Some(Checkpoint::ShardEnd(None)) | None => None,
-            };
+            let checkpoint = row.checkpoint.as_ref().and_then(Checkpoint::position);
             let precedes = |begin: &SequenceNumber| checkpoint.is_some_and(|checkpoint| checkpoint < begin);
             match (row.created, created) {
                 (Some(theirs), Some(ours)) if theirs > ours => found.recreated = true,

@@ -145,7 +145,7 @@ impl DynamoDbStore {
         let checkpoint = self.onward(&stream, &shard, epoch, checkpoint);
         let update = self.update_owned(&stream, &shard, epoch).expression_attribute_values(":timeout", self.timeout());
         let update = with_place(update, checkpoint.as_ref(), "SET LeaseTimeout = :timeout", "");
-        let update = match position(checkpoint.as_ref()) {
+        let update = match checkpoint.as_ref().and_then(Checkpoint::position) {
             Some(position) => not_back(update, position),
             None => update,
         };
@@ -157,9 +157,7 @@ impl DynamoDbStore {
             }
             Err(error) => {
                 let found = refused("store a checkpoint", error)?;
-                let is_ours = found.get("ClientID") == Some(&text(self.me.as_str()))
-                    && found.get("LeaseID") == Some(&row::lease_id(&self.me, epoch));
-                if is_ours {
+                if self.is_owned(&found, epoch) {
                     // A later commit of this lease is stored already.
                     let row = self.read(&stream, &shard, Some(&found))?;
                     return Ok(CommitOutcome::Stored { checkpoint: row.checkpoint, requester: row.requester });
@@ -222,12 +220,11 @@ impl DynamoDbStore {
             Err(error) => {
                 let found = refused("give a lease back", error)?;
                 let is_ours = |id: AttributeValue| found.get("LeaseID") == Some(&id);
-                let is_held = found.get("ClientID") == Some(&text(self.me.as_str()));
                 let let_go = match to {
                     None => !found.contains_key("ClientID") && is_ours(row::lease_id(&self.me, epoch)),
                     Some(to) => is_ours(row::lease_id(to, passed)),
                 };
-                if to.is_some() && is_held && is_ours(row::lease_id(&self.me, epoch)) {
+                if to.is_some() && self.is_owned(&found, epoch) {
                     return Ok(None);
                 }
                 // The row was written by an attempt whose answer was lost.
@@ -239,6 +236,12 @@ impl DynamoDbStore {
             }
         };
         Ok(Some(written))
+    }
+
+    /// Whether this worker holds the lease that a row shows: what [`OWNED`] asks of the table.
+    fn is_owned(&self, found: &Item, epoch: u64) -> bool {
+        found.get("ClientID") == Some(&text(self.me.as_str()))
+            && found.get("LeaseID") == Some(&row::lease_id(&self.me, epoch))
     }
 
     fn lost(&self, stream: &Stream, shard: &ShardId, found: &Item) -> CommitOutcome {
@@ -253,14 +256,6 @@ impl DynamoDbStore {
             None => Ok(row),
         });
         read.map_err(|what| self.table.bad_row(&self.stream_id(stream), shard.as_str(), what))
-    }
-}
-
-/// The position in a checkpoint.
-fn position(checkpoint: Option<&Checkpoint>) -> Option<&SequenceNumber> {
-    match checkpoint {
-        Some(Checkpoint::After(position) | Checkpoint::ShardEnd(Some(position))) => Some(position),
-        Some(Checkpoint::ShardEnd(None)) | None => None,
     }
 }
 
@@ -447,7 +442,7 @@ impl LeaseStore for DynamoDbStore {
             Err(error) => {
                 let found = refused("claim a shard", error)?;
                 // The row was written by an attempt whose answer was lost.
-                if found.get("LeaseID") != Some(&id) || found.get("ClientID") != Some(&text(self.me.as_str())) {
+                if !self.is_owned(&found, epoch) {
                     let CommitOutcome::Lost { holder } = self.lost(stream, shard, &found) else {
                         return Ok(Claim::HeldBy("nobody".into()));
                     };
@@ -484,13 +479,9 @@ impl LeaseStore for DynamoDbStore {
                 "ClientID = :holder AND LeaseTimeout = :stamp",
             ),
         };
-        let checkpoint = match &row.checkpoint {
-            Some(Checkpoint::After(checkpoint) | Checkpoint::ShardEnd(Some(checkpoint))) => Some(checkpoint),
-            None | Some(Checkpoint::ShardEnd(None)) => None,
-        };
-        let delete = match checkpoint {
-            Some(checkpoint) => delete
-                .expression_attribute_values(":place", text(checkpoint.as_str()))
+        let delete = match row.checkpoint.as_ref().and_then(Checkpoint::position) {
+            Some(position) => delete
+                .expression_attribute_values(":place", text(position.as_str()))
                 .condition_expression(format!("{holder} AND SequenceNumber = :place")),
             None => delete.condition_expression(format!("{holder} AND attribute_not_exists(SequenceNumber)")),
         };
