@@ -30,7 +30,7 @@ use crate::lease::{LeaseStore, Row, SharedStore, StoreError, Worker};
 use crate::model::{ShardId, ShardListing, Stream, WorkerId};
 use crate::pool::Pool;
 use crate::reading::ReaderFactory;
-use crate::reading::listing::StreamListing;
+use crate::reading::listing::{StreamIdentity, StreamListing};
 use crate::reading::threads::Threads;
 use crate::retry::Fault;
 use crate::shards::checkpointer::Checkpointer;
@@ -301,9 +301,16 @@ impl Coordinator {
         for shard in &learned.gone {
             telemetry::vanished_before_connect(&state.stream, shard);
         }
-        if learned.recreated && state.stream.created().is_some() {
-            state.listing.identity(listing.asked_at).await;
-        } else if learned.recreated {
+        let is_known = match state.stream.created() {
+            Some(_) if learned.doubted => state.listing.identity(listing.asked_at).await == StreamIdentity::Same,
+            _ => true,
+        };
+        if !is_known {
+            // The next listing raises the question again, unless the stream is restarted meanwhile.
+            return true;
+        }
+        state.topology.is_same_stream();
+        if learned.recreated && state.stream.created().is_none() {
             // The service does not say when the stream was created, and the shards are evidence enough.
             let stream = state.stream.clone();
             self.restart_stream(at, stream).await;

@@ -34,6 +34,8 @@ pub(crate) struct Topology {
     listed_at: Option<Instant>,
     /// Since when a shard, or a parent, has been known that no listing has shown yet.
     wants_listing: Option<Instant>,
+    /// Whether the service has to say whether this is still the same stream.
+    is_doubted: bool,
 }
 
 /// The findings of a listing that are not plain from the shards themselves.
@@ -45,6 +47,9 @@ pub(crate) struct Learned {
     pub(crate) contradicted: Vec<ShardId>,
     /// Whether a shard starts at another position than before, which means that the stream was deleted and recreated.
     pub(crate) recreated: bool,
+    /// Whether something would be explained, since the service was last asked about it, by a stream that was deleted and recreated: a stored position lies before
+    /// the start of its shard, the end of an open shard is stored, or there is a new shard that no other shard became.
+    pub(crate) doubted: bool,
 }
 
 /// The rows of a former stream of the same name and ARN.
@@ -111,8 +116,10 @@ struct Node {
     missing_since: Option<Instant>,
     /// Whether listings have lacked the shard for long enough.
     gone: bool,
-    /// When the shard end was learned from a row that does not say which stream it belongs to.
+    /// When the shard end was learned from a row.
     end_believed_at: Option<Instant>,
+    /// Whether that row says that it belongs to this stream.
+    end_is_of_this_stream: bool,
     /// When the first listing was requested that shows the shard open although its end is stored.
     contradicted_since: Option<Instant>,
 }
@@ -132,7 +139,7 @@ enum Stored {
 
 impl Topology {
     pub(crate) fn new(explicit: Option<BTreeSet<ShardId>>, fresh: Fresh) -> Self {
-        Self { nodes: BTreeMap::new(), explicit, fresh, listed_at: None, wants_listing: None }
+        Self { nodes: BTreeMap::new(), explicit, fresh, listed_at: None, wants_listing: None, is_doubted: false }
     }
 
     /// Makes the topology of a recreated stream: the same shards are to be read from the same start, and nothing is
@@ -173,7 +180,7 @@ impl Topology {
             node.checkpoint.clone_from(&row.checkpoint);
             if matches!(row.checkpoint, Some(Checkpoint::ShardEnd(_))) && node.life != ShardState::Ended {
                 node.life = ShardState::Ended;
-                node.end_believed_at = Some(at).filter(|_| row.created.is_none());
+                (node.end_believed_at, node.end_is_of_this_stream) = (Some(at), row.created.is_some());
             }
         }
         self.judge_vanished();
@@ -265,9 +272,12 @@ impl Topology {
         let confirmed = |since: Instant| asked_at.saturating_duration_since(since) >= CONFIRMED_AFTER;
         let mut learned = Learned::default();
         let present: BTreeSet<&ShardId> = shards.iter().map(|shard| &shard.id).collect();
+        let is_first = self.listed_at.is_none();
         for shard in &**shards {
             let node = self.nodes.entry(shard.id.clone());
             let node = node.or_insert_with(|| Node::new(Vec::new(), false, *asked_at));
+            // Every shard that is added to a stream has parents.
+            self.is_doubted |= !is_first && node.begin.is_none() && shard.begin.is_some() && shard.parents.is_empty();
             if !node.listed && !shard.closed {
                 node.seen_open = true;
             }
@@ -278,14 +288,21 @@ impl Topology {
             node.closed |= shard.closed;
             learned.recreated |= node.begin.is_some() && shard.begin.is_some() && node.begin != shard.begin;
             node.begin = shard.begin.clone().or(node.begin.take());
+            let position = node.checkpoint.as_ref().and_then(Checkpoint::position);
+            self.is_doubted |= position.zip(node.begin.as_ref()).is_some_and(|(position, begin)| position < begin);
             let is_doubted = !node.closed
                 && node.life == ShardState::Ended
                 && node.end_believed_at.is_some_and(|believed| believed <= *asked_at);
             node.contradicted_since = is_doubted.then(|| node.contradicted_since.unwrap_or(*asked_at));
             if node.contradicted_since.is_some_and(confirmed) {
-                learned.contradicted.push(shard.id.clone());
+                match node.end_is_of_this_stream {
+                    true => self.is_doubted = true,
+                    false => learned.contradicted.push(shard.id.clone()),
+                }
             }
         }
+        self.is_doubted |= learned.recreated;
+        learned.doubted = self.is_doubted;
         self.listed_at = Some(*asked_at);
         self.wants_listing = self.wants_listing.filter(|since| since > asked_at);
         self.note_missing_parents(*asked_at);
@@ -345,7 +362,9 @@ impl Topology {
     pub(crate) fn judges_at(&self) -> Option<Instant> {
         let open = self.nodes.values().filter_map(|node| {
             let missing = node.missing_since.filter(|_| !node.gone && node.life != ShardState::Reading);
-            missing.into_iter().chain(node.contradicted_since).min()
+            // What the row of this stream says is judged by the service at each listing.
+            let contradicted = node.contradicted_since.filter(|_| !node.end_is_of_this_stream);
+            missing.into_iter().chain(contradicted).min()
         });
         open.min().map(|since| since + CONFIRMED_AFTER)
     }
@@ -365,6 +384,11 @@ impl Topology {
     /// Finds the rows of former streams among the rows of a stream that was created at this time.
     pub(crate) fn former<'r>(&self, rows: &'r [Row], created: Option<i64>) -> FormerRows<'r> {
         FormerRows::among(rows, created, |shard| self.nodes.get(shard)?.begin.as_ref())
+    }
+
+    /// Notes that the service has confirmed that this is still the same stream.
+    pub(crate) fn is_same_stream(&mut self) {
+        self.is_doubted = false;
     }
 
     /// Learns the children that a shard end names.
@@ -513,6 +537,7 @@ impl Node {
             missing_since: None,
             gone: false,
             end_believed_at: None,
+            end_is_of_this_stream: false,
             contradicted_since: None,
         }
     }
@@ -684,6 +709,25 @@ mod tests {
     }
 
     #[test]
+    fn shard_that_could_not_be_there_is_a_reason_to_ask_which_stream_it_is() {
+        let begins =
+            |id: &str, parents: &[&str], at: &str| ListedShard { begin: Some(number(at)), ..shard(id, parents, false) };
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        let mut doubted = |shards| listed_after(&mut topology, Duration::ZERO, shards).doubted;
+        assert!(!doubted(vec![begins("a", &[], "100")]));
+        assert!(!doubted(vec![begins("b", &["a"], "200")]));
+        // Whether a shard was missed by a lagging listing or belongs to another stream, only the service knows.
+        assert!(doubted(vec![begins("c", &[], "300")]));
+
+        // A worker that knows a former shard by its row alone.
+        let mut topology = Topology::new(None, Fresh::Oldest);
+        topology.learn(&[row("a", Some(Checkpoint::After(number("5"))))], Instant::now());
+        assert!(!listed_after(&mut topology, Duration::ZERO, vec![begins("a", &[], "5")]).doubted);
+        topology.learn(&[row("a", Some(Checkpoint::ShardEnd(Some(number("4")))))], Instant::now());
+        assert!(listed_after(&mut topology, Duration::ZERO, vec![begins("a", &[], "5")]).doubted);
+    }
+
+    #[test]
     fn end_of_an_open_shard_is_doubted_where_the_row_does_not_say_of_which_stream_it_is() {
         let open = || vec![shard("a", &[], false)];
         let late = CONFIRMED_AFTER + Duration::from_secs(1);
@@ -692,6 +736,9 @@ mod tests {
             topology.learn(&[Row { created, ..row("a", Some(Checkpoint::ShardEnd(None))) }], Instant::now());
             assert_eq!(listed_after(&mut topology, Duration::ZERO, open()).contradicted, []);
             assert_eq!(listed_after(&mut topology, late, open()).contradicted, doubted);
+            let is_of_this_stream = created.is_some();
+            assert_eq!(listed_after(&mut topology, late, open()).doubted, is_of_this_stream);
+            assert_eq!(topology.judges_at().is_none(), is_of_this_stream);
             for id in &doubted {
                 topology.set_aside(id);
                 assert_eq!(topology.readable(), ids(&["a"]));

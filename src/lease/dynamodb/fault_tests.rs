@@ -168,6 +168,24 @@ async fn commit_that_arrives_late_does_not_set_the_checkpoint_back() {
     assert_eq!(store.rows(&stream()).await.unwrap()[0].checkpoint, end);
 }
 
+/// A request that was sent twice may be carried out for the second time after the next one.
+#[tokio::test]
+async fn heartbeat_that_arrives_late_does_not_hide_a_newer_one() {
+    let local = Local::start().await;
+    let store = local.store("a").await;
+    let send = async |count| {
+        store.heartbeats.store(count, Ordering::Relaxed);
+        store.heartbeat(&Presence::default()).await.unwrap();
+        store.workers().await.unwrap().remove(0).heartbeat
+    };
+    let mut seen = Vec::new();
+    for (count, expected) in [(0, 0), (1, 1), (9, 9), (8, 9), (9, 9), (10, 10)] {
+        let heartbeat = send(count).await;
+        assert!(heartbeat.ends_with(&format!("/{expected}")), "{heartbeat} after {seen:?}");
+        seen.push(heartbeat);
+    }
+}
+
 /// The answer to the last commit was lost, so the store knows an earlier one only.
 #[tokio::test]
 async fn write_without_a_checkpoint_leaves_what_is_stored() {

@@ -533,6 +533,7 @@ impl SharedStore for DynamoDbStore {
             .key("StreamID", text(WORKERS))
             .key("ShardID", text(self.me.as_str()))
             .expression_attribute_values(":beat", text(&format!("{}/{count}", self.life)))
+            .expression_attribute_values(":count", AttributeValue::N(count.to_string()))
             .expression_attribute_values(":life", text(&self.life))
             .expression_attribute_values(":streams", streams)
             .expression_attribute_values(":explicit", AttributeValue::Bool(presence.explicit))
@@ -541,12 +542,14 @@ impl SharedStore for DynamoDbStore {
             .expression_attribute_values(":now", row::time(self.table.time.now()))
             .expression_attribute_values(":none", AttributeValue::N("0".into()))
             .return_values(ReturnValue::AllNew);
-        let set = "SET Beat = :beat, Life = :life, Streams = :streams, Explicit = :explicit, SeenAt = :now, \
-                   LeaseMillis = :length, BeatMillis = :every";
+        let set = "SET Beat = :beat, BeatCount = :count, Life = :life, Streams = :streams, Explicit = :explicit, \
+                   SeenAt = :now, LeaseMillis = :length, BeatMillis = :every";
         let update = if self.shown.load(Ordering::Relaxed) {
             update
                 .update_expression(format!("{set}, Since = if_not_exists(Since, :now) ADD Nudges :none"))
-                .condition_expression("attribute_not_exists(StreamID) OR Life = :life")
+                // A heartbeat that is carried out late must not hide a newer one: the others could have seen it before,
+                // and would take this worker for dead while its lease is still valid.
+                .condition_expression("attribute_not_exists(StreamID) OR (Life = :life AND BeatCount <= :count)")
         } else {
             // The first heartbeat takes the name over from any earlier process.
             update.update_expression(format!("{set}, Since = :now ADD Nudges :none"))

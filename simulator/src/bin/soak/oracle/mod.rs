@@ -277,11 +277,12 @@ impl Oracle {
         }
         worker.shown = worker.shown.or(Some(now));
         worker.came = worker.came.or(Some(now));
-        // A call that arrives twice shows nothing new, and one that was overtaken does not set the lease back.
+        // A call that arrives twice shows nothing new. Neither does one that was overtaken: whoever looked before and after
+        // may have seen the same heartbeat both times.
         let beat = |item: Option<&Item>| item.and_then(|item| text(item, "Beat")).map(ToOwned::to_owned);
-        if row.by == name && beat(row.before) != beat(row.after) {
-            let before = worker.beat;
-            let sent = row.sent.unwrap_or(now).max(before.map(|before| before.sent).unwrap_or_default());
+        let (before, sent) = (worker.beat, row.sent.unwrap_or(now));
+        let is_newest = before.is_none_or(|before| before.sent < sent);
+        if row.by == name && is_newest && beat(row.before) != beat(row.after) {
             worker.beat = Some(Heartbeat { sent, written: now });
             if before.is_some_and(|before| now.since(before.written) > worker.lease) {
                 worker.life = now;
