@@ -13,6 +13,7 @@ mod lanes;
 pub(crate) mod outbox;
 #[cfg(test)]
 mod outbox_tests;
+pub(crate) mod ownership;
 pub(crate) mod progress;
 pub(crate) mod watermark;
 

@@ -1,13 +1,14 @@
 //! How far has a shard got, and may more of it be delivered?
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::delivery::ownership::Ownership;
 use crate::delivery::watermark::{Oldest, Sequences, Watermark};
 use crate::model::{SequenceNumber, ShardNames};
 use crate::records::RecordTable;
@@ -44,9 +45,8 @@ pub(crate) struct Progress {
     /// How many deliveries of the shard are in flight. The outbox counts them up, and the host's receipts count them
     /// down.
     out: AtomicUsize,
-    /// Whether the lease is still held. The checkpointer clears it before the lease is released or once it is lost;
-    /// acks then no longer move the watermark.
-    live: AtomicBool,
+    /// The phase of the shard, which says whether acks still move the watermark.
+    pub(crate) ownership: Ownership,
     /// Whether nacked records are delivered again or dropped.
     pub(super) redeliver_nacks: bool,
 }
@@ -60,7 +60,7 @@ impl Progress {
             watermark: Mutex::new(Watermark::new(checkpoint_limit)),
             moved: Notify::new(),
             out: AtomicUsize::new(0),
-            live: AtomicBool::new(true),
+            ownership: Ownership::default(),
             redeliver_nacks,
         }
     }
@@ -126,13 +126,9 @@ impl Progress {
         (watermark.checkpoint(), watermark.done())
     }
 
+    /// Whether acks still count.
     pub(crate) fn is_live(&self) -> bool {
-        self.live.load(Ordering::Acquire)
-    }
-
-    /// Ends the progress: the lease is no longer held, and later acks change nothing.
-    pub(crate) fn freeze(&self) {
-        self.live.store(false, Ordering::Release);
+        self.ownership.counts_acks()
     }
 }
 

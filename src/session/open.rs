@@ -196,7 +196,6 @@ impl Connecting<'_> {
         let fatal = wiring::fatal(&completion);
         let checkpointer = Arc::new(Checkpointer::new(
             Arc::clone(&self.store),
-            Arc::clone(&outbox),
             Arc::clone(&health),
             fatal.clone(),
             lease,

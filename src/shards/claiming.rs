@@ -8,6 +8,7 @@ use futures::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::coordinator::{Coordinator, RETRY_AFTER};
+use super::owned::OwnedShard;
 use crate::delivery::progress::Progress;
 use crate::lease::rebalance::{Action, ActionKind, Asked};
 use crate::lease::validity::Term;
@@ -157,8 +158,9 @@ impl Coordinator {
         let progress = Arc::new(progress);
         let stop = context.stop.child_token();
         let settling = settles.map(|until| (until, Arc::clone(&context.store), Arc::clone(&context.checkpointer)));
-        let key = (lease.stream.clone(), lease.shard.clone());
-        context.checkpointer.add(lease, Arc::clone(&progress), stop.clone());
+        let owned = OwnedShard::new(lease, Arc::clone(&progress), stop.clone(), Arc::clone(&context.outbox));
+        let key = owned.key();
+        context.checkpointer.add(owned);
         // From here on the end of the term stops this shard like all others. An end that came before must be noticed
         // here.
         if ended.is_some() || context.validity.term() != Some(term) {

@@ -5,6 +5,7 @@ mod claiming;
 mod cleanup;
 pub(crate) mod coordinator;
 pub(crate) mod former_rows;
+pub(crate) mod owned;
 mod recreated;
 pub(crate) mod task;
 pub(crate) mod topology;

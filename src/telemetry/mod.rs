@@ -621,6 +621,11 @@ pub(crate) fn lease_lost(stream: &Stream, shard: &ShardId, holder: &str) {
     tracing::warn!(%stream, %shard, holder, "lost the lease; stopped reading the shard");
 }
 
+/// Logs that a shard was to enter a phase that lies behind it. This is a defect of the input, and nothing follows from it.
+pub(crate) fn illegal_transition(stream: &Stream, shard: &ShardId, illegal: &dyn Display) {
+    tracing::error!(%stream, %shard, %illegal, "a shard was asked to go back to an earlier phase; ignored");
+}
+
 /// Logs that the connection itself failed; its subscriptions report their own faults.
 pub(crate) fn connection_ended(error: &dyn Display) {
     tracing::debug!(%error, "a connection of subscriptions ended");

@@ -4,27 +4,22 @@
 //! from time to time all the same: its checkpoint must not become older than the stream's retention, and programs that
 //! judge leases by the time in their rows must see that the shard is read.
 //!
-//! ```text
-//!            ┌─ committed, renewed ─┐
-//!            ▼                      │     requested, or the leases have expired
-//! add ──▶ held ─────────────────────┴──▶ stop reading ─▶ wait for acks ─▶ last checkpoint and release in one write
-//!            └── the store says that the lease is lost ──▶ stop reading, remove
-//! ```
+//! Which phases a shard passes until its lease is given up, and what ends in each, is in [`owned`](super::owned).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::delivery::outbox::Outbox;
 use crate::delivery::progress::Progress;
-use crate::lease::{Checkpoint, Commit, CommitOutcome, Lease, LeaseStore, Release, Row, StoreError};
+use crate::lease::{Commit, CommitOutcome, LeaseStore, Release, Row, StoreError};
 use crate::model::{SequenceNumber, ShardId, Stream, WorkerId};
 use crate::retry::backoff::Backoff;
+use crate::shards::owned::{Due, Key, Last, OwnedShard};
 use crate::supervise::{self, FatalHandler};
 use crate::sync::{Mutex, lock};
 use crate::telemetry;
@@ -44,16 +39,12 @@ const FINISHED_WITHIN: Duration = Duration::from_secs(15);
 /// How many leases may be released at once. More would only wait for each other in the store.
 const RELEASES_AT_ONCE: usize = 16;
 
-type Key = (Stream, ShardId);
-
 /// The checkpointer, which holds the leases of all shards that are read and stores their checkpoints.
 #[derive(Debug)]
 pub(crate) struct Checkpointer {
     store: Arc<dyn LeaseStore>,
-    outbox: Arc<Outbox>,
-    /// The leases that are held. An entry is added when a shard is claimed, and removed when its lease is released or
-    /// lost.
-    shards: Mutex<BTreeMap<Key, Entry>>,
+    /// The leases that are held. A shard is added when it is claimed, and removed when its lease is released or lost.
+    shards: Mutex<BTreeMap<Key, OwnedShard>>,
     /// The lock that allows one flush at a time, and none during a release: an older write must not overtake a newer
     /// one.
     flushing: tokio::sync::RwLock<()>,
@@ -73,47 +64,12 @@ pub(crate) struct Checkpointer {
     closing: CancellationToken,
 }
 
-#[derive(Debug)]
-struct Entry {
-    lease: Lease,
-    progress: Arc<Progress>,
-    /// The token that is canceled when the shard must not be read any more.
-    stop: CancellationToken,
-    /// Whether the lease is being released.
-    releasing: bool,
-    /// The requester of the shard, if it was not alive at the last rebalance. Its request causes no further rebalance.
-    dead_requester: Option<WorkerId>,
-    /// The last checkpoint that was stored.
-    stored: Option<SequenceNumber>,
-    /// How many records were acknowledged at the last store.
-    stored_done: u64,
-    /// When the lease was last stored or renewed.
-    stored_at: Instant,
-}
-
-impl Entry {
-    /// Whether the entry belongs to this reading of its shard. A later reading, under its own lease, may have started
-    /// after this one was given up.
-    fn is_of(&self, progress: &Progress) -> bool {
-        std::ptr::eq(&raw const *self.progress, progress)
-    }
-}
-
 /// The outcome of storing a shard end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndStored {
     Stored,
     /// Another worker holds the shard now.
     Lost,
-}
-
-/// The last state of a shard to store.
-#[derive(Debug)]
-enum Last {
-    /// The acknowledged position. The lease goes to the worker that requested the shard, or to none.
-    Acked { to: Option<WorkerId> },
-    /// The shard end, with the last position if any record of the shard was read.
-    End(Option<SequenceNumber>),
 }
 
 /// The reason why a lease is released.
@@ -129,7 +85,6 @@ impl Checkpointer {
     /// Makes a checkpointer. Leases last for `lease`, and acks are waited for at most `grace` before a release.
     pub(crate) fn new(
         store: Arc<dyn LeaseStore>,
-        outbox: Arc<Outbox>,
         health: Arc<Health>,
         fatal: FatalHandler,
         lease: Duration,
@@ -138,7 +93,6 @@ impl Checkpointer {
         let idle = if store.shared().is_some() { lease.mul_f64(IDLE_LEASES) } else { IDLE_PERIOD };
         Self {
             store,
-            outbox,
             shards: Mutex::default(),
             flushing: tokio::sync::RwLock::new(()),
             release_slots: Semaphore::new(RELEASES_AT_ONCE),
@@ -152,28 +106,16 @@ impl Checkpointer {
         }
     }
 
-    /// Adds a shard and its lease. `stop` is canceled when the shard must not be read any more.
-    pub(crate) fn add(&self, lease: Lease, progress: Arc<Progress>, stop: CancellationToken) {
-        let key = (lease.stream.clone(), lease.shard.clone());
-        let entry = Entry {
-            lease,
-            progress,
-            stop,
-            releasing: false,
-            dead_requester: None,
-            stored: None,
-            stored_done: 0,
-            stored_at: Instant::now(),
-        };
-        lock(&self.shards).insert(key, entry);
+    /// Adds a shard that was claimed.
+    pub(crate) fn add(&self, shard: OwnedShard) {
+        lock(&self.shards).insert(shard.key(), shard);
     }
 
     /// Makes a commit that only renews the lease of a shard; `None` if the shard is not held any more.
     pub(crate) fn renewal(&self, progress: &Progress) -> Option<Commit> {
-        let key = (progress.names.stream.clone(), progress.names.shard.clone());
         let shards = lock(&self.shards);
-        let entry = shards.get(&key).filter(|entry| entry.is_of(progress))?;
-        Some(Commit::new(&entry.lease, None))
+        let shard = shards.get(&key_of(progress)).filter(|shard| shard.is_of(progress))?;
+        Some(shard.renewal())
     }
 
     /// Returns how many shards are held.
@@ -235,57 +177,45 @@ impl Checkpointer {
 
     /// Returns the commits that are due: checkpoints that moved, and leases that have been idle for too long.
     fn due(&self) -> Vec<(Due, Commit)> {
-        let shards = lock(&self.shards);
-        let mut due = Vec::new();
-        for (key, entry) in shards.iter() {
-            let (checkpoint, done) = entry.progress.checkpoint();
-            let moved = checkpoint.is_some() && checkpoint != entry.stored;
-            let old = entry.stored_at.elapsed() >= self.idle;
-            // If several workers share the store, a lease is renewed even if its checkpoint never moved.
-            let renew = old && (moved || self.store.shared().is_some());
-            if renew || moved && done > entry.stored_done {
-                let checkpoint = checkpoint.filter(|_| moved);
-                let commit = Commit::new(&entry.lease, checkpoint.clone().map(Checkpoint::After));
-                due.push((Due { key: key.clone(), epoch: entry.lease.epoch, checkpoint, done }, commit));
-            }
-        }
-        due
+        // If several workers share the store, a lease is renewed even if its checkpoint never moved.
+        let renews = self.store.shared().is_some();
+        lock(&self.shards).values().filter_map(|shard| shard.due(self.idle, renews)).collect()
     }
 
     fn stored(&self, due: Due, requester: Option<&WorkerId>) {
         let mut shards = lock(&self.shards);
         // The shard may have been released and claimed again meanwhile.
-        let Some(entry) = shards.get_mut(&due.key).filter(|entry| entry.lease.epoch == due.epoch) else { return };
-        entry.stored = due.checkpoint.or(entry.stored.take());
-        entry.stored_done = due.done;
-        entry.stored_at = Instant::now();
-        if !entry.releasing && requester.is_some() && requester != entry.dead_requester.as_ref() {
+        let Some(shard) = shards.get_mut(&due.key).filter(|shard| shard.epoch() == due.epoch) else { return };
+        shard.stored(due);
+        if shard.is_reading() && requester.is_some() && requester != shard.dead_requester.as_ref() {
             // A rebalance finds out whether the requester is alive.
             self.look.notify_one();
         }
     }
 
     fn lost(&self, key: &Key, epoch: u64, holder: &str) {
-        let lost = {
-            let mut shards = lock(&self.shards);
-            // The shard may have been released and claimed again meanwhile.
-            if shards.get(key).is_none_or(|entry| entry.lease.epoch != epoch) { None } else { shards.remove(key) }
-        };
-        if let Some(entry) = lost {
-            // Reading stops before anything else.
-            self.stop_reading(&entry);
-            entry.progress.freeze();
-            self.health.forget(&entry.progress.names);
+        // The shard may have been released and claimed again meanwhile.
+        if self.remove(key, |shard| shard.epoch() == epoch) {
             telemetry::lease_lost(&key.0, &key.1, holder);
             self.look.notify_one();
         }
     }
 
-    /// Removes an entry after its lease was released.
-    fn remove(&self, key: &Key, progress: &Progress) {
-        let mut shards = lock(&self.shards);
-        if shards.get(key).is_some_and(|entry| entry.is_of(progress)) {
-            shards.remove(key);
+    /// Removes a shard whose lease is released or lost, if it is the one that is meant. Returns whether it was.
+    fn remove(&self, key: &Key, is_meant: impl FnOnce(&OwnedShard) -> bool) -> bool {
+        let removed = {
+            let mut shards = lock(&self.shards);
+            if shards.get(key).is_some_and(is_meant) { shards.remove(key) } else { None }
+        };
+        let is_removed = removed.is_some();
+        self.revoke(removed);
+        is_removed
+    }
+
+    /// Ends everything about shards that were removed.
+    fn revoke(&self, removed: impl IntoIterator<Item = OwnedShard>) {
+        for shard in removed {
+            let progress = shard.revoke();
             self.health.forget(&progress.names);
         }
     }
@@ -293,16 +223,12 @@ impl Checkpointer {
     /// Stops reading the shards of a stream that does not exist any more. Nothing of them is stored, because another
     /// stream has its name.
     pub(crate) fn abandon(&self, stream: &Stream) {
-        let abandoned: Vec<Entry> = {
+        let abandoned: Vec<OwnedShard> = {
             let mut shards = lock(&self.shards);
             let keys: Vec<Key> = shards.keys().filter(|(other, _)| other == stream).cloned().collect();
             keys.iter().filter_map(|key| shards.remove(key)).collect()
         };
-        for entry in abandoned {
-            self.stop_reading(&entry);
-            entry.progress.freeze();
-            self.health.forget(&entry.progress.names);
-        }
+        self.revoke(abandoned);
     }
 
     /// Returns a guard that ends the releases in progress when it is dropped.
@@ -310,34 +236,28 @@ impl Checkpointer {
         self.closing.clone().drop_guard()
     }
 
-    /// Stops the reading of a shard: nothing more of it is read or delivered to the host.
-    fn stop_reading(&self, entry: &Entry) {
-        entry.stop.cancel();
-        self.outbox.forget(&entry.progress.names);
-    }
-
     /// Compares the leases with the rows of the store. Lost leases are dropped, and shards that live workers requested
     /// are handed over. A shard that was handed over to a dead worker would not be read.
     pub(crate) fn reconcile(self: &Arc<Self>, stream: &Stream, rows: &[Row], is_alive: impl Fn(&WorkerId) -> bool) {
         let rows: HashMap<&ShardId, &Row> = rows.iter().map(|row| (&row.shard, row)).collect();
         let (mut lost, mut asked) = (Vec::new(), Vec::new());
-        for (key, entry) in
-            lock(&self.shards).iter_mut().filter(|((other, _), entry)| other == stream && !entry.releasing)
+        for (key, shard) in
+            lock(&self.shards).iter_mut().filter(|((other, _), shard)| other == stream && shard.is_reading())
         {
             let hold = rows.get(&key.1).and_then(|row| row.hold.as_ref());
             let requester = rows.get(&key.1).and_then(|row| row.requester.clone());
             match hold {
-                Some(hold) if hold.epoch == Some(entry.lease.epoch) => {
+                Some(hold) if hold.epoch == Some(shard.epoch()) => {
                     let (taker, dead) = match requester {
                         Some(worker) if is_alive(&worker) => (Some(worker), None),
                         other => (None, other),
                     };
                     asked.extend(taker.map(|taker| (key.clone(), taker)));
-                    entry.dead_requester = dead;
+                    shard.dead_requester = dead;
                 }
                 other => {
                     let holder = other.map_or_else(|| "nobody".to_owned(), |hold| hold.worker.to_string());
-                    lost.push((key.clone(), entry.lease.epoch, holder));
+                    lost.push((key.clone(), shard.epoch(), holder));
                 }
             }
         }
@@ -361,11 +281,10 @@ impl Checkpointer {
     /// stored and the lease is released.
     pub(crate) fn begin_release(self: &Arc<Self>, key: &Key, why: ReleaseReason) {
         let progress = {
-            let mut shards = lock(&self.shards);
-            let Some(entry) = shards.get_mut(key).filter(|entry| !entry.releasing) else { return };
-            entry.releasing = true;
-            self.stop_reading(entry);
-            Arc::clone(&entry.progress)
+            let shards = lock(&self.shards);
+            let Some(shard) = shards.get(key).filter(|shard| shard.is_reading()) else { return };
+            shard.stop_reading();
+            Arc::clone(shard.progress())
         };
         match &why {
             ReleaseReason::HandOver(requester) => telemetry::handing_over(&key.0, &key.1, requester),
@@ -407,16 +326,11 @@ impl Checkpointer {
                 let _permit = self.release_slots.acquire().await;
                 let Some(release) = self.release_of(key, progress, &last) else { return EndStored::Lost };
                 let epoch = release.epoch();
-                if let Last::Acked { .. } = last {
-                    // Records that are acknowledged from here on are not stored.
-                    progress.freeze();
-                }
                 self.store.release(vec![release]).await.into_iter().next().map(|written| (written, epoch))
             };
             match written {
                 Some((Ok(CommitOutcome::Stored { .. }), _)) => {
-                    self.remove(key, progress);
-                    progress.freeze();
+                    self.remove(key, |shard| shard.is_of(progress));
                     return EndStored::Stored;
                 }
                 Some((Ok(CommitOutcome::Lost { holder }), epoch)) => {
@@ -446,14 +360,12 @@ impl Checkpointer {
     /// Makes the release of a shard; `None` if its lease is not held any more, even if the shard was claimed again.
     fn release_of(&self, key: &Key, progress: &Progress, last: &Last) -> Option<Release> {
         let shards = lock(&self.shards);
-        let entry = shards.get(key).filter(|entry| entry.is_of(progress))?;
-        Some(match last {
-            Last::Acked { to } => {
-                let (position, _) = entry.progress.checkpoint();
-                Release::new(&entry.lease, position.map(Checkpoint::After), to.clone())
-            }
-            Last::End(position) => Release::new(&entry.lease, Some(Checkpoint::ShardEnd(position.clone())), None),
-        })
+        let shard = shards.get(key).filter(|shard| shard.is_of(progress))?;
+        if let Last::Acked { .. } = last {
+            // Records that are acknowledged from here on are not stored.
+            shard.freeze();
+        }
+        Some(shard.release(last))
     }
 
     /// Stores the end of a shard, however long it takes, and releases its lease.
@@ -463,8 +375,7 @@ impl Checkpointer {
     /// If this future is dropped, the end may or may not have been stored. The shard is then read on from its last
     /// position, where its end is found again.
     pub(crate) async fn store_end(&self, progress: &Progress, last: Option<SequenceNumber>) -> EndStored {
-        let key = (progress.names.stream.clone(), progress.names.shard.clone());
-        let stored = self.give_back(&key, progress, Last::End(last)).await;
+        let stored = self.give_back(&key_of(progress), progress, Last::End(last)).await;
         if stored == EndStored::Stored {
             telemetry::stored(1);
         }
@@ -485,18 +396,15 @@ impl Checkpointer {
         self.releases.close();
         self.releases.wait().await;
         let _turn = self.flushing.write().await;
-        let entries = std::mem::take(&mut *lock(&self.shards));
-        let (mut releases, mut keys) = (Vec::new(), Vec::new());
-        for (key, entry) in entries {
-            entry.progress.freeze();
-            let (checkpoint, _) = entry.progress.checkpoint();
-            let checkpoint = checkpoint.map(Checkpoint::After);
-            keys.push(key);
-            releases.push(Release::new(&entry.lease, checkpoint, None));
-        }
+        let shards = std::mem::take(&mut *lock(&self.shards));
+        let releases = shards.values().map(|shard| {
+            shard.freeze();
+            shard.release(&Last::Acked { to: None })
+        });
+        let releases = releases.collect();
         let mut outcome = Ok(());
         let mut stored = 0;
-        for (key, written) in keys.iter().zip(self.store.release(releases).await) {
+        for (key, written) in shards.keys().zip(self.store.release(releases).await) {
             match written {
                 Ok(CommitOutcome::Stored { .. }) => stored += 1,
                 Ok(CommitOutcome::Lost { holder }) => telemetry::lease_lost(&key.0, &key.1, &holder),
@@ -504,18 +412,13 @@ impl Checkpointer {
             }
         }
         telemetry::stored(stored);
+        self.revoke(shards.into_values());
         outcome
     }
 }
 
-/// A commit that is due, and what to note once it is stored.
-#[derive(Debug)]
-struct Due {
-    key: Key,
-    epoch: u64,
-    /// The checkpoint; `None` if the lease is only renewed.
-    checkpoint: Option<SequenceNumber>,
-    done: u64,
+fn key_of(progress: &Progress) -> Key {
+    (progress.names.stream.clone(), progress.names.shard.clone())
 }
 
 #[cfg(test)]

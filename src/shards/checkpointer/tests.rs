@@ -3,14 +3,15 @@
 use futures::FutureExt;
 use pipeline_plugin_api::{Demand, Receipt, Verdicts};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::*;
 use crate::delivery::Delivery;
 use crate::delivery::in_flight::next_batch;
-use crate::delivery::outbox::LaneHandle;
+use crate::delivery::outbox::{LaneHandle, Outbox};
 use crate::lease::memory::{MemoryStore, Trouble};
 use crate::lease::validity::LeaseValidity;
-use crate::lease::{Claim, ClaimFrom, FileStore, Presence, SharedStore};
+use crate::lease::{Checkpoint, Claim, ClaimFrom, FileStore, Lease, Presence, SharedStore};
 use crate::model::ShardNames;
 use crate::pool::Pool;
 use crate::reading::fan_out::wire::Event;
@@ -79,8 +80,7 @@ impl<S: LeaseStore> Bench<S> {
     fn on(store: S) -> Self {
         let (store, outbox) = (Arc::new(store), Arc::new(Outbox::new(64, Arc::new(LeaseValidity::unlimited()))));
         let fatal = FatalHandler::new(|cause| panic!("{cause}"));
-        let checkpointer =
-            Checkpointer::new(Arc::clone(&store) as _, Arc::clone(&outbox), Arc::default(), fatal, LEASE, GRACE);
+        let checkpointer = Checkpointer::new(Arc::clone(&store) as _, Arc::default(), fatal, LEASE, GRACE);
         Self { store, outbox, checkpointer: Arc::new(checkpointer), tasks: TaskTracker::new() }
     }
 
@@ -91,7 +91,7 @@ impl<S: LeaseStore> Bench<S> {
         let (lane, outbox) = (self.outbox.lane(&names), Arc::clone(&self.outbox));
         let progress = Arc::new(Progress::new(names, 1000, true));
         let stop = CancellationToken::new();
-        self.checkpointer.add(lease, Arc::clone(&progress), stop.clone());
+        self.checkpointer.add(OwnedShard::new(lease, Arc::clone(&progress), stop.clone(), Arc::clone(&self.outbox)));
         Shard { key: (stream(), shard.into()), progress, stop, lane, outbox }
     }
 
@@ -221,7 +221,7 @@ async fn a_renewal_does_not_write_a_place_again() {
     // The checkpoint that was stored is still known at the second renewal.
     for _ in 0..2 {
         sleep(IDLE).await;
-        let checkpoints: Vec<_> = bench.checkpointer.due().into_iter().map(|(due, _)| due.checkpoint).collect();
+        let checkpoints: Vec<_> = bench.checkpointer.due().into_iter().map(|(due, _)| due.position).collect();
         assert_eq!(checkpoints, [None]);
         bench.flushed().await;
     }
