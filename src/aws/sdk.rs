@@ -17,7 +17,9 @@ use aws_sdk_kinesis::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents, StalledStreamProtectionConfig};
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_kinesis::types::{ConsumerStatus as SdkConsumerStatus, ShardIteratorType, StartingPosition};
+use aws_sdk_kinesis::types::{
+    ConsumerStatus as SdkConsumerStatus, RecordDistributionStrategy, ShardIteratorType, StartingPosition,
+};
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
@@ -33,7 +35,7 @@ use tokio::time::Instant;
 
 use crate::aws::http::HostNotFound;
 use crate::aws::{ConsumerDescription, ConsumerStatus, Service, credentials};
-use crate::model::{ListedShard, SequenceNumber, ShardId, StartPosition, Stream};
+use crate::model::{HashRange, ListedShard, SequenceNumber, ShardId, StartPosition, Stream};
 use crate::retry::{Fault, NO_CREDENTIALS, NO_SUCH_HOST, Origin};
 use crate::sync::{Mutex, lock};
 
@@ -103,6 +105,9 @@ impl Aws {
             StartPosition::After(number) => iterator
                 .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
                 .starting_sequence_number(number.as_str()),
+            StartPosition::AtRecord(number) => iterator
+                .shard_iterator_type(ShardIteratorType::AtSequenceNumber)
+                .starting_sequence_number(number.as_str()),
         };
         let iterator = iterator.send().await.map_err(|error| fault(&error))?;
         let iterator = iterator.shard_iterator().ok_or_else(|| incomplete("ShardIterator"))?;
@@ -138,7 +143,9 @@ impl Service for Aws {
         let answer = call.send().await.map_err(|error| fault(&error))?;
         let summary = answer.stream_description_summary().ok_or_else(|| incomplete("StreamDescriptionSummary"))?;
         let created = summary.stream_creation_timestamp().to_millis().ok().filter(|created| *created > 0);
-        Ok(Stream::new(summary.stream_name(), summary.stream_arn()).created_at(created))
+        let is_automatic = summary.record_distribution_strategy() == Some(&RecordDistributionStrategy::Auto);
+        let stream = Stream::new(summary.stream_name(), summary.stream_arn());
+        Ok(stream.created_at(created).distributed(is_automatic))
     }
 
     async fn list_shards(&self, stream: &Stream) -> Result<Vec<ListedShard>, Fault> {
@@ -162,6 +169,9 @@ impl Service for Aws {
                     parents: parents.into_iter().flatten().map(ShardId::from).collect(),
                     closed,
                     begin,
+                    hash_range: shard
+                        .hash_key_range()
+                        .and_then(|range| HashRange::new(range.starting_hash_key(), range.ending_hash_key())),
                 });
             }
             match page.next_token() {
@@ -206,6 +216,9 @@ impl Service for Aws {
             }
             StartPosition::After(number) => {
                 position.r#type(ShardIteratorType::AfterSequenceNumber).sequence_number(number.as_str())
+            }
+            StartPosition::AtRecord(number) => {
+                position.r#type(ShardIteratorType::AtSequenceNumber).sequence_number(number.as_str())
             }
         };
         let position = position.build().map_err(|error| local("request", &error))?;

@@ -156,6 +156,12 @@ pub struct Config {
     #[garde(skip)]
     pub deaggregate: Deaggregate,
 
+    /// How user records of aggregates are treated.
+    #[serde(default)]
+    #[schemars(extend("x-advanced" = true))]
+    #[garde(dive)]
+    pub kpl: Kpl,
+
     /// Reading by enhanced fan-out: 2 MB/s of its own for every shard, pushed as records arrive. AWS charges for it by
     /// shard, hour and volume. Without it shards are polled.
     #[serde(default)]
@@ -203,6 +209,33 @@ pub enum Deaggregate {
     Off,
 }
 
+/// How user records of aggregates are treated.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+pub struct Kpl {
+    /// What happens to a user record whose hash key lies outside its shard, which is found in aggregates that were on
+    /// their way while the shard was split or merged. The KPL sends such records again, so they are dropped and counted
+    /// (`drop`). Other producers of aggregates do not, so with them only `deliver` loses nothing. `auto` drops, unless
+    /// the stream distributes its records automatically.
+    #[serde(default)]
+    #[schemars(extend("x-advanced" = true))]
+    #[garde(skip)]
+    pub out_of_range: OutOfRange,
+}
+
+/// What happens to a user record whose hash key lies outside its shard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OutOfRange {
+    /// It is dropped where hash keys decide the shard, and delivered where the service distributes the records.
+    #[default]
+    Auto,
+    /// It is dropped and counted.
+    Drop,
+    /// It is delivered.
+    Deliver,
+}
+
 impl Config {
     /// Creates a configuration with every default, for these streams. It still needs a store for checkpoints.
     pub fn new(streams: Streams) -> Self {
@@ -222,6 +255,7 @@ impl Config {
             poll_period: Duration::ZERO,
             message_buffer_cap: default_message_buffer_cap(),
             deaggregate: Deaggregate::Auto,
+            kpl: Kpl::default(),
             enhanced_fan_out: EnhancedFanOut::default(),
             batching: Batching::default(),
             region: Optional::NONE,

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::delivery::ownership::Ownership;
 use crate::delivery::watermark::{Oldest, Sequences, Watermark};
+use crate::lease::{Checkpoint, Within};
 use crate::model::{SequenceNumber, ShardNames};
 use crate::records::RecordTable;
 use crate::sync::{Mutex, lock};
@@ -24,8 +25,18 @@ struct Tracked {
 }
 
 impl Sequences for Tracked {
-    fn sequence(&self, index: usize) -> Option<SequenceNumber> {
-        self.table.upgrade()?.sequence(index)
+    fn checkpoint(&self, index: usize) -> Option<Checkpoint> {
+        let table = self.table.upgrade()?;
+        let record = table.record(index)?;
+        let number = SequenceNumber::read(record.sequence());
+        match record.sub_sequence_number() {
+            Some(sub) if !record.is_last_of_its_number() => {
+                let before = index.checked_sub(sub as usize + 1).and_then(|before| table.record(before));
+                let after = before.map(|before| SequenceNumber::read(before.sequence()));
+                Some(Checkpoint::Within(Within { after, record: number, sub }))
+            }
+            _ => Some(Checkpoint::After(number)),
+        }
     }
 
     fn oldest(&self, index: usize) -> Oldest {
@@ -121,7 +132,7 @@ impl Progress {
     }
 
     /// Returns the position that may be stored, and how many records are acknowledged before it.
-    pub(crate) fn checkpoint(&self) -> (Option<SequenceNumber>, u64) {
+    pub(crate) fn checkpoint(&self) -> (Option<Checkpoint>, u64) {
         let watermark = lock(&self.watermark);
         (watermark.checkpoint(), watermark.done())
     }
@@ -182,7 +193,7 @@ mod tests {
         // Its space in the pool has been returned, so its records must be freed too.
         assert!(memory.upgrade().is_none());
         progress.ack(first..first + 1);
-        assert_eq!(progress.checkpoint().0.unwrap().as_str(), "2");
+        assert_eq!(progress.checkpoint().0.unwrap().position().unwrap().as_str(), "2");
     }
 
     /// Several threads ack events in any order, while one thread reads the position that may be stored.
@@ -215,7 +226,7 @@ mod tests {
             let mut last = 0;
             while last < EVENTS {
                 let (place, _) = progress.checkpoint();
-                let stored: u64 = place.map_or(0, |place| place.as_str().parse().unwrap());
+                let stored: u64 = place.map_or(0, |place| place.position().unwrap().as_str().parse().unwrap());
                 assert!(stored >= last, "moved back from {last} to {stored}");
                 assert!(
                     acked[..stored as usize].iter().all(|acked| acked.load(Ordering::SeqCst)),

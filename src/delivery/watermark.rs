@@ -16,6 +16,7 @@ use std::ops::Range;
 
 use tokio::time::Instant;
 
+use crate::lease::Checkpoint;
 use crate::model::SequenceNumber;
 
 /// Gives access to the records of one event, as long as one of them is not settled.
@@ -23,8 +24,9 @@ use crate::model::SequenceNumber;
 /// It does not keep the records in memory: records that are acknowledged behind a gap have returned their space in the
 /// pool, so they must be freed.
 pub(crate) trait Sequences {
-    /// Returns the sequence number of the record at this index of the event; `None` once the event is gone.
-    fn sequence(&self, index: usize) -> Option<SequenceNumber>;
+    /// Returns the checkpoint behind the record at this index of the event; `None` once the event is gone. Inside an
+    /// aggregate it may lack the record before, if that belongs to an earlier event.
+    fn checkpoint(&self, index: usize) -> Option<Checkpoint>;
 
     /// Returns the age of the record at this index.
     fn oldest(&self, index: usize) -> Oldest;
@@ -53,7 +55,7 @@ pub(crate) struct Watermark<S> {
     /// The events with records at or above `low`, oldest first.
     marks: VecDeque<Mark<S>>,
     /// The position after the last record below `low`.
-    place: Option<SequenceNumber>,
+    place: Option<Checkpoint>,
 }
 
 #[derive(Debug)]
@@ -122,20 +124,25 @@ impl<S: Sequences> Watermark<S> {
     /// Moves the position behind `low`, and drops the events that are acknowledged completely.
     fn pass(&mut self) {
         while let Some(mark) = self.marks.pop_front_if(|mark| mark.ordinals.end <= self.low) {
-            self.place = Some(mark.continuation);
+            self.place = Some(Checkpoint::After(mark.continuation));
         }
         // The position is taken now, while the event's records exist. If they are gone, the position stays an earlier
         // one, from which some records would be read again.
         if let Some(mark) = self.marks.front()
             && let Some(last) = self.low.checked_sub(mark.ordinals.start + 1)
-            && let Some(place) = mark.records.sequence(last as usize)
+            && let Some(mut place) = mark.records.checkpoint(last as usize)
         {
+            if let Checkpoint::Within(within) = &mut place
+                && within.after.is_none()
+            {
+                within.after = self.place.as_ref().and_then(Checkpoint::position).cloned();
+            }
             self.place = Some(place);
         }
     }
 
     /// The position up to which everything is acknowledged, if any record has been since the start.
-    pub(crate) fn checkpoint(&self) -> Option<SequenceNumber> {
+    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
         self.place.clone()
     }
 
@@ -168,13 +175,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::lease::Within;
 
     /// An event whose records are numbered from a first number.
     struct From(u64);
 
     impl Sequences for From {
-        fn sequence(&self, index: usize) -> Option<SequenceNumber> {
-            Some(number(self.0 + index as u64))
+        fn checkpoint(&self, index: usize) -> Option<Checkpoint> {
+            Some(Checkpoint::After(number(self.0 + index as u64)))
         }
 
         fn oldest(&self, index: usize) -> Oldest {
@@ -184,6 +192,45 @@ mod tests {
 
     fn number(number: u64) -> SequenceNumber {
         SequenceNumber::new(&number.to_string()).unwrap()
+    }
+
+    fn position(watermark: &Watermark<From>) -> Option<SequenceNumber> {
+        watermark.checkpoint().map(|checkpoint| match checkpoint {
+            Checkpoint::After(position) => position,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// An event that is one aggregate.
+    struct Aggregate;
+
+    impl Sequences for Aggregate {
+        fn checkpoint(&self, index: usize) -> Option<Checkpoint> {
+            let sub = u32::try_from(index).unwrap();
+            Some(Checkpoint::Within(Within { after: None, record: number(70), sub }))
+        }
+
+        fn oldest(&self, _: usize) -> Oldest {
+            Oldest { arrived: None, tracked_at: Instant::now() }
+        }
+    }
+
+    #[test]
+    fn position_inside_an_aggregate_keeps_the_record_before_it() {
+        let within = |after: Option<u64>, sub| {
+            Some(Checkpoint::Within(Within { after: after.map(number), record: number(70), sub }))
+        };
+        let mut watermark = Watermark::new(10);
+        watermark.track(Aggregate, 3, number(75));
+        watermark.ack(0..1);
+        assert_eq!(watermark.checkpoint(), within(None, 0));
+        watermark.track(Aggregate, 3, number(80));
+        watermark.ack(2..3);
+        assert_eq!(watermark.checkpoint(), within(None, 0));
+        watermark.ack(1..5);
+        assert_eq!(watermark.checkpoint(), within(Some(75), 1));
+        watermark.ack(5..6);
+        assert_eq!(watermark.checkpoint(), Some(Checkpoint::After(number(80))));
     }
 
     /// Tracks an event. Events start at 1000, 2000, …; the continuation of an event is its last number plus 500.
@@ -196,9 +243,9 @@ mod tests {
     fn nothing_is_stored_before_something_is_acked() {
         let mut watermark = Watermark::new(10);
         track(&mut watermark, 1, 3);
-        assert_eq!(watermark.checkpoint(), None);
+        assert_eq!(position(&watermark), None);
         watermark.ack(1..3);
-        assert_eq!(watermark.checkpoint(), None);
+        assert_eq!(position(&watermark), None);
     }
 
     #[test]
@@ -206,10 +253,10 @@ mod tests {
         let mut watermark = Watermark::new(10);
         track(&mut watermark, 1, 3);
         watermark.ack(0..2);
-        assert_eq!(watermark.checkpoint(), Some(number(1001)));
+        assert_eq!(position(&watermark), Some(number(1001)));
         assert!(!watermark.is_drained());
         watermark.ack(2..3);
-        assert_eq!(watermark.checkpoint(), Some(number(1502)));
+        assert_eq!(position(&watermark), Some(number(1502)));
         assert!(watermark.is_drained());
     }
 
@@ -218,9 +265,9 @@ mod tests {
         let mut watermark = Watermark::new(10);
         track(&mut watermark, 1, 1);
         track(&mut watermark, 2, 0);
-        assert_eq!(watermark.checkpoint(), None);
+        assert_eq!(position(&watermark), None);
         watermark.ack(0..1);
-        assert_eq!(watermark.checkpoint(), Some(number(2500)));
+        assert_eq!(position(&watermark), Some(number(2500)));
     }
 
     #[test]
@@ -263,7 +310,7 @@ mod tests {
                     .collect();
                 let mut before = None;
                 let mut look = || {
-                    let place = watermark.lock().unwrap().checkpoint();
+                    let place = position(&watermark.lock().unwrap());
                     assert!(before <= place, "from {before:?} back to {place:?}");
                     for (ordinal, settled) in settled.iter().enumerate() {
                         // Each event has two records, numbered from its multiple of 1000.
@@ -321,7 +368,7 @@ mod tests {
                         break;
                     }
                 }
-                let now = watermark.checkpoint();
+                let now = position(&watermark);
                 prop_assert_eq!(&now, &expected);
                 prop_assert!(now >= last, "moved back");
                 last = now;

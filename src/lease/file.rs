@@ -43,6 +43,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 struct StoredPlace {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after: Option<String>,
+    /// A record behind it that is an aggregate, and the last of its user records that is processed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    within: Option<(String, u32)>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     ended: bool,
     /// When the stream of the checkpoint was created, in milliseconds since 1970.
@@ -410,11 +413,14 @@ fn checkpoint(text: &str) -> Result<(Option<Checkpoint>, Option<i64>), String> {
         Some(text) => Some(SequenceNumber::stored(&text).map_err(|error| format!("a checkpoint in it is {error}"))?),
         None => None,
     };
-    let checkpoint = match (stored.ended, after) {
-        (true, last) => Some(Checkpoint::ShardEnd(last)),
-        (false, Some(after)) => Some(Checkpoint::After(after)),
-        (false, None) => None,
+    let within = match stored.within {
+        Some((text, sub)) => {
+            let record = SequenceNumber::stored(&text).map_err(|error| format!("a checkpoint in it is {error}"))?;
+            Some((record, sub))
+        }
+        None => None,
     };
+    let checkpoint = Checkpoint::stored(stored.ended, after, within);
     Ok((checkpoint, stored.created))
 }
 
@@ -442,12 +448,13 @@ fn remove_unchanged(
 }
 
 fn stored_text(checkpoint: Option<&Checkpoint>, created: Option<i64>) -> Result<String, serde_json::Error> {
-    let (after, ended) = match checkpoint {
-        None => (None, false),
-        Some(Checkpoint::After(after)) => (Some(after), false),
-        Some(Checkpoint::ShardEnd(last)) => (last.as_ref(), true),
+    let after = checkpoint.and_then(Checkpoint::position).map(ToString::to_string);
+    let within = match checkpoint {
+        Some(Checkpoint::Within(within)) => Some((within.record.to_string(), within.sub)),
+        _ => None,
     };
-    serde_json::to_string(&StoredPlace { after: after.map(ToString::to_string), ended, created })
+    let ended = matches!(checkpoint, Some(Checkpoint::ShardEnd(_)));
+    serde_json::to_string(&StoredPlace { after, within, ended, created })
 }
 
 /// Runs work that waits for the disk on a thread where blocking is allowed.

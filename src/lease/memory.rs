@@ -111,12 +111,10 @@ impl MemoryStore {
     /// The shards that were set aside, with the last position of each.
     pub(crate) fn former(&self) -> Vec<(ShardId, crate::model::SequenceNumber)> {
         let core = lock(&self.table.core);
-        let checkpoints = core.former.iter().filter_map(|((_, shard), row)| match &row.checkpoint {
-            Some(Checkpoint::After(checkpoint) | Checkpoint::ShardEnd(Some(checkpoint))) => {
-                Some((shard.clone(), checkpoint.clone()))
-            }
-            _ => None,
-        });
+        let checkpoints = core
+            .former
+            .iter()
+            .filter_map(|((_, shard), row)| Some((shard.clone(), row.checkpoint.as_ref()?.position()?.clone())));
         checkpoints.collect()
     }
 

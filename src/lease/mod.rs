@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::model::{SequenceNumber, ShardId, Stream, WorkerId};
+use crate::model::{SequenceNumber, ShardId, StartPosition, Stream, WorkerId};
 
 pub(crate) use dynamodb::{DynamoDbStore, Table};
 pub(crate) use file::FileStore;
@@ -176,17 +176,74 @@ pub(crate) struct Hold {
 pub(crate) enum Checkpoint {
     /// Everything up to and including this record is processed.
     After(SequenceNumber),
+    /// A part of an aggregate is processed, and everything before it.
+    Within(Within),
     /// The whole shard is processed. The number is the last position, if any record of the shard was read.
     ShardEnd(Option<SequenceNumber>),
 }
 
+/// A position inside an aggregate, which is one record for the service and for other programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Within {
+    /// The last record before the aggregate; `None` if it is the one that is stored already, or if there is none.
+    pub(crate) after: Option<SequenceNumber>,
+    /// The record that is an aggregate.
+    pub(crate) record: SequenceNumber,
+    /// The index of the last user record that is processed.
+    pub(crate) sub: u32,
+}
+
 impl Checkpoint {
-    /// The position that is stored with it; `None` for the end of a shard of which nothing was read.
+    /// Makes the checkpoint that a row shows; `None` if nothing of the shard is processed. A position inside an
+    /// aggregate counts only if the aggregate lies behind the last whole record: another program, which knows whole
+    /// records only, may have gone on.
+    pub(crate) fn stored(
+        ended: bool,
+        after: Option<SequenceNumber>,
+        within: Option<(SequenceNumber, u32)>,
+    ) -> Option<Self> {
+        match within.filter(|(record, _)| after.as_ref().is_none_or(|after| record > after)) {
+            _ if ended => Some(Self::ShardEnd(after)),
+            Some((record, sub)) => Some(Self::Within(Within { after, record, sub })),
+            None => after.map(Self::After),
+        }
+    }
+
+    /// The last whole record that is processed; `None` for the end of a shard of which nothing was read.
     pub(crate) fn position(&self) -> Option<&SequenceNumber> {
         match self {
             Self::After(position) => Some(position),
+            Self::Within(within) => within.after.as_ref(),
             Self::ShardEnd(position) => position.as_ref(),
         }
+    }
+
+    /// The last record that is processed, whole or in part.
+    pub(crate) fn reached(&self) -> Option<&SequenceNumber> {
+        match self {
+            Self::Within(within) => Some(&within.record),
+            Self::After(_) | Self::ShardEnd(_) => self.position(),
+        }
+    }
+
+    /// Where reading goes on; `None` behind the end of a shard.
+    pub(crate) fn start(&self) -> Option<StartPosition> {
+        match self {
+            Self::After(position) => Some(StartPosition::After(position.clone())),
+            Self::Within(within) => Some(StartPosition::AtRecord(within.record.clone())),
+            Self::ShardEnd(_) => None,
+        }
+    }
+
+    /// Whether this is further than the other. The end of a shard is further than any position.
+    fn is_beyond(&self, other: &Self) -> bool {
+        let rank = |checkpoint: &Self| match checkpoint {
+            Self::After(_) => (false, u64::MAX),
+            Self::Within(within) => (false, u64::from(within.sub)),
+            Self::ShardEnd(_) => (true, u64::MAX),
+        };
+        let (ours, theirs) = (rank(self), rank(other));
+        (ours.0, self.reached(), ours.1) > (theirs.0, other.reached(), theirs.1)
     }
 }
 
@@ -407,8 +464,11 @@ pub enum StoreError {
 /// bug of this crate, and it would cause duplicates.
 fn forward(stored: Option<&Checkpoint>, new: Option<Checkpoint>) -> Option<Checkpoint> {
     match (stored, &new) {
-        (Some(Checkpoint::After(before)), Some(Checkpoint::After(after))) if after < before => stored.cloned(),
-        (Some(Checkpoint::ShardEnd(_)), _) | (Some(Checkpoint::After(_)), None) => stored.cloned(),
+        (Some(Checkpoint::ShardEnd(_)), _) | (Some(_), None) => stored.cloned(),
+        (Some(before), Some(after)) if before.is_beyond(after) => stored.cloned(),
+        (Some(before), Some(Checkpoint::Within(within))) if within.after.is_none() => {
+            Some(Checkpoint::Within(Within { after: before.position().cloned(), ..within.clone() }))
+        }
         _ => new,
     }
 }

@@ -99,6 +99,34 @@ pub(crate) async fn every_store_keeps_what_it_promises(store: &dyn LeaseStore) {
     assert!(is_refused(store, "shard-1", ClaimFrom::Nobody).await);
     assert_eq!(row(store, "shard-1").await, Some(ended.clone()));
 
+    // A position inside an aggregate lies behind the record before it, and before the whole aggregate.
+    let within = |after: Option<&str>, record: &str, sub| {
+        let number = |text: &str| SequenceNumber::new(text).unwrap();
+        Some(Checkpoint::Within(Within { after: after.map(number), record: number(record), sub }))
+    };
+    let (lease, _) = claim(store, "shard-aggregates", ClaimFrom::Nobody).await;
+    for (write, stored) in [
+        (within(None, "9", 3), within(None, "9", 3)),
+        (within(None, "9", 12), within(None, "9", 12)),
+        (within(None, "9", 4), within(None, "9", 12)),
+        (at("8"), within(None, "9", 12)),
+        (at("9"), at("9")),
+        (within(None, "9", 15), at("9")),
+        (within(None, "100", 0), within(Some("9"), "100", 0)),
+        (within(Some("99"), "100", 1), within(Some("99"), "100", 1)),
+        (within(None, "100", 2), within(Some("99"), "100", 2)),
+        (within(Some("99"), "98", 7), within(Some("99"), "100", 2)),
+    ] {
+        let written = store.commit(vec![Commit::new(&lease, write.clone())]).await;
+        assert_eq!(written, [Ok(CommitOutcome::Stored { checkpoint: stored.clone(), requester: None })], "{write:?}");
+        assert_eq!(row(store, "shard-aggregates").await.unwrap().checkpoint, stored, "{write:?}");
+    }
+    release(store, lease, within(None, "100", 3), None).await;
+    let (lease, checkpoint) = claim(store, "shard-aggregates", ClaimFrom::Nobody).await;
+    assert_eq!(checkpoint, within(Some("99"), "100", 3));
+    release(store, lease, at("101"), None).await;
+    assert_eq!(row(store, "shard-aggregates").await.unwrap().checkpoint, at("101"));
+
     // The row of a shard that is gone from the stream is removed if it has not changed.
     let before = Row { checkpoint: at("13"), ..ended.clone() };
     store.forget(&stream(), &before).await.unwrap();

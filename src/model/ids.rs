@@ -65,19 +65,66 @@ struct StreamNames {
     name: String,
     /// The creation time in milliseconds since 1970; `None` where the service does not say.
     created: Option<i64>,
+    distribution: Distribution,
+}
+
+/// How the service assigns records to shards. It is no part of a stream's identity: it may change at any time.
+#[derive(Debug, Clone, Copy, Default)]
+struct Distribution {
+    is_automatic: bool,
+}
+
+impl PartialEq for Distribution {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Distribution {}
+
+impl PartialOrd for Distribution {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Distribution {
+    fn cmp(&self, _: &Self) -> Ordering {
+        Ordering::Equal
+    }
+}
+
+impl std::hash::Hash for Distribution {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
 }
 
 impl Stream {
     /// Creates a stream of this name and ARN.
     pub fn new(name: impl Into<String>, arn: impl Into<String>) -> Self {
-        Self(Arc::new(StreamNames { arn: arn.into(), name: name.into(), created: None }))
+        let (arn, name, distribution) = (arn.into(), name.into(), Distribution::default());
+        Self(Arc::new(StreamNames { arn, name, created: None, distribution }))
     }
 
     /// Returns the same stream with this creation time (milliseconds since 1970). A recreated stream has the same
     /// name and ARN, but is another stream.
     #[must_use]
     pub fn created_at(&self, created: Option<i64>) -> Self {
-        Self(Arc::new(StreamNames { arn: self.0.arn.clone(), name: self.0.name.clone(), created }))
+        let StreamNames { arn, name, distribution, .. } = &*self.0;
+        let (arn, name) = (arn.clone(), name.clone());
+        Self(Arc::new(StreamNames { arn, name, created, distribution: *distribution }))
+    }
+
+    /// Returns the same stream, which the service is known to distribute automatically or by the records' hash keys.
+    #[must_use]
+    pub(crate) fn distributed(&self, is_automatic: bool) -> Self {
+        let StreamNames { arn, name, created, .. } = &*self.0;
+        let (arn, name, distribution) = (arn.clone(), name.clone(), Distribution { is_automatic });
+        Self(Arc::new(StreamNames { arn, name, created: *created, distribution }))
+    }
+
+    /// Whether the hash key of a record decides its shard.
+    pub(crate) fn distributes_by_key(&self) -> bool {
+        !self.0.distribution.is_automatic
     }
 
     /// Returns whether the creation time belongs to another stream of the same name and ARN; false if either time is

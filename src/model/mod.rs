@@ -8,4 +8,4 @@ pub(crate) use ids::ShardNames;
 pub use ids::{NotASequenceNumber, SequenceNumber, ShardId, Stream, WorkerId};
 pub(crate) use position::StartPosition;
 pub use shard::ChildShard;
-pub(crate) use shard::{ListedShard, ShardListing, ShardState};
+pub(crate) use shard::{HashRange, ListedShard, ShardListing, ShardState, hash_key};

@@ -11,4 +11,6 @@ pub(crate) enum StartPosition {
     At(i64),
     /// Behind this position.
     After(SequenceNumber),
+    /// At the record of this number.
+    AtRecord(SequenceNumber),
 }

@@ -15,6 +15,38 @@ pub(crate) struct ListedShard {
     pub(crate) closed: bool,
     /// The sequence number at which the shard begins. A shard of the same id in a recreated stream begins elsewhere.
     pub(crate) begin: Option<SequenceNumber>,
+    /// The hash keys whose records the shard takes, if the listing shows them.
+    pub(crate) hash_range: Option<HashRange>,
+}
+
+/// The range of hash keys of a shard, inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HashRange {
+    start: u128,
+    end: u128,
+}
+
+impl HashRange {
+    /// Makes a range of its decimal bounds; `None` if they are not a range. (Local servers swap them after a split.)
+    pub(crate) fn new(start: &str, end: &str) -> Option<Self> {
+        let (start, end) = (hash_key(start.as_bytes())?, hash_key(end.as_bytes())?);
+        (start <= end).then_some(Self { start, end })
+    }
+
+    pub(crate) fn contains(self, hash: u128) -> bool {
+        (self.start..=self.end).contains(&hash)
+    }
+
+    /// Whether every hash key is in the range.
+    pub(crate) fn is_whole(self) -> bool {
+        self.start == 0 && self.end == u128::MAX
+    }
+}
+
+/// Reads a hash key: a decimal number below 2¹²⁸.
+pub(crate) fn hash_key(text: &[u8]) -> Option<u128> {
+    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text).ok().filter(|_| is_number)?.parse().ok()
 }
 
 /// All shards of a stream, as the service listed them.

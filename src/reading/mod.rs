@@ -17,9 +17,9 @@ use self::listing::StreamListing;
 use crate::aws::Service;
 use crate::telemetry::ShardMeter;
 
-use crate::model::{ChildShard, SequenceNumber, ShardNames, StartPosition};
+use crate::model::{ChildShard, HashRange, SequenceNumber, ShardNames, StartPosition};
 use crate::pool::Permit;
-use crate::records::Rows;
+use crate::records::{Found, Rows, deaggregate};
 
 /// How long a reader waits for space with an open subscription before it closes the subscription. The service gives
 /// up on readers that take nothing at some point, and a clean close and a fresh start is better for both sides.
@@ -32,6 +32,27 @@ pub(crate) struct ShardToRead {
     pub(crate) meter: Arc<ShardMeter>,
     /// The service that the shard is read from, on the connections of its thread.
     pub(crate) service: Arc<dyn Service>,
+    /// How aggregates are replaced by their user records; `None` if they stay whole.
+    pub(crate) deaggregation: Option<Deaggregation>,
+}
+
+/// How aggregates are replaced by their user records.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deaggregation {
+    /// The hash keys of the shard. User records outside are marked; without a range none is.
+    pub(crate) range: Option<HashRange>,
+}
+
+impl ShardToRead {
+    /// Replaces aggregates by their user records, if that is wanted. It is done before the space for the rows is
+    /// settled, because it takes some.
+    pub(crate) fn deaggregate(&self, rows: &mut Rows) {
+        let Some(Deaggregation { range }) = self.deaggregation else { return };
+        let found = deaggregate(rows, range);
+        if found != Found::default() {
+            self.meter.aggregated(&found);
+        }
+    }
 }
 
 /// Creates the readers of one stream.

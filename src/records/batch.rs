@@ -19,6 +19,10 @@ pub(crate) const SHARD: &str = "kinesis_shard";
 pub(crate) const PARTITION_KEY: &str = "kinesis_partition_key";
 /// Metadata: the record's sequence number.
 pub(crate) const SEQUENCE_NUMBER: &str = "kinesis_sequence_number";
+/// Metadata: the index of a user record in the aggregate that it was packed into.
+pub(crate) const SUB_SEQUENCE_NUMBER: &str = "kinesis_sub_sequence_number";
+/// Metadata: the explicit hash key that the producer gave a user record of an aggregate.
+pub(crate) const EXPLICIT_HASH_KEY: &str = "kinesis_explicit_hash_key";
 /// Metadata: when the record arrived at the stream, approximately.
 pub(crate) const ARRIVAL_TIMESTAMP: &str = "kinesis_arrival_timestamp";
 
@@ -37,6 +41,17 @@ pub(crate) struct RecordPage {
     names: Arc<ShardNames>,
     page: Page,
 }
+
+const KEYS: [&str; 8] = [
+    STREAM,
+    STREAM_ARN,
+    SHARD,
+    PARTITION_KEY,
+    SEQUENCE_NUMBER,
+    ARRIVAL_TIMESTAMP,
+    SUB_SEQUENCE_NUMBER,
+    EXPLICIT_HASH_KEY,
+];
 
 impl RecordTable {
     pub(crate) fn new(names: &Arc<ShardNames>, rows: Rows) -> Self {
@@ -75,17 +90,13 @@ impl RecordTable {
         messages
     }
 
-    /// The sequence number of a record.
-    pub(crate) fn sequence(&self, row: usize) -> Option<SequenceNumber> {
-        self.record(row).map(|record| SequenceNumber::read(record.sequence()))
-    }
-
     /// The approximate arrival time of a record at the stream, in milliseconds since 1970.
     pub(crate) fn arrival_millis(&self, row: usize) -> Option<i64> {
         self.record(row)?.arrival_millis()
     }
 
-    fn record(&self, row: usize) -> Option<Record<'_>> {
+    /// The record of this index.
+    pub(crate) fn record(&self, row: usize) -> Option<Record<'_>> {
         let at = self.ends.partition_point(|end| *end <= row);
         let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
         self.pages.get(at)?.page.record(row - start)
@@ -108,6 +119,8 @@ impl MetadataTable for RecordPage {
             PARTITION_KEY => record.partition_key().map(Value::Text),
             SEQUENCE_NUMBER => Some(Value::Text(record.sequence())),
             ARRIVAL_TIMESTAMP => arrival(record).map(Value::Time),
+            SUB_SEQUENCE_NUMBER => record.sub_sequence_number().map(|sub| Value::Integer(sub.into())),
+            EXPLICIT_HASH_KEY => record.explicit_hash_key().map(Value::Text),
             _ => None,
         }
     }
@@ -117,7 +130,7 @@ impl MetadataTable for RecordPage {
     }
 
     fn for_each<'a>(&'a self, row: u32, each: &mut dyn FnMut(&'a str, Value<'a>)) {
-        for key in [STREAM, STREAM_ARN, SHARD, PARTITION_KEY, SEQUENCE_NUMBER, ARRIVAL_TIMESTAMP] {
+        for key in KEYS {
             if let Some(value) = self.get(row, key) {
                 each(key, value);
             }
@@ -164,6 +177,17 @@ impl<'a> KinesisRecord<'a> {
     /// The partition key of the record, if the producer gave one.
     pub fn partition_key(&self) -> Option<&'a str> {
         self.record.partition_key()
+    }
+
+    /// The index of the record in the aggregate that a producer packed it into; `None` of a record of its own. The
+    /// records of one aggregate have the same sequence number.
+    pub fn sub_sequence_number(&self) -> Option<u32> {
+        self.record.sub_sequence_number()
+    }
+
+    /// The explicit hash key that the producer gave a record of an aggregate.
+    pub fn explicit_hash_key(&self) -> Option<&'a str> {
+        self.record.explicit_hash_key()
     }
 
     /// The approximate arrival time of the record at the stream.

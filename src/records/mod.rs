@@ -1,12 +1,16 @@
 //! How is a record represented in memory?
 
 mod batch;
-pub(crate) mod kpl;
+mod deaggregate;
+mod kpl;
+#[cfg(test)]
+mod kpl_tests;
 mod page;
 mod resident;
 
 pub use batch::KinesisRecord;
 pub(crate) use batch::RecordTable;
+pub(crate) use deaggregate::{Found, deaggregate};
 pub(crate) use page::Filling;
 #[cfg(test)]
 pub(crate) use page::PAGE;

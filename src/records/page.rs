@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::kpl::{Aggregate, UserRecord};
 use crate::model::SequenceNumber;
 
 /// The most data of several records in one page, in bytes.
@@ -27,8 +28,20 @@ pub struct Page {
     data: Bytes,
     text: String,
     rows: Vec<Row>,
+    /// The rows that are aggregates, in order. Their user records stand in their place.
+    unpacked: Box<[Unpacked]>,
     /// The bytes of memory that the page holds.
     kept: usize,
+}
+
+/// A row that is an aggregate.
+#[derive(Debug, Clone)]
+pub(super) struct Unpacked {
+    /// The index of the row.
+    pub(super) row: u32,
+    /// The index of its first user record in the page. The page sets it.
+    pub(super) first: u32,
+    pub(super) aggregate: Aggregate,
 }
 
 /// The position of one record in its page.
@@ -51,6 +64,15 @@ const NO_ARRIVAL: i64 = i64::MIN;
 pub struct Record<'a> {
     page: &'a Page,
     row: &'a Row,
+    part: Option<Part<'a>>,
+}
+
+/// The part of an aggregate that is one user record.
+#[derive(Debug, Clone, Copy)]
+struct Part<'a> {
+    aggregate: &'a Aggregate,
+    user: UserRecord,
+    sub: u32,
 }
 
 impl Rows {
@@ -71,7 +93,8 @@ impl Rows {
 
     /// The newest record.
     pub fn last(&self) -> Option<Record<'_>> {
-        self.pages.last().and_then(|page| page.record(page.len().checked_sub(1)?))
+        let last = |page: &'_ Page| page.len().checked_sub(1);
+        self.pages.iter().rev().find_map(|page| page.record(last(page)?))
     }
 
     /// The bytes of memory that the records hold.
@@ -79,31 +102,76 @@ impl Rows {
         self.pages.iter().map(Page::kept_bytes).sum::<usize>() + self.pages.capacity() * size_of::<Page>()
     }
 
-    /// The pages, none of them empty.
+    /// Puts the user records of aggregates into the place of the records that hold them.
+    pub(super) fn unpack_each(&mut self, mut unpacked: impl FnMut(&Page) -> Vec<Unpacked>) {
+        self.len = 0;
+        for page in &mut self.pages {
+            let aggregates = unpacked(page);
+            if !aggregates.is_empty() {
+                page.unpack(aggregates);
+            }
+            self.len += page.len();
+        }
+    }
+
+    /// The pages. None of them is empty, unless its records are aggregates without user records.
     pub fn into_pages(self) -> Vec<Page> {
         self.pages
     }
 }
 
 impl Page {
-    /// The number of records; at least one in the pages of an event.
+    /// The number of records; at least one in the pages of an event as it was read. An aggregate counts as its user
+    /// records, which may be none.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        match self.unpacked.last() {
+            None => self.rows.len(),
+            Some(last) => last.end() + self.rows.len() - (last.row as usize + 1),
+        }
     }
 
     /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len() == 0
     }
 
     /// A record by its index in the page.
     pub fn record(&self, at: usize) -> Option<Record<'_>> {
-        self.rows.get(at).map(|row| Record { page: self, row })
+        if self.unpacked.is_empty() {
+            return self.whole(at);
+        }
+        let behind = self.unpacked.partition_point(|unpacked| unpacked.first as usize <= at);
+        let Some(unpacked) = behind.checked_sub(1).map(|last| &self.unpacked[last]) else { return self.whole(at) };
+        if let Some(rest) = at.checked_sub(unpacked.end()) {
+            return self.whole(unpacked.row as usize + 1 + rest);
+        }
+        let sub = at as u32 - unpacked.first;
+        let whole = self.whole(unpacked.row as usize)?;
+        let user = unpacked.aggregate.record(whole.data_ref(), sub)?;
+        Some(Record { part: Some(Part { aggregate: &unpacked.aggregate, user, sub }), ..whole })
+    }
+
+    /// A row as it was read, whether it is an aggregate or not.
+    fn whole(&self, row: usize) -> Option<Record<'_>> {
+        self.rows.get(row).map(|row| Record { page: self, row, part: None })
     }
 
     /// The records of the page, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
-        self.rows.iter().map(|row| Record { page: self, row })
+        (0..self.len()).filter_map(|at| self.record(at))
+    }
+
+    /// Puts the user records of aggregates, in the order of their rows, into the place of these rows.
+    pub(super) fn unpack(&mut self, mut unpacked: Vec<Unpacked>) {
+        let (mut first, mut row) = (0, 0);
+        for part in &mut unpacked {
+            first += part.row - row;
+            part.first = first;
+            (first, row) = (first + part.aggregate.len(), part.row + 1);
+            self.kept += part.aggregate.kept_bytes();
+        }
+        self.unpacked = unpacked.into_boxed_slice();
+        self.kept += size_of_val(&*self.unpacked);
     }
 
     /// The bytes of memory that the page holds.
@@ -121,16 +189,59 @@ impl PartialEq for Page {
 
 impl Eq for Page {}
 
+impl Unpacked {
+    /// The index behind its last user record.
+    fn end(&self) -> usize {
+        (self.first + self.aggregate.len()) as usize
+    }
+}
+
 impl<'a> Record<'a> {
+    fn range(&self) -> Range<usize> {
+        let start = self.row.data_start as usize;
+        match &self.part {
+            None => start..start + self.row.data_len as usize,
+            Some(part) => {
+                let start = start + part.user.start as usize;
+                start..start + part.user.len as usize
+            }
+        }
+    }
+
     /// The data of the record; it shares the page's buffer.
     pub fn data(&self) -> Bytes {
-        let start = self.row.data_start as usize;
-        self.page.data.slice(start..start + self.row.data_len as usize)
+        self.page.data.slice(self.range())
     }
 
     /// The data of the record, borrowed.
     pub fn data_ref(&self) -> &'a [u8] {
+        &self.page.data[self.range()]
+    }
+
+    /// The data of the Kinesis record, which may be an aggregate of several records.
+    fn whole_data(&self) -> &'a [u8] {
         &self.page.data[self.row.data_start as usize..][..self.row.data_len as usize]
+    }
+
+    /// The index of the record in its aggregate, if it is a user record of one.
+    pub fn sub_sequence_number(&self) -> Option<u32> {
+        self.part.map(|part| part.sub)
+    }
+
+    /// Whether no record follows that has the same sequence number.
+    pub(crate) fn is_last_of_its_number(&self) -> bool {
+        self.part.is_none_or(|part| part.sub + 1 == part.aggregate.len())
+    }
+
+    /// The explicit hash key that the producer gave a user record of an aggregate.
+    pub fn explicit_hash_key(&self) -> Option<&'a str> {
+        let part = self.part?;
+        part.aggregate.explicit_hash_key(self.whole_data(), &part.user)
+    }
+
+    /// Whether this is a user record that belongs to another shard, by its hash key.
+    pub(crate) fn is_outside(&self) -> bool {
+        self.part.is_some_and(|part| part.aggregate.is_outside(&part.user))
     }
 
     /// The sequence number of the record, as text.
@@ -140,6 +251,9 @@ impl<'a> Record<'a> {
 
     /// The partition key of the record. Streams that distribute records automatically may have none.
     pub fn partition_key(&self) -> Option<&'a str> {
+        if let Some(part) = self.part {
+            return part.aggregate.partition_key(self.whole_data(), &part.user);
+        }
         let start = self.row.text_start + u32::from(self.row.sequence_len);
         (self.row.key_len != NO_KEY).then(|| &self.page.text[text_range(start, self.row.key_len)])
     }
@@ -287,7 +401,7 @@ impl Filling {
         let kept = data.capacity() + text.capacity() + rows.capacity() * size_of::<Row>();
         // Sequence numbers are ASCII and stand between the keys, so two invalid keys can't form valid text together.
         let text = String::from_utf8(text).map_err(|_| "text that is not UTF-8")?;
-        self.pages.push(Page { data: Bytes::from(data), text, rows, kept });
+        self.pages.push(Page { data: Bytes::from(data), text, rows, unpacked: Box::default(), kept });
         Ok(())
     }
 

@@ -1,11 +1,13 @@
 //! What must not go wrong, played by a scripted service on virtual time.
 //!
 //! - [`script`]: the service; [`bench`](mod@bench): a session that reads it.
-//! - `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks;
+//! - `aggregates`: records that producers packed into one;
+//!   `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks;
 //!   `stalls`: what may hold up nobody else; `told`: what an operator is told, by metrics and in the log; `workers`:
 //!   several workers that share shards in one `table`; `connect_beside`: Connect's among them; `edges`: what lies outside a
 //!   well-behaved world: streams made again, panics, stores and hosts that fail for long.
 
+mod aggregates;
 mod bench;
 mod bounds;
 mod connect_beside;

@@ -191,7 +191,7 @@ impl Script {
 
 pub(super) fn listed(id: &str, parents: &[&str], closed: bool) -> ListedShard {
     let parents = parents.iter().map(|parent| ShardId::from(*parent)).collect();
-    ListedShard { id: id.into(), parents, closed, begin: None }
+    ListedShard { id: id.into(), parents, closed, begin: None, hash_range: None }
 }
 
 /// A fault of a call.
@@ -227,6 +227,26 @@ pub(super) fn records(numbers: impl IntoIterator<Item = u64> + Clone) -> Piece {
 /// An event of one record of so many bytes.
 pub(super) fn large(number: u64, bytes: usize) -> Piece {
     Piece::Bytes(frame::event(&event_json([number], Some(number), &[], bytes)))
+}
+
+/// An event of these records with these data, and a continuation behind the last.
+pub(super) fn data(records: &[(u64, Vec<u8>)]) -> Piece {
+    let continuation = records.last().map(|(number, _)| number.to_string());
+    let records: Vec<_> = records
+        .iter()
+        .map(|(number, data)| {
+            serde_json::json!({
+                "SequenceNumber": number.to_string(),
+                "Data": base64_simd::STANDARD.encode_to_string(data),
+                "PartitionKey": "outer",
+                "ApproximateArrivalTimestamp": 4_000_000_000 + number,
+            })
+        })
+        .collect();
+    let event = serde_json::json!({
+        "Records": records, "MillisBehindLatest": 0, "ChildShards": [], "ContinuationSequenceNumber": continuation,
+    });
+    Piece::Bytes(frame::event(&event.to_string()))
 }
 
 /// The event that ends a shard.

@@ -270,6 +270,7 @@ impl Connecting<'_> {
             redeliver_nacks: config.auto_replay_nacks,
             slice: slice.max(1),
             deaggregate: config.deaggregate == Deaggregate::Auto,
+            out_of_range: config.kpl.out_of_range,
             rebalance_period: config.rebalance_period.into(),
             lease_period: config.lease_period.into(),
             handed_over_within: Duration::from(config.commit_period) + Duration::from(config.steal_grace_period),

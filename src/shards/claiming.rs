@@ -9,12 +9,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::coordinator::{Coordinator, RETRY_AFTER};
 use super::owned::OwnedShard;
+use crate::config::OutOfRange;
 use crate::delivery::progress::Progress;
 use crate::lease::rebalance::{Action, ActionKind, Asked};
 use crate::lease::validity::Term;
-use crate::lease::{Checkpoint, Claim, ClaimFrom, CommitOutcome, Lease, LeaseStore, SharedStore};
-use crate::model::{ShardId, ShardNames, StartPosition};
-use crate::reading::ShardToRead;
+use crate::lease::{Checkpoint, Claim, ClaimFrom, CommitOutcome, Lease, LeaseStore, SharedStore, Within};
+use crate::model::{ShardId, ShardNames};
+use crate::reading::{Deaggregation, ShardToRead};
 use crate::shards::checkpointer::{Checkpointer, ReleaseReason};
 use crate::shards::task::{Outcome, ShardTask};
 use crate::telemetry::health::ObservedShard;
@@ -177,10 +178,19 @@ impl Coordinator {
         let begin = Instant::now() + spread.mul_f64(fastrand::f64());
         let thread = context.threads.next();
         let lane = context.outbox.lane(&progress.names);
+        let drops_outside = match context.settings.out_of_range {
+            OutOfRange::Drop => true,
+            OutOfRange::Deliver => false,
+            // Where the service distributes the records, the hash keys say nothing about the shard.
+            OutOfRange::Auto => state.stream.distributes_by_key(),
+        };
+        let range = state.topology.hash_range(&id).filter(|_| drops_outside);
+        let deaggregation = context.settings.deaggregate.then_some(Deaggregation { range });
         let shard = ShardToRead {
             names: Arc::clone(&progress.names),
             meter: Arc::clone(&progress.meter),
             service: Arc::clone(&thread.service),
+            deaggregation,
         };
         let task = ShardTask {
             reader: state.readers.reader(shard, start, begin),
@@ -190,7 +200,8 @@ impl Coordinator {
             health: Arc::clone(&context.health),
             checkpointer: Arc::clone(&context.checkpointer),
             slice: context.settings.slice,
-            deaggregate: context.settings.deaggregate,
+            drops_outside,
+            resumes_within: within(checkpoint.as_ref()),
             seen_open: state.topology.seen_open(&id),
             stop,
         };
@@ -200,6 +211,14 @@ impl Coordinator {
                 self.running.start((at, id, key.0), after_the_last_commit(settling, task), &thread.handle);
             }
         }
+    }
+}
+
+/// The aggregate that was processed in part.
+fn within(checkpoint: Option<&Checkpoint>) -> Option<Within> {
+    match checkpoint {
+        Some(Checkpoint::Within(within)) => Some(within.clone()),
+        _ => None,
     }
 }
 
@@ -223,8 +242,9 @@ async fn after_the_last_commit(
     };
     match task.stop.clone().run_until_cancelled(wait).await {
         Some(Some(checkpoint)) => {
-            if let Some(Checkpoint::After(checkpoint)) = checkpoint {
-                task.reader.start_at(StartPosition::After(checkpoint));
+            if let Some(start) = checkpoint.as_ref().and_then(Checkpoint::start) {
+                task.reader.start_at(start);
+                task.resumes_within = within(checkpoint.as_ref());
             }
             task.run().await
         }

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::former_rows::report_unreadable;
 use super::task::Outcome;
+use crate::config::OutOfRange;
 use crate::delivery::outbox::Outbox;
 use crate::lease::liveness::Liveness;
 use crate::lease::rebalance::{self, Action, ActionKind, Asked, SOON, StreamView, View};
@@ -55,6 +56,8 @@ pub(crate) struct ReadSettings {
     pub(crate) slice: usize,
     /// Whether aggregated records are split into the records that they contain.
     pub(crate) deaggregate: bool,
+    /// What becomes of user records of aggregates that belong to another shard.
+    pub(crate) out_of_range: OutOfRange,
     pub(crate) rebalance_period: Duration,
     pub(crate) lease_period: Duration,
     /// The time within which a requested shard must be handed over.

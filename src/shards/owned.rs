@@ -38,8 +38,8 @@ pub(crate) struct OwnedShard {
     outbox: Arc<Outbox>,
     /// The requester of the shard, if it was not alive at the last rebalance. Its request causes no further rebalance.
     pub(super) dead_requester: Option<WorkerId>,
-    /// The last position that was stored.
-    stored: Option<SequenceNumber>,
+    /// The last checkpoint that was stored.
+    stored: Option<Checkpoint>,
     /// How many records were acknowledged at the last store.
     stored_done: u64,
     /// When the lease was last stored or renewed.
@@ -60,8 +60,8 @@ pub(super) enum Last {
 pub(super) struct Due {
     pub(super) key: Key,
     pub(super) epoch: u64,
-    /// The position; `None` if the lease is only renewed.
-    pub(super) position: Option<SequenceNumber>,
+    /// The checkpoint; `None` if the lease is only renewed.
+    pub(super) checkpoint: Option<Checkpoint>,
     done: u64,
 }
 
@@ -144,21 +144,21 @@ impl OwnedShard {
     /// Makes the commit that is due, if any: the position moved, or the lease has been idle for this long. Without
     /// `renews`, an idle lease is not stored unless its position moved.
     pub(super) fn due(&self, idle: Duration, renews: bool) -> Option<(Due, Commit)> {
-        let (position, done) = self.progress.checkpoint();
-        let moved = position.is_some() && position != self.stored;
+        let (checkpoint, done) = self.progress.checkpoint();
+        let moved = checkpoint.is_some() && checkpoint != self.stored;
         let old = self.stored_at.elapsed() >= idle;
         let renew = old && (moved || renews);
         if !renew && !(moved && done > self.stored_done) {
             return None;
         }
-        let position = position.filter(|_| moved);
-        let commit = Commit::new(&self.lease, position.clone().map(Checkpoint::After));
-        Some((Due { key: self.key(), epoch: self.lease.epoch, position, done }, commit))
+        let checkpoint = checkpoint.filter(|_| moved);
+        let commit = Commit::new(&self.lease, checkpoint.clone());
+        Some((Due { key: self.key(), epoch: self.lease.epoch, checkpoint, done }, commit))
     }
 
     /// Notes that a commit was stored.
     pub(super) fn stored(&mut self, due: Due) {
-        self.stored = due.position.or(self.stored.take());
+        self.stored = due.checkpoint.or(self.stored.take());
         self.stored_done = due.done;
         self.stored_at = Instant::now();
     }
@@ -167,8 +167,8 @@ impl OwnedShard {
     pub(super) fn release(&self, last: &Last) -> Release {
         match last {
             Last::Acked { to } => {
-                let (position, _) = self.progress.checkpoint();
-                Release::new(&self.lease, position.map(Checkpoint::After), to.clone())
+                let (checkpoint, _) = self.progress.checkpoint();
+                Release::new(&self.lease, checkpoint, to.clone())
             }
             Last::End(position) => Release::new(&self.lease, Some(Checkpoint::ShardEnd(position.clone())), None),
         }

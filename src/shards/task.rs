@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::Delivery;
 use crate::delivery::outbox::{Closed, LaneHandle};
 use crate::delivery::progress::Progress;
+use crate::lease::Within;
 use crate::model::{ChildShard, SequenceNumber};
 use crate::pool::Pool;
 use crate::reading::{ReadError, ReadEvent, STALL_TIMEOUT, ShardReader, Step};
-use crate::records::{Record, RecordTable, kpl};
+use crate::records::{Record, RecordTable};
 use crate::shards::checkpointer::{Checkpointer, EndStored};
 use crate::telemetry::health::Health;
 
@@ -35,8 +36,10 @@ pub(crate) struct ShardTask {
     pub(crate) checkpointer: Arc<Checkpointer>,
     /// The most records in one delivery; at least one.
     pub(crate) slice: usize,
-    /// Whether aggregated records are split into the records that they contain.
-    pub(crate) deaggregate: bool,
+    /// Whether user records of aggregates that belong to another shard are dropped.
+    pub(crate) drops_outside: bool,
+    /// The aggregate that was processed in part, if reading starts inside one.
+    pub(crate) resumes_within: Option<Within>,
     /// Whether the shard was open when it was first seen. The records of its children are then newer than the start of
     /// this input.
     pub(crate) seen_open: bool,
@@ -79,13 +82,8 @@ impl ShardTask {
 
     /// Delivers an event. If that takes long, the connection is closed meanwhile instead of being kept waiting.
     async fn deliver_or_pause(&mut self, event: ReadEvent) -> Result<(), Closed> {
-        if self.deaggregate {
-            let aggregated = event.rows.iter().filter(|record| kpl::looks_aggregated(record.data_ref())).count();
-            if aggregated > 0 {
-                self.progress.meter.aggregated(aggregated);
-            }
-        }
-        let delivering = deliver(&self.progress, &mut self.lane, &self.pool, self.slice, event);
+        let fate = self.fates(&event);
+        let delivering = deliver(&self.progress, &mut self.lane, &self.pool, self.slice, event, fate);
         let mut delivering = std::pin::pin!(delivering);
         if let Ok(delivered) = timeout(STALL_TIMEOUT, &mut delivering).await {
             delivered
@@ -96,12 +94,36 @@ impl ShardTask {
         }
     }
 
+    /// Decides which of the records are delivered.
+    fn fates(&mut self, event: &ReadEvent) -> Vec<(Fate, Range<usize>)> {
+        let resumes = self.resumes_within.as_ref();
+        let fate = |record: Record<'_>| {
+            let sub = record.sub_sequence_number();
+            let is_done = resumes
+                .zip(sub)
+                .is_some_and(|(within, sub)| sub <= within.sub && record.sequence() == within.record.as_str());
+            match (event.not_before, record.arrival_millis()) {
+                _ if is_done => Fate::Done,
+                (Some(time), Some(arrival)) if arrival < time => Fate::Early,
+                _ if self.drops_outside && record.is_outside() => Fate::Outside,
+                _ => Fate::Deliver,
+            }
+        };
+        let fates = runs(event.rows.iter().map(fate));
+        if !event.rows.is_empty() {
+            // The aggregate is in the first records, or it is not there any more.
+            self.resumes_within = None;
+        }
+        fates
+    }
+
     async fn drain(&mut self, children: Vec<ChildShard>) -> Outcome {
         // Nothing more is read, so a connection would be kept for no purpose.
         self.reader.pause();
         self.progress.drained().await;
         let (checkpoint, done) = self.progress.checkpoint();
-        let last = checkpoint.filter(|_| done > 0 || self.seen_open);
+        let last = checkpoint.and_then(|checkpoint| checkpoint.position().cloned());
+        let last = last.filter(|_| done > 0 || self.seen_open);
         match self.checkpointer.store_end(&self.progress, last.clone()).await {
             EndStored::Stored => {
                 let ids: Vec<_> = children.iter().map(|child| child.id.clone()).collect();
@@ -120,11 +142,11 @@ async fn deliver(
     pool: &Pool,
     slice: usize,
     event: ReadEvent,
+    fates: Vec<(Fate, Range<usize>)>,
 ) -> Result<(), Closed> {
-    let ReadEvent { rows, continuation, permit, not_before } = event;
+    let ReadEvent { rows, continuation, permit, .. } = event;
     let count = rows.len();
     let bytes_read = rows.iter().map(|record| record.data_ref().len()).sum();
-    let runs = runs(rows.iter().map(|record| is_wanted(record, not_before)));
     let table = Arc::new(RecordTable::new(&progress.names, rows));
     let base = progress.track(&table, continuation);
     if count == 0 {
@@ -133,9 +155,14 @@ async fn deliver(
     progress.meter.read(count, bytes_read);
     let bytes = Arc::new(permit);
     let ordinals = |rows: &Range<usize>| base + rows.start as u64..base + rows.end as u64;
-    for (wanted, run) in runs {
-        if !wanted {
-            progress.meter.skipped(run.len());
+    for (fate, run) in fates {
+        match fate {
+            Fate::Deliver => {}
+            Fate::Early => progress.meter.skipped(run.len()),
+            Fate::Outside => progress.meter.out_of_range(run.len()),
+            Fate::Done => {}
+        }
+        if fate != Fate::Deliver {
             progress.ack(ordinals(&run));
             continue;
         }
@@ -151,16 +178,22 @@ async fn deliver(
     Ok(())
 }
 
-fn is_wanted(record: Record<'_>, not_before: Option<i64>) -> bool {
-    match (not_before, record.arrival_millis()) {
-        (Some(time), Some(arrival)) => arrival >= time,
-        _ => true,
-    }
+/// What becomes of a record that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is delivered to the host.
+    Deliver,
+    /// It arrived before the time from which on records are wanted.
+    Early,
+    /// It is a user record that belongs to another shard.
+    Outside,
+    /// It is a user record that was processed before reading was resumed inside its aggregate.
+    Done,
 }
 
-/// Splits a sequence of flags into runs of equal flags.
-fn runs(said: impl Iterator<Item = bool>) -> Vec<(bool, Range<usize>)> {
-    let mut runs: Vec<(bool, Range<usize>)> = Vec::new();
+/// Splits a sequence into runs of equal elements.
+fn runs<T: PartialEq>(said: impl Iterator<Item = T>) -> Vec<(T, Range<usize>)> {
+    let mut runs: Vec<(T, Range<usize>)> = Vec::new();
     for (row, now) in said.enumerate() {
         match runs.last_mut() {
             Some((before, run)) if *before == now => run.end = row + 1,
@@ -176,7 +209,7 @@ mod tests {
 
     #[test]
     fn runs_cover_everything_in_order() {
-        assert_eq!(runs([].into_iter()), []);
+        assert_eq!(runs([false; 0].into_iter()), []);
         assert_eq!(runs([false, false, true, true, true].into_iter()), [(false, 0..2), (true, 2..5)]);
         assert_eq!(runs([false, true, false].into_iter()), [(false, 0..1), (true, 1..2), (false, 2..3)]);
     }

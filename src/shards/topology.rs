@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 
 use crate::lease::{Checkpoint, Row};
-use crate::model::{ChildShard, SequenceNumber, ShardId, ShardListing, ShardState, StartPosition};
+use crate::model::{ChildShard, HashRange, SequenceNumber, ShardId, ShardListing, ShardState, StartPosition};
 use crate::reading::listing::CONFIRMED_AFTER;
 
 /// The start of a shard for which no position is stored.
@@ -70,7 +70,7 @@ impl<'r> FormerRows<'r> {
     ) -> Self {
         let mut found = Self::default();
         for row in rows {
-            let checkpoint = row.checkpoint.as_ref().and_then(Checkpoint::position);
+            let checkpoint = row.checkpoint.as_ref().and_then(Checkpoint::reached);
             let precedes = |begin: &SequenceNumber| checkpoint.is_some_and(|checkpoint| checkpoint < begin);
             match (row.created, created) {
                 (Some(theirs), Some(ours)) if theirs > ours => found.recreated = true,
@@ -110,6 +110,8 @@ struct Node {
     vanished: Option<Instant>,
     /// The first position of the shard, if a listing has shown it.
     begin: Option<SequenceNumber>,
+    /// The hash keys of the shard, if a listing has shown them.
+    hash_range: Option<HashRange>,
     /// Whether the row of the shard can't be understood. Such a shard is not read.
     unreadable: bool,
     /// When the first listing that lacks the shard was requested, since the last listing that shows it.
@@ -288,7 +290,8 @@ impl Topology {
             node.closed |= shard.closed;
             learned.recreated |= node.begin.is_some() && shard.begin.is_some() && node.begin != shard.begin;
             node.begin = shard.begin.clone().or(node.begin.take());
-            let position = node.checkpoint.as_ref().and_then(Checkpoint::position);
+            node.hash_range = shard.hash_range.or(node.hash_range);
+            let position = node.checkpoint.as_ref().and_then(Checkpoint::reached);
             self.is_doubted |= position.zip(node.begin.as_ref()).is_some_and(|(position, begin)| position < begin);
             let is_doubted = !node.closed
                 && node.life == ShardState::Ended
@@ -456,19 +459,24 @@ impl Topology {
 
     /// Returns where a shard starts, given its stored checkpoint.
     pub(crate) fn start(&self, id: &ShardId, checkpoint: Option<&Checkpoint>) -> StartPosition {
-        if let Some(Checkpoint::After(after)) = checkpoint {
-            return StartPosition::After(after.clone());
+        if let Some(start) = checkpoint.and_then(Checkpoint::start) {
+            return start;
         }
         let Fresh::At(time) = self.fresh else { return StartPosition::Oldest };
         let parents = self.nodes.get(id).map_or(&[][..], |node| &node.parents);
         let follows_one_we_read = parents.iter().any(|parent| {
             self.nodes.get(parent).is_some_and(|node| match &node.checkpoint {
                 Some(Checkpoint::ShardEnd(last)) => last.is_some() || node.seen_open,
-                Some(Checkpoint::After(_)) => true,
+                Some(Checkpoint::After(_) | Checkpoint::Within(_)) => true,
                 None => false,
             })
         });
         if follows_one_we_read { StartPosition::Oldest } else { StartPosition::At(time) }
+    }
+
+    /// The hash keys of a shard, if a listing has shown them.
+    pub(crate) fn hash_range(&self, id: &ShardId) -> Option<HashRange> {
+        self.nodes.get(id)?.hash_range
     }
 
     /// Whether the shard was open when it was first seen.
@@ -533,6 +541,7 @@ impl Node {
             stored: Stored::No,
             vanished: None,
             begin: None,
+            hash_range: None,
             unreadable: false,
             missing_since: None,
             gone: false,
@@ -551,7 +560,7 @@ mod tests {
     use crate::model::ListedShard;
 
     fn shard(id: &str, parents: &[&str], closed: bool) -> ListedShard {
-        ListedShard { id: id.into(), parents: ids(parents), closed, begin: None }
+        ListedShard { id: id.into(), parents: ids(parents), closed, begin: None, hash_range: None }
     }
 
     fn row(id: &str, checkpoint: Option<Checkpoint>) -> Row {

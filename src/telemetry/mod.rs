@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::model::{ShardId, ShardNames, StartPosition, Stream, WorkerId};
 use crate::pool::Pool;
+use crate::records::Found;
 use crate::retry::Fault;
 use crate::sync::{Mutex, lock};
 use health::{Aspect, Part};
@@ -93,7 +94,11 @@ metrics! {
     SKIPPED = "kinesis_input_skipped_records_total", Counter, Count, by_shard: true,
         "Records older than the timestamp to start from, which some servers send all the same.";
     AGGREGATED = "kinesis_input_aggregated_records_total", Counter, Count, by_shard: true,
-        "Records that hold several records of a KPL producer. They are delivered whole: taking them apart is not built yet.";
+        "Kinesis records that were aggregates of user records.";
+    MALFORMED_AGGREGATES = "kinesis_input_malformed_aggregates_total", Counter, Count, by_shard: true,
+        "Aggregates that contradict themselves; they were delivered as they are stored.";
+    OUT_OF_RANGE = "kinesis_input_kpl_out_of_range_records_total", Counter, Count, by_shard: true,
+        "User records of aggregates that were dropped because their hash key belongs to another shard.";
     BEHIND = "kinesis_input_behind_latest_seconds", Gauge, Seconds, by_shard: true,
         "The age of the oldest record of the shard that is not acknowledged, or not read. It grows while the shard can't be read.";
     SUBSCRIBED = "kinesis_input_subscriptions_total", Counter, Count, by_shard: true,
@@ -362,7 +367,8 @@ pub(crate) struct ShardMeter {
     nacked: Counter,
     subscribed: Counter,
     /// Whether aggregated records have been logged.
-    told_aggregated: AtomicBool,
+    logged_malformed: AtomicBool,
+    logged_out_of_range: AtomicBool,
     unread: Unread,
 }
 
@@ -392,7 +398,8 @@ impl ShardMeter {
             acked: of(ACKED),
             nacked: of(NACKED),
             subscribed: of(SUBSCRIBED),
-            told_aggregated: AtomicBool::new(false),
+            logged_malformed: AtomicBool::new(false),
+            logged_out_of_range: AtomicBool::new(false),
             unread: Unread { start: Instant::now(), behind: AtomicI64::new(0), said_at: AtomicU64::new(0) },
         }
     }
@@ -437,15 +444,26 @@ impl ShardMeter {
         counter!(SKIPPED, shard_labels(&self.names)).increment(records as u64);
     }
 
-    /// Counts aggregated records, which would have to be deaggregated, and logs the first ones.
-    pub(crate) fn aggregated(&self, records: usize) {
-        counter!(AGGREGATED, shard_labels(&self.names)).increment(records as u64);
-        if !self.told_aggregated.swap(true, Ordering::Relaxed) {
+    /// Counts aggregates, and logs the first one that contradicts itself.
+    pub(crate) fn aggregated(&self, found: &Found) {
+        counter!(AGGREGATED, shard_labels(&self.names)).increment(found.aggregates as u64);
+        let Some(reason) = found.reason else { return };
+        counter!(MALFORMED_AGGREGATES, shard_labels(&self.names)).increment(found.malformed as u64);
+        if !self.logged_malformed.swap(true, Ordering::Relaxed) {
+            let ShardNames { stream, shard } = &*self.names;
+            tracing::warn!(%stream, %shard, reason, "an aggregate contradicts itself; delivered as it is stored");
+        }
+    }
+
+    /// Counts user records of aggregates that were dropped because they belong to another shard, and logs the first.
+    pub(crate) fn out_of_range(&self, records: usize) {
+        counter!(OUT_OF_RANGE, shard_labels(&self.names)).increment(records as u64);
+        if !self.logged_out_of_range.swap(true, Ordering::Relaxed) {
             let ShardNames { stream, shard } = &*self.names;
             tracing::warn!(
                 %stream, %shard,
-                "KPL aggregated records are delivered whole: taking them apart is not built yet; `deaggregate: off` says that \
-                 they are wanted so"
+                "dropped user records of an aggregate that belong to another shard; the KPL sends them again, other \
+                 producers do not: see kpl.out_of_range"
             );
         }
     }

@@ -1,5 +1,6 @@
 //! What tests, benchmarks and examples share.
 //!
+//! - [`aggregate`]: packs user records into one record, as the Kinesis Producer Library does.
 //! - [`frame`]: writes the frames of an event stream, as the service does.
 //! - [`local_kinesis`]: a Kinesis on this machine, with records of one's own.
 //! - [`replay`]: a server that sends event streams as fast as its readers allow, for measurements.
@@ -7,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test asks for has lengths that fit")]
 #![allow(missing_docs, missing_debug_implementations, reason = "for this project's tests alone")]
 
+pub mod aggregate;
 pub mod frame;
 pub mod local_kinesis;
 pub mod replay;

@@ -168,6 +168,43 @@ async fn commit_that_arrives_late_does_not_set_the_checkpoint_back() {
     assert_eq!(store.rows(&stream()).await.unwrap()[0].checkpoint, end);
 }
 
+/// The same inside an aggregate, for every pair of positions.
+#[tokio::test]
+async fn commit_that_arrives_late_does_not_set_a_position_inside_an_aggregate_back() {
+    let local = Local::start().await;
+    let within = |after: Option<&str>, record: &str, sub| {
+        let number = |text: &str| SequenceNumber::new(text).unwrap();
+        Some(Checkpoint::Within(Within { after: after.map(number), record: number(record), sub }))
+    };
+    let positions = [
+        within(None, "7", 0),
+        within(None, "7", 9),
+        within(None, "7", 10),
+        at("7"),
+        within(Some("7"), "8", 1),
+        at("8"),
+        at("9"),
+        within(Some("9"), "10", 5),
+        at("10"),
+        within(Some("10"), "100", 0),
+        at("100"),
+    ];
+    for (later, newer) in positions.iter().enumerate() {
+        for older in &positions[..later] {
+            let (store, late) = (local.store("a").await, local.store("a").await);
+            let shard = ShardId::from(format!("{newer:?} {older:?}").as_str());
+            let Claim::Owned(lease, _) = store.claim(&stream(), &shard, ClaimFrom::Nobody).await.unwrap() else {
+                panic!()
+            };
+            store.commit(vec![Commit::new(&lease, newer.clone())]).await;
+            let stored = late.commit(vec![Commit::new(&lease, older.clone())]).await;
+            assert_eq!(stored, [Ok(CommitOutcome::Stored { checkpoint: newer.clone(), requester: None })], "{older:?}");
+            let onward = late.commit(vec![Commit::new(&lease, at("1000"))]).await;
+            assert_eq!(onward, [Ok(CommitOutcome::Stored { checkpoint: at("1000"), requester: None })]);
+        }
+    }
+}
+
 /// A request that was sent twice may be carried out for the second time after the next one.
 #[tokio::test]
 async fn heartbeat_that_arrives_late_does_not_hide_a_newer_one() {

@@ -6,7 +6,8 @@
 //! ```text
 //! StreamID               ShardID                the row
 //! orders                 shardId-000000000000   a lease: SequenceNumber, ClientID, LeaseTimeout as in Connect,
-//!                                               and LeaseID, WantedBy, Ended, ClaimedAt, StreamCreated of this input
+//!                                               and LeaseID, WantedBy, Ended, AggregatePosition, ClaimedAt, StreamCreated of
+//!                                               this input
 //! kinesis-input/workers  worker-1               a worker: its Beat, what it reads, its periods, its number of wake-ups
 //! kinesis-input/streams  arn:aws:kinesis:…      a stream: under which StreamID its leases are, what "latest" means
 //! kinesis-input/streams  orders                 a name: which stream it means in this table
@@ -41,9 +42,9 @@ use pipeline_plugin_api::causes;
 
 use super::{
     Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, HeartbeatAnswer, Hold, Lease, LeaseStore, Presence, Release,
-    Row, SharedStore, StoreError, Worker, forward,
+    Row, SharedStore, StoreError, Within, Worker, forward,
 };
-use crate::model::{SequenceNumber, ShardId, Stream, WorkerId};
+use crate::model::{ShardId, Stream, WorkerId};
 use crate::sync::{Mutex, lock};
 use row::{Item, text};
 
@@ -145,8 +146,8 @@ impl DynamoDbStore {
         let checkpoint = self.onward(&stream, &shard, epoch, checkpoint);
         let update = self.update_owned(&stream, &shard, epoch).expression_attribute_values(":timeout", self.timeout());
         let update = with_place(update, checkpoint.as_ref(), "SET LeaseTimeout = :timeout", "");
-        let update = match checkpoint.as_ref().and_then(Checkpoint::position) {
-            Some(position) => not_back(update, position),
+        let update = match &checkpoint {
+            Some(checkpoint) => not_back(update, checkpoint),
             None => update,
         };
         match update.send().await {
@@ -261,12 +262,31 @@ impl DynamoDbStore {
 
 /// Lets a commit that arrives late change nothing. A request that was given up may still be on its way, and be carried out
 /// after the next one. Positions are decimal numbers kept as text, so the longer one is the greater.
-fn not_back(update: UpdateItemFluentBuilder, position: &SequenceNumber) -> UpdateItemFluentBuilder {
+fn not_back(update: UpdateItemFluentBuilder, checkpoint: &Checkpoint) -> UpdateItemFluentBuilder {
+    let number = |digits: usize| AttributeValue::N(digits.to_string());
+    let Some(reached) = checkpoint.reached() else { return update };
+    let digits = reached.as_str().len();
+    // Either the checkpoint that is stored is a whole record, or it is inside an aggregate behind that record.
+    let (whole, within) = match checkpoint {
+        Checkpoint::Within(within) => (
+            "size(SequenceNumber) = :digits AND SequenceNumber < :reached",
+            row::within_text(&within.record, within.sub),
+        ),
+        // Every position inside the same record comes before it.
+        Checkpoint::After(_) | Checkpoint::ShardEnd(_) => {
+            ("size(SequenceNumber) = :digits AND SequenceNumber <= :reached", row::within_text(reached, u32::MAX))
+        }
+    };
     update
-        .expression_attribute_values(":digits", AttributeValue::N(position.as_str().len().to_string()))
+        .expression_attribute_values(":digits", number(digits))
+        .expression_attribute_values(":within_digits", number(within.len()))
+        .expression_attribute_values(":reached", text(reached.as_str()))
+        .expression_attribute_values(":reached_within", text(&within))
         .condition_expression(format!(
-            "{OWNED} AND attribute_not_exists(Ended) AND (attribute_not_exists(SequenceNumber) OR size(SequenceNumber) < :digits OR \
-             (size(SequenceNumber) = :digits AND SequenceNumber <= :place))"
+            "{OWNED} AND attribute_not_exists(Ended) AND \
+             (attribute_not_exists(SequenceNumber) OR size(SequenceNumber) < :digits OR ({whole})) AND \
+             (attribute_not_exists(AggregatePosition) OR size(AggregatePosition) < :within_digits OR \
+             (size(AggregatePosition) = :within_digits AND AggregatePosition <= :reached_within))"
         ))
 }
 
@@ -277,25 +297,31 @@ fn with_place(
     set: &str,
     remove: &str,
 ) -> UpdateItemFluentBuilder {
-    let comma = if set.is_empty() { "SET " } else { ", " };
-    let (update, set) = match checkpoint {
-        None => (update, set.to_owned()),
-        Some(Checkpoint::After(number)) => (
-            update.expression_attribute_values(":place", text(number.as_str())),
-            format!("{set}{comma}SequenceNumber = :place"),
-        ),
-        Some(Checkpoint::ShardEnd(last)) => {
-            let update = update.expression_attribute_values(":ended", AttributeValue::Bool(true));
-            match last {
-                Some(last) => (
-                    update.expression_attribute_values(":place", text(last.as_str())),
-                    format!("{set}{comma}SequenceNumber = :place, Ended = :ended"),
-                ),
-                None => (update, format!("{set}{comma}Ended = :ended")),
-            }
+    let Some(checkpoint) = checkpoint else { return update.update_expression(format!("{set} {remove}").trim()) };
+    let (mut update, mut sets) = (update, Vec::new());
+    if let Some(position) = checkpoint.position() {
+        update = update.expression_attribute_values(":place", text(position.as_str()));
+        sets.push("SequenceNumber = :place");
+    }
+    let mut removes = vec![remove.strip_prefix("REMOVE ").unwrap_or(remove)];
+    match checkpoint {
+        Checkpoint::Within(Within { record, sub, .. }) => {
+            update = update.expression_attribute_values(":within", text(&row::within_text(record, *sub)));
+            sets.push("AggregatePosition = :within");
         }
+        Checkpoint::After(_) => removes.push(row::WITHIN),
+        Checkpoint::ShardEnd(_) => {
+            update = update.expression_attribute_values(":ended", AttributeValue::Bool(true));
+            sets.push("Ended = :ended");
+            removes.push(row::WITHIN);
+        }
+    }
+    sets.insert(0, set.strip_prefix("SET ").unwrap_or(set));
+    let joined = |verb: &str, parts: &[&str]| {
+        let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() { String::new() } else { format!("{verb} {} ", parts.join(", ")) }
     };
-    update.update_expression(format!("{set} {remove}").trim())
+    update.update_expression(format!("{}{}", joined("SET", &sets), joined("REMOVE", &removes)).trim())
 }
 
 /// Returns the present row if a condition was not met.

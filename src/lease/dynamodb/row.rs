@@ -15,6 +15,12 @@ use crate::model::{SequenceNumber, Stream, WorkerId};
 /// The attribute that says when the stream of the row was created, in milliseconds since 1970.
 pub(super) const STREAM_CREATED: &str = "StreamCreated";
 
+/// The attribute that names a record that is an aggregate, and the last of its user records that is processed. It
+/// counts only where it lies behind `SequenceNumber`.
+pub(super) const WITHIN: &str = "AggregatePosition";
+/// The digits of the index in [`WITHIN`].
+pub(super) const SUB_DIGITS: usize = 10;
+
 pub(super) type Item = HashMap<String, AttributeValue>;
 
 pub(super) fn text(text: &str) -> AttributeValue {
@@ -106,11 +112,26 @@ fn position(item: &Item) -> Result<Option<Checkpoint>, String> {
     if item.contains_key(STREAM_CREATED) && number(item, STREAM_CREATED).is_none() {
         return Err(format!("its {STREAM_CREATED} is no whole number; {ADVICE}"));
     }
-    Ok(match (ended, after) {
-        (true, last) => Some(Checkpoint::ShardEnd(last)),
-        (false, Some(after)) => Some(Checkpoint::After(after)),
-        (false, None) => None,
-    })
+    let within = match item.get(WITHIN) {
+        None | Some(AttributeValue::Null(_)) => None,
+        Some(AttributeValue::S(text)) => match within(text) {
+            Some(within) => Some(within),
+            None => return Err(format!("its {WITHIN} is not of the form NUMBER/INDEX: {text:?}; {ADVICE}")),
+        },
+        Some(_) => return Err(format!("its {WITHIN} is no text; {ADVICE}")),
+    };
+    Ok(Checkpoint::stored(ended, after, within))
+}
+
+fn within(text: &str) -> Option<(SequenceNumber, u32)> {
+    let (record, sub) = text.split_once('/')?;
+    Some((SequenceNumber::stored(record).ok()?, sub.parse().ok()?))
+}
+
+/// Formats a position inside an aggregate. Among positions of the same length the later text is the later position, so
+/// that conditions can compare them.
+pub(super) fn within_text(record: &SequenceNumber, sub: u32) -> String {
+    format!("{record}/{sub:0SUB_DIGITS$}")
 }
 
 /// Reads the worker in a row.
@@ -147,6 +168,7 @@ pub(super) fn consumer_part(name: &str, arn: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::Within;
 
     fn item(attributes: &[(&str, &str)]) -> Item {
         attributes.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect()
@@ -187,6 +209,28 @@ mod tests {
             assert_eq!(row.shard, "s".into());
         }
         assert_eq!(lease(&item(&[("ShardID", "s"), ("SequenceNumber", "")])).unreadable, None);
+    }
+
+    #[test]
+    fn position_inside_an_aggregate_counts_only_behind_the_last_whole_record() {
+        let checkpoint = |attributes: &[(&str, &str)]| lease(&item(attributes)).checkpoint;
+        let number = |text: &str| SequenceNumber::new(text).unwrap();
+        let text = within_text(&number("50"), 7);
+        assert_eq!(text, "50/0000000007");
+        let row = |place: &'static str| [("ShardID", "s"), ("SequenceNumber", place), (WITHIN, "50/0000000007")];
+        let within = |after: Option<&str>| {
+            Some(Checkpoint::Within(Within { after: after.map(number), record: number("50"), sub: 7 }))
+        };
+        assert_eq!(checkpoint(&row("49")), within(Some("49")));
+        assert_eq!(checkpoint(&row("")), within(None));
+        // Another program has gone on.
+        for place in ["50", "100"] {
+            assert_eq!(checkpoint(&row(place)), Some(Checkpoint::After(number(place))));
+        }
+        for odd in ["50", "50/", "/7", "50/-1", "50/x", "LATEST/7", "50/4294967296"] {
+            let what = lease(&item(&[("ShardID", "s"), (WITHIN, odd)])).unreadable.unwrap();
+            assert!(what.contains(WITHIN) && what.contains("remove the row"), "{what}");
+        }
     }
 
     #[test]

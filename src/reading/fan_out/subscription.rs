@@ -181,7 +181,8 @@ impl Subscription {
                     self.kept = Some(permit);
                     return Ok(Some((event, kept)));
                 }
-                Frame::Event(event) => {
+                Frame::Event(mut event) => {
+                    self.shard.deaggregate(&mut event.rows);
                     permit.shrink_to(held_bytes(&event.rows));
                     return Ok(Some((event, permit)));
                 }
@@ -343,10 +344,12 @@ impl Subscription {
             },
             Remedy::StartExpired => match &self.start {
                 // The sequence number may come from a former stream of this name; then it is not an expired one.
-                StartPosition::After(_) if self.shared.shards.identity(now).await == StreamIdentity::Recreated => {
+                StartPosition::After(_) | StartPosition::AtRecord(_)
+                    if self.shared.shards.identity(now).await == StreamIdentity::Recreated =>
+                {
                     delay = self.slow_backoff.next_delay(fastrand::f64());
                 }
-                StartPosition::After(place) => {
+                StartPosition::After(place) | StartPosition::AtRecord(place) => {
                     self.shard.meter.expired(place.as_str());
                     self.start = StartPosition::Oldest;
                 }

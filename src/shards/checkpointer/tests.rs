@@ -221,7 +221,7 @@ async fn a_renewal_does_not_write_a_place_again() {
     // The checkpoint that was stored is still known at the second renewal.
     for _ in 0..2 {
         sleep(IDLE).await;
-        let checkpoints: Vec<_> = bench.checkpointer.due().into_iter().map(|(due, _)| due.position).collect();
+        let checkpoints: Vec<_> = bench.checkpointer.due().into_iter().map(|(due, _)| due.checkpoint).collect();
         assert_eq!(checkpoints, [None]);
         bench.flushed().await;
     }
