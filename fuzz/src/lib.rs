@@ -9,5 +9,6 @@ pub mod choices;
 pub mod event;
 pub mod forms;
 pub mod frames;
+pub mod kpl;
 pub mod reference;
 pub mod said;

@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 use kinesis_input_fuzz::choices::Choices;
 use kinesis_input_fuzz::forms::{self, Made, Quirk};
 use kinesis_input_fuzz::said::{Child, Record, Said};
-use kinesis_input_fuzz::{event, frames, reference};
+use kinesis_input_fuzz::{event, frames, kpl, reference};
 
 /// The SDK, and what the service answers to it.
 struct Sdk {
@@ -569,7 +569,9 @@ fn the_sdk_and_we_tell_the_same_kinds_of_frames() {
 
 #[test]
 fn the_seeds_of_the_fuzzer_pass() {
-    for (folder, check) in [("event", event::check_input as fn(&[u8])), ("frames", frames::check_input)] {
+    let checks: [(_, fn(&[u8])); 3] =
+        [("event", event::check_input), ("frames", frames::check_input), ("kpl", kpl::check_input)];
+    for (folder, check) in checks {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(folder);
         let mut seeds = 0;
         for seed in std::fs::read_dir(&folder).unwrap() {
