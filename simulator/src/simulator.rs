@@ -1,4 +1,4 @@
-//! What stands behind HTTP?
+//! How do requests reach the simulated services?
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::kinesis::{Kinesis, Next, Reply, ServiceError, Settings, SubscriptionI
 use crate::sts;
 use crate::time::Time;
 
-/// Kinesis and DynamoDB of one account, for any number of clients. Cheap to clone.
+/// Kinesis and DynamoDB of one account, for any number of clients. It is cheap to clone.
 #[derive(Clone)]
 pub struct Simulator {
     core: Arc<Mutex<Core>>,
@@ -29,36 +29,36 @@ pub struct Simulator {
 struct Core {
     kinesis: Kinesis,
     dynamodb: DynamoDb,
-    /// Whoever waits for the next event of a subscription.
+    /// The wakers of the readers that wait for the next event of a subscription.
     waiting: BTreeMap<SubscriptionId, Waker>,
     log: Option<CallLog>,
     caller: Option<CallWatcher>,
 }
 
-/// Is told of every call: when, over which link, which operation, what it was asked, and what it got.
+/// A function that is given every call: when, over which link, which operation, its input, and its result.
 pub type CallLog = Box<dyn FnMut(Time, &str, &str, &str, &str) + Send>;
 
 /// A call that reached Kinesis.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
-    /// When.
+    /// When the call arrived.
     pub at: Time,
-    /// Over which link.
+    /// The name of the link that it came over.
     pub by: &'a str,
-    /// What is to be done.
+    /// The name of the operation.
     pub operation: &'a str,
-    /// The input.
+    /// The input of the call.
     pub asked: &'a Value,
-    /// Why it was refused.
+    /// The error, if the call was refused.
     pub error: Option<&'a ServiceError>,
-    /// Whether the answer gets on its way to the caller.
+    /// Whether the answer is sent to the caller.
     pub answered: bool,
 }
 
-/// Is shown every call that reached Kinesis.
+/// A function that is shown every call that reached Kinesis.
 pub type CallWatcher = Box<dyn FnMut(&Call<'_>) + Send>;
 
-/// Why a call got no answer.
+/// The reason why a call got no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoAnswer {
     /// There was no connection.
@@ -89,7 +89,7 @@ impl Simulator {
     ///
     /// # Errors
     ///
-    /// The database behind the tables can't be made.
+    /// Fails if the database behind the tables can't be created.
     pub fn new(settings: Settings) -> Result<Self, dynoxide::DynoxideError> {
         let lag = settings.table_lag;
         let core = Core {
@@ -106,7 +106,7 @@ impl Simulator {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with Kinesis beside its clients, and wakes whoever that concerns.
+    /// Calls Kinesis directly, beside its clients, and wakes the readers that it concerns.
     pub fn kinesis<T>(&self, what: impl FnOnce(&mut Kinesis) -> T) -> T {
         let mut core = self.core();
         let done = what(&mut core.kinesis);
@@ -114,27 +114,27 @@ impl Simulator {
         done
     }
 
-    /// Shows every row of the table that is written.
+    /// Has every row of the table that is written shown to a watcher.
     pub fn watch_table(&self, watcher: Watcher) {
         self.core().dynamodb.watch(watcher);
     }
 
-    /// Shows every call that reaches Kinesis.
+    /// Has every call that reaches Kinesis shown to a watcher.
     pub fn watch_calls(&self, watcher: CallWatcher) {
         self.core().caller = Some(watcher);
     }
 
-    /// Asks the table something beside its clients: the answer's status and body.
+    /// Calls the table directly, beside its clients. Returns the status and the body of the answer.
     pub fn table(&self, operation: &str, body: &Value) -> (u16, String) {
         self.core().dynamodb.call(operation, &body.to_string(), "", None)
     }
 
-    /// Has tables in this state, as far as their descriptions go; they serve all the same.
+    /// Has descriptions of tables show this status. The tables are served all the same.
     pub fn set_table_status(&self, status: Option<&'static str>) {
         self.core().dynamodb.set_status(status);
     }
 
-    /// Tells of every call.
+    /// Has every call logged.
     pub fn log_calls(&self, log: CallLog) {
         self.core().log = Some(log);
     }
@@ -143,11 +143,11 @@ impl Simulator {
     ///
     /// # Errors
     ///
-    /// There is no answer, for the connection breaks.
+    /// Fails if the connection breaks, so that there is no answer.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the call may or may not have been carried out; which is so with every network.
+    /// If the future is dropped, the call may or may not have been carried out, as on every network.
     pub async fn answer(
         &self,
         request: Request<Bytes>,
@@ -173,17 +173,23 @@ impl Simulator {
             Some(CallFault::Panic) => client_panics(),
             Some(CallFault::Slow(how)) => tokio::time::sleep(how).await,
             Some(CallFault::Error { code, status }) => {
-                self.tell(clock.now(), link, operation, "", &code);
-                let body = serde_json::json!({ "__type": code, "message": "so it was told" });
+                self.log_call(clock.now(), link, operation, "", &code);
+                let body = serde_json::json!({ "__type": code, "message": "injected by the simulator" });
                 return Ok(encoding.answer(status, &body));
             }
             Some(fault @ (CallFault::AnswerLost | CallFault::AnswerSilent)) => after = Some(fault),
         }
         let answer = if target.is_empty() && sts::is_asked(request.body()) {
-            let life = self.core().kinesis.settings().role_life;
+            let life = self.core().kinesis.settings().role_lifetime;
             match sts::answer(link.credentials(), clock.now(), life) {
                 Ok((status, answer)) => {
-                    self.tell(clock.now(), link, "AssumeRole", "", if status == 200 { "credentials" } else { &answer });
+                    self.log_call(
+                        clock.now(),
+                        link,
+                        "AssumeRole",
+                        "",
+                        if status == 200 { "credentials" } else { &answer },
+                    );
                     respond(status, "text/xml", answer.into())
                 }
                 Err(none) => return self.lost(clock, link, "AssumeRole", none),
@@ -196,7 +202,7 @@ impl Simulator {
             #[expect(clippy::disallowed_methods, reason = "the task is the network's, which outlives the call")]
             let (status, answer) = match delays {
                 None => carried_out.await,
-                // What is on its way arrives, whether the client still waits for it or not.
+                // A call that was sent arrives, whether the client still waits for it or not.
                 Some(_) => tokio::spawn(carried_out).await.map_err(|_| NoAnswer::Reset)?,
             };
             if !back.is_zero() {
@@ -238,12 +244,12 @@ impl Simulator {
             watcher(&Call { at: now, by: &link.name(), operation, asked, error: reply.as_ref().err(), answered });
         }
         if self.core().log.is_some() {
-            let said = match &reply {
+            let answer_text = match &reply {
                 Ok(Reply::Json(answer)) => answer.to_string(),
                 Ok(Reply::Subscription(id)) => format!("{id:?}"),
                 Err(error) => error.to_string(),
             };
-            self.tell(now, link, operation, &asked.unwrap_or_default().to_string(), &said);
+            self.log_call(now, link, operation, &asked.unwrap_or_default().to_string(), &answer_text);
         }
         let mut answer = match reply {
             Ok(Reply::Json(answer)) => encoding.answer(200, &answer),
@@ -265,18 +271,18 @@ impl Simulator {
     }
 
     fn lost(&self, clock: &Clock, link: &Link, operation: &str, how: NoAnswer) -> Result<Response<Body>, NoAnswer> {
-        self.tell(clock.now(), link, operation, "", &how.to_string());
+        self.log_call(clock.now(), link, operation, "", &how.to_string());
         Err(how)
     }
 
-    fn tell(&self, now: Time, link: &Link, operation: &str, asked: &str, said: &str) {
+    fn log_call(&self, now: Time, link: &Link, operation: &str, asked: &str, answer_text: &str) {
         let mut core = self.core();
         if let Some(log) = &mut core.log {
-            log(now, &link.name(), operation, asked, said);
+            log(now, &link.name(), operation, asked, answer_text);
         }
     }
 
-    /// What comes next on a subscription; if nothing does yet, whoever asks is woken when something happens.
+    /// The next event of a subscription. If there is none yet, `waker` is woken when something changes.
     pub(crate) fn next(&self, id: SubscriptionId, now: Time, waker: &Waker) -> Next {
         let mut core = self.core();
         let next = core.kinesis.next(id, now);
@@ -294,7 +300,7 @@ impl Simulator {
     }
 }
 
-/// A call to the table that is on its way.
+/// A call to the table that was sent.
 struct TableCall {
     simulator: Simulator,
     link: Link,
@@ -303,7 +309,7 @@ struct TableCall {
 }
 
 impl TableCall {
-    /// Arrives after a time, and is answered with a status and a body.
+    /// Arrives after a delay, and is answered with a status and a body.
     async fn carry_out(self, operation: String, body: Bytes, after: std::time::Duration) -> (u16, String) {
         let Self { simulator, link, clock, sent } = self;
         if !after.is_zero() {
@@ -312,7 +318,7 @@ impl TableCall {
         let body = std::str::from_utf8(&body).unwrap_or_default();
         let times = Times { sent, now: clock.now() };
         let (status, answer) = simulator.core().dynamodb.call(&operation, body, &link.name(), Some(times));
-        simulator.tell(times.now, &link, &operation, body, &answer);
+        simulator.log_call(times.now, &link, &operation, body, &answer);
         (status, answer)
     }
 }
@@ -327,13 +333,13 @@ impl Core {
     }
 }
 
-/// As if the client had a fault: it runs in the task that makes the call.
-#[expect(clippy::panic, reason = "it is what was asked for")]
+/// Panics in the task that makes the call, as if the client had a bug.
+#[expect(clippy::panic, reason = "the panic is an injected fault")]
 fn client_panics() -> ! {
     panic!("{}", crate::faults::PANIC)
 }
 
-/// In what a client of Kinesis writes.
+/// The format of a Kinesis client's calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encoding {
     Json,
@@ -365,7 +371,7 @@ impl Encoding {
 
 fn respond(status: u16, kind: &'static str, body: Bytes) -> Response<Body> {
     let mut answer = Response::new(Body::full(body));
-    // All that are used are statuses.
+    // Every status that is used is valid.
     *answer.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     answer

@@ -1,4 +1,4 @@
-//! How does the Security Token Service answer who assumes a role?
+//! How does the Security Token Service answer a client that assumes a role?
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::faults::RoleCredentials;
 use crate::simulator::NoAnswer;
 use crate::time::Time;
 
-/// Whether a body asks for a role: the service speaks the query protocol.
+/// Whether a body is a request to assume a role: the service uses the query protocol.
 pub(crate) fn is_asked(body: &[u8]) -> bool {
     body.starts_with(b"Action=AssumeRole&")
 }
 
-/// A status and a body.
+/// The status and the body of the answer.
 pub(crate) fn answer(credentials: RoleCredentials, now: Time, life: Duration) -> Result<(u16, String), NoAnswer> {
     let token = match credentials {
         RoleCredentials::Usable => "simulated",

@@ -24,7 +24,7 @@ use crate::model::{SequenceNumber, ShardId, Stream};
 use crate::sync::{Mutex, lock};
 
 /// The checkpoints, by stream ARN and shard: each is a [`StoredPlace`] as JSON.
-const PLACES: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("places");
+const CHECKPOINTS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("places");
 /// The checkpoints of streams that were deleted and recreated, by stream ARN and shard: the last one that was set
 /// aside.
 const FORMER: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("former");
@@ -115,7 +115,7 @@ impl FileStore {
         let what = "prepare the checkpoint file";
         let write = database.begin_write().map_err(failed(what))?;
         let identity = {
-            write.open_table(PLACES).map_err(failed(what))?;
+            write.open_table(CHECKPOINTS).map_err(failed(what))?;
             write.open_table(FORMER).map_err(failed(what))?;
             write.open_table(PINS).map_err(failed(what))?;
             let mut about = write.open_table(ABOUT).map_err(failed(what))?;
@@ -178,7 +178,7 @@ impl LeaseStore for FileStore {
         inner
             .work(what, move |_, database| {
                 let read = database.begin_read().map_err(failed(what))?;
-                let table = read.open_table(PLACES).map_err(failed(what))?;
+                let table = read.open_table(CHECKPOINTS).map_err(failed(what))?;
                 let mut rows = Vec::new();
                 for entry in table.range((stream.arn(), "")..).map_err(failed(what))? {
                     let (key, value) = entry.map_err(failed(what))?;
@@ -222,7 +222,7 @@ impl LeaseStore for FileStore {
             .work(what, move |inner, database| {
                 let checkpoint = {
                     let read = database.begin_read().map_err(failed(what))?;
-                    let table = read.open_table(PLACES).map_err(failed(what))?;
+                    let table = read.open_table(CHECKPOINTS).map_err(failed(what))?;
                     match table.get((stream.arn(), shard.as_str())).map_err(failed(what))? {
                         Some(value) => {
                             let (checkpoint, created) = inner.checkpoint(value.value())?;
@@ -277,7 +277,7 @@ impl LeaseStore for FileStore {
             .work(what, move |_, database| {
                 let write = begin_write(database, what)?;
                 {
-                    let mut table = write.open_table(PLACES).map_err(failed(what))?;
+                    let mut table = write.open_table(CHECKPOINTS).map_err(failed(what))?;
                     remove_unchanged(&mut table, &stream, &row).map_err(failed(what))?;
                 }
                 write.commit().map_err(failed(what))
@@ -292,7 +292,7 @@ impl LeaseStore for FileStore {
             .work(what, move |inner, database| {
                 let write = begin_write(database, what)?;
                 let is_unchanged = {
-                    let mut table = write.open_table(PLACES).map_err(failed(what))?;
+                    let mut table = write.open_table(CHECKPOINTS).map_err(failed(what))?;
                     let removed = remove_unchanged(&mut table, &stream, &row).map_err(failed(what))?;
                     if let Some(text) = &removed {
                         let mut former = write.open_table(FORMER).map_err(failed(what))?;
@@ -364,7 +364,7 @@ impl Inner {
         let write = begin_write(database, what)?;
         let mut written = Vec::with_capacity(writes.len());
         {
-            let mut table = write.open_table(PLACES).map_err(failed(what))?;
+            let mut table = write.open_table(CHECKPOINTS).map_err(failed(what))?;
             for one in writes {
                 let owned = {
                     let claims = lock(&self.claims);

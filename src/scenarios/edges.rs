@@ -294,12 +294,15 @@ async fn panicking_task_is_noticed() {
                 }
             });
             let error = ended.await.unwrap_or_else(|_| panic!("{call}: it was not noticed"));
-            assert!(matches!(&error, InputError::Fatal(_)) && error.to_string().contains("so it was told"), "{error}");
+            assert!(
+                matches!(&error, InputError::Fatal(_)) && error.to_string().contains("injected by the test"),
+                "{error}"
+            );
             assert_eq!(session.status().state, State::Failed, "{call}");
             store.trouble(call, None);
         }
         assert!(counts.of("kinesis_input_panics_total", "") >= 1, "{call}");
-        assert!(log.at(Level::ERROR).iter().any(|line| line.contains("so it was told")), "{call}");
+        assert!(log.at(Level::ERROR).iter().any(|line| line.contains("injected by the test")), "{call}");
         session.close(secs(10)).await.unwrap();
         assert_eq!(session.pool.records().used, 0);
     }

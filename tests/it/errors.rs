@@ -1,4 +1,4 @@
-//! What a user is told when something is wrong at connect.
+//! What does a user see if something is wrong at connect?
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +81,7 @@ async fn first_connect_fails() {
     let input = bench.input("orders", "");
     refused(&input).await;
     assert_eq!(input.status().state, State::Disconnected);
-    // Nothing is held that stands in the way of the next attempt.
+    // Nothing is held that would prevent the next attempt.
     bench.create("orders", 1).await;
     bench.put("orders", 0, 10).await;
     input.connect().await.unwrap();

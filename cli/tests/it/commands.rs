@@ -1,4 +1,4 @@
-//! What the program answers, and its exit codes.
+//! Which answers and exit codes does the program give?
 
 use std::process::{Command, Output};
 

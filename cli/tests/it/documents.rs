@@ -1,4 +1,4 @@
-//! What the documents show is right.
+//! Are the documents right?
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     page.split(&*fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect()
 }
 
-/// Every pipeline that the documents show whole, and every input, with an output.
+/// Every complete pipeline in the documents, and every input, with an output.
 pub(crate) fn pipelines() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (page, text) in pages() {
@@ -137,7 +137,7 @@ fn log_messages(source: &str) -> Vec<(String, String)> {
     });
     let message = |(level, rest): (&str, &str)| {
         let literal = rest.split(");").next().unwrap().rsplit('"').nth(1).unwrap();
-        // A line that is continued.
+        // A continued line.
         let parts: Vec<_> = literal.split("\\\n").map(str::trim_start).collect();
         (level.to_owned(), parts.concat().replace('`', ""))
     };
@@ -232,12 +232,12 @@ fn the_readme_names_every_field_that_is_not_built_yet() {
     assert!(!fields.is_empty(), "then this test and the table can go");
     let lacking: Vec<_> = readme.lines().filter(|line| line.contains("not yet")).collect();
     for field in fields {
-        // A whole block as `dynamodb.*`.
+        // A whole block is written as `dynamodb.*`.
         let block = field.split_once('.').map_or(field.to_owned(), |(block, _)| format!("{block}.*"));
-        let told = lacking
+        let is_listed = lacking
             .iter()
             .any(|line| code_spans(line).any(|span| span == block || span.split(':').next() == Some(field)));
-        assert!(told, "{field} is refused, and the README does not say so");
+        assert!(is_listed, "{field} is refused, and the README does not list it");
     }
 }
 
@@ -291,7 +291,7 @@ fn every_test_that_the_guarantees_name_is_there() {
     let names: Vec<_> =
         code_spans(&page).filter(|name| is_test_name(name) && !schema.contains(&format!("\"{name}\":"))).collect();
     assert!(names.len() > 20, "{names:?}");
-    // Below each invariant stand the tests that hold it.
+    // The tests that hold an invariant are named below it.
     let invariants = read("docs/architecture.md");
     let lines = invariants.lines().filter(|line| line.starts_with("(`"));
     let of_invariants: Vec<_> = lines.flat_map(code_spans).collect();
@@ -301,7 +301,7 @@ fn every_test_that_the_guarantees_name_is_there() {
     }
 }
 
-/// Names of tests are of several words, unlike most of what stands in backticks.
+/// The name of a test consists of several words, unlike most other text in backticks.
 fn is_test_name(name: &str) -> bool {
     let of_a_metric = name.starts_with("kinesis_input_");
     let letters = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
@@ -325,7 +325,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// What stands in backticks.
+/// The texts in backticks.
 fn code_spans(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }

@@ -1,4 +1,4 @@
-//! The example of `docs/hosting.md` does what it says.
+//! Does the example of `docs/hosting.md` do what the page says?
 
 use std::sync::Mutex;
 
@@ -25,7 +25,7 @@ async fn the_hosting_example_reads_a_shard_to_its_end() {
     split.new_starting_hash_key(middle).send().await.unwrap();
     bench.until_active().await;
 
-    // A shard by its name: its end is the end of the input.
+    // The shard is named: its end is the end of the input.
     let block = format!(
         "streams: [\"orders:0\"]\nregion: us-east-1\nendpoint: {}\ncredentials: {{ id: test, secret: test }}\n\
          checkpoint_file: \"{}\"\nenhanced_fan_out: {{ enabled: true }}\n",

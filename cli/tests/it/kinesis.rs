@@ -1,4 +1,4 @@
-//! The program and its engine on a Kinesis on this machine.
+//! The program and its engine with a Kinesis on this machine.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -20,10 +20,10 @@ use tokio::process::{Child, Command};
 
 use kinesis_testkit::local_kinesis::LocalKinesis;
 
-/// What takes longer than this stands still. Nothing waits for it to pass.
+/// The longest wait for an event. No test waits until it has passed.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A stream, and somewhere to write.
+/// A stream, and a folder for the output.
 pub(crate) struct Bench {
     pub(crate) server: LocalKinesis,
     pub(crate) client: Client,
@@ -53,7 +53,7 @@ impl Bench {
         bench
     }
 
-    /// Changes of a stream are done by a task of the server; each look at it is an event to wait on.
+    /// The server changes streams in a task of its own; each call here waits for that task.
     pub(crate) async fn until_active(&self) {
         loop {
             let answer = self.client.describe_stream_summary().stream_name("orders").send().await.unwrap();
@@ -74,7 +74,7 @@ impl Bench {
         self.folder.path().join(name).display().to_string()
     }
 
-    /// A pipeline into a file; `change` makes something else of its text.
+    /// A pipeline into a file; `change` alters its text.
     fn pipeline(&self, change: impl FnOnce(String) -> String) -> String {
         let yaml = format!(
             "input:
@@ -103,7 +103,7 @@ output:
 
     pub(crate) fn written_to(&self, name: &str) -> Vec<u64> {
         let text = std::fs::read_to_string(self.path(name)).unwrap_or_default();
-        // The last line may be half written.
+        // The last line may be incomplete.
         text.split_inclusive('\n')
             .filter_map(|line| line.strip_suffix('\n'))
             .map(|line| line.parse().unwrap())
@@ -130,7 +130,7 @@ output:
             .unwrap()
     }
 
-    /// Runs it until it ends by itself.
+    /// Runs a pipeline until it ends by itself.
     async fn ends(&self, pipeline: &str) -> (Exit, String) {
         let output = self.program(pipeline).wait_with_output();
         let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
@@ -142,7 +142,7 @@ output:
 
 async fn put(client: &Client, data: impl Into<Vec<u8>>) {
     let data = data.into();
-    // So that all shards get some.
+    // The keys spread the records over all shards.
     let key = format!("{:x}", crc32fast::hash(&data));
     client.put_record().stream_name("orders").partition_key(key).data(Blob::new(data)).send().await.unwrap();
 }
@@ -156,7 +156,7 @@ async fn until_written(bench: &Bench, program: &mut Child, record: u64) {
                 program.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
                 panic!("the program ended with {status}: {said}");
             }
-            // A file tells nobody that it has grown.
+            // A file does not notify of its growth.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -220,7 +220,8 @@ async fn what_connect_writes_beside_an_input_is_taken() {
 async fn kill_9() {
     let bench = Bench::start().await;
     bench.put(0..300).await;
-    // Checkpoints are stored often and the output is slow, so that much is read and not yet written when it happens.
+    // Checkpoints are stored often and the output is slow, so that much is read and not yet written at the moment of
+    // the stop.
     let slow = |yaml: String| {
         let often = yaml.replace("enhanced_fan_out", "commit_period: 10ms\n    enhanced_fan_out");
         often.replace("format: raw", "format: raw, fsync: periodic, fsync_interval_ms: 50")
@@ -240,14 +241,14 @@ async fn kill_9() {
     assert_eq!(written, (0..300).collect::<Vec<_>>());
 }
 
-/// Whatever is wrong: one message, within seconds, that says what to do, and this exit code.
+/// Whatever is wrong, there is one message, within seconds, that says what to do, and this exit code.
 async fn says(change: impl FnOnce(String) -> String, exit: Exit, parts: &[&str]) {
     let bench = Bench::start().await;
     let (ended, said) = bench.ends(&bench.pipeline(change)).await;
     for part in parts {
         assert!(said.contains(part), "`{part}` is missing in: {said}");
     }
-    // In words, not as the insides of some type.
+    // The message consists of words, not of the debug output of a type.
     assert!(!said.contains(" { ") && !said.contains("source:"), "{said}");
     assert_eq!(ended, exit, "{said}");
 }
@@ -338,7 +339,7 @@ async fn the_suite_of_mq_bridge_passes() {
         "enhanced_fan_out": { "enabled": true },
     });
     let mut options = ConformanceOptions::new("kinesis", config);
-    // A record of Kinesis has no place for it.
+    // A record of Kinesis does not carry metadata.
     options.expect_metadata = false;
     let input = registry.get("aws_kinesis").unwrap().clone();
     let passed = conformance::run(input, Arc::new(Put(bench.client.clone())), options).await.unwrap();
@@ -350,7 +351,7 @@ async fn the_proxy_of_the_environment_is_used_for_control_calls() {
     let bench = Bench::start().await;
     let proxy = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = format!("http://{}", proxy.local_addr().unwrap());
-    // A name that only a proxy could know.
+    // A name that only a proxy could resolve.
     let pipeline = bench.pipeline(|yaml| yaml.replace(&bench.server.endpoint(), "https://kinesis.invalid"));
     let _program = bench.program_with(&pipeline, &[("HTTPS_PROXY", &address)]);
     let (mut socket, _) = tokio::time::timeout(PATIENCE, proxy.accept()).await.unwrap().unwrap();

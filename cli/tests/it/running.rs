@@ -1,4 +1,4 @@
-//! What `run` promises, with an input in memory.
+//! The promises of `run`, with an input in memory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -153,7 +153,7 @@ async fn a_hard_stop_ends_at_once() {
     assert!(asked.elapsed() <= Duration::from_secs(1));
 }
 
-/// Answers `connect` and then `read_batch` with these errors, once.
+/// An input that answers `connect` and then `read_batch` with these errors, once.
 struct Broken {
     connect: fn() -> Result<(), InputError>,
     read: fn() -> InputError,

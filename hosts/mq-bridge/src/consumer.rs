@@ -16,7 +16,7 @@ use pipeline_plugin_api::{Batch, Demand, Input, InputError};
 use crate::live::Live;
 use crate::translate;
 
-/// After so long without a message a route hears so, by an empty batch.
+/// After this long without a message a route is given an empty batch.
 const IDLE: Duration = Duration::from_secs(1);
 /// A route that ends with the first empty batch gives an input this long for its first message: shards have to be
 /// claimed and subscriptions opened before anything can come.
@@ -24,13 +24,13 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// An input as an mq-bridge consumer.
 ///
-/// It connects when it is first read, and again whenever the input asks for it. What may pass by itself
-/// ([`InputError::NotConnected`], [`InputError::BackOff`]) is waited out here and only logged;
+/// The consumer connects when it is first read, and again whenever the input asks for it. Failures that may pass by
+/// themselves ([`InputError::NotConnected`], [`InputError::BackOff`]) are retried here and only logged.
 /// [`InputError::Fatal`] ends the route as [`ConsumerError::Permanent`], [`InputError::EndOfInput`] as
 /// [`ConsumerError::EndOfStream`].
 pub struct InputConsumer {
     reader: Reader,
-    /// Absent when somebody else closes the input.
+    /// The share in the input; absent if the caller closes the input.
     share: Option<Share>,
     /// Whether the route ends with the first empty batch.
     drains: bool,
@@ -39,7 +39,7 @@ pub struct InputConsumer {
 }
 
 impl InputConsumer {
-    /// A consumer that has joined an input and leaves it.
+    /// A consumer that has joined an input and that leaves it when it is dropped.
     pub(crate) fn sharing(live: Arc<Live>) -> Self {
         let mut consumer = Self::borrowing(Arc::clone(&live.input));
         consumer.share = Some(Share { live, left: AtomicBool::new(false) });
@@ -65,16 +65,16 @@ impl InputConsumer {
 
 #[async_trait]
 impl MessageConsumer for InputConsumer {
-    /// Cancel safe: between taking a batch from the input and returning it nothing is awaited.
+    /// Cancel safe: nothing is awaited between the read of a batch and its return.
     async fn receive_batch(&mut self, max_messages: usize) -> Result<ReceivedBatch, ConsumerError> {
         let mut patience = if self.drains && !self.started { FIRST_MESSAGE } else { IDLE };
         loop {
-            let mended = self.reader.is_retrying();
+            let recovered = self.reader.is_retrying();
             match self.reader.read(Demand::new(max_messages, patience)).await {
                 Ok(batch) if !batch.is_empty() => return Ok(self.received(batch)),
-                // An empty batch would end a route that drains, so it has to mean more than that the input couldn't be
-                // read, or was mended just now.
-                Ok(_) if self.drains && (mended || self.reader.is_retrying()) => patience = IDLE,
+                // An empty batch would end a route that drains, so it must not be caused by an input that could not be
+                // read, or that recovered only just now.
+                Ok(_) if self.drains && (recovered || self.reader.is_retrying()) => patience = IDLE,
                 Ok(_) => return Ok(ReceivedBatch::empty()),
                 Err(InputError::EndOfInput) => return Err(ConsumerError::EndOfStream),
                 Err(error) => return Err(ConsumerError::Permanent(translate::chain(&error))),
@@ -118,7 +118,7 @@ impl fmt::Debug for InputConsumer {
     }
 }
 
-/// A consumer's part in an input that is closed when the last one leaves, even if it is only dropped.
+/// A consumer's part in an input that is closed when the last consumer leaves, even if that is only dropped.
 struct Share {
     live: Arc<Live>,
     left: AtomicBool,
@@ -138,7 +138,7 @@ impl Drop for Share {
     }
 }
 
-/// Logs a failure that lasts once, however often it is tried again.
+/// Logs a failure that lasts only once, however often the call is retried.
 #[derive(Default)]
 struct Trouble {
     logged: Mutex<String>,
@@ -173,7 +173,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Answers as it was told to, and counts the calls; idle when it has nothing more to say.
+    /// An input that gives the scripted answers and counts the calls. When the script ends it is idle.
     #[derive(Default)]
     pub(crate) struct Scripted {
         pub(crate) connects: Mutex<VecDeque<Result<(), InputError>>>,

@@ -1,4 +1,4 @@
-//! Are the rules kept? Each as a script of calls, at the times that it is about.
+//! Does the model keep the rules? Each test is a script of calls, at the times that matter for its rule.
 
 use std::time::Duration;
 
@@ -103,13 +103,13 @@ fn a_second_subscription_is_refused_for_five_seconds_and_then_takes_over() {
 fn a_subscription_lives_five_minutes_and_says_every_five_seconds_that_it_is_there() {
     let mut account = Account::new();
     let id = account.subscribe(0, &oldest()).unwrap();
-    let (begun, mut beats, mut last) = (account.now, 0, None);
+    let (begun, mut heartbeats, mut last) = (account.now, 0, None);
     loop {
         match account.next(id) {
             Next::Event(event) => {
-                assert!(event.records.is_empty() && event.continuation > last, "the place moves on");
+                assert!(event.records.is_empty() && event.continuation > last, "the position advances");
                 last = event.continuation;
-                beats += 1;
+                heartbeats += 1;
             }
             Next::Wait(until) => account.now = until,
             Next::End => break,
@@ -117,7 +117,7 @@ fn a_subscription_lives_five_minutes_and_says_every_five_seconds_that_it_is_ther
         }
     }
     assert_eq!(account.now.since(begun), Duration::from_mins(5));
-    assert_eq!(beats, 59);
+    assert_eq!(heartbeats, 59);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn records_come_once_behind_a_continuation_even_of_an_idle_shard() {
     let id = account.subscribe(0, &oldest()).unwrap();
     assert_eq!(data(&account.event(id)), [b"a"]);
     let idle = account.event(id).continuation.unwrap().to_string();
-    // It comes in the same millisecond in which the continuation was given.
+    // The record arrives in the same millisecond in which the continuation was given.
     account.put("b");
     account.pass(5);
     let position = json!({ "Type": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": idle });
@@ -160,7 +160,7 @@ fn a_shard_that_is_split_ends_with_its_children_and_they_merge_again() {
     let merged = &listed["Shards"][3];
     assert_eq!([&merged["ParentShardId"], &merged["AdjacentParentShardId"]], [&shard_id(1), &shard_id(2)]);
     assert_eq!(account.kinesis.open_shards("orders"), [3]);
-    // Subscribing to what was fully read gives its end again.
+    // A subscription to a shard that was read to its end receives the end again.
     let id = account.subscribe(1, &oldest()).unwrap();
     assert_eq!(account.event(id).children[0].id, shard_id(3));
 }
@@ -252,7 +252,7 @@ fn where_the_service_distributes_records_their_key_is_optional_and_ignored() {
     let asked = json!({ "StreamName": "spread" });
     let summary = &account.call("DescribeStreamSummary", &asked)["StreamDescriptionSummary"];
     assert_eq!(summary["RecordDistributionStrategy"], "AUTO");
-    // Back to keys: then there has to be one.
+    // Back to distribution by key: a key is required again.
     let arn = summary["StreamARN"].clone();
     account.call(
         "UpdateStreamRecordDistributionStrategy",

@@ -438,11 +438,11 @@ mod tests {
             where
                 Self: 'a,
             {
-                future::ProvideCredentials::new(async { panic!("so it was told") })
+                future::ProvideCredentials::new(async { panic!("injected by the test") })
             }
         }
         let error = Checked::new(SharedCredentialsProvider::new(Panics)).provide_credentials().await.unwrap_err();
-        assert!(causes(&error).contains("so it was told"), "{error:?}");
+        assert!(causes(&error).contains("injected by the test"), "{error:?}");
         assert!(matches!(judge(&error, false), AccessError::CredentialsUnavailable(_)));
     }
 

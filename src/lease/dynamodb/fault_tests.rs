@@ -62,7 +62,8 @@ impl HttpConnector for FaultyConnector {
         let faults = Arc::clone(&self.faults);
         let target = |name: &str| request.headers().get("x-amz-target").is_some_and(|target| target.ends_with(name));
         let refuse = |code: &str| {
-            let body = format!(r#"{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"so it was told"}}"#);
+            let body =
+                format!(r#"{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"injected by the test"}}"#);
             HttpConnectorFuture::ready(Ok(HttpResponse::new(StatusCode::try_from(400).unwrap(), SdkBody::from(body))))
         };
         if target("TransactWriteItems") && one_of(&faults.conflicts) {

@@ -104,7 +104,7 @@ fn stream() -> Stream {
 }
 
 fn fault(code: &str) -> Fault {
-    Fault { origin: Origin::Call, code: code.into(), message: "so it was told".into() }
+    Fault { origin: Origin::Call, code: code.into(), message: "injected by the test".into() }
 }
 
 fn refused(code: &str) -> Answer {

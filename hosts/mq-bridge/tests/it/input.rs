@@ -1,4 +1,4 @@
-//! The input in memory is held to the contract of all inputs.
+//! Does the input in memory keep the contract of all inputs?
 
 use std::sync::Arc;
 

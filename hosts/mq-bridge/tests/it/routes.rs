@@ -70,7 +70,7 @@ async fn a_stopped_route_has_settled_all_that_it_took() {
     assert_eq!((counts.open, counts.closed), (1, 0), "an attached input is its owner's to close");
 }
 
-/// Can't be connected until somebody changes something.
+/// An input that can't be connected until a person changes something.
 struct Hopeless;
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! Who closes an input, and when.
+//! Which consumer closes an input, and when?
 
 use mq_bridge::traits::{CustomEndpointFactory, MessageConsumer};
 use pipeline_plugin_mq_bridge::InputFactory;
@@ -57,7 +57,7 @@ async fn a_consumer_created_while_the_input_closes_gets_a_new_one_without_a_figh
     let (queue, factory) = setting();
     let mut first = consumer(&factory).await;
     let batch = first.receive_batch(1).await.unwrap();
-    // The receipt is out, so closing takes as long as it is.
+    // The receipt is in flight, and closing waits for it.
     drop(first);
     let settle = async {
         tokio::task::yield_now().await;
