@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_as_wide_as_they_have_to_be() {
+    fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [["A", "LONG", ""], ["wider", "b", "c"]].map(|row| row.map(str::to_owned));
         assert_eq!(columns(&rows), "A      LONG\nwider  b     c\n");
     }

@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_run_has_no_findings() {
+    fn correct_run_has_no_findings() {
         let mut run = Run::new();
         run.take_all(1000, 1.0, run.a);
         assert_eq!(run.check.result(1000), Findings::default());
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_line_is_lost() {
+    fn dropped_line_is_lost() {
         let mut run = Run::new();
         for number in (0..1000).filter(|number| *number != 500) {
             run.take(number, 1.0, run.a);
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_was_never_put_is_found() {
+    fn line_that_was_never_put_is_found() {
         let mut run = Run::new();
         run.take_all(10, 1.0, run.a);
         run.take(10, 2.0, run.a);
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_another_worker_writes_too_late_is_out_of_order() {
+    fn record_that_another_worker_writes_too_late_is_out_of_order() {
         let mut run = Run::new();
         run.take(KEYS, 1.0, run.a);
         run.take(0, 1.2, run.b);
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lay_in_a_pipe_may_have_been_written_before() {
+    fn line_in_a_pipe_may_have_been_written_before() {
         let mut run = Run::new();
         run.take(KEYS, 5.0, run.b);
         run.check.take("0", (run.at(1.0), run.at(9.0)), run.a);
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_comes_twice_of_a_healthy_worker_is_not_allowed() {
+    fn line_that_comes_twice_of_a_healthy_worker_is_not_allowed() {
         let mut run = Run::new();
         run.take_all(10, 1.0, run.a);
         run.take(5, 1.5, run.a);
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_kill_comes_again_what_was_not_stored_and_nothing_else() {
+    fn only_unstored_records_come_again_after_a_kill() {
         let mut run = Run::new();
         run.take(0, 10.0, run.a);
         run.take(1, 17.9, run.a);
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_worker_stored_meanwhile_does_not_come_again() {
+    fn records_stored_by_another_worker_do_not_come_again() {
         let mut run = Run::new();
         run.take(0, 19.0, run.a);
         run.hurt(Hurt::Killed, Some(run.a), 20.0, 20.0);
@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_out_of_reach_excuses_its_worker_alone_and_until_it_recovered() {
+    fn table_out_of_reach_excuses_its_worker_alone_and_until_it_recovered() {
         let mut run = Run::new();
         run.hurt(Hurt::Table, Some(run.a), 10.0, 30.0);
         for (number, seconds, worker) in
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_was_stopped_finishes_what_it_was_writing_and_no_more() {
+    fn paused_worker_finishes_its_line_and_no_more() {
         let mut run = Run::new();
         run.hurt(Hurt::Stopped, Some(run.a), 10.0, 30.0);
         for number in 0..2 {
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_stood_still_excuses_all() {
+    fn machine_that_stood_still_excuses_all() {
         let mut run = Run::new();
         run.hurt(Hurt::Machine, None, 10.0, 15.0);
         run.take(0, 9.0, run.a);
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_last_look_is_given_is_wrong() {
+    fn any_record_for_the_last_worker_is_an_error() {
         let mut run = Run::new();
         run.take(0, 19.0, run.a);
         run.hurt(Hurt::Killed, Some(run.a), 20.0, 20.0);

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stalled_connection_stays_dead_and_hurts_its_worker_until_it_is_closed() -> Result<(), AnyError> {
+    async fn stalled_connection_stays_dead_and_hurts_its_worker_until_it_is_closed() -> Result<(), AnyError> {
         let start = Instant::now();
         let check = std::sync::Arc::new(Mutex::new(Check::new(start)));
         let worker = check.lock().unwrap_or_else(PoisonError::into_inner).worker("a");
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_road_cuts_and_refuses_until_it_is_open_again() -> Result<(), AnyError> {
+    async fn closed_link_cuts_and_refuses_until_it_is_open_again() -> Result<(), AnyError> {
         let (link, _service) = echo(None).await?;
         let mut connection = TcpStream::connect(link.address).await?;
         assert!(is_answered(&mut connection, SOON).await?);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_road_delays_both_directions() -> Result<(), AnyError> {
+    async fn slow_link_delays_both_directions() -> Result<(), AnyError> {
         let (link, _service) = echo(None).await?;
         link.set(State::Slow(Duration::from_millis(50)));
         let mut connection = TcpStream::connect(link.address).await?;

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_value_is_read_back() {
         let said = json!({
             "Records": [{ "Data": "YWJj", "ApproximateArrivalTimestamp": 1_700_000_000.123, "PartitionKey": "k" }],
             "MillisBehindLatest": 7, "HasMoreShards": false,

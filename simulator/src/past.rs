@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_asked_to_be_consistent_is_as_old_as_it_may_be() {
+    fn inconsistent_read_is_as_old_as_it_may_be() {
         let mut table = DynamoDb::new(Duration::from_millis(500)).unwrap();
         let make = json!({
             "TableName": "copies", "KeySchema": [{ "AttributeName": "k", "KeyType": "HASH" }],

@@ -61,7 +61,7 @@ fn fewest_moves(has: &[Vec<usize>], totals: &[usize], members: usize) -> usize {
 
 proptest! {
     #[test]
-    fn a_plan_is_fair_and_moves_as_little_as_it_can(
+    fn plan_is_fair_and_moves_as_few_shards_as_possible(
         members in 1_usize..5,
         streams in proptest::collection::vec(proptest::collection::vec(proptest::option::of(0_usize..5), 0..10), 1..4),
     ) {
@@ -110,7 +110,7 @@ proptest! {
 proptest! {
     /// The plan is fair for more streams than can be compared with all other plans.
     #[test]
-    fn many_streams_are_dealt_fairly(
+    fn many_streams_are_assigned_fairly(
         members in 2_usize..12,
         streams in proptest::collection::vec(proptest::collection::vec(0_usize..12, 0..20), 1..12),
     ) {
@@ -137,7 +137,7 @@ proptest! {
 }
 
 #[test]
-fn who_comes_gets_as_much_as_others_though_each_stream_has_too_few_for_all() {
+fn new_worker_gets_as_many_as_others_though_no_stream_has_enough_for_all() {
     let member = |name| Member { name, foreign: false, streams: vec![true; 3] };
     let members = ["a", "b", "c", "d"].map(member);
     let shards: Vec<Share<'_>> =
@@ -150,7 +150,7 @@ fn who_comes_gets_as_much_as_others_though_each_stream_has_too_few_for_all() {
 }
 
 #[test]
-fn another_program_keeps_its_share_and_is_given_nothing() {
+fn other_program_keeps_its_share_and_is_assigned_nothing() {
     let member = |name, foreign| Member { name, foreign, streams: vec![true] };
     let members = [member("ours", false), member("theirs", true)];
     let names: Vec<String> = (0..10).map(|at| format!("shard-{at}")).collect();
@@ -533,7 +533,7 @@ fn six_workers_start_together() {
 }
 
 #[test]
-fn a_rolling_restart_moves_as_few_shards_as_it_has_to() {
+fn rolling_restart_moves_as_few_shards_as_it_has_to() {
     let mut sim = Sim::new(7, &[40]);
     for _ in 0..5 {
         sim.add();
@@ -551,7 +551,7 @@ fn a_rolling_restart_moves_as_few_shards_as_it_has_to() {
 }
 
 #[test]
-fn nobody_claims_from_itself() {
+fn worker_never_requests_its_own_shard() {
     let mut sim = Sim::new(3, &[10]);
     sim.add();
     sim.settle(2 * PERIOD);
@@ -564,7 +564,7 @@ fn nobody_claims_from_itself() {
 }
 
 #[test]
-fn what_was_asked_of_one_holder_is_not_taken_from_the_next() {
+fn shard_requested_from_one_owner_is_not_forced_from_the_next() {
     let (stream, start) = (Stream::new("orders", "arn:orders"), Instant::now());
     let shards: Vec<ShardId> = vec!["one".into(), "two".into()];
     let presence = Presence { streams: ["arn:orders".to_owned()].into(), ..Presence::default() };

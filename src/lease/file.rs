@@ -523,7 +523,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_stored_is_there_after_a_restart() {
+    async fn checkpoints_are_kept_across_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoints");
         let stream = Stream::new("orders", "arn:orders");
@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_about_to_be_let_go_is_waited_for() {
+    async fn file_that_is_about_to_be_released_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoints");
         let held = FileStore::open(&path).await.unwrap();
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_second_one_is_refused_and_told_who_holds_it() {
+    async fn second_process_is_refused_with_the_name_of_the_holder() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoints");
         let held = FileStore::open(&path).await.unwrap();
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_does_not_exist_or_a_file_of_another_kind_is_told() {
+    async fn missing_folder_or_file_of_another_kind_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let missing = FileStore::open(&folder.path().join("no/such/file")).await.unwrap_err().to_string();
         assert!(missing.contains("folder that exists"), "{missing}");
@@ -711,7 +711,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn trouble_at_any_write_loses_nothing_that_was_stored() {
+    async fn failure_at_any_write_loses_nothing_that_was_stored() {
         let on_disk = OnDisk::new().await;
         for round in 1..40 {
             on_disk.write(round * 10).await.unwrap();
@@ -726,7 +726,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn file_that_was_replaced_or_removed_is_not_taken_for_ours() {
+    async fn replaced_or_removed_file_is_not_used() {
         let (ours, other) = (OnDisk::new().await, OnDisk::new().await);
         ours.write(1).await.unwrap();
         let path = ours.folder.path().join("checkpoints");

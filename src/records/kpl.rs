@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_aggregate_is_told_by_its_mark_and_its_least_length() {
+    fn aggregate_is_recognized_by_its_mark_and_its_least_length() {
         let mut data = MAGIC.to_vec();
         data.extend([0; SUM_LEN]);
         assert!(!looks_aggregated(&data));

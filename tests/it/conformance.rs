@@ -79,7 +79,7 @@ impl Source for Orders {
 }
 
 #[tokio::test]
-async fn the_input_conforms() {
+async fn input_conforms() {
     let report = conformance::run(&Streams, &Options::default()).await;
     assert!(report.skipped().is_empty());
     report.unwrap();

@@ -435,7 +435,7 @@ fn decisions() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn the_sdk_and_we_read_the_same_in_every_form_of_an_event() {
+fn sdk_and_ours_read_the_same_in_every_form_of_an_event() {
     let sdk = Sdk::new();
     let config = ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(decisions in decisions(), cuts in cuts())| {
@@ -452,7 +452,7 @@ fn the_sdk_and_we_read_the_same_in_every_form_of_an_event() {
 }
 
 #[test]
-fn where_the_sdk_and_we_differ_over_a_spoilt_event_it_is_known_why() {
+fn difference_over_a_spoiled_event_has_a_known_reason() {
     let sdk = Sdk::new();
     // Random seeds could find an unknown difference with two causes; the fuzzer looks for new ones.
     let seed = RngSeed::Fixed(1);
@@ -471,7 +471,7 @@ fn taken(difference: Difference) -> Taken {
 }
 
 #[test]
-fn each_deliberate_difference_is_there() {
+fn each_deliberate_difference_exists() {
     let sdk = Sdk::new();
     let long_key = format!(r#"{{"Records":[{{"SequenceNumber":"1","PartitionKey":"{}"}}]}}"#, "k".repeat(65_535));
     let many_shards = format!(r#"{{"ChildShards":[{{"ShardId":"a","ParentShards":[{}""]}}]}}"#, r#""","#.repeat(999));
@@ -488,7 +488,7 @@ fn each_deliberate_difference_is_there() {
 }
 
 #[test]
-fn the_sdk_and_we_agree_on_nasty_events() {
+fn sdk_and_ours_agree_on_difficult_events() {
     let sdk = Sdk::new();
     let refused = AGREED.iter().position(|text| *text == "[]").unwrap();
     for (at, text) in AGREED.iter().enumerate() {
@@ -500,7 +500,7 @@ fn the_sdk_and_we_agree_on_nasty_events() {
 }
 
 #[test]
-fn the_sdk_and_we_refuse_what_is_not_utf_8() {
+fn sdk_and_ours_refuse_invalid_utf_8() {
     let sdk = Sdk::new();
     for bytes in [&b"\xff"[..], b"\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"] {
         for (before, after) in [
@@ -522,7 +522,7 @@ fn the_sdk_and_we_refuse_what_is_not_utf_8() {
 }
 
 #[test]
-fn the_sdk_and_we_tell_the_same_kinds_of_frames() {
+fn sdk_and_ours_recognize_the_same_kinds_of_frames() {
     let sdk = Sdk::new();
     let event = |json: &str| frame::event(json);
     let exception = |name: &str| {
@@ -569,7 +569,7 @@ fn the_sdk_and_we_tell_the_same_kinds_of_frames() {
 }
 
 #[test]
-fn the_seeds_of_the_fuzzer_pass() {
+fn seeds_of_the_fuzzer_pass() {
     for (folder, check) in [("event", event::check_input as fn(&[u8])), ("frames", frames::check_input)] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(folder);
         let mut seeds = 0;

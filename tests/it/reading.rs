@@ -23,7 +23,7 @@ async fn every_record_comes_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_restart_goes_on_where_it_stopped() {
+async fn restart_continues_where_it_stopped() {
     let bench = Bench::start().await;
     bench.create("orders", 2).await;
     bench.put("orders", 0, 1000).await;
@@ -41,7 +41,7 @@ async fn a_restart_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn what_was_not_acked_before_a_stop_comes_again() {
+async fn unacked_records_come_again_after_a_stop() {
     let bench = Bench::start().await;
     bench.create("orders", 1).await;
     bench.put("orders", 0, 10).await;
@@ -141,7 +141,7 @@ async fn latest_is_pinned_at_the_first_connect() {
 }
 
 #[tokio::test]
-async fn an_empty_batch_is_an_answer() {
+async fn empty_batch_is_an_answer() {
     let bench = Bench::start().await;
     bench.create("orders", 1).await;
     let input = bench.input("orders", "");

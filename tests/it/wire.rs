@@ -171,7 +171,7 @@ async fn is_survived(change: fn(Vec<Bytes>) -> Vec<Result<Bytes, AnyError>>) {
 }
 
 #[tokio::test]
-async fn over_tls_and_http2_every_record_comes_once_on_one_connection() {
+async fn every_record_comes_once_on_one_connection_over_tls_and_http2() {
     let secure = Secure::start(|_| {}).await;
     secure.bench.create("orders", 4).await;
     secure.bench.put("orders", 0, 2000).await;
@@ -205,7 +205,7 @@ async fn stream_limit_below_shard_count() {
 }
 
 #[tokio::test]
-async fn a_server_without_http2_is_named_in_the_status() {
+async fn server_without_http2_is_named_in_the_status() {
     let secure = Secure::speaking(&["http/1.1"], |_| {}).await;
     secure.bench.create("orders", 1).await;
     let input = secure.input("");
@@ -337,7 +337,7 @@ async fn bad_crc() {
 }
 
 #[tokio::test]
-async fn a_body_in_single_bytes_is_the_same_body() {
+async fn body_in_single_bytes_is_the_same_body() {
     is_survived(|chunks| {
         let all: Vec<u8> = chunks.concat();
         all.iter().map(|byte| Ok(Bytes::copy_from_slice(&[*byte]))).collect()

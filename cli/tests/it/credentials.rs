@@ -458,7 +458,7 @@ async fn credentials_that_no_header_can_carry_are_named() {
 }
 
 #[tokio::test]
-async fn proxy_that_can_not_be_understood_is_no_way_around_it() {
+async fn invalid_proxy_is_not_bypassed() {
     let aws = Aws::start().await;
     let environment = [("HTTPS_PROXY", "http://user:hidden@pro xy".to_owned())];
     let block = format!("{}\ncredentials: {{ id: BLOCK, secret: {KEY} }}", aws.file());

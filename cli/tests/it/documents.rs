@@ -73,7 +73,7 @@ fn every_json_in_the_documents_is_json() {
 }
 
 #[test]
-fn every_file_that_the_documents_link_to_is_there() {
+fn every_file_that_the_documents_link_to_exists() {
     for (page, text) in pages() {
         let folder = Path::new(&page).parent().unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -86,7 +86,7 @@ fn every_file_that_the_documents_link_to_is_there() {
 }
 
 #[test]
-fn the_page_of_operations_lists_the_metrics() {
+fn page_of_operations_lists_the_metrics() {
     let page = read("docs/operations.md");
     let listed = marked(&page, "metrics");
     let mut expected = String::from("| metric | | of each shard | what it says |\n|---|---|---|---|\n");
@@ -103,7 +103,7 @@ fn the_page_of_operations_lists_the_metrics() {
 }
 
 #[test]
-fn the_page_of_operations_names_no_other_metric() {
+fn page_of_operations_names_no_other_metric() {
     let page = read("docs/operations.md");
     for name in code_spans(&page).filter(|name| name.starts_with("kinesis_input_")) {
         assert!(METRICS.iter().any(|metric| metric.name == name), "there is no metric {name}");
@@ -111,7 +111,7 @@ fn the_page_of_operations_names_no_other_metric() {
 }
 
 #[test]
-fn the_page_of_operations_lists_the_log_messages() {
+fn page_of_operations_lists_the_log_messages() {
     let page = read("docs/operations.md");
     let mut listed: Vec<_> = marked(&page, "logs")
         .lines()
@@ -145,7 +145,7 @@ fn log_messages(source: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_policy_of_the_readme_allows_the_calls_that_are_made_and_no_others() {
+fn policy_of_the_readme_allows_the_calls_that_are_made_and_no_others() {
     let source = read("src/aws/sdk.rs");
     let (_, methods) = source.split_once("impl Service for Aws").unwrap();
     let mut called: Vec<_> = methods
@@ -171,7 +171,7 @@ fn the_policy_of_the_readme_allows_the_calls_that_are_made_and_no_others() {
 }
 
 #[test]
-fn the_policy_of_the_table_allows_the_calls_that_are_made_and_no_others() {
+fn policy_of_the_table_allows_the_calls_that_are_made_and_no_others() {
     let calls = [
         ("get_item", &["GetItem"][..]),
         ("query", &["Query"]),
@@ -200,7 +200,7 @@ fn the_policy_of_the_table_allows_the_calls_that_are_made_and_no_others() {
 }
 
 #[test]
-fn the_pipelines_in_manifests_are_right() {
+fn pipelines_in_manifests_are_right() {
     let registry = registry().unwrap();
     let environment = Environment::from_pairs([("POD_NAME", "orders-0")]);
     let mut pipelines = 0;
@@ -225,7 +225,7 @@ fn camel(snake: &str) -> String {
 }
 
 #[test]
-fn the_readme_names_every_field_that_is_not_built_yet() {
+fn readme_names_every_field_that_is_not_built_yet() {
     let readme = read("README.md");
     let source = read("src/config/unsupported.rs");
     let fields: Vec<_> = source.split("Some((\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
@@ -242,7 +242,7 @@ fn the_readme_names_every_field_that_is_not_built_yet() {
 }
 
 #[test]
-fn the_page_of_the_program_knows_its_features_flags_and_settings() {
+fn page_of_the_program_lists_its_features_flags_and_settings() {
     let page = read("docs/cli.md");
     let manifest = read("cli/Cargo.toml");
     let (_, features) = manifest.split_once("[features]\n").unwrap();
@@ -279,7 +279,7 @@ fn the_page_of_the_program_knows_its_features_flags_and_settings() {
 }
 
 #[test]
-fn every_test_that_the_guarantees_name_is_there() {
+fn every_test_that_the_guarantees_name_exists() {
     let mut tests = String::new();
     for folder in ["src", "tests", "plugin-api", "hosts/mq-bridge", "cli/tests", "simulator/tests"] {
         for file in sources(&root().join(folder)) {

@@ -17,7 +17,7 @@ fn take(messages: &[Message]) -> Verdicts {
 }
 
 #[tokio::test]
-async fn the_hosting_example_reads_a_shard_to_its_end() {
+async fn hosting_example_reads_a_shard_to_its_end() {
     let bench = Bench::start().await;
     bench.put(0..20).await;
     let middle = (u128::MAX / 2).to_string();
@@ -42,7 +42,7 @@ async fn the_hosting_example_reads_a_shard_to_its_end() {
 }
 
 #[tokio::test]
-async fn the_hosting_example_says_where_a_block_is_wrong() {
+async fn hosting_example_says_where_a_block_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("block.yaml").display().to_string();
     std::fs::write(&file, "stream: [orders]\n").unwrap();

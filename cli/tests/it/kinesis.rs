@@ -175,7 +175,7 @@ async fn stop_by(signal: &str, mut program: Child) -> ExitStatus {
 }
 
 #[tokio::test]
-async fn a_pipeline_runs_stops_softly_and_goes_on_without_duplicates() {
+async fn stopped_pipeline_continues_without_duplicates() {
     let bench = Bench::start().await;
     bench.put(0..50).await;
     let pipeline = bench.pipeline(|yaml| yaml);
@@ -191,7 +191,7 @@ async fn a_pipeline_runs_stops_softly_and_goes_on_without_duplicates() {
 }
 
 #[tokio::test]
-async fn hangup_and_interrupt_stop_softly_too() {
+async fn hangup_and_interrupt_stop_gracefully() {
     let bench = Bench::start().await;
     for (round, signal) in ["-HUP", "-INT"].into_iter().enumerate() {
         bench.put(round as u64 * 10..round as u64 * 10 + 10).await;
@@ -203,7 +203,7 @@ async fn hangup_and_interrupt_stop_softly_too() {
 }
 
 #[tokio::test]
-async fn what_connect_writes_beside_an_input_is_taken() {
+async fn label_that_connect_writes_is_accepted() {
     let bench = Bench::start().await;
     bench.put(0..5).await;
     let labels = |yaml: String| {
@@ -254,25 +254,25 @@ async fn says(change: impl FnOnce(String) -> String, exit: Exit, parts: &[&str])
 }
 
 #[tokio::test]
-async fn missing_credentials_are_told() {
+async fn missing_credentials_are_named() {
     let without = |yaml: String| yaml.replace("    credentials: { id: test, secret: test }\n", "");
     says(without, Exit::Input, &["no AWS credentials", "AWS_ACCESS_KEY_ID", "`credentials`"]).await;
 }
 
 #[tokio::test]
-async fn a_missing_region_is_told() {
+async fn missing_region_is_named() {
     let without = |yaml: String| yaml.replace("    region: us-east-1\n", "");
     says(without, Exit::Input, &["no AWS region", "`region`", "AWS_REGION"]).await;
 }
 
 #[tokio::test]
-async fn a_stream_that_does_not_exist_is_told() {
+async fn missing_stream_is_named() {
     let other = |yaml: String| yaml.replace("[orders]", "[returns]");
     says(other, Exit::Input, &["returns", "not found", "us-east-1", "check the name"]).await;
 }
 
 #[tokio::test]
-async fn two_places_for_checkpoints_are_told() {
+async fn two_checkpoint_stores_are_refused() {
     let both =
         |yaml: String| yaml.replace("    enhanced_fan_out", "    dynamodb: { table: leases }\n    enhanced_fan_out");
     says(
@@ -284,7 +284,7 @@ async fn two_places_for_checkpoints_are_told() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_file_that_can_not_be_written_is_told() {
+async fn unwritable_checkpoint_file_is_named() {
     let elsewhere = |yaml: String| {
         let lines = yaml.lines().map(|line| match line.split_once("checkpoint_file:") {
             Some((indent, _)) => format!("{indent}checkpoint_file: /proc/nothing/checkpoints\n"),
@@ -296,7 +296,7 @@ async fn a_checkpoint_file_that_can_not_be_written_is_told() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_file_of_another_process_is_told_with_its_holder() {
+async fn checkpoint_file_of_another_process_is_named_with_its_holder() {
     let bench = Bench::start().await;
     bench.put(0..1).await;
     let pipeline = bench.pipeline(|yaml| yaml);
@@ -311,7 +311,7 @@ async fn a_checkpoint_file_of_another_process_is_told_with_its_holder() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_yet_is_told() {
+async fn unsupported_fields_are_named() {
     let polling = |yaml: String| yaml.replace("{ enabled: true }", "{ enabled: false }");
     says(polling, Exit::Input, &["enhanced_fan_out.enabled", "not built yet", "to true"]).await;
 }
@@ -327,7 +327,7 @@ impl Publish for Put {
 }
 
 #[tokio::test]
-async fn the_suite_of_mq_bridge_passes() {
+async fn suite_of_mq_bridge_passes() {
     let bench = Bench::start().await;
     let registry = registry().unwrap();
     let config = json!({
@@ -347,7 +347,7 @@ async fn the_suite_of_mq_bridge_passes() {
 }
 
 #[tokio::test]
-async fn the_proxy_of_the_environment_is_used_for_control_calls() {
+async fn proxy_of_the_environment_is_used_for_control_calls() {
     let bench = Bench::start().await;
     let proxy = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = format!("http://{}", proxy.local_addr().unwrap());

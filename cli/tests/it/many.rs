@@ -122,7 +122,7 @@ fn number_of(seen: &Value, worker: &str) -> usize {
 }
 
 #[tokio::test]
-async fn leases_are_shown_and_those_of_a_worker_that_is_gone_released() {
+async fn leases_are_shown_and_those_of_a_dead_worker_released() {
     let fleet = Fleet::start(2).await;
     let mut worker = fleet.worker("worker-1");
     fleet.bench.put(0..20).await;
@@ -171,14 +171,14 @@ async fn leases_are_shown_and_those_of_a_worker_that_is_gone_released() {
 }
 
 #[tokio::test]
-async fn a_table_that_is_not_there_is_told() {
+async fn missing_table_is_named() {
     let fleet = Fleet::start(1).await;
     let (code, said) = fleet.leases(&[]).await;
     assert!(code == 4 && said.contains("dynamodb.table leases: it doesn't exist"), "{code}: {said}");
 }
 
 #[tokio::test]
-async fn the_shards_of_a_killed_worker_are_taken_over() {
+async fn shards_of_a_killed_worker_are_taken_over() {
     let fleet = Fleet::start(4).await;
     let mut first = fleet.worker("worker-1");
     fleet.until("one has all", |seen| number_of(seen, "worker-1") == 4).await;

@@ -199,7 +199,7 @@ async fn traffic_goes_where_the_environment_says() {
 }
 
 #[tokio::test]
-async fn leases_are_asked_for_through_the_proxy() {
+async fn leases_are_read_through_the_proxy() {
     let aws = Aws::start().await;
     let proxy = Proxy::start(&aws, None).await;
     let account = ("AWS_ACCOUNT_ID", "111122223333".to_owned());

@@ -226,7 +226,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_input_yields_an_empty_batch_after_a_second() {
+    async fn idle_input_yields_an_empty_batch_after_a_second() {
         let script = Arc::new(Scripted::default());
         let start = Instant::now();
         assert!(consumer(&script).receive_batch(10).await.unwrap().messages.is_empty());
@@ -234,7 +234,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_connection_is_opened_again_with_growing_waits() {
+    async fn lost_connection_is_reopened_with_backoff() {
         let script = Arc::new(Scripted::default());
         let lost = || Err(InputError::NotConnected("gone".into()));
         script.connects.lock().unwrap().extend([lost(), lost(), Ok(()), Ok(())]);
@@ -247,7 +247,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_back_off_is_honoured_over_several_calls() {
+    async fn back_off_is_honored_across_calls() {
         let script = Arc::new(Scripted::default());
         script.reads.lock().unwrap().extend([Err(back_off(3)), one("a")]);
         let mut consumer = consumer(&script);
@@ -261,7 +261,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_back_off_outlives_a_dropped_call() {
+    async fn back_off_outlives_a_dropped_call() {
         let script = Arc::new(Scripted::default());
         script.reads.lock().unwrap().extend([Err(back_off(3)), one("a")]);
         let mut consumer = consumer(&script);
@@ -273,7 +273,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_route_that_drains_waits_out_a_back_off_instead_of_ending() {
+    async fn draining_route_waits_out_a_back_off_instead_of_ending() {
         let script = Arc::new(Scripted::default());
         script.reads.lock().unwrap().extend([Err(back_off(60)), one("a")]);
         let mut consumer = consumer(&script);
@@ -285,7 +285,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_can_not_work_ends_the_route_with_its_message() {
+    async fn fatal_error_ends_the_route_with_its_message() {
         let script = Arc::new(Scripted::default());
         script.connects.lock().unwrap().push_back(Err(InputError::Fatal("no such stream: orders".into())));
         let error = consumer(&script).receive_batch(10).await.unwrap_err();
@@ -294,7 +294,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_input_ends_the_route_cleanly() {
+    async fn end_of_the_input_ends_the_route_cleanly() {
         let script = Arc::new(Scripted::default());
         script.reads.lock().unwrap().push_back(Err(InputError::EndOfInput));
         assert!(matches!(consumer(&script).receive_batch(10).await, Err(ConsumerError::EndOfStream)));

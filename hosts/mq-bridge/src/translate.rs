@@ -67,7 +67,7 @@ mod tests {
     use std::sync::Mutex;
 
     #[test]
-    fn the_payload_is_the_same_memory() {
+    fn payload_is_the_same_memory() {
         let original = Message::with_pairs(vec![1_u8; 64], [("kinesis_shard", "s-1")]);
         let at = original.payload().as_ptr();
         let translated = message(original);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_commit_that_is_never_called_nacks() {
+    async fn commit_that_is_never_called_nacks() {
         let heard = Heard::default();
         let input: Arc<dyn Input> = Arc::new(crate::consumer::tests::Scripted::default());
         drop(commit(input, Receipt::new(2, heard.clone())));

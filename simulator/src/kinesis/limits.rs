@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_gives_back_what_a_second_may_take() {
+    fn bucket_is_refilled_within_a_second() {
         let mut limits = Limits::default();
         let start = Time::from_millis(1_000_000);
         for _ in 0..5 {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owed_is_paid_off_with_time() {
+    fn debt_is_paid_off_with_time() {
         let mut bucket = Bucket::new(1000.0);
         let start = Time::from_millis(1_000_000);
         bucket.owe(3000.0, start);

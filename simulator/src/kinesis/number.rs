@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_belongs_where_its_md5_says() {
+    fn key_is_placed_by_its_md5() {
         assert_eq!(format!("{:x}", hash_of("key")), "3c6e0b8a9c15224a8228b9a98ca1531d");
     }
 }

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_leads_to_the_number_of_shards() {
+    fn plan_leads_to_the_number_of_shards() {
         for (from, to) in [(1, 4), (3, 6), (6, 3), (5, 1), (2, 2)] {
             let mut stream = stream(from);
             for reshard in stream.plan(to) {

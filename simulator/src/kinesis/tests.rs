@@ -84,7 +84,7 @@ fn data(event: &Event) -> Vec<&[u8]> {
 }
 
 #[test]
-fn a_second_subscription_is_refused_for_five_seconds_and_then_takes_over() {
+fn second_subscription_is_refused_for_five_seconds_and_then_takes_over() {
     let mut account = Account::new();
     let first = account.subscribe(0, &oldest()).unwrap();
     assert_eq!(account.subscribe(0, &oldest()).unwrap_err().code, "LimitExceededException", "one call a second");
@@ -100,7 +100,7 @@ fn a_second_subscription_is_refused_for_five_seconds_and_then_takes_over() {
 }
 
 #[test]
-fn a_subscription_lives_five_minutes_and_says_every_five_seconds_that_it_is_there() {
+fn subscription_lives_five_minutes_with_an_event_every_five_seconds() {
     let mut account = Account::new();
     let id = account.subscribe(0, &oldest()).unwrap();
     let (begun, mut heartbeats, mut last) = (account.now, 0, None);
@@ -141,7 +141,7 @@ fn records_come_once_behind_a_continuation_even_of_an_idle_shard() {
 }
 
 #[test]
-fn a_shard_that_is_split_ends_with_its_children_and_they_merge_again() {
+fn shard_that_is_split_ends_with_its_children_and_they_merge_again() {
     let mut account = Account::new();
     account.put("before");
     account.call("SplitShard", &json!({ "StreamName": "orders", "ShardToSplit": shard_id(0) }));
@@ -166,7 +166,7 @@ fn a_shard_that_is_split_ends_with_its_children_and_they_merge_again() {
 }
 
 #[test]
-fn what_is_past_retention_is_gone_and_a_place_in_it_is_refused() {
+fn expired_records_are_gone_and_positions_in_them_are_refused() {
     let mut account = Account::new();
     let old = account.put("old");
     account.pass(25 * 3600);
@@ -179,7 +179,7 @@ fn what_is_past_retention_is_gone_and_a_place_in_it_is_refused() {
 }
 
 #[test]
-fn a_consumer_reads_only_while_it_is_active_and_its_readers_are_told_when_it_goes() {
+fn consumer_reads_only_while_active_and_its_deletion_ends_subscriptions() {
     let mut account = Account::new();
     let asked = json!({ "StreamARN": ARN, "ConsumerName": "two" });
     let made = account.call("RegisterStreamConsumer", &asked);
@@ -195,7 +195,7 @@ fn a_consumer_reads_only_while_it_is_active_and_its_readers_are_told_when_it_goe
 }
 
 #[test]
-fn a_key_that_cannot_be_used_ends_subscriptions_and_refuses_writers() {
+fn key_that_cannot_be_used_ends_subscriptions_and_refuses_writers() {
     let mut account = Account::new();
     let id = account.subscribe(0, &oldest()).unwrap();
     account.kinesis.set_key("orders", Key::Denied).unwrap();
@@ -206,7 +206,7 @@ fn a_key_that_cannot_be_used_ends_subscriptions_and_refuses_writers() {
 }
 
 #[test]
-fn an_iterator_reads_to_the_end_of_a_shard_and_expires() {
+fn iterator_reads_to_the_end_of_a_shard_and_expires() {
     let mut account = Account::new();
     account.put("a");
     account.pass(1);
@@ -224,7 +224,7 @@ fn an_iterator_reads_to_the_end_of_a_shard_and_expires() {
 }
 
 #[test]
-fn a_reader_that_reads_nothing_is_broken_off_from() {
+fn unread_subscription_is_broken_off() {
     let mut account = Account::new();
     let id = account.subscribe(0, &oldest()).unwrap();
     let Next::Wait(until) = account.next(id) else { panic!() };
@@ -237,7 +237,7 @@ fn a_reader_that_reads_nothing_is_broken_off_from() {
 }
 
 #[test]
-fn where_the_service_distributes_records_their_key_is_optional_and_ignored() {
+fn key_is_optional_and_ignored_where_the_service_distributes_records() {
     let mut account = Account::new();
     let auto = json!({
         "StreamName": "spread", "ShardCount": 4, "StreamModeDetails": { "StreamMode": "ON_DEMAND" },
@@ -265,7 +265,7 @@ fn where_the_service_distributes_records_their_key_is_optional_and_ignored() {
 }
 
 #[test]
-fn five_reads_a_second_and_a_thousand_writes() {
+fn rates_are_five_reads_and_a_thousand_writes_a_second() {
     let mut account = Account::new();
     account.pass(10);
     let asked = json!({ "StreamName": "orders", "ShardId": shard_id(0), "ShardIteratorType": "TRIM_HORIZON" });
@@ -283,7 +283,7 @@ fn five_reads_a_second_and_a_thousand_writes() {
 }
 
 #[test]
-fn more_than_two_megabytes_a_second_wait() {
+fn data_beyond_two_megabytes_a_second_waits() {
     let mut account = Account::new();
     for _ in 0..8 {
         account.kinesis.put("orders", "a", vec![0; 1 << 20].into(), account.now).unwrap();

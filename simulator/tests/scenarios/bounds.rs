@@ -66,7 +66,7 @@ async fn everything_released() {
 
 /// A frame reserves the most that it can become, and keeps what its records are.
 #[tokio::test(start_paused = true)]
-async fn what_an_event_holds_is_counted_and_no_more() {
+async fn reservation_shrinks_to_what_an_event_holds() {
     let bench = Bench::new(1).await;
     let worker = bench.connect("a").await;
     bench.put_large(0, 1..=1, 1000);

@@ -56,32 +56,32 @@ async fn with_store(store: &str, bad: RoleCredentials, expected_reason: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn renewed_token_with_a_line_break_is_told_and_heals() {
+async fn renewed_token_with_a_line_break_is_reported_and_recovers() {
     fails_and_recovers(RoleCredentials::Garbled, "the session token has a line break in it").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn role_that_is_throttled_is_told_and_heals() {
+async fn throttled_role_is_reported_and_recovers() {
     fails_and_recovers(RoleCredentials::Throttled, "Throttling").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn role_that_is_denied_is_told_and_heals() {
+async fn denied_role_is_reported_and_recovers() {
     fails_and_recovers(RoleCredentials::Denied, "AccessDenied").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn role_that_nobody_knows_how_to_read_is_told_and_heals() {
+async fn unreadable_role_answer_is_reported_and_recovers() {
     fails_and_recovers(RoleCredentials::Odd, "Credentials: ").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn role_that_is_out_of_reach_is_told_and_heals() {
+async fn unreachable_role_is_reported_and_recovers() {
     fails_and_recovers(RoleCredentials::OutOfReach, "connection refused").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn leases_that_can_not_be_renewed_for_want_of_credentials_are_told_and_heal() {
+async fn leases_without_credentials_are_reported_and_recover() {
     with_store(
         &format!("dynamodb: {{table: {TABLE}, create: true}}"),
         RoleCredentials::Throttled,

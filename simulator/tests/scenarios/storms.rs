@@ -186,7 +186,7 @@ async fn kms_denied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn consumer_deleted_and_made_again() {
+async fn consumer_deleted_and_recreated() {
     let bench = Bench::new(1).await;
     let worker = bench.connect("a").await;
     bench.put(0, 1..=3);

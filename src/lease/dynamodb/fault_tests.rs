@@ -204,7 +204,7 @@ async fn write_without_a_checkpoint_leaves_what_is_stored() {
 }
 
 #[tokio::test]
-async fn a_busy_table_is_asked_again_and_beats_do_not_wait_for_it() {
+async fn busy_table_is_retried_and_heartbeats_do_not_wait() {
     let local = Local::start().await;
     let (store, faults) = local.faulty("a").await;
     let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap() else {
@@ -225,7 +225,7 @@ async fn a_busy_table_is_asked_again_and_beats_do_not_wait_for_it() {
 }
 
 #[tokio::test]
-async fn rows_that_are_changed_while_they_are_moved_are_moved_later() {
+async fn rows_changed_during_a_move_are_moved_later() {
     let local = Local::start().await;
     let (store, faults) = local.faulty("a").await;
     let strays = async || {
@@ -245,7 +245,7 @@ async fn rows_that_are_changed_while_they_are_moved_are_moved_later() {
 }
 
 #[tokio::test]
-async fn a_permission_that_is_missing_is_told_and_not_tried_again() {
+async fn missing_permission_is_an_error_without_a_retry() {
     let local = Local::start().await;
     let (store, faults) = local.faulty("a").await;
     faults.forbidden.store(true, Ordering::Relaxed);

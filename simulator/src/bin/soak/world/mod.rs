@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_the_same_run_every_time() {
+    fn seed_is_the_same_run_every_time() {
         for seed in [7, 12] {
             let (first, violations) = fingerprint(seed);
             assert!(violations.is_empty(), "{violations:?}");
