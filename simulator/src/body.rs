@@ -10,9 +10,9 @@ use http_body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
-use crate::faults::{Break, Link, StreamFault};
+use crate::faults::{Break, Link, NoAnswer, StreamFault};
 use crate::kinesis::{Child, Event, Next, SubscriptionId, shard_id};
-use crate::simulator::{NoAnswer, Simulator};
+use crate::simulator::Simulator;
 use crate::wire::event;
 
 /// The body of an answer. Dropping it ends the subscription.

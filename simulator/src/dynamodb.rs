@@ -168,3 +168,41 @@ fn answer<Q: DeserializeOwned, A: Serialize>(
     let answer = call(request)?;
     serde_json::to_string(&answer).map_err(|error| DynoxideError::InternalServerError(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn call(table: &mut DynamoDb, operation: &str, request: &Value, millis: u64) -> Value {
+        let now = Some(Time::from_millis(1_000_000 + millis));
+        let (status, answer) =
+            table.call(operation, &request.to_string(), "test", now.map(|now| Times { sent: now, now }));
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    #[test]
+    fn inconsistent_read_is_as_old_as_it_may_be() {
+        let mut table = DynamoDb::new(Duration::from_millis(500)).unwrap();
+        let make = json!({
+            "TableName": "copies", "KeySchema": [{ "AttributeName": "k", "KeyType": "HASH" }],
+            "AttributeDefinitions": [{ "AttributeName": "k", "AttributeType": "S" }], "BillingMode": "PAY_PER_REQUEST",
+        });
+        call(&mut table, "CreateTable", &make, 0);
+        let put = |value: &str| json!({ "TableName": "copies", "Item": { "k": { "S": "one" }, "v": { "S": value } } });
+        call(&mut table, "PutItem", &put("a"), 1000);
+        call(&mut table, "PutItem", &put("b"), 1400);
+        let get = |consistent: bool| json!({ "TableName": "copies", "Key": { "k": { "S": "one" } }, "ConsistentRead": consistent });
+        let mut seen =
+            |consistent, millis| call(&mut table, "GetItem", &get(consistent), millis)["Item"]["v"]["S"].clone();
+        assert_eq!(seen(true, 1400), "b");
+        assert_eq!(seen(false, 1400), Value::Null, "the row did not exist 500 ms ago");
+        assert_eq!(seen(false, 1600), "a");
+        assert_eq!(seen(false, 1900), "b");
+        let scan = json!({ "TableName": "copies" });
+        assert_eq!(call(&mut table, "Scan", &scan, 1600)["Items"][0]["v"]["S"], "a");
+        assert_eq!(call(&mut table, "Scan", &scan, 1400)["Count"], 0);
+    }
+}

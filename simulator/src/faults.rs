@@ -3,6 +3,7 @@
 //! Every client has a [`Link`] of its own. Faults on it are drawn from a seed, as its [`Weather`] says. A link can also
 //! be cut, which looks to the other side like a crash of the client or of the network.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,26 @@ pub enum CallFault {
         status: u16,
     },
 }
+
+/// The reason why a call got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// There was no connection.
+    Refused,
+    /// The connection broke.
+    Reset,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "connection refused",
+            Self::Reset => "connection reset by peer",
+        })
+    }
+}
+
+impl std::error::Error for NoAnswer {}
 
 /// A fault of a subscription that was granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

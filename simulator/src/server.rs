@@ -23,8 +23,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::body::Body;
 use crate::clock::Clock;
-use crate::faults::Link;
-use crate::simulator::{NoAnswer, Simulator};
+use crate::faults::{Link, NoAnswer};
+use crate::simulator::Simulator;
 
 /// A simulator on a port of the loopback interface. The server stops when this is dropped.
 #[derive(Debug)]

@@ -5,8 +5,7 @@ use std::time::Duration;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 
-use crate::faults::RoleCredentials;
-use crate::simulator::NoAnswer;
+use crate::faults::{NoAnswer, RoleCredentials};
 use crate::time::Time;
 
 /// Whether a body is a request to assume a role: the service uses the query protocol.
