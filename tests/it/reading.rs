@@ -123,14 +123,15 @@ async fn several_streams_are_read_at_once_by_name_and_by_arn() {
 async fn latest_is_pinned_at_the_first_connect() {
     let bench = Bench::start().await;
     bench.create("orders", 2).await;
-    // The server counts arrival in whole seconds: the old records must be older than that.
+    bench.create("clock", 1).await;
+    // The server counts arrivals in whole seconds: the pin has to be in a later second than the old records.
     bench.put("orders", 0, 100).await;
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    bench.until_next_second("clock").await;
     let first = bench.input("orders", "start_from_oldest: false");
     first.connect().await.unwrap();
     close(&*first).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    // These are put while no input reads, after the pin.
+    // These are put while no input reads, in a later second than the pin.
+    bench.until_next_second("clock").await;
     bench.put("orders", 100, 200).await;
     let second = bench.input("orders", "start_from_oldest: false");
     second.connect().await.unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kinesis::primitives::Blob;
-use aws_sdk_kinesis::types::PutRecordsRequestEntry;
+use aws_sdk_kinesis::types::{PutRecordsRequestEntry, ShardIteratorType};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use ferrokinesis::store::StoreOptions;
 use kinesis_input::{KinesisInput, KinesisRecord};
@@ -109,6 +109,26 @@ impl Bench {
     pub async fn put_at(&self, stream: &str, hash_key: u128, data: Vec<u8>) {
         let call = self.client.put_record().stream_name(stream).partition_key("key");
         call.explicit_hash_key(hash_key.to_string()).data(Blob::new(data)).send().await.unwrap();
+    }
+
+    /// Waits until the clock of the server, which counts arrivals in whole seconds, is past all arrivals so far: puts
+    /// records into this stream of one shard until one arrives later than the first.
+    pub async fn until_next_second(&self, stream: &str) {
+        let shards = self.client.list_shards().stream_name(stream).send().await.unwrap();
+        let call = self.client.get_shard_iterator().stream_name(stream).shard_id(shards.shards()[0].shard_id());
+        let mut iterator = call.shard_iterator_type(ShardIteratorType::Latest).send().await.unwrap().shard_iterator;
+        let mut first = None;
+        loop {
+            self.put_at(stream, 0, b"tick".to_vec()).await;
+            let answer = self.client.get_records().set_shard_iterator(iterator).send().await.unwrap();
+            for record in answer.records() {
+                let arrived = record.approximate_arrival_timestamp().unwrap().secs();
+                if arrived > *first.get_or_insert(arrived) {
+                    return;
+                }
+            }
+            iterator = answer.next_shard_iterator;
+        }
     }
 
     pub async fn split(&self, stream: &str, shard: &str) {
