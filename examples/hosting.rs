@@ -32,7 +32,7 @@ pub async fn host(file: &str, output: fn(&[Message]) -> Verdicts) -> Result<Endi
     let mut registry = Registry::new();
     registry.register(KinesisInput::new())?;
 
-    // From text to an input that is not connected yet. What is wrong comes with file, line and column.
+    // The text becomes an input that is not connected yet. Errors come with file, line and column.
     let document = Document::from_yaml(file, &std::fs::read_to_string(file)?, &Environment::process())?;
     let registered = registry.get("aws_kinesis").ok_or("not registered")?;
     let built = registered.build(&document, &[])?;
@@ -40,7 +40,7 @@ pub async fn host(file: &str, output: fn(&[Message]) -> Verdicts) -> Result<Endi
         eprintln!("{warning}");
     }
 
-    // The driver connects, connects again, reads, collects verdicts, and stops. It logs nothing: events say what happens.
+    // The driver connects, reconnects, reads, collects verdicts, and stops. It logs nothing: events say what happens.
     let driver = Driver::new(built.input, DriverOptions::default()).observe(|event| {
         if let Event::Retrying { error, .. } = event {
             eprintln!("trying again: {error}");
@@ -52,17 +52,17 @@ pub async fn host(file: &str, output: fn(&[Message]) -> Verdicts) -> Result<Endi
         ended = ended => Ok(ended?),
         interrupted = async {
             tokio::signal::ctrl_c().await?;
-            // Read no more, let what is out be settled, store progress; `run` returns then.
+            // This reads no more, waits until everything in flight is settled, and stores progress; then `run` returns.
             stop.soft(Duration::from_secs(20));
             std::future::pending().await
         } => interrupted,
     }
 }
 
-/// An output. A message counts as done when it was acked; what is nacked comes again.
+/// An output. A message counts as done when it was acked; nacked messages come again.
 fn print(messages: &[Message]) -> Verdicts {
     let verdicts = messages.iter().map(|message| {
-        // Typed where it matters, by key where it doesn't.
+        // Metadata is typed where it matters, and looked up by key where it doesn't.
         let Some(record) = KinesisRecord::of(message) else { return Verdict::Nack };
         println!("{} {} {} bytes", record.shard(), record.sequence_number(), message.payload().len());
         Verdict::Ack

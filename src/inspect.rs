@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_is_watched_for_two_of_its_beats() {
+    fn worker_is_watched_for_two_of_its_heartbeats() {
         let seconds = Duration::from_secs;
         let mut worker = SeenWorker {
             worker: "a".into(),

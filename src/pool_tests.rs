@@ -39,7 +39,7 @@ fn now(mut acquire: Acquire) -> Option<Permit> {
 }
 
 #[test]
-fn what_is_dropped_comes_back() {
+fn dropped_permit_frees_its_space() {
     alone(|| {
         let pool = Pool::new(10, 100);
         let permit = now(pool.reserve(100)).unwrap();
@@ -67,7 +67,7 @@ fn event_larger_than_the_pool() {
 }
 
 #[test]
-fn first_come_first_served_even_if_a_later_one_would_fit() {
+fn waiters_are_served_in_order_even_if_a_later_one_would_fit() {
     alone(|| {
         let pool = Pool::new(10, 100);
         let held = now(pool.reserve(60)).unwrap();
@@ -81,7 +81,7 @@ fn first_come_first_served_even_if_a_later_one_would_fit() {
 }
 
 #[test]
-fn who_leaves_the_queue_lets_the_next_one_in() {
+fn waiter_that_leaves_the_queue_admits_the_next() {
     alone(|| {
         let pool = Pool::new(10, 100);
         let _held = now(pool.reserve(60)).unwrap();
@@ -94,7 +94,7 @@ fn who_leaves_the_queue_lets_the_next_one_in() {
 }
 
 #[test]
-fn a_permit_shrinks_splits_and_counts_what_it_grew() {
+fn permit_shrinks_splits_and_counts_its_growth() {
     alone(|| {
         let pool = Pool::new(10, 100);
         let mut permit = now(pool.reserve(80)).unwrap();
@@ -111,7 +111,7 @@ fn a_permit_shrinks_splits_and_counts_what_it_grew() {
 }
 
 #[test]
-fn records_that_wait_do_not_stand_behind_bytes_that_wait() {
+fn waiting_records_are_not_queued_behind_waiting_bytes() {
     alone(|| {
         let pool = Pool::new(10, 100);
         let delivered = now(pool.admit(10)).unwrap();

@@ -1,4 +1,4 @@
-//! What does a process hold whose output does not take anything, or takes it late? Seen from outside.
+//! How much memory does a process hold whose output takes nothing, or takes it late? Measured from outside.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -13,10 +13,10 @@ use crate::client::{Job, Reading};
 use crate::process::Stage;
 use crate::{AnyError, Arguments};
 
-/// Nothing came for so long: everything stands.
+/// Nothing came for this long: everything stands still.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Prints the most that was resident in all the minutes, beside what is promised.
+/// Prints the peak resident size, beside what is promised.
 pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
     let (stage, reading) = (Stage::new()?, arguments.reading);
     println!("| record bytes | shards | acks | pool MiB | minutes | most resident MiB | promised MiB |");
@@ -27,7 +27,7 @@ pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
             let server = stage.serve(&load)?;
             let mut reader = stage.read("blocked", &server, &load, reading, u64::MAX)?;
             let acks = if reading.late == 0 {
-                // It says when nothing moves any more.
+                // The reader reports when nothing moves any more.
                 reader.line()?;
                 "never".to_owned()
             } else {
@@ -53,7 +53,7 @@ pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// Prints the most that was resident while all shards send as fast as they are read, beside what is promised.
+/// Prints the peak resident size while all shards send as fast as they are read, beside what is promised.
 pub fn flood(arguments: &Arguments) -> Result<(), AnyError> {
     let (stage, reading) = (Stage::new()?, arguments.reading);
     println!("| record bytes | shards | pool MiB | window KiB | minutes | most resident MiB | promised MiB |");
@@ -75,12 +75,12 @@ pub fn flood(arguments: &Arguments) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// What a process holds at most: a constant, the pool, and a window for each stream.
+/// The bound of a process: a constant, the pool, and a window for each stream.
 fn promised_mib(reading: &Reading, shards: usize) -> f64 {
     64.0 + reading.pool as f64 + shards as f64 * f64::from(reading.window) / 1024.0
 }
 
-/// Reads and acks all that comes, without an end.
+/// Reads and acks everything, indefinitely.
 pub async fn take_all(job: &Job) -> Result<(), AnyError> {
     let (input, _folder) = job.input().await?;
     let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_secs(1) };
@@ -91,12 +91,12 @@ pub async fn take_all(job: &Job) -> Result<(), AnyError> {
     }
 }
 
-/// Reads all that comes, and acks it late, or never.
+/// Reads everything, and acks it late, or never.
 pub async fn hold(job: &Job) -> Result<(), AnyError> {
     let (input, _folder) = job.input().await?;
     let late = Duration::from_secs(job.reading.late);
     let mut held = VecDeque::new();
-    let mut told = false;
+    let mut reported = false;
     loop {
         let wait = match held.front() {
             Some((due, _, _)) if !late.is_zero() => *due,
@@ -106,13 +106,13 @@ pub async fn hold(job: &Job) -> Result<(), AnyError> {
         match timeout_at(wait, input.read_batch(demand)).await {
             Ok(batch) => {
                 let (messages, receipt) = batch?.into_parts();
-                // As a queue in front of a blocked output holds them.
+                // A queue in front of a blocked output holds them in the same way.
                 held.push_back((Instant::now() + late, messages, receipt));
             }
             Err(_) if late.is_zero() => {
-                if !told {
+                if !reported {
                     println!("\"blocked\"");
-                    told = true;
+                    reported = true;
                 }
             }
             Err(_) => {

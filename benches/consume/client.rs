@@ -19,15 +19,15 @@ use serde::{Deserialize, Serialize};
 use crate::AnyError;
 use kinesis_testkit::replay::Load;
 
-/// What to read, and how.
+/// What a reader reads, and how.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     pub endpoint: String,
     pub certificate: PathBuf,
-    /// What the server sends.
+    /// The load that the server sends.
     pub load: Load,
     pub reading: Reading,
-    /// Payload to read, of all shards together.
+    /// The payload to read, of all shards together.
     pub bytes: u64,
 }
 
@@ -37,7 +37,7 @@ pub struct Reading {
     /// Window of a stream, in KiB, for all but `sdk`.
     #[arg(long, default_value_t = 512)]
     pub window: u32,
-    /// Pool of the plugin, in MiB.
+    /// The pool of the plugin, in MiB.
     #[arg(long, default_value_t = 256)]
     pub pool: u64,
     /// How late acks come, in seconds, with a blocked output; 0 for never.
@@ -68,7 +68,7 @@ impl Job {
         Ok(builder.tls_context(context).build_https())
     }
 
-    /// Ours.
+    /// Our HTTP client.
     pub fn our_http(&self) -> Result<SharedHttpClient, AnyError> {
         let trusted = std::fs::read(&self.certificate)?;
         let settings = Settings { stream_window: self.reading.window << 10, trusted, ..Settings::default() };

@@ -1,4 +1,4 @@
-//! What do shards cost that have nothing to say? And how long does it take until all of them are read?
+//! What do idle shards cost, and how long does it take until all of them are read?
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -19,12 +19,12 @@ use crate::{AnyError, Arguments};
 use kinesis_testkit::replay::Load;
 use kinesis_testkit::replay::stream::Shape;
 
-/// Until memory that was needed for the start is given back, and everything is still.
+/// The time until memory that the start needed is freed, and everything is quiet.
 const SETTLE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Started {
-    /// From the first call until a record of every shard was read.
+    /// The time from the first call until a record of every shard was read.
     seconds: f64,
 }
 
@@ -54,7 +54,7 @@ pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
             sleep(Duration::from_mins(arguments.minutes));
             let (after, seconds) = (reader.takes(), begin.elapsed().as_secs_f64());
             let cpu = (after.cpu_seconds - before.cpu_seconds) / seconds * 100.0;
-            // Against the first row: what the process takes anyway is no shard's.
+            // The difference to the first row: what the process takes anyway is not caused by the shards.
             let (fewer, base) = *least.get_or_insert((*shards, after.resident_kib));
             let each = (after.resident_kib as f64 - base as f64) / (*shards as f64 - fewer as f64);
             eprintln!(
@@ -87,7 +87,7 @@ pub async fn ours(job: &Job) -> Result<(), AnyError> {
         drop(messages);
         input.ack(receipt, Verdicts::ACK).await?;
         if all {
-            tell(begin)?;
+            report(begin)?;
         }
     }
 }
@@ -106,7 +106,7 @@ pub async fn sdk(job: &Job) -> Result<(), AnyError> {
                 if event.as_subscribe_to_shard_event().is_ok_and(|event| !event.records().is_empty())
                     && seen.fetch_add(1, Ordering::Relaxed) + 1 == all
                 {
-                    tell(begin)?;
+                    report(begin)?;
                 }
             }
             Ok::<_, AnyError>(())
@@ -118,7 +118,7 @@ pub async fn sdk(job: &Job) -> Result<(), AnyError> {
     Ok(())
 }
 
-fn tell(begin: Instant) -> Result<(), AnyError> {
+fn report(begin: Instant) -> Result<(), AnyError> {
     println!("{}", serde_json::to_string(&Started { seconds: begin.elapsed().as_secs_f64() })?);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What does a message hold that a host keeps, long after everything is acked?
+//! How much memory does a message hold that a host keeps, long after everything is acked?
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use crate::client::Job;
 use crate::process::{Stage, Taken};
 use crate::{AnyError, Arguments};
 
-/// What a run says.
+/// The result of a run.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Kept {
     messages: u64,
-    /// Resident before the first was kept, and in the end.
+    /// The resident size before the first message was kept, and at the end.
     before_kib: u64,
     after_kib: u64,
 }
@@ -34,7 +34,7 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// Keeps the first message of each event, acks all.
+/// Keeps the first message of each event, and acks all.
 pub async fn keep(job: &Job) -> Result<Kept, AnyError> {
     let (input, _folder) = job.input().await?;
     let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_secs(10) };
@@ -42,7 +42,7 @@ pub async fn keep(job: &Job) -> Result<Kept, AnyError> {
     while bytes < job.bytes {
         let (messages, receipt) = input.read_batch(demand).await?.into_parts();
         bytes += messages.iter().map(|message| message.payload().len() as u64).sum::<u64>();
-        // The first tenth is for buffers to find their size.
+        // During the first tenth, buffers reach their size.
         if bytes > job.bytes / 10 {
             before.get_or_insert_with(|| Taken::here().resident_kib);
             kept.extend(messages.into_iter().next());

@@ -1,4 +1,4 @@
-//! How long is an event on its way, from the server's write to `read_batch`?
+//! How long does an event take, from the server's write to `read_batch`?
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::{AnyError, Arguments};
 use kinesis_testkit::replay::stream::written_at;
 use kinesis_testkit::replay::{Load, now_nanos};
 
-/// Events to measure at each load.
+/// The number of events to measure at each load.
 const EVENTS: usize = 4000;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Latency {
     events: usize,
 }
 
-/// Prints the latency at parts of what the reader can take at most here.
+/// Prints the latency at shares of the most that the reader can take here.
 pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
     let (stage, reading) = (Stage::new()?, arguments.reading);
     println!("| record bytes | event KiB | shards | load | MB/s | p50 ms | p99 ms |");
@@ -55,12 +55,12 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// Reads until there are enough times.
+/// Reads until enough events are measured.
 pub async fn read(job: &Job) -> Result<Latency, AnyError> {
     let (input, _folder) = job.input().await?;
     let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_secs(10) };
     let mut times = Vec::new();
-    // The first tenth is for connections to open.
+    // Connections open during the first tenth.
     while times.len() < EVENTS + EVENTS / 10 {
         let (messages, receipt) = input.read_batch(demand).await?.into_parts();
         let now = now_nanos();

@@ -1,4 +1,4 @@
-//! What does reading cost? CPU seconds of the process against bytes of payload, beside what one would use otherwise.
+//! What does reading cost? CPU seconds of the process against bytes of payload, beside the alternatives.
 //!
 //! ```sh
 //! cargo bench --bench consume                                  # the table
@@ -15,8 +15,8 @@
 //! A server process replays event streams over TLS and HTTP/2; each reader is a process of its own, measured alone.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
-#![allow(clippy::disallowed_methods, reason = "what waits with a thread is no runtime")]
-#![allow(unreachable_pub, clippy::large_futures, reason = "its modules are nobody else's")]
+#![allow(clippy::disallowed_methods, reason = "a blocking wait on a thread needs no runtime")]
+#![allow(unreachable_pub, clippy::large_futures, reason = "its modules are used only here")]
 
 mod blocked;
 mod client;
@@ -60,40 +60,40 @@ struct Arguments {
     megabytes: u64,
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only these ways to read.
+    /// Only these ways of reading.
     #[arg(long, value_delimiter = ',')]
     paths: Vec<String>,
     #[command(flatten)]
     reading: Reading,
-    /// How long to watch, where that is said in minutes.
+    /// How long to watch, in the measurements that run for minutes.
     #[arg(long, default_value_t = 1)]
     minutes: u64,
-    /// In the table, also what would be run in other languages, built with `go` and `mvn` where they are.
+    /// Add readers in other languages to the table, built with `go` and `mvn` where these are installed.
     #[arg(long)]
     peers: bool,
     /// What to measure.
     #[arg(long, value_enum, default_value_t = Measure::Throughput)]
     measure: Measure,
-    /// Given by `cargo bench`.
+    /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Measure {
-    /// Payload per CPU second of each way to read.
+    /// Payload per CPU second of each way of reading.
     Throughput,
     /// Memory of a process whose output takes everything and acknowledges nothing, or late.
     Blocked,
     /// Memory of a process whose shards send as fast as they are read, and whose output takes everything.
     Flood,
-    /// What shards cost that have nothing to say.
+    /// The cost of idle shards.
     Idle,
-    /// How long an event is on its way, from the server's write to `read_batch`.
+    /// The time that an event takes, from the server's write to `read_batch`.
     Latency,
     /// Memory behind a message that is kept for long.
     Kept,
-    /// What other shards lose beside one that stands still.
+    /// The effect of a shard that stands still on the others.
     Slow,
 }
 
@@ -106,7 +106,7 @@ enum Role {
 }
 
 impl Arguments {
-    /// Shards that send as fast as the windows allow, without an end.
+    /// Shards that send as fast as the windows allow, indefinitely.
     fn load(&self, record_bytes: usize, shards: usize) -> Load {
         let shape = Shape { record_bytes, event_bytes: self.event_bytes << 10 };
         Load { shape, shards, bytes_per_shard: u64::MAX, rate: None, rising: false }
@@ -119,10 +119,10 @@ fn main() -> Result<(), AnyError> {
         Some(Role::Serve { folder, load }) => runtime()?.block_on(serve(folder, &load)),
         Some(Role::Read { way, job }) => {
             let job: Job = serde_json::from_str(&job)?;
-            // On a thread of the runtime, as an engine reads, not on the one that waits for it.
+            // The reader runs on a thread of the runtime, as in an engine, not on the one that waits for it.
             let said = runtime()?.block_on(async { tokio::spawn(async move { read(&way, &job).await }).await })??;
             println!("{said}");
-            // Whoever measures looks at this process from outside before it goes.
+            // The measuring process looks at this one from outside before it ends.
             std::io::stdin().read_line(&mut String::new())?;
             Ok(())
         }
@@ -148,14 +148,14 @@ async fn serve(folder: PathBuf, load: &str) -> Result<(), AnyError> {
     let table = TcpListener::bind(("127.0.0.1", 0)).await?;
     let table_port = table.local_addr()?.port();
     tokio::spawn(dynoxide::server::serve_on(table, dynoxide::Database::memory()?));
-    let tell = |address: SocketAddr| -> Result<(), AnyError> {
+    let report = |address: SocketAddr| -> Result<(), AnyError> {
         println!("{}", serde_json::to_string(&Ports { port: address.port(), table_port })?);
         Ok(())
     };
-    kinesis_testkit::replay::serve(serde_json::from_str(load)?, &certificate, &key, tell, Arc::default()).await
+    kinesis_testkit::replay::serve(serde_json::from_str(load)?, &certificate, &key, report, Arc::default()).await
 }
 
-/// Reads in one way; tells what it has to say.
+/// Reads in one way. Returns the result as text.
 async fn read(way: &str, job: &Job) -> Result<String, AnyError> {
     let cost = match way {
         "drain" => ways::drain(job).await?,
@@ -166,7 +166,7 @@ async fn read(way: &str, job: &Job) -> Result<String, AnyError> {
         "kept" => return Ok(serde_json::to_string(&kept::keep(job).await?)?),
         "latency" => return Ok(serde_json::to_string(&latency::read(job).await?)?),
         "all" | "slow" => return Ok(serde_json::to_string(&slow::read(job, way == "slow").await?)?),
-        // These go on until they are ended.
+        // These run until they are killed.
         "blocked" => return blocked::hold(job).await.map(|()| String::new()),
         "flood" => return blocked::take_all(job).await.map(|()| String::new()),
         "idle-ours" => return idle::ours(job).await.map(|()| String::new()),

@@ -1,4 +1,4 @@
-//! What would others run? Loops over the SDKs of other languages, and Amazon's own consumer library.
+//! What are the alternatives? Loops over the SDKs of other languages, and Amazon's own consumer library.
 //!
 //! They are built from `benches/peers` with the tools of their language, into the target folder.
 
@@ -19,7 +19,7 @@ enum Kind {
     Java { class: &'static str, built: PathBuf, trust: PathBuf },
 }
 
-/// Builds what can be built here, and says what can't.
+/// Builds the programs that can be built here, and reports the others.
 pub fn build(stage: &Stage) -> Vec<Peer> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
     let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peers");
@@ -46,7 +46,7 @@ fn go(source: &Path, built: &Path) -> Result<PathBuf, AnyError> {
     Ok(program)
 }
 
-/// Tells where the server's certificate is kept for Java.
+/// Builds the Java programs, and converts the server's certificate to a trust store. Returns its path.
 fn java(stage: &Stage, source: &Path, built: &Path) -> Result<PathBuf, AnyError> {
     let target = format!("-Dpeers.target={}", built.display());
     done(Command::new("mvn").current_dir(source).args(["-q", "-B", &target, "package"]), "mvn")?;
@@ -67,7 +67,7 @@ fn done(command: &mut Command, tool: &str) -> Result<(), AnyError> {
 }
 
 impl Peer {
-    /// Starts it.
+    /// Starts the program.
     pub fn read(&self, stage: &Stage, server: &Server, shards: usize, bytes: u64) -> Result<Process, AnyError> {
         let numbers = [format!("https://localhost:{}", server.port), shards.to_string(), bytes.to_string()];
         let mut command = match &self.kind {
@@ -92,7 +92,7 @@ impl Peer {
                 command
             }
         };
-        // A region, credentials or proxies of the machine are none of a benchmark's.
+        // Regions, credentials and proxies of the machine must not affect a benchmark.
         command.env("AWS_EC2_METADATA_DISABLED", "true");
         Process::start(command)
     }

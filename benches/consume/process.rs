@@ -1,4 +1,4 @@
-//! How are the server and the readers run, each in a process of its own, and what do they take from outside?
+//! How are the server and the readers run, each in a process of its own, and what do they consume?
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::AnyError;
 use crate::client::{Job, Reading};
 use kinesis_testkit::replay::Load;
 
-/// A folder with a certificate, and the program that plays all parts.
+/// A folder with a certificate, and the program that acts in all roles.
 pub struct Stage {
     folder: tempfile::TempDir,
     program: PathBuf,
@@ -28,7 +28,7 @@ impl Stage {
         Ok(Self { folder, program: std::env::current_exe()? })
     }
 
-    /// Where the server's certificate is.
+    /// The path of the server's certificate.
     pub fn certificate(&self) -> PathBuf {
         self.folder.path().join("cert")
     }
@@ -64,22 +64,22 @@ impl Stage {
     }
 }
 
-/// A server. It ends with this.
+/// A server. It ends when this is dropped.
 pub struct Server {
     pub port: u16,
-    /// Where leases are kept, for those who keep them in a table.
+    /// The port of the lease table, for readers that keep leases in a table.
     pub table_port: u16,
     _process: Process,
 }
 
-/// What a server says first.
+/// The first line of a server.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Ports {
     pub port: u16,
     pub table_port: u16,
 }
 
-/// A process that tells what it has to say in lines. It ends with this.
+/// A process that reports its results in lines. It ends when this is dropped.
 pub struct Process {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -96,7 +96,7 @@ impl Process {
     pub fn line(&mut self) -> Result<String, AnyError> {
         let mut line = String::new();
         if self.lines.read_line(&mut line)? == 0 {
-            return Err(format!("a process ended without a word: {}", self.child.wait()?).into());
+            return Err(format!("a process ended without output: {}", self.child.wait()?).into());
         }
         Ok(line.trim().to_owned())
     }
@@ -113,7 +113,7 @@ impl Process {
         let (said, awaited) = mpsc::channel::<()>();
         let guard = std::thread::spawn(move || {
             if awaited.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
-                // Our own child, which nobody has waited for yet.
+                // This is our own child, which has not been waited for yet.
                 let _ = Command::new("kill").arg(id.to_string()).status();
             }
         });
@@ -123,7 +123,7 @@ impl Process {
         line
     }
 
-    /// What it takes now, seen from outside.
+    /// The resources that the process uses now, seen from outside.
     pub fn takes(&self) -> Taken {
         Taken::of(self.child.id())
     }
@@ -137,19 +137,19 @@ impl Drop for Process {
     }
 }
 
-/// What a process takes.
+/// The resources that a process uses.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Taken {
-    /// Resident memory now.
+    /// The resident size now.
     pub resident_kib: u64,
-    /// The most that was ever resident.
+    /// The peak resident size.
     pub peak_kib: u64,
     /// CPU time of all threads, in user and system mode.
     pub cpu_seconds: f64,
 }
 
 impl Taken {
-    /// By process id; nothing if it is gone.
+    /// Those of a process id; all zero if the process is gone.
     pub fn of(id: u32) -> Self {
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
         let kib = |name: &str| {
@@ -158,18 +158,18 @@ impl Taken {
         };
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        // In ticks of a hundredth of a second, which is the kernel's promise to user space.
+        // The kernel reports ticks of a hundredth of a second to user space.
         let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
         Self { resident_kib: kib("VmRSS:"), peak_kib: kib("VmHWM:"), cpu_seconds: (ticks(11) + ticks(12)) / 100.0 }
     }
 
-    /// This process.
+    /// Those of this process.
     pub fn here() -> Self {
         Self::of(std::process::id())
     }
 }
 
-/// The value in the middle.
+/// The median.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);

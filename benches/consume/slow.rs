@@ -1,4 +1,4 @@
-//! What do the others lose when one shard stands still?
+//! How much slower are the other shards when one shard stands still?
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -14,12 +14,12 @@ use crate::process::{Stage, median};
 use crate::{AnyError, Arguments};
 use kinesis_testkit::replay::Load;
 
-/// What a run says.
+/// The result of a run.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Speed {
-    /// Payload of all shards but the first, in a second.
+    /// The payload of all shards but the first, in a second.
     others_per_second: f64,
-    /// Payload of the first shard.
+    /// The payload of the first shard.
     first_bytes: u64,
 }
 
@@ -30,7 +30,7 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
     println!("|---|---|---|---|---|");
     for record_bytes in &arguments.record_bytes {
         for shards in &arguments.shards {
-            // What a shard can carry at most, so that nothing is gained by one that doesn't.
+            // This is the most that a shard can carry, so that the others gain nothing from one that stands still.
             let load = Load { rate: Some(2e6), ..arguments.load(*record_bytes, *shards) };
             let server = stage.serve(&load)?;
             let mut speeds: HashMap<&str, Vec<f64>> = HashMap::new();
@@ -54,7 +54,8 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// Reads so many bytes of the others; what comes of the first shard is acknowledged, or kept and never.
+/// Reads this many bytes of the other shards; records of the first shard are acknowledged, or kept and never
+/// acknowledged.
 pub async fn read(job: &Job, stands_still: bool) -> Result<Speed, AnyError> {
     let (input, _folder) = job.input().await?;
     let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_secs(10) };

@@ -1,4 +1,4 @@
-//! What does a gigabyte cost? Payload per CPU second of each way to read, beside the others.
+//! What does a gigabyte cost? Payload per CPU second of each way of reading, beside the alternatives.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::ways::Cost;
 use crate::{AnyError, Arguments, peers};
 use kinesis_testkit::replay::Load;
 
-/// The ways to read, in the order of the table.
+/// The ways of reading, in the order of the table.
 const PATHS: [&str; 5] = ["drain", "memory", "ours-decode", "ours", "sdk"];
-/// A peer that says nothing for so long is ended.
+/// A peer that is silent for this long is killed.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// Not in the table if it isn't asked for: our decoder without a network.
+/// A way that is not in the table unless `--paths` names it: our decoder without a network.
 const ASKED_FOR: &str = "memory";
 
-/// Runs all ways in turns, and prints the medians.
+/// Runs all ways in turn, and prints the medians.
 pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
     let (stage, reading) = (Stage::new()?, arguments.reading);
     let asked = |path: &str| arguments.paths.iter().any(|asked| asked == path);
@@ -32,9 +32,10 @@ pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
         for shards in &arguments.shards {
             let bytes = arguments.megabytes << 20;
             let load = Load {
-                // Somewhat more than is read, so that no shard runs dry before the last is done. Others warm up first.
+                // This is somewhat more than is read, so that no shard runs dry before the last is done. The peers warm
+                // up first.
                 bytes_per_shard: if peers.is_empty() { bytes / *shards as u64 * 2 } else { u64::MAX },
-                // Amazon's library refuses numbers that don't rise.
+                // Amazon's library refuses sequence numbers that don't rise.
                 rising: !peers.is_empty(),
                 ..arguments.load(*record_bytes, *shards)
             };

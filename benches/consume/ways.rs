@@ -1,4 +1,4 @@
-//! In which ways can one read? Each is a process of its own, measured alone.
+//! In which ways can a stream be read? Each is a process of its own, measured alone.
 
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -24,7 +24,7 @@ use crate::client::Job;
 use crate::process::Taken;
 use kinesis_testkit::replay::stream::Stream;
 
-/// What it cost.
+/// The cost of a run.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Cost {
     pub bytes: u64,
@@ -50,7 +50,7 @@ impl Stopwatch {
         Self { goal, seen: AtomicU64::new(0), start: std::sync::OnceLock::new() }
     }
 
-    /// Counts payload; true when it is enough.
+    /// Counts payload. Returns true when it is enough.
     fn count(&self, bytes: u64) -> bool {
         let seen = self.seen.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if seen >= self.goal / 10 {
@@ -205,7 +205,7 @@ pub async fn ours(job: &Job) -> Result<Cost, AnyError> {
     cost
 }
 
-/// Reads all shards until one of them has seen enough.
+/// Reads all shards until one of them has read enough.
 async fn each_shard<F>(job: &Job, mut read: impl FnMut(Arc<Stopwatch>, usize) -> F) -> Result<Cost, AnyError>
 where
     F: Future<Output = Result<(), AnyError>> + Send + 'static,

@@ -17,7 +17,7 @@ use crate::signals::Signals;
 use crate::terminal::{LogFormat, Terminal};
 use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, registry, run, signals};
 
-/// How long the runtime waits for what still blocks when the program ends.
+/// How long the runtime waits for calls that still block when the program ends.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Runs, lints and documents pipelines that read Amazon Kinesis.
@@ -30,7 +30,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a pipeline until its input ends. Ctrl-C, SIGTERM or SIGHUP stops it softly, a second one hard.
+    /// Run a pipeline until its input ends. Ctrl-C, SIGTERM or SIGHUP stops it gracefully, a second one at once.
     Run(Run),
     /// Show everything that is wrong or odd in pipeline files, without running them.
     Lint {
@@ -38,7 +38,7 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-    /// Show who owns which shard of a lease table, since when, and how far behind it is.
+    /// Show which worker owns which shard of a lease table, since when, and how far behind it is.
     Leases(Leases),
     /// Print the JSON Schema of pipeline files, or of one input's block.
     Schema {
@@ -48,7 +48,7 @@ enum Command {
     },
     /// Print the reference of an input, in Markdown.
     Docs {
-        /// Which input.
+        /// The name of the input.
         #[arg(long, default_value = DEFAULT_INPUT)]
         input: String,
     },
@@ -57,7 +57,7 @@ enum Command {
         /// Only the common fields.
         #[arg(long)]
         small: bool,
-        /// Which input.
+        /// The name of the input.
         #[arg(long, default_value = DEFAULT_INPUT)]
         input: String,
     },
@@ -143,7 +143,7 @@ fn run_command(arguments: &Run, registry: &Registry) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
     };
-    // First of all: whatever comes while the rest starts stops it in good order.
+    // This comes first: a signal that arrives while the rest starts stops the program gracefully.
     let signals = {
         let _inside = runtime.enter();
         Signals::new()
@@ -153,7 +153,7 @@ fn run_command(arguments: &Run, registry: &Registry) -> Exit {
         Err(error) => return fail(Exit::Usage, &error),
     };
     let exit = runtime.block_on(run_pipeline(arguments, registry, &terminal, signals));
-    // A hard stop leaves tasks behind, and a blocked write must not keep the program alive.
+    // An immediate stop leaves tasks behind, and a blocked write must not keep the program alive.
     runtime.shutdown_timeout(LINGER);
     exit
 }
@@ -178,7 +178,7 @@ async fn run_pipeline(arguments: &Run, registry: &Registry, terminal: &Terminal,
         tracing::warn!("{warning}");
     }
     if let Some(address) = arguments.metrics {
-        // All gauges are set every second; those of shards that are not read here any more are left out.
+        // All gauges are set every second; those of shards that are not read here any more are removed.
         let exporter = metrics_exporter_prometheus::PrometheusBuilder::new()
             .with_http_listener(address)
             .idle_timeout(MetricKindMask::GAUGE, Some(IDLE_GAUGES));
@@ -216,10 +216,10 @@ async fn run_pipeline(arguments: &Run, registry: &Registry, terminal: &Terminal,
     }
 }
 
-/// The one message an error gets. Not a log line: it is there whatever the log level is.
+/// Prints the one message for an error. It is not a log line: it appears at every log level.
 fn fail(exit: Exit, error: &dyn std::fmt::Display) -> Exit {
     let text = error.to_string();
-    // Findings of a linted file say so themselves.
+    // Findings of a linted file have their own prefix.
     let prefix = if text.starts_with("error: ") || text.starts_with("warning: ") { "" } else { "error: " };
     let _ = writeln!(io::stderr(), "{prefix}{text}");
     exit
@@ -237,7 +237,7 @@ fn print_text(text: &str) -> Exit {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Exit::Done,
-        // Such as `| head`.
+        // The reader has exited, as `| head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
         Err(error) => fail(Exit::Failed, &format!("writing to standard output: {error}")),
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::pipeline::{self, PipelineError};
 
-/// Text for standard output and for standard error, and whether all is well.
+/// Text for standard output and for standard error, and whether the check succeeded.
 #[derive(Debug, Default)]
 pub(crate) struct Printed {
     pub(crate) out: String,
@@ -17,7 +17,7 @@ pub(crate) struct Printed {
     pub(crate) wrong: bool,
 }
 
-/// Every finding in these files. Writing to a string can't fail. Warnings alone are no failure.
+/// Lists every finding in these files. Writing to a string can't fail. Warnings alone are not a failure.
 pub(crate) fn lint(registry: &Registry, files: &[PathBuf]) -> Printed {
     let mut printed = Printed::default();
     for file in files {
@@ -76,7 +76,7 @@ pub(crate) fn schema(registry: &Registry, input: Option<&RegisteredInput>) -> Va
     })
 }
 
-/// A schema of its own `$id`, so that its `#/$defs/…` still mean its own definitions.
+/// A schema with its own `$id`, so that its `#/$defs/…` still refer to its own definitions.
 fn embedded(schema: &Value) -> Value {
     let mut schema = schema.clone();
     if let Some(root) = schema.as_object_mut() {
@@ -107,7 +107,7 @@ pub(crate) fn create(input: &RegisteredInput, detail: Detail) -> String {
              batch_size: 4096\n  # Batches written at a time. Above 1 messages of a shard may overtake each other.\n  \
              concurrency: 1\n  # How long an output that fails is left alone before it is tried again.\n  \
              reconnect_interval: 1s\n  # How long the output may take to connect at the start.\n  \
-             startup_timeout: 10s\n\n# How long a soft stop takes at most.\nshutdown_timeout: 20s\n",
+             startup_timeout: 10s\n\n# How long a graceful stop takes at most.\nshutdown_timeout: 20s\n",
         );
     }
     out

@@ -1,14 +1,14 @@
-//! What does the program's exit code say?
+//! What does the program's exit code mean?
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-/// How the program ended.
+/// The way in which the program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Exit {
-    /// The input ended, or the pipeline was stopped softly; nothing is wrong.
+    /// The input ended, or the pipeline was stopped gracefully; nothing is wrong.
     Done = 0,
     /// Something failed while the pipeline ran.
     Failed = 1,
@@ -16,14 +16,14 @@ pub enum Exit {
     Usage = 2,
     /// The pipeline file can't be read or is wrong.
     Configuration = 3,
-    /// The input can't run until somebody changes something: permissions, region, stream, checkpoint.
+    /// The input can't run until a person changes something: permissions, region, stream, checkpoint.
     Input = 4,
-    /// A second signal stopped the pipeline hard.
+    /// A second signal stopped the pipeline at once.
     HardStop = 130,
 }
 
 impl Exit {
-    /// All of them, in the order of their codes.
+    /// All exit codes, in ascending order.
     pub const ALL: [Self; 6] =
         [Self::Done, Self::Failed, Self::Usage, Self::Configuration, Self::Input, Self::HardStop];
 
@@ -32,19 +32,19 @@ impl Exit {
         self as u8
     }
 
-    /// What it means, in one line.
+    /// The meaning of the code, in one line.
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::Done => "the input ended, or a soft stop: progress is stored",
-            Self::Failed => "a failure while running, such as an output that refuses messages",
+            Self::Done => "the input ended, or a graceful stop: progress is stored",
+            Self::Failed => "a failure while running, such as an output that rejects messages",
             Self::Usage => "wrong use of the command line",
             Self::Configuration => "the pipeline file can't be read, or is wrong",
             Self::Input => "the input can't run: credentials, region, stream, permissions, checkpoint",
-            Self::HardStop => "a hard stop: messages that were on their way will be read again",
+            Self::HardStop => "an immediate stop: messages that were in flight will be read again",
         }
     }
 
-    /// The list for `--help`.
+    /// The list of codes for `--help`.
     pub(crate) fn table() -> String {
         let mut out = String::from("Exit codes:\n");
         for exit in Self::ALL {

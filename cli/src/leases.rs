@@ -1,4 +1,4 @@
-//! Who owns which shard of a lease table?
+//! Which worker owns which shard of a lease table?
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write as _};
@@ -21,10 +21,10 @@ pub(crate) struct Leases {
     /// A profile of `~/.aws/credentials` [default: the environment's credentials]
     #[arg(long)]
     profile: Option<String>,
-    /// Another endpoint than AWS's own, for the table and the streams.
+    /// The endpoint of the table and the streams, in place of AWS's own.
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// Another endpoint for the streams than for the table.
+    /// The endpoint of the streams, if it differs from that of the table.
     #[arg(long, value_name = "URL")]
     kinesis_endpoint: Option<String>,
     /// Only this stream, as the table calls it: by name or ARN.
@@ -36,18 +36,19 @@ pub(crate) struct Leases {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Give back what this worker holds, which is gone for good and did not stop softly. Asks before it does.
+    /// Release the leases of this worker, which is gone for good and did not stop gracefully. Asks for confirmation
+    /// first.
     #[arg(long, value_name = "WORKER", conflicts_with_all = ["stream", "table_only"])]
     release: Option<String>,
-    /// Don't ask before releasing.
+    /// Don't ask for confirmation before releasing.
     #[arg(long, requires = "release")]
     yes: bool,
-    /// For how many seconds a worker is watched before it is taken for gone.
+    /// For how many seconds a worker is observed before it is considered gone.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, requires = "release")]
     watch: u64,
 }
 
-/// Why nothing is shown or released.
+/// The reason why nothing is shown or released.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error(transparent)]
@@ -68,7 +69,7 @@ impl Refusal {
     }
 }
 
-/// What is to be printed, or what to say instead and how to exit.
+/// Returns the text to print, or an error message and the exit code.
 pub(crate) async fn leases(arguments: &Leases) -> Result<String, (Exit, String)> {
     let done = async {
         let mut at = TableAt::default();
@@ -114,35 +115,35 @@ async fn release(table: &LeaseTable, worker: &str, arguments: &Leases) -> Result
         )?;
     }
     let released = table.release(worker, Duration::from_secs(arguments.watch)).await?;
-    Ok(if arguments.json { json(&released) } else { told(worker, released) })
+    Ok(if arguments.json { json(&released) } else { summary(worker, released) })
 }
 
 fn confirm(question: &str, expected: &str) -> Result<(), Refusal> {
     if !io::stdin().is_terminal() {
-        return Err(Refusal::Usage("there is nobody to ask; `--yes` releases without asking".into()));
+        return Err(Refusal::Usage("there is no terminal to ask on; `--yes` releases without asking".into()));
     }
     let mut answer = String::new();
-    // If it can't be asked, it is not confirmed.
+    // A question that can't be asked is not confirmed.
     let _ = io::stderr().write_all(question.as_bytes());
     let _ = io::stdin().lock().read_line(&mut answer);
     if answer.trim() == expected { Ok(()) } else { Err(Refusal::NotConfirmed) }
 }
 
-fn told(worker: &str, Released { shards, changed, .. }: Released) -> String {
-    let mut told = format!("{worker}: released {shards} shards");
+fn summary(worker: &str, Released { shards, changed, .. }: Released) -> String {
+    let mut summary = format!("{worker}: released {shards} shards");
     if changed > 0 {
         // Writing to a string can't fail.
-        let _ = write!(told, "; {changed} had changed hands and were left alone");
+        let _ = write!(summary, "; {changed} had changed hands and were left alone");
     }
-    told + "\n"
+    summary + "\n"
 }
 
 fn json(value: &impl serde::Serialize) -> String {
-    // Maps have text for keys, and nothing else can fail.
+    // The keys of maps are text, and nothing else can fail.
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
-/// Two tables and a line that sums up.
+/// Two tables and a line with the totals.
 fn text(seen: &Overview) -> String {
     let mut shards = vec![["STREAM", "SHARD", "STATE", "OWNER", "HELD FOR", "BEHIND", "REMARKS"].map(str::to_owned)];
     shards.extend(seen.shards.iter().map(|shard| {
@@ -164,7 +165,7 @@ fn text(seen: &Overview) -> String {
             worker.shards.to_string(),
             ago(worker.runs_seconds),
             ago(worker.seen_seconds_ago) + " ago",
-            if worker.explicit { "shards by name" } else { "what is its share" }.to_owned(),
+            if worker.explicit { "shards by name" } else { "its share" }.to_owned(),
         ]
     }));
     let count = |state| seen.shards.iter().filter(|shard| shard.state == state).count();
@@ -199,12 +200,12 @@ fn remarks(shard: &SeenShard) -> String {
         remarks.push(remark.clone());
     }
     if let Some(worker) = &shard.requester {
-        remarks.push(format!("wanted by {worker}"));
+        remarks.push(format!("requested by {worker}"));
     }
     if shard.other_program {
         remarks.push("held by another program".into());
     } else if shard.owner.is_some() && shard.owner_seen_seconds_ago.is_none() {
-        remarks.push("its owner shows itself no more".into());
+        remarks.push("its owner no longer writes heartbeats".into());
     }
     if shard.sequence_number.is_none() && shard.state != State::Ended {
         remarks.push("nothing stored yet".into());
@@ -212,7 +213,7 @@ fn remarks(shard: &SeenShard) -> String {
     remarks.join("; ")
 }
 
-/// Rows under each other, each column as wide as it has to be.
+/// Rows under each other, each column as wide as its widest cell.
 fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let mut out = String::new();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
@@ -229,7 +230,7 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     out
 }
 
-/// In the two largest units, as people say it.
+/// A duration in its two largest units.
 fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_as_wide_as_they_have_to_be() {
+    fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [["A", "LONG", ""], ["wider", "b", "c"]].map(|row| row.map(str::to_owned));
         assert_eq!(columns(&rows), "A      LONG\nwider  b     c\n");
     }

@@ -1,14 +1,14 @@
 //! Runs, lints and documents pipelines that read Amazon Kinesis.
 //!
-//! The `kinesis-input` program is a thin shell over this library: what `kinesis-input run` does is [`run()`], with
+//! The `kinesis-input` program is a thin shell over this library: `kinesis-input run` does the same as [`run()`], with
 //! the same pipelines, the same delivery and the same way to stop.
 //!
 //! # Layout
 //!
-//! - [`pipeline`]: a pipeline file becomes an input, an output and how they are joined.
+//! - [`pipeline`]: a pipeline file becomes an input, an output and the options that join them.
 //! - [`mod@run`]: runs it, until its end, an error or a stop.
 //! - [`command`]: the program: arguments, subcommands, exit codes; `configure`: lint, schema, docs, create.
-//! - `terminal`: logs, the progress line, metrics; `signals`: what Ctrl-C and SIGTERM do.
+//! - `terminal`: logs, the progress line, metrics; `signals`: the effect of Ctrl-C and SIGTERM.
 
 pub mod command;
 mod configure;
@@ -30,7 +30,7 @@ pub use run::{Ending, Meter, RunError, RunOptions, RunReport, StopHandle, run};
 ///
 /// # Errors
 ///
-/// Never as it stands; an input added here under a name that is taken would be one.
+/// Fails only if an input is added here under a name that is taken.
 pub fn registry() -> Result<Registry, DuplicateName> {
     let mut registry = Registry::new();
     registry.register(KinesisInput::new())?;

@@ -1,4 +1,4 @@
-//! What does a pipeline file hold?
+//! What does a pipeline file contain?
 //!
 //! ```yaml
 //! input:                  # any registered input
@@ -29,40 +29,40 @@ use serde::Deserialize;
 
 /// The parts that a pipeline file may have.
 const PARTS: [&str; 4] = ["input", "output", "pipeline", "shutdown_timeout"];
-/// What Connect writes beside an input or an output.
+/// A field that Connect writes beside an input or an output.
 const LABEL: &str = "label";
-/// How long a soft stop takes at most, if the file doesn't say.
+/// The longest time that a graceful stop takes, if the file doesn't say.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often an output file is synced.
 const SYNC_MILLIS: u64 = 100;
 
 /// A pipeline that is ready to [`run`](crate::run()). Nothing is connected yet.
 pub struct Pipeline {
-    /// Where messages come from.
+    /// The source of the messages.
     pub input: Arc<dyn Input>,
-    /// Where they go.
+    /// The destination of the messages.
     pub output: Endpoint,
-    /// How the two are joined.
+    /// How the input and the output are joined.
     pub options: RouteOptions,
-    /// How long a soft stop takes at most, from the signal to the end.
+    /// The longest time that a graceful stop takes, from the signal to the end.
     pub shutdown_timeout: Duration,
-    /// What is odd about the file, to be shown to its author.
+    /// What is odd about the file, for its author.
     pub warnings: Diagnostics,
 }
 
-/// Why there is no pipeline.
+/// The reason why there is no pipeline.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PipelineError {
     /// The file can't be read.
     #[error("can't read the pipeline file {}: {source}", path.display())]
     Read {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// Something in it is wrong.
+    /// Something in the file is wrong.
     #[error("{0}")]
     Wrong(#[from] Diagnostics),
     /// The input refused a configuration that looked right.
@@ -77,11 +77,11 @@ struct Settings {
     /// The most messages that go to the output at once.
     #[garde(range(min = 1))]
     batch_size: usize,
-    /// How many batches are written at a time. Above 1 messages of a shard may overtake each other on their way into
+    /// How many batches are written at a time. Above 1, messages of a shard may overtake each other on their way into
     /// outputs that don't keep order themselves.
     #[garde(range(min = 1))]
     concurrency: usize,
-    /// How long an output that fails is left alone before it is tried again.
+    /// How long to wait before an output that failed is tried again.
     #[garde(skip)]
     reconnect_interval: Span,
     /// How long the output may take to connect at the start.
@@ -116,7 +116,7 @@ impl Settings {
 }
 
 impl Pipeline {
-    /// A pipeline of parts that the caller made, with the default settings.
+    /// A pipeline of parts that the caller provides, with the default settings.
     pub fn new(input: Arc<dyn Input>, output: Endpoint) -> Self {
         Self {
             input,
@@ -131,17 +131,17 @@ impl Pipeline {
     ///
     /// # Errors
     ///
-    /// [`PipelineError`], with all that is wrong at once.
+    /// Fails with a [`PipelineError`] that contains everything that is wrong.
     pub fn load(path: &Path, registry: &Registry) -> Result<Self, PipelineError> {
         let document = open(path)?;
         Self::from_document(&document, registry)
     }
 
-    /// Reads a pipeline out of YAML text; `file` is for messages.
+    /// Reads a pipeline from YAML text; `file` is for messages.
     ///
     /// # Errors
     ///
-    /// [`PipelineError`], with all that is wrong at once.
+    /// Fails with a [`PipelineError`] that contains everything that is wrong.
     pub fn from_yaml(
         file: &str,
         text: &str,
@@ -156,7 +156,7 @@ impl Pipeline {
         if found.has_errors() {
             return Err(found.into());
         }
-        // Without errors all of it is there.
+        // Without errors all parts exist.
         let (Some(input), Some(host)) = (input(document, registry)?, host) else { return Err(found.into()) };
         let built = input.build(document, &["input", input.name()]).map_err(|error| match error {
             BuildError::Config(found) => PipelineError::Wrong(found),
@@ -174,7 +174,7 @@ impl Pipeline {
 
 impl fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither the input's nor the output's configuration: they may hold secrets.
+        // The configurations of the input and the output are left out, because they may contain secrets.
         f.debug_struct("Pipeline")
             .field("input", &self.input.status().target)
             .field("shutdown_timeout", &self.shutdown_timeout)
@@ -188,15 +188,15 @@ pub(crate) fn open(path: &Path) -> Result<Document, PipelineError> {
     Ok(Document::from_yaml(&path.display().to_string(), &text, &Environment::process())?)
 }
 
-/// The parts that aren't the input's.
+/// The parts that do not belong to the input.
 pub(crate) struct HostParts {
     output: Endpoint,
     settings: Settings,
     shutdown_timeout: Duration,
 }
 
-/// All that is wrong or odd in a pipeline file, and the host's parts if they are right.
-/// `of_input` says what is found in the input's block.
+/// Everything that is wrong or odd in a pipeline file, and the host's parts if they are right. `of_input` returns the
+/// findings in the input's block.
 pub(crate) fn check(
     document: &Document,
     registry: &Registry,
@@ -247,7 +247,7 @@ fn keep<T>(result: Result<T, Diagnostics>, found: &mut Diagnostics) -> Option<T>
 fn input<'r>(document: &Document, registry: &'r Registry) -> Result<Option<&'r RegisteredInput>, Diagnostics> {
     let known = || list(registry.iter().map(RegisteredInput::name));
     let fields = document.fields(&["input"]).unwrap_or_default();
-    // What Connect writes beside it names the input in its own logs, and says nothing here.
+    // The label that Connect writes beside an input names it in Connect's logs, and has no meaning here.
     let is_labeled = fields.contains(&LABEL);
     let names: Vec<&str> = fields.into_iter().filter(|name| *name != LABEL).collect();
     let [name] = names[..] else {
@@ -277,12 +277,12 @@ fn unknown_input(document: &Document, name: &str, nearest: Option<&str>, known: 
     document.error_at(&["input", name], format!("there is no input named `{name}`")).with_help(help)
 }
 
-/// The output; ours are `stdout` and `drop`, the rest is mq-bridge's.
+/// The output; `stdout` and `drop` are ours, the rest are mq-bridge's.
 fn output(document: &Document) -> Result<Endpoint, Diagnostics> {
     let mut fields = document.fields(&["output"]).unwrap_or_default();
     let is_labeled = fields.contains(&LABEL);
     fields.retain(|name| *name != LABEL);
-    // As a word or as a mapping: `output: stdout`, `output: {stdout: {}}`.
+    // An output is a word or a mapping: `output: stdout`, `output: {stdout: {}}`.
     let word = if fields.is_empty() { document.read::<String>(&["output"]).ok() } else { None };
     if word.as_deref() == Some("drop") || fields == ["drop"] {
         return Ok(Endpoint::new(EndpointType::Null));
@@ -318,10 +318,10 @@ fn output(document: &Document) -> Result<Endpoint, Diagnostics> {
     Ok(endpoint)
 }
 
-/// A message counts as done only when it would survive a power failure, so what is written is synced before it is
-/// acknowledged; a little later, so that one sync does for many batches.
+/// Sets the sync of an output file. A message counts as done only when it would survive a power failure, so what is
+/// written is synced before it is acknowledged; with a short delay, so that one sync serves many batches.
 fn sync(file: &mut FileConfig) {
-    // Parts named by source position are synced by mq-bridge itself, and a terminal or a pipe can't be.
+    // mq-bridge itself syncs files that are named by source position, and a terminal or a pipe can't be synced.
     let special = std::fs::metadata(&file.path).is_ok_and(|found| !found.is_file());
     let parts = file.name_by == NameBy::SourcePosition || file.idempotency == Some(true);
     if !parts && !special {

@@ -1,10 +1,11 @@
-//! What do Ctrl-C, SIGTERM and SIGHUP do?
+//! What is the effect of Ctrl-C, SIGTERM and SIGHUP?
 
 use std::io;
 
 use crate::StopHandle;
 
-/// Turns the first signal into a soft stop and the second into a hard one. Never ends; to be dropped with the run.
+/// Turns the first signal into a graceful stop and the second into an immediate one. The future never completes; drop
+/// it with the run.
 pub(crate) async fn stop_on_signals(signals: io::Result<Signals>, stop: StopHandle) {
     let mut signals = match signals {
         Ok(signals) => signals,
@@ -21,18 +22,18 @@ pub(crate) async fn stop_on_signals(signals: io::Result<Signals>, stop: StopHand
     std::future::pending::<()>().await;
 }
 
-/// The signals that stop the program. From when this is made on, none of them ends it by itself.
+/// The signals that stop the program. Once this exists, none of them ends the program by itself.
 #[cfg(unix)]
 pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    /// `None` if the program was started so that it outlives its terminal, as `nohup` does.
+    /// SIGHUP; `None` if the program was started so that it outlives its terminal, as by `nohup`.
     hangup: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
 impl Signals {
-    /// Listens from now on. Only inside a runtime.
+    /// Starts listening. This must be called inside a runtime.
     pub(crate) fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let hangup =
@@ -55,7 +56,7 @@ impl Signals {
     }
 }
 
-/// Whether the program was started with this signal ignored. Known on Linux only.
+/// Whether the program was started with this signal ignored. This is known only on Linux.
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

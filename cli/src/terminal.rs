@@ -19,7 +19,7 @@ use crate::Meter;
 /// How log lines are written to standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object a line.
     Json,
@@ -32,8 +32,8 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Starts logging at this level (`info`, or a filter such as `warn,kinesis_input=debug`). With a progress line only if
-    /// standard error is a terminal that nobody parses.
+    /// Starts logging at this level (`info`, or a filter such as `warn,kinesis_input=debug`). A progress line is shown
+    /// only if standard error is a terminal and the log is text.
     pub(crate) fn start(format: LogFormat, level: &str) -> Result<Self, String> {
         let directives = if level.eq_ignore_ascii_case("info") { INFO } else { level };
         let filter = EnvFilter::try_new(directives)
@@ -51,12 +51,12 @@ impl Terminal {
             LogFormat::Text => logs.with(lines.with_target(false)).try_init(),
             LogFormat::Json => logs.with(lines.json().flatten_event(true)).try_init(),
         };
-        // Somebody who embeds us may have a subscriber already; then theirs is used.
+        // A program that embeds this library may have a subscriber already; then that is used.
         drop(started);
         Ok(terminal)
     }
 
-    /// Keeps the progress line up to date. Never ends; to be dropped with the run.
+    /// Keeps the progress line up to date. The future never completes; drop it with the run.
     pub(crate) async fn show(&self, meter: Meter) {
         const EVERY: Duration = Duration::from_millis(500);
         let mut before = meter.read();
@@ -75,21 +75,21 @@ impl Terminal {
         }
     }
 
-    /// Takes the progress line away.
+    /// Removes the progress line.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// At `info` the log is ours; of the libraries it has what is wrong.
+/// At `info` the log consists of our lines, and of the warnings of libraries.
 const INFO: &str =
     "warn,kinesis_input=info,kinesis_input_cli=info,pipeline_plugin_api=info,pipeline_plugin_mq_bridge=info";
-/// The targets that say by themselves how often they repeat a line.
+/// The targets that limit by themselves how often they repeat a line.
 const OURS: [&str; 2] = ["kinesis_input", "pipeline_plugin"];
-/// What a library says is wrong is shown again after this long: some say it at every retry.
+/// A warning of a library is shown again after this long: some repeat it at every retry.
 const SHOWN_EVERY: Duration = Duration::from_mins(1);
 
-/// Leaves out what a library repeats.
+/// Suppresses the lines that a library repeats.
 #[derive(Debug, Default)]
 struct Seldom {
     shown: Mutex<HashMap<Identifier, Instant>>,

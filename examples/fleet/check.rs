@@ -1,6 +1,6 @@
 //! Did every record arrive, those of a key in order, and none again that should not have?
 //!
-//! The rule for what comes again is in the head of `main.rs`.
+//! The rule for records that come again is at the top of `main.rs`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 
 use crate::workers::{COMMIT, LEASE};
 
-/// Order is promised within a shard, and so within a partition key: there are so many.
+/// The number of partition keys. Order is promised within a shard, and so within a partition key.
 pub const KEYS: u64 = 197;
-/// Two workers' outputs are read by two tasks here, which may be so far apart.
+/// The outputs of two workers are read by two tasks here, which may be this far apart.
 const SLACK: u32 = 250;
-/// A record that was given to a worker is stored after so long, unless something hurt the worker: the worker writes once in
+/// A record that was given to a worker is stored after this long, unless the worker was hurt: the worker writes once in
 /// a commit period, and the machine may be busy.
 const STORED_WITHIN: u32 = COMMIT.as_millis() as u32 + 1_000;
-/// So long after what hurt it a worker may still be behind: it tries a failed write again within a lease period, or has
-/// lost the lease.
+/// A worker may be behind for this long after it was hurt: it retries a failed write within a lease period, or has lost
+/// the lease.
 const RECOVERS_WITHIN: u32 = LEASE.as_millis() as u32;
-/// A worker that was held up in the middle of its output may finish that so long after.
+/// A worker that was held up in the middle of its output may finish that within this time.
 const FINISHES_WITHIN: u32 = 2_000;
-/// So many findings of a kind are shown.
+/// The most findings of a kind that are shown.
 const SHOWN: u64 = 10;
-/// Records have numbers below this; a line that says otherwise is no record.
+/// Records have numbers below this; a line with another number is not a record.
 const MOST: u64 = 1 << 26;
 
 /// The partition key of a record.
@@ -30,14 +30,14 @@ pub fn key(number: u64) -> u64 {
     number % KEYS
 }
 
-/// When a line was written, as far as is known: not before, and not after.
+/// The interval in which a line was written, as far as it is known: not before, and not after.
 pub type Written = (Instant, Instant);
 
-/// Which process.
+/// The id of a process.
 pub type WorkerId = u16;
 
-/// What may keep a worker from storing what it was given. A link to the stream that is cut is none of these, and neither
-/// is a clock: nothing may come again because of them.
+/// A fault that may keep a worker from storing what it was given. A link to the stream that is cut is none of these,
+/// and neither is a clock: nothing may come again because of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hurt {
     /// SIGKILL.
@@ -48,11 +48,12 @@ pub enum Hurt {
     Table,
     /// The output is not read.
     Output,
-    /// The machine let nothing run, and so all workers.
+    /// The machine let nothing run, and therefore no worker.
     Machine,
 }
 
-/// What hurt a worker, and for how long. No worker stands for all of them. Times are milliseconds of the run.
+/// A fault that hurt a worker, and for how long. Without a worker it hurt all of them. Times are milliseconds of the
+/// run.
 #[derive(Debug, Clone, Copy)]
 struct Interval {
     hurt: Hurt,
@@ -61,17 +62,17 @@ struct Interval {
     end: Option<u32>,
 }
 
-/// A line that a worker wrote: its place in that worker's output, and when.
+/// A line that a worker wrote: its position in that worker's output, and when.
 #[derive(Debug, Clone, Copy)]
 struct Delivery {
     worker: WorkerId,
-    /// None where what is known of two deliveries has been put together.
+    /// `None` if the knowledge of two deliveries has been combined.
     line: Option<std::num::NonZero<u32>>,
     after: u32,
     before: u32,
 }
 
-/// What arrived. Of a record 16 bytes are kept, and 20 more each time that it comes again.
+/// The records that arrived. Each takes 16 bytes, and 20 more each time that it comes again.
 #[derive(Debug)]
 pub struct Check {
     start: Instant,
@@ -82,26 +83,26 @@ pub struct Check {
     names: Vec<String>,
     lines: Vec<u32>,
     unknown: u64,
-    /// Began when all was read and stored: whatever it is given is wrong.
+    /// The worker that started when everything was read and stored: it must not be given anything.
     last: Option<WorkerId>,
 }
 
-/// What came of it.
+/// The result of a check.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     pub lost: u64,
     pub out_of_order: u64,
     pub duplicates_allowed: u64,
     pub duplicates_not_allowed: u64,
-    /// Lines that are no record, or one that was never put.
+    /// Lines that are not a record, or one that was never put.
     pub unknown: u64,
-    /// Of all that rightly came again, the one that had waited for longest to be stored when its worker was hurt.
+    /// The longest time that a record that rightly came again had waited to be stored when its worker was hurt.
     pub longest_unstored: Duration,
 }
 
 impl Findings {
-    /// Nothing that was promised was broken.
-    pub fn is_good(&self) -> bool {
+    /// Whether every promise was kept.
+    pub fn is_ok(&self) -> bool {
         self.lost == 0 && self.out_of_order == 0 && self.duplicates_not_allowed == 0 && self.unknown == 0
     }
 }
@@ -125,25 +126,25 @@ impl Check {
         at.saturating_duration_since(self.start).as_millis() as u32
     }
 
-    /// Another process begins.
+    /// Registers another process.
     pub fn worker(&mut self, name: &str) -> WorkerId {
         self.names.push(name.to_owned());
         self.lines.push(0);
         (self.names.len() - 1) as WorkerId
     }
 
-    /// All is read and stored, and this worker begins only to see whether anything comes.
-    pub fn look_again(&mut self, worker: WorkerId) {
+    /// Registers a worker that starts when everything is read and stored, only to see whether anything comes.
+    pub fn start_last_worker(&mut self, worker: WorkerId) {
         self.last = Some(worker);
     }
 
-    /// Something begins to hurt a worker, or all of them. Returns what `healed` wants.
+    /// Begins to hurt a worker, or all of them. Returns the id for `healed`.
     pub fn hurt(&mut self, hurt: Hurt, worker: Option<WorkerId>, at: Instant) -> usize {
         self.hurts.push(Interval { hurt, worker, begin: self.millis(at), end: None });
         self.hurts.len() - 1
     }
 
-    /// It is over.
+    /// Ends a fault.
     pub fn healed(&mut self, hurt: usize, at: Instant) {
         self.hurts[hurt].end = Some(self.millis(at));
     }
@@ -153,7 +154,7 @@ impl Check {
         let Some(number) = line.trim().parse::<u64>().ok().filter(|number| *number < MOST) else {
             self.unknown += 1;
             if self.unknown <= SHOWN {
-                eprintln!("         {} wrote what is no record: {line:?}", self.names[usize::from(worker)]);
+                eprintln!("         {} wrote a line that is not a record: {line:?}", self.names[usize::from(worker)]);
             }
             return;
         };
@@ -182,7 +183,7 @@ impl Check {
         self.hurts.iter().filter(|hurt| hurt.hurt == Hurt::Machine).count()
     }
 
-    /// What hurts still.
+    /// The faults that have not ended.
     #[cfg(test)]
     pub fn hurting(&self) -> usize {
         self.hurts.iter().filter(|hurt| hurt.end.is_none()).count()
@@ -199,10 +200,11 @@ impl Check {
         findings
     }
 
-    /// A record is out of order when a later one of its key was written before it. Of one worker's lines the order is
-    /// known; of two workers' lines, what is not known of the times counts in their favor.
+    /// A record is out of order when a later one of its key was written before it. The order of one worker's lines is
+    /// known; for the lines of two workers, an uncertain time counts in their favor.
     fn judge_order(&self, put: u64, findings: &mut Findings) {
-        // A line that came again may have been written before the one that was read first: its output was not read.
+        // A line that came again may have been written before the one that was read first, because its output was not
+        // read.
         let mut first = self.first.clone();
         for (number, again) in &self.again {
             if let Some(first) = &mut first[*number as usize]
@@ -212,7 +214,7 @@ impl Check {
             }
         }
         for key in 0..KEYS {
-            // The one that was written last, and the last line of each worker.
+            // The delivery that was written last, and the last line of each worker.
             let mut latest: Option<(u64, Delivery)> = None;
             let mut lines: HashMap<WorkerId, (u64, u32)> = HashMap::new();
             for number in (key..put).step_by(KEYS as usize) {
@@ -249,7 +251,7 @@ impl Check {
             let lists = [hurts.get(&Some(worker)), hurts.get(&None)];
             lists.into_iter().flatten().flatten()
         };
-        // How long it had not been stored when something hurt its worker, at the least.
+        // The least time that the record had not been stored when its worker was hurt.
         let unstored = |given: &Delivery| {
             let may_be = |hurt: &&Interval| {
                 let end = hurt.end.unwrap_or(u32::MAX);
@@ -258,7 +260,7 @@ impl Check {
             };
             of(given.worker).filter(may_be).map(|hurt| hurt.begin.saturating_sub(given.before)).min()
         };
-        // Its worker had it already when it was held up, and others could not know.
+        // The worker had it already when it was held up, and the others could not know.
         let late = |given: &Delivery| {
             of(given.worker).any(|hurt| {
                 let end = hurt.end.unwrap_or(u32::MAX).saturating_add(FINISHES_WITHIN);
@@ -287,10 +289,10 @@ impl Check {
         }
     }
 
-    /// A delivery, with what hurt its worker last before it and first after.
+    /// A delivery, with the last fault of its worker before it and the first one after.
     fn shown(&self, number: u64, given: &Delivery) -> String {
         let seconds = |millis: u32| format!("{:.3} s", f64::from(millis) / 1000.0);
-        let told = |hurt: &Interval| {
+        let interval = |hurt: &Interval| {
             let end = hurt.end.map_or_else(|| "the end".to_owned(), seconds);
             format!("{:?} {} to {end}", hurt.hurt, seconds(hurt.begin))
         };
@@ -301,13 +303,13 @@ impl Check {
             "{number} of {} at {} (hurt before: {}; after: {})",
             self.names[usize::from(given.worker)],
             seconds(given.before),
-            before.map_or_else(|| "never".to_owned(), told),
-            after.map_or_else(|| "never".to_owned(), told),
+            before.map_or_else(|| "never".to_owned(), interval),
+            after.map_or_else(|| "never".to_owned(), interval),
         )
     }
 }
 
-/// Tells of the connections to a worker's table that are dead.
+/// Notes the connections to a worker's table that are dead.
 #[derive(Debug, Clone)]
 pub struct Witness {
     pub check: Arc<Mutex<Check>>,
@@ -315,12 +317,12 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// A connection is dead; returns what `end` wants.
+    /// A connection is dead. Returns the id for `end`.
     pub fn begin(&self) -> usize {
         self.lock().hurt(Hurt::Table, Some(self.worker), Instant::now())
     }
 
-    /// Its worker closed it.
+    /// The worker closed the connection.
     pub fn end(&self, hurt: usize) {
         self.lock().healed(hurt, Instant::now());
     }
@@ -336,7 +338,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A run of two workers in which ten records of each key come from the first worker, one second after the other.
+    /// A run of two workers in which the first worker writes ten records of each key, one second after the other.
     struct Run {
         check: Check,
         start: Instant,
@@ -361,7 +363,7 @@ mod tests {
             self.check.take(&number.to_string(), (at, at), worker);
         }
 
-        /// All records below this, in their order, one a millisecond from then on.
+        /// Takes all records below `put`, in their order, one a millisecond from then on.
         fn take_all(&mut self, put: u64, seconds: f64, worker: WorkerId) {
             for number in 0..put {
                 self.take(number, seconds + number as f64 / 1000.0, worker);
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_run_has_no_findings() {
+    fn correct_run_has_no_findings() {
         let mut run = Run::new();
         run.take_all(1000, 1.0, run.a);
         assert_eq!(run.check.result(1000), Findings::default());
@@ -389,18 +391,18 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_line_is_lost() {
+    fn dropped_line_is_lost() {
         let mut run = Run::new();
         for number in (0..1000).filter(|number| *number != 500) {
             run.take(number, 1.0, run.a);
         }
         assert_eq!(run.check.result(1000).lost, 1);
-        // And so are those that were put last.
+        // The records that were put last are lost too.
         assert_eq!(run.check.result(1010).lost, 11);
     }
 
     #[test]
-    fn a_line_that_was_never_put_is_found() {
+    fn line_that_was_never_put_is_found() {
         let mut run = Run::new();
         run.take_all(10, 1.0, run.a);
         run.take(10, 2.0, run.a);
@@ -416,7 +418,7 @@ mod tests {
             run.take(number, 1.0, run.a);
         }
         assert_eq!(run.check.result(KEYS * 2 + 1).out_of_order, 1);
-        // Of two keys there is no order.
+        // There is no order between two keys.
         let mut run = Run::new();
         for number in [1, 0] {
             run.take(number, 1.0, run.a);
@@ -425,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_another_worker_writes_too_late_is_out_of_order() {
+    fn record_that_another_worker_writes_too_late_is_out_of_order() {
         let mut run = Run::new();
         run.take(KEYS, 1.0, run.a);
         run.take(0, 1.2, run.b);
@@ -437,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lay_in_a_pipe_may_have_been_written_before() {
+    fn line_in_a_pipe_may_have_been_written_before() {
         let mut run = Run::new();
         run.take(KEYS, 5.0, run.b);
         run.check.take("0", (run.at(1.0), run.at(9.0)), run.a);
@@ -445,18 +447,18 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_comes_twice_of_a_healthy_worker_is_not_allowed() {
+    fn line_that_comes_twice_of_a_healthy_worker_is_not_allowed() {
         let mut run = Run::new();
         run.take_all(10, 1.0, run.a);
         run.take(5, 1.5, run.a);
-        // What hurts the one that is given it again is no excuse.
+        // A fault of the worker that is given the record again is no excuse.
         run.take(6, 2.0, run.b);
         run.hurt(Hurt::Killed, Some(run.b), 2.0, 2.0);
         assert_eq!(run.duplicates(10), (0, 2));
     }
 
     #[test]
-    fn after_a_kill_comes_again_what_was_not_stored_and_nothing_else() {
+    fn only_unstored_records_come_again_after_a_kill() {
         let mut run = Run::new();
         run.take(0, 10.0, run.a);
         run.take(1, 17.9, run.a);
@@ -472,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_worker_stored_meanwhile_does_not_come_again() {
+    fn records_stored_by_another_worker_do_not_come_again() {
         let mut run = Run::new();
         run.take(0, 19.0, run.a);
         run.hurt(Hurt::Killed, Some(run.a), 20.0, 20.0);
@@ -482,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_out_of_reach_excuses_its_worker_alone_and_until_it_recovered() {
+    fn table_out_of_reach_excuses_its_worker_alone_and_until_it_recovered() {
         let mut run = Run::new();
         run.hurt(Hurt::Table, Some(run.a), 10.0, 30.0);
         for (number, seconds, worker) in
@@ -495,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_was_stopped_finishes_what_it_was_writing_and_no_more() {
+    fn paused_worker_finishes_its_line_and_no_more() {
         let mut run = Run::new();
         run.hurt(Hurt::Stopped, Some(run.a), 10.0, 30.0);
         for number in 0..2 {
@@ -507,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_stood_still_excuses_all() {
+    fn machine_that_stood_still_excuses_all() {
         let mut run = Run::new();
         run.hurt(Hurt::Machine, None, 10.0, 15.0);
         run.take(0, 9.0, run.a);
@@ -516,11 +518,11 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_last_look_is_given_is_wrong() {
+    fn any_record_for_the_last_worker_is_an_error() {
         let mut run = Run::new();
         run.take(0, 19.0, run.a);
         run.hurt(Hurt::Killed, Some(run.a), 20.0, 20.0);
-        run.check.look_again(run.b);
+        run.check.start_last_worker(run.b);
         run.take(0, 60.0, run.b);
         assert_eq!(run.duplicates(1), (0, 1));
     }

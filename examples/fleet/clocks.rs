@@ -1,8 +1,9 @@
-//! The workers' clocks: a wall clock that jumps while its worker runs, and monotonic clocks that have nothing in common.
+//! How can the clocks of the workers differ? A wall clock can jump while its worker runs, and monotonic clocks can be
+//! unrelated.
 //!
-//! The wall clock is libfaketime's, which is loaded into the worker's process and reads the offset from a file. A monotonic
-//! clock can't jump, but each worker can have one of its own, by a time namespace, so that whatever compares the clocks of
-//! two workers is far off. Both are tried first, and what can't be had here is said.
+//! The wall clock is libfaketime's, which is loaded into the worker's process and reads the offset from a file. A
+//! monotonic clock can't jump, but each worker can have one of its own, by a time namespace, so that any comparison of
+//! the clocks of two workers is far off. Both are tried first, and what is not available is reported.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -13,18 +14,18 @@ use tokio::process::Command;
 
 use crate::AnyError;
 
-/// Where Debian, Fedora, Arch and others put it.
-const PLACES: [&str; 5] = [
+/// The paths where Debian, Fedora, Arch and others install the library.
+const LIBRARY_PATHS: [&str; 5] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
     "/usr/lib64/faketime/libfaketimeMT.so.1",
     "/usr/lib/faketime/libfaketimeMT.so.1",
     "/usr/local/lib/faketime/libfaketimeMT.so.1",
 ];
-/// What the trials add to a clock, in seconds.
+/// The number of seconds that the trials add to a clock.
 const TRIAL: u64 = 1_000_000;
 
-/// What can be done to clocks here.
+/// The faults of clocks that are available here.
 #[derive(Debug, Default)]
 pub struct Clocks {
     /// The library, if wall clocks can jump.
@@ -34,15 +35,15 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    /// Tries what can be had. The library is the one that is named, or one that is installed.
+    /// Tries which faults are available. The library is the one that is named, or one that is installed.
     pub async fn find(named: Option<&Path>) -> Result<Self, AnyError> {
         let mut clocks = Self::default();
-        let places = PLACES.iter().map(Path::new).filter(|_| named.is_none());
-        for library in named.into_iter().chain(places).filter(|library| library.exists()) {
+        let paths = LIBRARY_PATHS.iter().map(Path::new).filter(|_| named.is_none());
+        for library in named.into_iter().chain(paths).filter(|library| library.exists()) {
             let mut command = Command::new("date");
             command.arg("+%s").env("LD_PRELOAD", library).env("FAKETIME", format!("+{TRIAL}"));
             let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-            if first_number(command).await.is_some_and(|told| told > now + TRIAL / 2) {
+            if first_number(command).await.is_some_and(|printed| printed > now + TRIAL / 2) {
                 clocks.library = Some(library.to_owned());
                 break;
             }
@@ -52,7 +53,7 @@ impl Clocks {
         }
         let mut command = Command::new("unshare");
         command.args(apart(TRIAL)).args(["cat", "/proc/uptime"]);
-        clocks.apart = first_number(command).await.is_some_and(|told| told >= TRIAL);
+        clocks.apart = first_number(command).await.is_some_and(|printed| printed >= TRIAL);
         Ok(clocks)
     }
 
@@ -60,7 +61,7 @@ impl Clocks {
         self.library.is_some()
     }
 
-    /// A command that runs this program with clocks of its own. Its process is the program's.
+    /// A command that runs this program with clocks of its own. The process of the command is that of the program.
     pub fn command(&self, program: &OsStr, offset_file: &Path, seconds_apart: u64) -> Result<Command, AnyError> {
         let mut command = if self.apart {
             let mut command = Command::new("unshare");
@@ -80,7 +81,7 @@ impl Clocks {
         Ok(command)
     }
 
-    /// Removes what the library leaves behind of a process that was killed.
+    /// Removes the files that the library leaves behind for a process that was killed.
     pub fn clean_up(&self, process: u32) {
         if self.library.is_some() {
             for kind in ["faketime_shm", "sem.faketime_sem"] {
@@ -90,7 +91,8 @@ impl Clocks {
     }
 }
 
-/// Sets how far off the wall clock is that reads this file. It is replaced as a whole, so that no half of it is read.
+/// Sets the offset of the wall clock that reads this file. The file is replaced as a whole, so that no half of it is
+/// read.
 pub fn set(offset_file: &Path, seconds: i64) -> Result<(), AnyError> {
     let new = offset_file.with_extension("new");
     std::fs::write(&new, format!("{seconds:+}\n"))?;
@@ -104,7 +106,7 @@ fn apart(seconds: u64) -> Vec<String> {
 
 /// The whole number that a command prints first.
 async fn first_number(mut command: Command) -> Option<u64> {
-    let told = command.stdin(Stdio::null()).stderr(Stdio::null()).output().await.ok()?;
-    let told = String::from_utf8(told.stdout).ok()?;
-    told.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().await.ok()?;
+    let output = String::from_utf8(output.stdout).ok()?;
+    output.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }

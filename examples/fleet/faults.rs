@@ -11,7 +11,7 @@ use crate::workers::{Fleet, LEASE};
 use crate::writer::Writer;
 use crate::{AnyError, Kind};
 
-/// Something that goes wrong.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     Kill,
@@ -35,13 +35,13 @@ pub struct Faults {
     until: Instant,
     /// How long outputs are blocked and the table is away.
     long: Duration,
-    /// What holds up links while other faults are made.
+    /// The tasks that hold up links while other faults are made.
     going_on: JoinSet<()>,
-    /// How many of each were made.
+    /// The number of faults of each kind.
     made: BTreeMap<&'static str, u32>,
 }
 
-/// How a link is held up, for how long, and how that is called for the stream's link and the table's.
+/// How a link is held up, for how long, and the name of that for the stream's link and the table's.
 type Trouble = (State, Duration, [&'static str; 2]);
 
 impl Faults {
@@ -63,7 +63,7 @@ impl Faults {
                 faults.extend(made);
             }
         }
-        // As long as they are in life where there is time: a minute, two minutes.
+        // These last as long as in production if there is time: a minute, two minutes.
         let whole = until.duration_since(start);
         let long = Duration::from_mins(1).min(whole / 8);
         Self {
@@ -77,11 +77,11 @@ impl Faults {
         }
     }
 
-    /// Makes one after the other, each kind once before any comes again; returns how many of each there were. Links may
-    /// be held up meanwhile, but not while a worker is stopped softly: that has to end well.
+    /// Makes one fault after the other, each kind once before any comes again. Returns how many of each there were.
+    /// Links may be held up meanwhile, but not while a worker is stopped gracefully, because that has to end well.
     pub async fn run(&mut self, fleet: &mut Fleet, writer: &Writer) -> Result<BTreeMap<&'static str, u32>, AnyError> {
         let mut deck = Vec::new();
-        // All should have begun.
+        // All workers should have started.
         sleep(Duration::from_secs(10)).await;
         while !self.kinds.is_empty() {
             if deck.is_empty() {
@@ -89,7 +89,7 @@ impl Faults {
                 self.random.shuffle(&mut deck);
             }
             let Some(fault) = deck.pop() else { break };
-            // What takes long has to be over before the end.
+            // A long fault has to end before the end of the run.
             let takes = match fault {
                 Fault::Block => 2 * self.long,
                 Fault::Table => self.long,
@@ -111,7 +111,7 @@ impl Faults {
         Ok(std::mem::take(&mut self.made))
     }
 
-    /// Until no link is held up any more.
+    /// Waits until no link is held up any more.
     async fn wait(&mut self) {
         while self.going_on.join_next().await.is_some() {}
     }
@@ -147,7 +147,7 @@ impl Faults {
             Fault::Link => self.hold_up_links(fleet),
             Fault::Clock => {
                 self.count("clock_jumps");
-                // By up to an hour forth or back, by seconds only, or right again.
+                // The clock is off by up to an hour in either direction, by seconds only, or right again.
                 let seconds = match self.random.u32(..4) {
                     0 => self.random.i64(-10..=10),
                     1 => 0,
@@ -190,7 +190,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Holds up what is drawn for each worker: its link to the stream, to the table, both or none; in ways of their own.
+    /// Holds up what is drawn for each worker: its link to the stream, to the table, both or none, each in its own way.
     fn hold_up_links(&mut self, fleet: &Fleet) {
         let certain = self.random.usize(..fleet.workers.len());
         for (at, worker) in fleet.workers.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The links from a worker to its table and to its stream: a port on loopback for each, where the bytes can be held up.
+//! How are the links held up from a worker to its table and to its stream? Each is a port on loopback.
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -13,16 +13,16 @@ use tokio::time::sleep;
 use crate::AnyError;
 use crate::check::Witness;
 
-/// How a link is.
+/// The state of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Open,
-    /// The port is closed, and what was connected is cut.
+    /// The port is closed, and open connections are cut.
     Closed,
-    /// Bytes are dropped, in both directions. A connection that lost some is dead from then on: it stays open and says
-    /// nothing, also after the link is open again, until its worker closes it.
+    /// Bytes are dropped, in both directions. A connection that lost some is dead from then on: it stays open and
+    /// silent, even after the link is open again, until its worker closes it.
     Stalled,
-    /// What is sent arrives so much later, in either direction.
+    /// What is sent arrives this much later, in either direction.
     Slow(Duration),
 }
 
@@ -34,7 +34,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link to this service. The witness learns of each connection that is dead.
+    /// A link to this service. The witness is notified of each connection that is dead.
     pub async fn start(to: SocketAddr, witness: Option<Witness>) -> Result<Self, AnyError> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -58,7 +58,7 @@ impl Link {
                     }
                     while connections.try_join_next().is_some() {}
                 }
-                // Refused from here on, and whatever was open is cut.
+                // New connections are refused from here on, and open ones are cut.
                 drop(port);
                 connections.shutdown().await;
                 if is.wait_for(|state| *state != State::Closed).await.is_err() {
@@ -81,16 +81,16 @@ fn listen_again(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(1024)
 }
 
-/// What the two directions of a connection share.
+/// The state that the two directions of a connection share.
 struct Connection {
     state: watch::Receiver<State>,
-    /// Set once bytes of it were dropped, to what its witness said.
+    /// Set once bytes of the connection were dropped, to the id from its witness.
     dead: OnceLock<Option<usize>>,
     witness: Option<Witness>,
 }
 
 impl Connection {
-    /// Whether bytes that just came are dropped.
+    /// Whether bytes that just arrived are dropped.
     fn drops(&self) -> bool {
         if *self.state.borrow() == State::Stalled {
             self.dead.get_or_init(|| self.witness.as_ref().map(Witness::begin));
@@ -111,7 +111,7 @@ impl Drop for Connection {
     }
 }
 
-/// Lasts until the worker closes the connection, or the service does and the worker can see it.
+/// Forwards until the worker closes the connection, or the service does and the worker can see it.
 async fn forward(from: TcpStream, to: SocketAddr, state: watch::Receiver<State>, witness: Option<Witness>) {
     let connection = Connection { state, dead: OnceLock::new(), witness };
     let Ok(to) = TcpStream::connect(to).await else { return };
@@ -129,7 +129,7 @@ async fn forward(from: TcpStream, to: SocketAddr, state: watch::Receiver<State>,
     }
 }
 
-/// Passes on what comes, as the link is at that moment, until the end or an error.
+/// Forwards the bytes that arrive, as the link's state is at that moment, until the end or an error.
 async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, connection: &Connection) {
     let mut buffer = vec![0; 16 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
@@ -140,7 +140,7 @@ async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
         if connection.drops() {
             continue;
         }
-        // A service that closed is seen at the other direction; a dead connection goes on swallowing.
+        // A service that closed is noticed in the other direction; a dead connection continues to drop bytes.
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
@@ -160,7 +160,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
     const NEVER: Duration = Duration::from_millis(300);
 
-    /// A service that answers each byte with the same, and a link to it.
+    /// A service that echoes each byte, and a link to it.
     async fn echo(witness: Option<Witness>) -> Result<(Link, JoinSet<()>), AnyError> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let link = Link::start(listener.local_addr()?, witness).await?;
@@ -177,7 +177,7 @@ mod tests {
         Ok((link, service))
     }
 
-    /// Whether a byte is answered; an error if the connection is over.
+    /// Whether a byte is answered; an error if the connection is closed.
     async fn is_answered(connection: &mut TcpStream, within: Duration) -> std::io::Result<bool> {
         connection.write_all(b"x").await?;
         match timeout(within, connection.read_exact(&mut [0])).await {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stalled_connection_stays_dead_and_hurts_its_worker_until_it_is_closed() -> Result<(), AnyError> {
+    async fn stalled_connection_stays_dead_and_hurts_its_worker_until_it_is_closed() -> Result<(), AnyError> {
         let start = Instant::now();
         let check = std::sync::Arc::new(Mutex::new(Check::new(start)));
         let worker = check.lock().unwrap_or_else(PoisonError::into_inner).worker("a");
@@ -202,7 +202,7 @@ mod tests {
         assert!(!is_answered(&mut new, NEVER).await?);
         link.set(State::Open);
         assert!(!is_answered(&mut used, NEVER).await? && !is_answered(&mut new, NEVER).await?);
-        // The one that lost nothing goes on, as does whatever is new.
+        // The connection that lost nothing continues, as do new ones.
         let mut newer = TcpStream::connect(link.address).await?;
         assert!(is_answered(&mut idle, SOON).await? && is_answered(&mut newer, SOON).await?);
         let hurting = || check.lock().unwrap_or_else(PoisonError::into_inner).hurting();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_road_cuts_and_refuses_until_it_is_open_again() -> Result<(), AnyError> {
+    async fn closed_link_cuts_and_refuses_until_it_is_open_again() -> Result<(), AnyError> {
         let (link, _service) = echo(None).await?;
         let mut connection = TcpStream::connect(link.address).await?;
         assert!(is_answered(&mut connection, SOON).await?);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_road_delays_both_directions() -> Result<(), AnyError> {
+    async fn slow_link_delays_both_directions() -> Result<(), AnyError> {
         let (link, _service) = echo(None).await?;
         link.set(State::Slow(Duration::from_millis(50)));
         let mut connection = TcpStream::connect(link.address).await?;

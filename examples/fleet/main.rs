@@ -1,9 +1,9 @@
-//! Reads a Kinesis stream with a fleet of processes, while everything goes wrong that can, and checks every record.
+//! Reads a Kinesis stream with a fleet of processes under every fault that it can inject, and checks every record.
 //!
-//! Starts a local Kinesis, a local DynamoDB and the workers as processes of their own; each worker is `kinesis-input run`.
-//! Puts records, splits and merges shards, kills and pauses workers, closes the table's port, lets connections to the
-//! stream and to the table fall silent, break or become slow, lets clocks jump, restarts all of them one after the other,
-//! and blocks outputs.
+//! This program starts a local Kinesis, a local DynamoDB and the workers as processes of their own; each worker is
+//! `kinesis-input run`. It puts records, splits and merges shards, kills and pauses workers, closes the table's port,
+//! lets connections to the stream and to the table fall silent, break or become slow, lets clocks jump, restarts all
+//! workers one after the other, and blocks outputs.
 //!
 //! ```sh
 //! cargo run --release --example fleet -- --workers 5 --minutes 2 --faults all --seed 1
@@ -13,29 +13,29 @@
 //!
 //! # What is judged
 //!
-//! The judge knows which records were put, which lines each worker wrote and when, and what it did to the workers itself. It
-//! asks no worker anything, and trusts nothing that one says.
+//! The judge knows which records were put, which lines each worker wrote and when, and what was done to the workers. It
+//! asks the workers nothing, and does not rely on what they say.
 //!
-//! - *Lost* is a record that no worker wrote within 90 s after the last new one.
-//! - *Out of order* is a record that came for the first time after a later one of its key: by the order of the lines if
-//!   one worker wrote both, and by time if two did.
+//! - A record is *lost* if no worker wrote it within 90 s after the last new one.
+//! - A record is *out of order* if it came for the first time after a later one of its key: by the order of the lines
+//!   if one worker wrote both, and by time if two did.
 //! - A record that comes again is *allowed* if each worker that was given it before may have had no chance to store it:
-//!   if the worker was killed or stopped, its link to the table held up, or its output not read, at any moment from one
+//!   if the worker was killed or paused, its link to the table held up, or its output not read, at any moment from one
 //!   `lease_period` before the worker was given the record until `commit_period` + 1 s after that. A link to the table
-//!   counts as held up until the worker has closed every connection that lost bytes, since a write may wait on it. If all
-//!   programs of the machine stood still for a second or more, that counts for all workers.
-//! - It is allowed too if the worker that writes it again was stopped, or its output not read, and that ended less than
-//!   2 s before: the line was on its way out already.
-//! - Every other record that comes again is *not allowed*. So nothing may come again because a worker was stopped softly,
-//!   restarted, added or asked for a shard, because a link to the stream was held up, or because a clock jumped, nor
-//!   because something happened to the worker that is given the record again.
-//! - When everything has arrived, the fleet is left alone for a while, and all workers stop softly. Then one more worker
-//!   looks: whatever it writes is not allowed.
+//!   counts as held up until the worker has closed every connection that lost bytes, because a write may wait on it. If
+//!   all programs of the machine stood still for a second or more, that counts for all workers.
+//! - It is allowed too if the worker that writes it again was paused, or its output not read, and that ended less than
+//!   2 s before: the line was already on its way.
+//! - Every other record that comes again is *not allowed*. So nothing may come again because a worker was stopped
+//!   gracefully, restarted, added or asked for a shard, because a link to the stream was held up, or because a clock
+//!   jumped, nor because something happened to the worker that is given the record again.
+//! - When everything has arrived, the fleet is left alone for a while, and all workers stop gracefully. Then one more
+//!   worker starts: nothing that it writes is allowed.
 //!
-//! What a worker that was hurt should have stored after it recovered is not judged beyond that.
+//! It is not judged beyond that what a worker should have stored after it recovered.
 //!
-//! The run fails if any record is lost, out of order or came again though not allowed, if a line is no record, if a
-//! worker did not end well or left a lease, or if a stored position went back. Of a record 16 bytes are kept, and the local
+//! The run fails if any record is lost, out of order or came again though not allowed, if a line is not a record, if a
+//! worker did not end well or left a lease, or if a stored position went back. A record takes 16 bytes, and the local
 //! Kinesis keeps all of them, so a long run puts fewer records in a second: at most two million in all.
 //!
 //! - `servers`: the local services; `links`: the links to them; `workers`: the processes; `clocks`: their clocks;
@@ -64,53 +64,53 @@ use clocks::Clocks;
 use faults::Faults;
 use servers::{Server, Table};
 use tokio::time::sleep;
-use workers::{Fleet, LEASE, Place};
+use workers::{Fleet, LEASE, Setup};
 use writer::Writer;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Without a new record for so long, what is missing is lost.
+/// After this long without a new record, missing ones are lost.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Records of a run, at most: the local Kinesis keeps them in memory.
+/// The most records of a run: the local Kinesis keeps them in memory.
 const MOST_RECORDS: u64 = 2_000_000;
-/// What the machine may take to let a task run, before it counts as standing still.
+/// The time that the machine may take to let a task run before it counts as standing still.
 const STANDS_STILL: Duration = Duration::from_secs(1);
 
-/// Reads a Kinesis stream with a fleet of processes, while everything goes wrong that can.
+/// Reads a Kinesis stream with a fleet of processes, under every fault that can be injected.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many workers.
+    /// The number of workers.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
     workers: u32,
-    /// How long records are put and faults made.
+    /// How long records are put and faults injected.
     #[arg(long, default_value_t = 2)]
     minutes: u32,
-    /// What goes wrong: `all`, `none`, or some of them, separated by commas.
+    /// The faults: `all`, `none`, or some of them, separated by commas.
     #[arg(long, default_value = "all", value_delimiter = ',')]
     faults: Vec<Kind>,
-    /// Draws what happens when.
+    /// The seed of the faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Records put in a second; fewer in a run so long that it would put more than two million.
     #[arg(long, default_value_t = 1000)]
     rate: u64,
-    /// With how many shards the stream begins.
+    /// The number of shards of the stream at the start.
     #[arg(long, default_value_t = 8)]
     shards: i32,
-    /// Another build of `kinesis-input`: every second worker is that one.
+    /// Another build of `kinesis-input`, which every second worker uses.
     #[arg(long)]
     other_binary: Option<PathBuf>,
     /// `libfaketimeMT.so.1`, which makes clocks jump, if it is not where it is usually installed.
     #[arg(long)]
     faketime: Option<PathBuf>,
-    /// Be one of the other processes.
+    /// Act as one of the other processes.
     #[arg(long, hide = true)]
     role: Option<Role>,
     #[arg(long, hide = true)]
     pipeline: Option<PathBuf>,
 }
 
-/// What may be asked to go wrong.
+/// The kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Kind {
     All,
@@ -125,11 +125,11 @@ enum Kind {
     Link,
     /// The wall clock of a worker jumps, and their monotonic clocks are far apart.
     Clock,
-    /// All workers are restarted softly, one after the other.
+    /// All workers are restarted gracefully, one after the other.
     Rolling,
-    /// One worker more, and one fewer.
+    /// One worker is added, and one is stopped.
     Scale,
-    /// Splits and merges.
+    /// Shards are split and merged.
     Reshard,
     /// An output takes nothing.
     Block,
@@ -193,7 +193,7 @@ async fn run(arguments: &Arguments) -> Result<bool, AnyError> {
     let check = Arc::new(Mutex::new(Check::new(start)));
     let other = arguments.other_binary.as_ref().map(std::fs::canonicalize).transpose()?;
     let place =
-        Place { folder: folder.path().to_owned(), kinesis: kinesis.address, table: dynamodb.address, other, clocks };
+        Setup { folder: folder.path().to_owned(), kinesis: kinesis.address, table: dynamodb.address, other, clocks };
     let mut fleet = Fleet::new(place, Arc::clone(&check), arguments.seed);
     for _ in 0..arguments.workers {
         fleet.add().await?;
@@ -205,10 +205,10 @@ async fn run(arguments: &Arguments) -> Result<bool, AnyError> {
     let working = async {
         let (put, made) = tokio::try_join!(writer.run(until), faults.run(&mut fleet, &writer))?;
         all_arrived(&check, put, start).await;
-        // Whatever was hurt has time to recover, so that the stop has no excuse.
+        // Workers that were hurt have time to recover, so that the stop has no excuse.
         sleep(3 * LEASE).await;
         fleet.stop_all().await?;
-        let unclean = fleet.look_again(3 * LEASE).await?;
+        let unclean = fleet.start_last_worker(3 * LEASE).await?;
         Ok::<_, AnyError>((put, made, unclean))
     };
     let (put, made, unclean) = tokio::select! {
@@ -244,10 +244,10 @@ async fn run(arguments: &Arguments) -> Result<bool, AnyError> {
         arguments.seed,
         start.elapsed().as_secs_f64(),
     );
-    Ok(result.is_good() && held == 0 && table.steps_back() == 0 && unclean == 0)
+    Ok(result.is_ok() && held == 0 && table.steps_back() == 0 && unclean == 0)
 }
 
-/// Tells the judge when the machine lets this program wait, and so the workers too.
+/// Notifies the judge when the machine does not run this program, and therefore not the workers.
 async fn watch_the_machine(check: &Mutex<Check>) {
     let mut last = Instant::now();
     loop {
@@ -262,7 +262,7 @@ async fn watch_the_machine(check: &Mutex<Check>) {
     }
 }
 
-/// Waits until all that was put has arrived, or nothing new comes any more.
+/// Waits until everything that was put has arrived, or nothing new comes any more.
 async fn all_arrived(check: &Mutex<Check>, put: u64, start: Instant) {
     let mut last = (0, Instant::now());
     loop {

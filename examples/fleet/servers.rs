@@ -1,4 +1,4 @@
-//! The local services as processes of their own, and a look at the table.
+//! The local services as processes of their own, and access to the table.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use kinesis_testkit::local_kinesis::LocalKinesis;
 /// The lease table of the fleet.
 pub const TABLE: &str = "fleet-leases";
 
-/// The life of the process that is Kinesis.
+/// Runs the process of Kinesis.
 pub async fn be_kinesis() -> Result<bool, AnyError> {
     let options = StoreOptions {
         create_stream_ms: 0,
@@ -36,7 +36,7 @@ pub async fn be_kinesis() -> Result<bool, AnyError> {
     std::future::pending().await
 }
 
-/// The life of the process that is DynamoDB.
+/// Runs the process of DynamoDB.
 pub async fn be_dynamodb() -> Result<bool, AnyError> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
@@ -65,7 +65,7 @@ impl Server {
     }
 }
 
-/// Looks at the lease table beside the workers.
+/// Reads the lease table beside the workers.
 #[derive(Clone)]
 pub struct Table {
     client: Client,
@@ -76,8 +76,8 @@ pub struct Table {
 struct Seen {
     holders: HashMap<String, String>,
     moves: u64,
-    /// How far each shard is, and how often one went back: a worker wrote that did not own it.
-    places: HashMap<String, String>,
+    /// The position of each shard, and how often one went back: a worker wrote that did not own it.
+    paths: HashMap<String, String>,
     steps_back: u64,
 }
 
@@ -100,16 +100,16 @@ impl Table {
         Self { client: Client::from_conf(config), seen: Arc::default() }
     }
 
-    /// Looks again and again at what each worker holds. A shard that went from one worker to another has moved.
+    /// Reads the leases of each worker over and over. A shard that went from one worker to another has moved.
     pub async fn count_moves(&self) {
         loop {
-            // Not there yet, at first.
+            // The table does not exist at first.
             if let Ok(leases) = self.leases().await {
                 let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
                 for Lease { shard, holder, place } in leases {
                     if let Some(place) = place {
-                        let before = seen.places.insert(shard.clone(), place.clone());
-                        // Decimal numbers: one of more digits is greater.
+                        let before = seen.paths.insert(shard.clone(), place.clone());
+                        // These are decimal numbers: one with more digits is greater.
                         let order = |place: &str| (place.len(), place.to_owned());
                         seen.steps_back += u64::from(before.is_some_and(|before| order(&before) > order(&place)));
                     }
@@ -134,7 +134,7 @@ impl Table {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).holders.len()
     }
 
-    /// How many shards are held still.
+    /// The number of shards that are still held.
     pub async fn held(&self) -> Result<usize, AnyError> {
         Ok(self.leases().await?.into_iter().filter(|lease| lease.holder.is_some()).count())
     }

@@ -21,33 +21,33 @@ use crate::links::{Link, State};
 use crate::servers::TABLE;
 use crate::writer::{REGION, STREAM};
 
-/// A commit period in the fleet's pipelines.
+/// The commit period in the fleet's pipelines.
 pub const COMMIT: Duration = Duration::from_secs(1);
-/// A lease in the fleet's pipelines.
+/// The lease period in the fleet's pipelines.
 pub const LEASE: Duration = Duration::from_secs(6);
-/// How long a worker may take to stop softly.
+/// How long a worker may take to stop gracefully.
 const STOPS_WITHIN: Duration = Duration::from_mins(1);
-/// What a pipe holds, at most: the output of a worker goes on for so much while it isn't read.
+/// The most that a pipe holds: a worker can still write this much while its output isn't read.
 const PIPE: usize = 64 << 10;
 
-/// Where everything is.
-pub struct Place {
+/// The paths and addresses of the run.
+pub struct Setup {
     pub folder: PathBuf,
     pub kinesis: SocketAddr,
     pub table: SocketAddr,
-    /// Another build of the program, which every second worker is.
+    /// Another build of the program, which every second worker uses.
     pub other: Option<PathBuf>,
     pub clocks: Clocks,
 }
 
 /// All workers.
 pub struct Fleet {
-    place: Place,
+    place: Setup,
     check: Arc<Mutex<Check>>,
     pub workers: Vec<Worker>,
     random: fastrand::Rng,
     named: u32,
-    /// Soft stops that did not end well.
+    /// The number of graceful stops that did not end well.
     unclean: u32,
 }
 
@@ -60,7 +60,7 @@ pub struct Worker {
     witness: Witness,
     process: Child,
     pipeline: PathBuf,
-    /// How far off its wall clock is.
+    /// The file with the offset of its wall clock.
     offset: PathBuf,
     /// Since when its output isn't read.
     blocked: watch::Sender<Option<Instant>>,
@@ -68,7 +68,7 @@ pub struct Worker {
 }
 
 impl Fleet {
-    pub fn new(place: Place, check: Arc<Mutex<Check>>, seed: u64) -> Self {
+    pub fn new(place: Setup, check: Arc<Mutex<Check>>, seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
         Self { place, check, workers: Vec::new(), random, named: 0, unclean: 0 }
     }
@@ -113,7 +113,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Stops a worker softly: everything it has is acked and stored when it ends.
+    /// Stops a worker gracefully: everything it has is acked and stored when it ends.
     pub async fn stop(&mut self, at: usize) -> Result<(), AnyError> {
         let mut worker = self.workers.remove(at);
         worker.signal("TERM").await?;
@@ -121,7 +121,7 @@ impl Fleet {
         let ended = timeout(STOPS_WITHIN, worker.process.wait()).await;
         let well = matches!(&ended, Ok(Ok(status)) if status.success());
         if !well {
-            eprintln!("         {} did not stop well: {ended:?}", worker.name);
+            eprintln!("         {} did not stop properly: {ended:?}", worker.name);
             self.unclean += 1;
             let hurt = self.check().hurt(Hurt::Killed, Some(worker.id), Instant::now());
             worker.process.kill().await?;
@@ -142,7 +142,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// What it wrote at last is read too, and nothing of it is left.
+    /// Reads what it wrote last, and removes its files.
     async fn ended(&self, mut worker: Worker, process: Option<u32>) {
         while worker.reading.join_next().await.is_some() {}
         let _ = (std::fs::remove_file(&worker.pipeline), std::fs::remove_file(&worker.offset));
@@ -151,7 +151,7 @@ impl Fleet {
         }
     }
 
-    /// Stops a worker's process for so long, and lets it go on.
+    /// Pauses a worker's process for this long.
     pub async fn pause(&self, at: usize, length: Duration) -> Result<(), AnyError> {
         let worker = &self.workers[at];
         let hurt = self.check().hurt(Hurt::Stopped, Some(worker.id), Instant::now());
@@ -162,7 +162,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Does not read a worker's output for so long.
+    /// Does not read a worker's output for this long.
     pub async fn block(&self, at: usize, length: Duration) {
         let worker = &self.workers[at];
         let hurt = self.check().hurt(Hurt::Output, Some(worker.id), Instant::now());
@@ -172,7 +172,7 @@ impl Fleet {
         self.check().healed(hurt, Instant::now());
     }
 
-    /// Stops all; how many soft stops there were in all that did not end well.
+    /// Stops all workers. Returns how many graceful stops did not end well in the whole run.
     pub async fn stop_all(&mut self) -> Result<u32, AnyError> {
         while !self.workers.is_empty() {
             self.stop(0).await?;
@@ -180,11 +180,11 @@ impl Fleet {
         Ok(self.unclean)
     }
 
-    /// Starts one more worker when all was read and stored, and stops it. It should be given nothing.
-    pub async fn look_again(&mut self, length: Duration) -> Result<u32, AnyError> {
+    /// Starts one more worker when everything was read and stored, and stops it. It should be given nothing.
+    pub async fn start_last_worker(&mut self, length: Duration) -> Result<u32, AnyError> {
         self.add().await?;
         if let Some(worker) = self.workers.last() {
-            self.check().look_again(worker.id);
+            self.check().start_last_worker(worker.id);
         }
         sleep(length).await;
         self.stop_all().await
@@ -192,7 +192,7 @@ impl Fleet {
 }
 
 impl Worker {
-    /// Puts its link to the stream into a state, and out of it after so long.
+    /// Puts its link to the stream into a state for this long.
     pub fn hold_up_stream(&self, state: State, length: Duration) -> impl Future<Output = ()> + Send + 'static {
         let stream = Arc::clone(&self.stream);
         async move {
@@ -202,7 +202,7 @@ impl Worker {
         }
     }
 
-    /// The same with its link to the table, which it needs to store what it was given.
+    /// The same for its link to the table, which it needs to store what it was given.
     pub fn hold_up_table(&self, state: State, length: Duration) -> impl Future<Output = ()> + Send + 'static {
         let (table, witness) = (Arc::clone(&self.table), self.witness.clone());
         async move {
@@ -221,13 +221,13 @@ impl Worker {
         if status.success() { Ok(()) } else { Err(format!("{} has ended by itself", self.name).into()) }
     }
 
-    /// Sets how far off its wall clock is, where that can be done.
+    /// Sets the offset of its wall clock, if that is possible.
     pub fn set_clock(&self, seconds: i64) -> Result<(), AnyError> {
         clocks::set(&self.offset, seconds)
     }
 }
 
-/// The pipeline, as its author would write it, with shorter periods: what takes a minute there takes seconds here.
+/// The pipeline, as its author would write it, with shorter periods: a minute there is some seconds here.
 fn yaml(name: &str, stream: SocketAddr, table: SocketAddr) -> String {
     format!(
         "input:
@@ -254,7 +254,7 @@ output: stdout
     )
 }
 
-/// Reads an output line by line. A line that is cut by a kill is none: it was not acked.
+/// Reads an output line by line. A line that was cut by a kill does not count: it was not acked.
 async fn read(
     out: ChildStdout,
     worker: WorkerId,
@@ -263,7 +263,7 @@ async fn read(
 ) {
     let mut out = BufReader::new(out);
     let (mut line, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
-    // Bytes that lay in the pipe all the time while it was not read, and since when.
+    // The bytes that were in the pipe all the time while it was not read, and since when.
     let mut lay: Option<(Instant, usize)> = None;
     loop {
         let since = *blocked.borrow_and_update();

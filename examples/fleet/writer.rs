@@ -1,4 +1,4 @@
-//! Puts records at a steady rate, and reshards the stream when it is told to.
+//! Puts records at a steady rate, and reshards the stream on request.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ pub const STREAM: &str = "fleet";
 pub const REGION: &str = "us-east-1";
 const TICK: Duration = Duration::from_millis(100);
 
-/// Puts records. One call at a time, and none while the stream is changed: what the local service takes at the same time
-/// has no order.
+/// Puts records. There is one call at a time, and none while the stream is changed, because concurrent calls of the
+/// local service have no order.
 pub struct Writer {
     client: Client,
     per_tick: u64,
@@ -41,7 +41,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Puts until then; how many.
+    /// Puts records until this time. Returns how many.
     pub async fn run(&self, until: Instant) -> Result<u64, AnyError> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -77,7 +77,7 @@ impl Writer {
         self.until_active().await
     }
 
-    /// Merges two open shards that are neighbours.
+    /// Merges two open shards that are neighbors.
     pub async fn merge(&self, random: &mut fastrand::Rng) -> Result<(), AnyError> {
         let _turn = self.changing.lock().await;
         let open = self.open_shards().await?;
@@ -90,7 +90,7 @@ impl Writer {
         self.until_active().await
     }
 
-    /// The open shards, by their place among the hash keys.
+    /// The open shards, in the order of their hash keys.
     async fn open_shards(&self) -> Result<Vec<(String, u128, u128)>, AnyError> {
         let answer = self.client.list_shards().stream_name(STREAM).send().await?;
         let is_open = |shard: &&Shard| {

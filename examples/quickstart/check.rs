@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
-/// Order is promised within a shard, and so within a partition key: there are so many.
+/// The number of partition keys. Order is promised within a shard, and so within a partition key.
 pub const KEYS: u64 = 997;
 
 /// The partition key of a record.
@@ -12,7 +12,7 @@ pub fn key(number: u64) -> u64 {
     number % KEYS
 }
 
-/// The data of a record: its number, then filling that depends on it.
+/// The data of a record: its number, then padding that depends on it.
 pub fn data(number: u64, bytes: usize) -> Vec<u8> {
     let mut data = format!("{number} ").into_bytes();
     let first = b'a' + (number % 26) as u8;
@@ -25,12 +25,12 @@ pub fn data(number: u64, bytes: usize) -> Vec<u8> {
 pub struct Check {
     record_bytes: usize,
     seen: Vec<bool>,
-    /// By key, the last record that arrived for the first time, and one more.
+    /// For each key, one more than the last record that arrived for the first time.
     after: Vec<u64>,
     pub distinct: u64,
     pub duplicated: u64,
     pub out_of_order: u64,
-    /// Records that nobody put.
+    /// Records that were never put.
     pub broken: u64,
 }
 
@@ -81,7 +81,7 @@ impl Check {
 pub struct Tail {
     path: PathBuf,
     file: Option<File>,
-    /// A line that isn't whole yet.
+    /// A line that is incomplete.
     part: Vec<u8>,
 }
 
@@ -90,7 +90,7 @@ impl Tail {
         Self { path, file: None, part: Vec::new() }
     }
 
-    /// Takes all whole lines that are new.
+    /// Takes all complete lines that are new.
     pub fn read_into(&mut self, check: &mut Check) -> io::Result<()> {
         if self.file.is_none() {
             self.file = match File::open(&self.path) {
@@ -116,8 +116,8 @@ impl Tail {
         }
     }
 
-    /// Cuts off a line that its writer did not live to finish. It was not acknowledged, and comes again.
-    pub fn mend(&mut self) -> io::Result<()> {
+    /// Cuts off an incomplete line of a writer that was killed. The record was not acknowledged, and comes again.
+    pub fn cut_incomplete_line(&mut self) -> io::Result<()> {
         if self.part.is_empty() {
             return Ok(());
         }

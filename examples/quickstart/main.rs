@@ -1,7 +1,7 @@
 //! Reads a Kinesis stream from end to end, with nothing but this machine.
 //!
-//! Starts a local Kinesis, makes a stream, puts records at full speed, splits a shard and merges two on the way, reads
-//! it all by enhanced fan-out as `kinesis-input run` does, and checks every record.
+//! This program starts a local Kinesis, creates a stream, puts records at full speed, splits a shard and merges two on
+//! the way, reads everything by enhanced fan-out as `kinesis-input run` does, and checks every record.
 //!
 //! ```sh
 //! cargo run --release --example quickstart
@@ -11,7 +11,7 @@
 //! - `local`: the local Kinesis; `writer`: puts and reshards; `reader`: the pipeline; `check`: what arrived.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
-#![allow(unreachable_pub, clippy::large_futures, reason = "its modules are nobody else's, and it runs once")]
+#![allow(unreachable_pub, clippy::large_futures, reason = "its modules are used only here, and it runs once")]
 
 mod check;
 mod reader;
@@ -34,40 +34,40 @@ use writer::{REGION, STREAM, Writer};
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How often the output is looked at.
-const LOOK: Duration = Duration::from_millis(20);
-/// How often progress is told where there is no terminal.
-const TELL: Duration = Duration::from_secs(2);
-/// Without a new record for so long the run is given up, and what is missing is lost.
+/// How often the output is read.
+const POLL_EVERY: Duration = Duration::from_millis(20);
+/// How often progress is printed where there is no terminal.
+const REPORT_EVERY: Duration = Duration::from_secs(2);
+/// After this long without a new record the run ends, and missing records are lost.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// An event of the service holds about so much.
+/// The approximate size of an event of the service.
 const EVENT_BYTES: usize = 1 << 20;
 
 /// Reads a Kinesis stream from end to end, with nothing but this machine.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many records.
+    /// The number of records.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     records: u64,
-    /// How large each is.
+    /// The size of each record.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(24..=1_048_576))]
     record_bytes: u32,
-    /// With how many shards the stream begins.
+    /// The number of shards of the stream at the start.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=500))]
     shards: i32,
-    /// Where the records go: a file, or `drop` for nowhere. A file in a temporary folder unless told otherwise.
+    /// Where the records go: a file, or `drop` to discard them. The default is a file in a temporary folder.
     #[arg(long, value_name = "FILE|drop")]
     output: Option<PathBuf>,
-    /// Stop softly half-way, and go on from the checkpoint file.
+    /// Stop gracefully half-way, and continue from the checkpoint file.
     #[arg(long, conflicts_with = "kill")]
     restart: bool,
-    /// Read in a child process, kill it half-way, and go on with another.
+    /// Read in a child process, kill it half-way, and continue with another.
     #[arg(long)]
     kill: bool,
     /// `enhanced_fan_out.max_pending_records` of the pipeline.
     #[arg(long, default_value_t = 50_000)]
     max_pending_records: u64,
-    /// Be the child process that reads this pipeline.
+    /// Act as the child process that reads this pipeline.
     #[arg(long, hide = true)]
     read_as_child: Option<PathBuf>,
 }
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Where things are in one run.
+/// The paths and parts of one run.
 struct Run<'a> {
     arguments: &'a Arguments,
     pipeline: PathBuf,
@@ -103,7 +103,7 @@ struct Run<'a> {
     tail: Option<Tail>,
     put: watch::Receiver<u64>,
     bar: ProgressBar,
-    told: Instant,
+    reported: Instant,
 }
 
 async fn quickstart(arguments: &Arguments, metrics: Metrics) -> Result<bool, AnyError> {
@@ -115,7 +115,7 @@ async fn quickstart(arguments: &Arguments, metrics: Metrics) -> Result<bool, Any
         return Err("`--output drop` keeps nothing that could be checked after `--kill`".into());
     }
     if !drops && output.metadata().is_ok_and(|found| found.len() > 0) {
-        return Err(format!("{} is there already", output.display()).into());
+        return Err(format!("{} exists already", output.display()).into());
     }
 
     let options = StoreOptions {
@@ -138,7 +138,7 @@ async fn quickstart(arguments: &Arguments, metrics: Metrics) -> Result<bool, Any
         tail: (!drops).then(|| Tail::new(output)),
         put: writer.progress(),
         bar: progress_bar(arguments.records),
-        told: start,
+        reported: start,
     };
     let ((), numbers) = tokio::try_join!(writer.run(arguments.records), run.read())?;
     let numbers = numbers.and(&metrics.read());
@@ -147,22 +147,22 @@ async fn quickstart(arguments: &Arguments, metrics: Metrics) -> Result<bool, Any
 }
 
 impl Run<'_> {
-    /// Reads everything; half-way the reader is stopped or killed, and another goes on.
+    /// Reads everything. Half-way the reader is stopped or killed, and another one continues.
     async fn read(&mut self) -> Result<Numbers, AnyError> {
         let mut before = Numbers::default();
         if self.arguments.restart || self.arguments.kill {
             let mut reader = self.reader()?;
             self.until(&mut reader, self.arguments.records / 2).await?;
             before = if self.arguments.kill { reader.kill().await? } else { reader.stop().await? };
-            self.look()?;
+            self.read_output()?;
             if let Some(tail) = &mut self.tail {
-                tail.mend()?;
+                tail.cut_incomplete_line()?;
             }
         }
         let mut reader = self.reader()?;
         self.until(&mut reader, self.arguments.records).await?;
         let after = reader.stop().await?;
-        self.look()?;
+        self.read_output()?;
         Ok(before.and(&after))
     }
 
@@ -174,15 +174,15 @@ impl Run<'_> {
         Reader::start(&self.pipeline, witness)
     }
 
-    /// Waits until so many different records arrived, or nothing comes any more.
+    /// Waits until this many different records arrived, or nothing comes any more.
     async fn until(&mut self, reader: &mut Reader, count: u64) -> Result<(), AnyError> {
-        let mut last = (self.look()?, Instant::now());
+        let mut last = (self.read_output()?, Instant::now());
         loop {
             tokio::select! {
                 error = reader.failed() => return Err(error),
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(POLL_EVERY) => {}
             }
-            let arrived = self.look()?;
+            let arrived = self.read_output()?;
             if arrived >= count {
                 return Ok(());
             }
@@ -196,8 +196,8 @@ impl Run<'_> {
         }
     }
 
-    /// Looks at the output; how many different records have arrived.
-    fn look(&mut self) -> Result<u64, AnyError> {
+    /// Reads the output. Returns how many different records have arrived.
+    fn read_output(&mut self) -> Result<u64, AnyError> {
         let mut check = self.check.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tail) = &mut self.tail {
             tail.read_into(&mut check)?;
@@ -205,8 +205,8 @@ impl Run<'_> {
         let put = *self.put.borrow();
         self.bar.set_position(check.distinct);
         self.bar.set_message(format!("{} put", HumanCount(put)));
-        if self.bar.is_hidden() && self.told.elapsed() >= TELL {
-            self.told = Instant::now();
+        if self.bar.is_hidden() && self.reported.elapsed() >= REPORT_EVERY {
+            self.reported = Instant::now();
             eprintln!("{put} put, {} read", check.distinct);
         }
         Ok(check.distinct)
@@ -244,12 +244,12 @@ fn progress_bar(records: u64) -> ProgressBar {
     ProgressBar::new(records).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// Prints the result; whether it is as promised.
+/// Prints the result. Returns whether every promise was kept.
 fn report(run: &Run<'_>, numbers: &Numbers, took: Duration) -> bool {
     let check = run.check.lock().unwrap_or_else(PoisonError::into_inner);
     let put = *run.put.borrow();
     if check.broken > 0 {
-        eprintln!("{} records arrived that nobody put", check.broken);
+        eprintln!("{} records arrived that were never put", check.broken);
     }
     let shards = numbers.shards.len() as u64;
     println!(

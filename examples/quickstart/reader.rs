@@ -21,14 +21,14 @@ use tokio::task::JoinSet;
 use crate::AnyError;
 use crate::check::Check;
 
-/// How often a child tells its numbers.
-const TELL: Duration = Duration::from_millis(50);
+/// How often a child reports its numbers.
+const REPORT_EVERY: Duration = Duration::from_millis(50);
 
-/// What the metrics of a reader say.
+/// The numbers from the metrics of a reader.
 #[derive(Debug, Clone, Default)]
 pub struct Numbers {
     pub acked: u64,
-    /// Those that records were read of.
+    /// The shards of which records were read.
     pub shards: BTreeSet<String>,
     pub subscriptions: u64,
     pub peak_records: u64,
@@ -36,7 +36,7 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Of two readers, one after the other.
+    /// The sum of two readers that ran one after the other.
     pub fn and(&self, next: &Self) -> Self {
         Self {
             acked: self.acked + next.acked,
@@ -105,7 +105,7 @@ pub enum Reader {
         stop: StopHandle,
         running: JoinSet<Result<(), AnyError>>,
     },
-    /// `input` is the child's standard input, whose end tells it to stop.
+    /// `input` is the child's standard input, whose end tells the child to stop.
     Child {
         child: Box<Child>,
         input: ChildStdin,
@@ -115,16 +115,17 @@ pub enum Reader {
 }
 
 impl Reader {
-    /// Runs a pipeline in this process, as `kinesis-input run` would. What is acked is shown to `witness`.
+    /// Runs a pipeline in this process, as `kinesis-input run` would. The records that are acked are shown to
+    /// `witness`.
     pub fn start(pipeline: &Path, witness: Option<Arc<Mutex<Check>>>) -> Result<Self, AnyError> {
         let mut pipeline = Pipeline::load(pipeline, &registry()?)?;
         if let Some(check) = witness {
             pipeline.input = Arc::new(Witnessed { input: pipeline.input, check });
         }
         let stop = StopHandle::new();
-        let told = stop.clone();
+        let stopper = stop.clone();
         let mut running = JoinSet::new();
-        running.spawn(async move { Ok(run(pipeline, RunOptions::default(), told).await.map(drop)?) });
+        running.spawn(async move { Ok(run(pipeline, RunOptions::default(), stopper).await.map(drop)?) });
         Ok(Self::Here { stop, running })
     }
 
@@ -138,7 +139,7 @@ impl Reader {
             .kill_on_drop(true)
             .spawn()?;
         let out = child.stdout.take().ok_or("no pipe")?;
-        // Taken out, since waiting for a child closes what it still holds.
+        // It is taken out, because waiting for a child closes what it still holds.
         let input = child.stdin.take().ok_or("no pipe")?;
         let (sender, numbers) = watch::channel(Numbers::default());
         let mut listening = JoinSet::new();
@@ -153,7 +154,7 @@ impl Reader {
         Ok(Self::Child { child: Box::new(child), input, numbers, listening })
     }
 
-    /// Waits until it ends, which it only does if it fails.
+    /// Waits until the reader ends, which it only does if it fails.
     pub async fn failed(&mut self) -> AnyError {
         match self {
             Self::Here { running, .. } => match running.join_next().await {
@@ -168,7 +169,7 @@ impl Reader {
         }
     }
 
-    /// Stops it softly; the numbers of a child.
+    /// Stops the reader gracefully. Returns the numbers of a child.
     pub async fn stop(self) -> Result<Numbers, AnyError> {
         match self {
             Self::Here { stop, mut running } => {
@@ -190,7 +191,7 @@ impl Reader {
         }
     }
 
-    /// Kills it, if it is a child: SIGKILL, with no time to do anything.
+    /// Kills the reader, if it is a child, by SIGKILL.
     pub async fn kill(self) -> Result<Numbers, AnyError> {
         let Self::Child { mut child, numbers, listening, .. } = self else { return self.stop().await };
         child.kill().await?;
@@ -199,31 +200,31 @@ impl Reader {
     }
 }
 
-/// The life of a child: reads until its standard input ends, and tells its numbers.
+/// Runs a child: reads until its standard input ends, and reports its numbers.
 pub async fn be_child(pipeline: PathBuf, metrics: Metrics) -> Result<(), AnyError> {
     let pipeline = Pipeline::load(&pipeline, &registry()?)?;
     let stop = StopHandle::new();
-    let told = stop.clone();
-    // A thread, since a blocked read of standard input would keep a runtime from ending.
+    let stopper = stop.clone();
+    // This is a thread, because a blocked read of standard input would keep a runtime from ending.
     std::thread::spawn(move || {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        told.soft();
+        stopper.soft();
     });
-    let tell = async {
+    let report = async {
         loop {
-            tokio::time::sleep(TELL).await;
+            tokio::time::sleep(REPORT_EVERY).await;
             println!("{}", metrics.read());
         }
     };
     tokio::select! {
         ended = run(pipeline, RunOptions::default(), stop) => { ended?; }
-        () = tell => {}
+        () = report => {}
     }
     println!("{}", metrics.read());
     Ok(())
 }
 
-/// Shows what the output took to a check. For outputs that keep nothing.
+/// Shows a check which records the output took, for outputs that keep nothing.
 struct Witnessed {
     input: Arc<dyn Input>,
     check: Arc<Mutex<Check>>,

@@ -10,15 +10,14 @@ use crate::{AnyError, check};
 
 pub const STREAM: &str = "quickstart";
 pub const REGION: &str = "us-east-1";
-/// So many records, and so many bytes, go into one call: the service takes no more of the first, the local one no
-/// more of the second.
+/// The most records and bytes of one call: the service limits the former, the local service the latter.
 const BATCH: (u64, usize) = (500, 1 << 20);
 
-/// Puts records `0..records`. One writer, one call at a time: what the service takes at once has no order.
+/// Puts records `0..records`. There is one writer and one call at a time, because concurrent calls have no order.
 pub struct Writer {
     client: Client,
     record_bytes: usize,
-    /// How many have been put.
+    /// The number of records that have been put.
     put: watch::Sender<u64>,
 }
 
@@ -37,12 +36,12 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Follows how many have been put.
+    /// Follows the number of records that have been put.
     pub fn progress(&self) -> watch::Receiver<u64> {
         self.put.subscribe()
     }
 
-    /// Puts all of them; after a third a shard is split, after two thirds two are merged.
+    /// Puts all records; after a third a shard is split, after two thirds two are merged.
     pub async fn run(&self, records: u64) -> Result<(), AnyError> {
         self.put(0, records / 3).await?;
         self.split().await?;
@@ -84,7 +83,7 @@ impl Writer {
         self.until_active().await
     }
 
-    /// Merges the last two open shards, which are neighbours.
+    /// Merges the last two open shards, which are neighbors.
     async fn merge(&self) -> Result<(), AnyError> {
         let open = self.open_shards().await?;
         let [.., (low, ..), (high, ..)] = &open[..] else { return Ok(()) };
@@ -93,7 +92,7 @@ impl Writer {
         self.until_active().await
     }
 
-    /// The open shards, by their place among the hash keys.
+    /// The open shards, in the order of their hash keys.
     async fn open_shards(&self) -> Result<Vec<(String, u128, u128)>, AnyError> {
         let answer = self.client.list_shards().stream_name(STREAM).send().await?;
         let is_open = |shard: &&Shard| {

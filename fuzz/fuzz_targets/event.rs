@@ -1,4 +1,4 @@
-//! Is an event read as it should be?
+//! The fuzz target for events: are they read as they should be?
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

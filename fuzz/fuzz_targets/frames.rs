@@ -1,4 +1,4 @@
-//! Are frames read as they should be?
+//! The fuzz target for frames: are they read as they should be?
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,10 +1,10 @@
-//! How do bytes decide what is made of them?
+//! How do bytes decide what an event is made of?
 //!
-//! A fuzzer and a property test both have bytes; what makes events asks them one by one. When they are used up, every
-//! answer is the first, which is always the plainest: fewer and smaller bytes make a simpler event, and that is how
-//! either of them finds the smallest one that fails.
+//! A fuzzer and a property test both have bytes, and the code that makes events consumes them one by one. When they are
+//! used up, every choice is the first, which is always the plainest: fewer and smaller bytes make a simpler event, and
+//! this is how both find the smallest one that fails.
 
-/// Bytes that are still to decide something.
+/// The bytes that have not decided anything yet.
 #[derive(Debug)]
 pub struct Choices<'a> {
     left: &'a [u8],
@@ -32,7 +32,7 @@ impl<'a> Choices<'a> {
         (0..len).fold(0, |number, _| number << 8 | u64::from(self.byte()))
     }
 
-    /// Yes, once in so many times.
+    /// True, once in this many times.
     pub fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == times - 1
     }
@@ -41,7 +41,7 @@ impl<'a> Choices<'a> {
         from[self.below(from.len())]
     }
 
-    /// What was not asked for.
+    /// The bytes that were not used.
     pub fn rest(self) -> &'a [u8] {
         self.left
     }

@@ -1,4 +1,4 @@
-//! Is an event read as it should be, whatever comes?
+//! Is an event read as it should be, whatever its bytes are?
 
 use kinesis_input::internals::bytes_needed;
 use kinesis_input::internals::wire::{Event, EventError, EventReader};
@@ -8,12 +8,12 @@ use super::forms;
 use super::reference::{self, Verdict};
 use super::said::Said;
 
-/// The first byte of an input that decides about an event. A text begins with neither of them.
+/// The first byte of an input that decides the content of an event. A text begins with neither this nor `SPOILED`.
 const MADE: u8 = 0;
-/// The first byte of an input that decides about an event, and about what is wrong with it.
+/// The first byte of an input that decides the content of an event, and the errors in it.
 const SPOILED: u8 = 1;
 
-/// Checks an input of the fuzzer: a text, or what decides about one.
+/// Checks an input of the fuzzer: a text, or bytes that decide the content of one.
 pub fn check_input(input: &[u8]) {
     match input.split_first() {
         Some((&MADE, rest)) => {
@@ -33,7 +33,7 @@ pub fn check_input(input: &[u8]) {
     }
 }
 
-/// Checks what comes of a payload.
+/// Checks the result for a payload.
 pub fn check(payload: &[u8]) {
     let read = Event::parse(payload);
     check_cuts(payload, &read);
@@ -56,7 +56,7 @@ pub fn check(payload: &[u8]) {
     }
 }
 
-/// Takes our number for the other if it is no further off than may be.
+/// Replaces the other number by ours if the difference is within the tolerance.
 fn settle(other: &mut Option<i64>, ours: Option<i64>, slack: u64) {
     if let (Some(number), Some(our)) = (*other, ours)
         && number.abs_diff(our) <= slack
@@ -65,7 +65,7 @@ fn settle(other: &mut Option<i64>, ours: Option<i64>, slack: u64) {
     }
 }
 
-/// It makes no difference in which pieces an event comes.
+/// Checks that the result does not depend on the pieces in which an event comes.
 fn check_cuts(payload: &[u8], whole: &Result<Event, EventError>) {
     for len in [1, 5, 64, payload.len() / 2 + 1] {
         let mut reader = EventReader::default();
@@ -78,7 +78,7 @@ fn check_cuts(payload: &[u8], whole: &Result<Event, EventError>) {
     }
 }
 
-/// What is kept is what was announced, and what is kept of each record can be looked at.
+/// Checks that the memory in use is what was announced, and that what is kept of each record can be read.
 fn check_memory(payload: &[u8], event: &Event) {
     let rows = &event.rows;
     let needed = bytes_needed(payload.len());
@@ -93,7 +93,8 @@ fn check_memory(payload: &[u8], event: &Event) {
     assert!(2 * children <= payload.len(), "{children} shards in {} bytes", payload.len());
 }
 
-/// An event ends where its text ends: it can't be told without its last byte, nor with another one behind.
+/// Checks that an event ends where its text ends: it can't be read without its last byte, nor with another one behind
+/// it.
 fn check_ends(payload: &[u8], event: &Event) {
     let text = payload.trim_ascii_end();
     for len in [0, 1, text.len() / 3, text.len() / 2, text.len() - 1] {

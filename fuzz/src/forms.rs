@@ -1,26 +1,26 @@
-//! In which forms may an event be written?
+//! In which forms can an event be written?
 //!
-//! Makes an event up and writes it down in any form that JSON allows: fields in any order, with unknown ones among
-//! them and earlier values that later ones replace, white space anywhere, characters escaped or not, numbers with
-//! fractions and exponents, and what is empty left out, null or empty.
+//! This module makes an event up and writes it in any form that JSON allows: fields in any order, with unknown ones
+//! among them and earlier values that later ones replace, white space anywhere, characters escaped or not, numbers with
+//! fractions and exponents, and empty values omitted, null or empty.
 
 use std::fmt::Write;
 
 use super::choices::Choices;
 use super::said::{Child, Record, Said};
 
-/// An event as it is meant and as it is written.
+/// An event, and the text in which it is written.
 #[derive(Debug)]
 pub struct Made {
     pub said: Said,
     pub text: String,
-    /// What is unusual about how it is written.
+    /// The unusual forms in the text.
     pub quirks: Vec<Quirk>,
     /// Whether a field comes twice.
     pub repeats: bool,
 }
 
-/// Forms that are valid and that not every reader takes.
+/// Forms that are valid but that some readers refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quirk {
     /// A whole number with a fraction or an exponent.
@@ -29,7 +29,7 @@ pub enum Quirk {
     DeepUnknown,
 }
 
-/// Makes an event of choices.
+/// Makes an event from choices.
 pub fn make(choices: &mut Choices<'_>) -> Made {
     let mut writer = Writer { spaced: choices.once_in(3), quirks: Vec::new(), repeats: false, choices };
     let said = writer.make_event();
@@ -37,7 +37,7 @@ pub fn make(choices: &mut Choices<'_>) -> Made {
     Made { said, text, quirks: writer.quirks, repeats: writer.repeats }
 }
 
-/// Changes a few bytes of a text: puts some in, takes some out, puts others in their place.
+/// Changes a few bytes of a text: inserts, removes and replaces some.
 pub fn spoil(text: &str, choices: &mut Choices<'_>) -> Vec<u8> {
     const TELLING: &[u8] = b"\"\\{}[],:nu0-+.eE \x00\x1f\x80\xff";
     let mut bytes = text.as_bytes().to_vec();
@@ -56,13 +56,13 @@ pub fn spoil(text: &str, choices: &mut Choices<'_>) -> Vec<u8> {
 
 struct Writer<'c, 'b> {
     choices: &'c mut Choices<'b>,
-    /// Whether there is white space.
+    /// Whether there is white space between the tokens.
     spaced: bool,
     quirks: Vec<Quirk>,
     repeats: bool,
 }
 
-/// A field as it is written: its name and its value.
+/// A field in its written form: its name and its value.
 type Field = (String, String);
 
 impl Writer<'_, '_> {
@@ -84,7 +84,7 @@ impl Writer<'_, '_> {
         let seed = self.choices.byte();
         Record {
             sequence: self.make_sequence(),
-            // Every sextet comes up, `+` and `/` among them.
+            // Every sextet occurs, including `+` and `/`.
             data: (0..data_len).map(|at| seed.wrapping_mul(at as u8 | 1).wrapping_add(at as u8)).collect(),
             key: self.choices.once_in(4).then(|| self.make_text()).or_else(|| Some("key".to_owned())),
             arrival_millis: self.choices.once_in(2).then(|| self.make_arrival()),
@@ -201,13 +201,13 @@ impl Writer<'_, '_> {
         self.object(fields)
     }
 
-    /// A field with a list, which may be left out or null if the list is empty.
+    /// A field with a list, which may be omitted or null if the list is empty.
     fn list(&mut self, fields: &mut Vec<Field>, name: &str, elements: &[String]) {
         let list = (!elements.is_empty()).then(|| self.elements('[', elements, ']'));
         self.optional(fields, name, list, Some("[]"));
     }
 
-    /// A field with a value; without one it may be left out, be null, or `empty`.
+    /// A field with a value; without one it may be omitted, null, or `empty`.
     fn optional(&mut self, fields: &mut Vec<Field>, name: &str, value: Option<String>, empty: Option<&str>) {
         let value = value.or_else(|| match (self.choices.below(3), empty) {
             (0, _) => None,
@@ -219,7 +219,7 @@ impl Writer<'_, '_> {
         }
     }
 
-    /// An object of fields, in any order, with others among them.
+    /// An object of fields, in any order, with unknown ones among them.
     fn object(&mut self, mut fields: Vec<Field>) -> String {
         for last in (1..fields.len()).rev() {
             if self.choices.once_in(2) {
@@ -245,8 +245,8 @@ impl Writer<'_, '_> {
         self.elements('{', &fields, '}')
     }
 
-    /// Gives one of the fields another value before its own. The last one counts; but a null is the last one for some
-    /// readers and nothing at all for others.
+    /// Gives one of the fields another value before its own. The last value counts; but a null is the last value for
+    /// some readers and ignored by others.
     fn repeat_one(&mut self, fields: &mut Vec<Field>) {
         if fields.is_empty() {
             return;
@@ -277,14 +277,14 @@ impl Writer<'_, '_> {
         const NAMES: &[&str] =
             &["Encryption", "Unknown", "", "data", "Dat", "Data ", "Data\0", "Records\u{fe0f}", "\u{feff}Data"];
         if self.choices.once_in(4) {
-            // A name that only begins like one of ours.
+            // A name that only begins like a known one.
             format!("Records.{}", self.make_text())
         } else {
             self.choices.pick(NAMES).to_owned()
         }
     }
 
-    /// A value that nobody asked for.
+    /// A value of an unknown field.
     fn unknown(&mut self, depth: usize) -> String {
         match self.choices.below(if depth < 4 { 9 } else { 6 }) {
             0 => "\"NONE\"".to_owned(),
@@ -297,7 +297,7 @@ impl Writer<'_, '_> {
                 .choices
                 .pick(&["0", "-0", "1", "-2.5e-3", "1E+400", "0.1e1", "123456789012345678901234"])
                 .to_owned(),
-            // Everything that would mislead a reader that doesn't know where a string ends.
+            // Text that would mislead a reader that doesn't know where a string ends.
             4 => r#""]},{\"Data\":\"AAAA\"\\""#.to_owned(),
             5 if self.choices.once_in(16) => {
                 let depth = 129 + self.choices.below(300);
@@ -341,7 +341,7 @@ impl Writer<'_, '_> {
         if self.spaced { self.choices.pick(&["", " ", "\n", "\t", "\r\n", "    "]) } else { "" }
     }
 
-    /// A string, its characters escaped as it has to be, as it may be, or all of them.
+    /// A string whose characters are escaped where they must be, where they may be, or all of them.
     fn string(&mut self, text: &str) -> String {
         let style = self.choices.below(8);
         let mut out = String::from('"');
@@ -380,7 +380,7 @@ impl Writer<'_, '_> {
     }
 
     fn integer(&mut self, number: i64) -> String {
-        // Beyond this, not every whole number is a float.
+        // Beyond this, not every whole number can be represented as a float.
         const EXACT: u64 = 1 << 53;
         if number.unsigned_abs() > EXACT || !self.choices.once_in(3) {
             return if number == 0 && self.choices.once_in(4) { "-0".to_owned() } else { number.to_string() };
@@ -420,7 +420,7 @@ impl Record {
 /// A decimal fraction that is written exactly.
 struct Decimal {
     digits: i64,
-    /// How many of the digits come after the point.
+    /// The number of digits after the point.
     after_point: usize,
 }
 

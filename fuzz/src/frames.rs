@@ -1,4 +1,4 @@
-//! Are frames read as they should be, whatever comes and however it is cut?
+//! Are frames read as they should be, whatever their bytes are and however they are cut?
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use super::event;
 
 const PRELUDE: usize = 12;
 const LEAST: usize = 16;
-/// As much is kept of what a frame carries that is no event.
+/// The most that is kept of the payload of a frame that is not an event.
 const MESSAGE: usize = 64 << 10;
 
 thread_local! {
@@ -26,25 +26,25 @@ thread_local! {
     static RUNTIME: Option<Runtime> = Builder::new_current_thread().enable_time().build().ok();
 }
 
-/// Checks an input of the fuzzer: how to cut, what to mend, and the bytes.
+/// Checks an input of the fuzzer: where to cut, what to correct, and the bytes.
 pub fn check_input(input: &[u8]) {
     let mut choices = Choices::new(input);
     let flags = choices.byte();
     let cuts: Vec<_> = (0..choices.byte() % 16).map(|_| choices.byte().into()).collect();
     let mut bytes = choices.rest().to_vec();
     if flags & 1 != 0 {
-        mend(&mut bytes, flags & 2 != 0);
+        correct(&mut bytes, flags & 2 != 0);
     }
     check(&bytes, &cuts);
 }
 
-/// Checks what comes of the bytes of a body, cut into pieces of these lengths, over and over.
+/// Checks the result for the bytes of a body, cut into pieces of these lengths, over and over.
 pub fn check(bytes: &[u8], cuts: &[usize]) {
     let whole = read([Bytes::copy_from_slice(bytes)]);
     let cut = read(pieces(bytes, cuts));
     let (frames, fault) = whole;
     assert_eq!(frames, cut.0, "cut at {cuts:?}");
-    // Where in an event the fault is seen may depend on the cut; what it is may not.
+    // The position in an event at which the fault is found may depend on the cut; its kind may not.
     let code = |fault: &Option<Fault>| fault.as_ref().map(|fault| fault.code.clone());
     assert_eq!(code(&fault), code(&cut.1), "cut at {cuts:?}");
     let (split, end) = split(bytes);
@@ -56,7 +56,7 @@ pub fn check(bytes: &[u8], cuts: &[usize]) {
             Kind::Event => {
                 event::check(payload);
                 let Ok(event) = Event::parse(payload) else {
-                    // Nothing that comes after it is read.
+                    // Nothing after it is read.
                     bad_event = Some("BadEvent");
                     break;
                 };
@@ -71,8 +71,8 @@ pub fn check(bytes: &[u8], cuts: &[usize]) {
     assert_eq!(fault.map(|fault| fault.code), bad_event.or(end).map(str::to_owned));
 }
 
-/// Gives frames the checksums they should have, and, if told so, lengths that can be.
-pub fn mend(bytes: &mut [u8], lengths: bool) {
+/// Gives frames correct checksums and, if `lengths` is set, possible lengths.
+pub fn correct(bytes: &mut [u8], lengths: bool) {
     let mut left = bytes;
     while left.len() >= LEAST {
         let available = left.len();
@@ -96,7 +96,7 @@ pub fn mend(bytes: &mut [u8], lengths: bool) {
     }
 }
 
-/// All frames of a body, and how it ended if not well.
+/// All frames of a body, and the fault at its end, if any.
 pub fn read(pieces: impl IntoIterator<Item = Bytes>) -> (Vec<Frame>, Option<Fault>) {
     let body = SdkBody::from_body_1_x(Pieces(pieces.into_iter().collect()));
     let mut frames = Frames::new(body);
@@ -132,7 +132,7 @@ pub fn pieces(bytes: &[u8], cuts: &[usize]) -> Vec<Bytes> {
     pieces
 }
 
-/// A body that is there.
+/// A body that is complete in memory.
 struct Pieces(VecDeque<Bytes>);
 
 impl Body for Pieces {
@@ -147,7 +147,7 @@ impl Body for Pieces {
     }
 }
 
-/// The frames once more, read slowly, and what is wrong behind the last one.
+/// Reads the frames again, slowly. Returns the fault behind the last one, if any.
 fn split(bytes: &[u8]) -> (Vec<(Kind, &[u8])>, Option<&'static str>) {
     let mut frames = Vec::new();
     let mut left = bytes;
@@ -183,7 +183,7 @@ fn split(bytes: &[u8]) -> (Vec<(Kind, &[u8])>, Option<&'static str>) {
 
 type Header<'a> = (&'a [u8], u8, &'a [u8]);
 
-/// Headers with their types and values.
+/// The headers, with their types and values.
 fn fields(mut head: &[u8]) -> Option<Vec<Header<'_>>> {
     let mut headers = Vec::new();
     while !head.is_empty() {
@@ -206,7 +206,7 @@ fn fields(mut head: &[u8]) -> Option<Vec<Header<'_>>> {
 }
 
 fn kind(headers: &[Header<'_>]) -> Kind {
-    // The last one of a name counts, and only if it is a string.
+    // The last header of a name counts, and only if it is a string.
     let find = |name: &str| {
         let found = headers.iter().rev().find(|header| header.0 == name.as_bytes());
         found.filter(|header| header.1 == 7).map(|header| String::from_utf8_lossy(header.2).into_owned())

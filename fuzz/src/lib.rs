@@ -1,7 +1,7 @@
-//! What has to hold for any bytes that come?
+//! What must hold for any bytes from the wire?
 //!
-//! The fuzz targets ask it of what a fuzzer makes up, and a test of the project asks it of the seeds in `corpus/`,
-//! including these files, so that they stay alive without a fuzzer.
+//! The fuzz targets check it with the inputs of a fuzzer, and a test of the project with the seeds in `corpus/` and
+//! these files, so that they stay valid.
 
 #![forbid(unsafe_code)]
 

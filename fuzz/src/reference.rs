@@ -1,7 +1,7 @@
 //! What should be read from a text that `serde_json` can read?
 //!
-//! A second reader, slow and plain, made of what the first one promises: the last value of a field counts, absent and
-//! null are the same, a record needs a sequence number, and the names of shards may be anything.
+//! This is a second reader, slow and plain, made from the promises of the first one: the last value of a field counts,
+//! absent and null are the same, a record needs a sequence number, and the names of shards may be anything.
 
 use std::fmt;
 
@@ -9,22 +9,22 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::said::{Child, Record, Said};
 
-/// What has to come of a text.
+/// The expected result for a text.
 #[derive(Debug)]
 pub enum Verdict {
-    /// This, and numbers that may be off by so much.
+    /// This event, with numbers that may be off by this much.
     Says(Box<Said>, Slack),
-    /// A refusal, for this reason.
+    /// An error, for this reason.
     Refused(&'static str),
-    /// Nobody says.
+    /// Either is allowed.
     Open,
 }
 
-/// How far numbers may be off that were read as floats, by a reader that rounds them otherwise.
+/// How far numbers may be off that were read as floats, by a reader that rounds differently.
 #[derive(Debug, Clone, Default)]
 pub struct Slack {
     pub millis_behind: u64,
-    /// For each record.
+    /// One entry for each record.
     pub arrivals: Vec<u64>,
 }
 
@@ -33,14 +33,14 @@ pub fn read(payload: &[u8]) -> Verdict {
     let Ok(tree) = serde_json::from_slice::<Tree>(payload) else { return Verdict::Open };
     let mut reading = Reading::default();
     match reading.event(&tree) {
-        // A value that a later one replaces may have been looked at or not.
+        // A value that a later one replaces may have been checked or not.
         _ if reading.replaced_bad => Verdict::Open,
         Ok(()) => Verdict::Says(Box::new(reading.said), reading.slack),
         Err(why) => Verdict::Refused(why),
     }
 }
 
-/// A JSON value in which nothing is lost that counts: fields that come twice are there twice.
+/// A JSON value that keeps everything that counts: repeated fields are kept with all their values.
 #[derive(Debug, Clone)]
 enum Tree {
     Null,
@@ -54,7 +54,7 @@ enum Tree {
 
 #[derive(Default)]
 struct Reading {
-    /// Shards named, children and parents.
+    /// The number of shards named, children and parents.
     shards: usize,
     said: Said,
     slack: Slack,
@@ -142,7 +142,7 @@ impl Reading {
         Ok(record)
     }
 
-    /// No shard ends with so many.
+    /// Counts a shard that is named. No shard ends with this many.
     fn name_shard(&mut self) -> Result<()> {
         self.shards += 1;
         if self.shards > 1000 { Err("too many shards") } else { Ok(()) }
@@ -196,13 +196,13 @@ impl Tree {
     }
 }
 
-/// Whether a text may be a sequence number.
+/// Checks whether a text may be a sequence number.
 pub fn sequence_number(text: &str) -> Result<()> {
     let good = (1..=256).contains(&text.len()) && text.bytes().all(|byte| (b'!'..=b'~').contains(&byte));
     if good { Ok(()) } else { Err("not a sequence number") }
 }
 
-/// A float as a whole number, and how far off that may be.
+/// A float as a whole number, and its tolerance.
 fn near(number: f64) -> (Option<i64>, u64) {
     let whole = number as i64;
     (Some(whole), 1 + (whole.unsigned_abs() >> 50))
@@ -212,7 +212,7 @@ fn clamp(number: i128) -> i64 {
     number.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
-/// The bytes behind base64 with padding, and with zeros where bits are left over.
+/// Decodes base64 with padding, and with zeros in the bits that are left over.
 fn from_base64(text: &str) -> Result<Vec<u8>> {
     const BAD: &str = "data that is not base64";
     let padding = text.bytes().rev().take_while(|byte| *byte == b'=').count();

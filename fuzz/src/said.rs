@@ -1,9 +1,9 @@
-//! What does an event say, whoever read it?
+//! What does an event contain, whichever reader read it?
 
 use kinesis_input::internals::wire::Event;
 use kinesis_input::{SequenceNumber, ShardId};
 
-/// An event in plain types, to be compared.
+/// An event in plain types, for comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Said {
     pub records: Vec<Record>,

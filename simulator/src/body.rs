@@ -1,4 +1,4 @@
-//! How do the events of a subscription get to its reader, and what goes wrong on the way?
+//! How do the events of a subscription reach its reader, and what goes wrong on the way?
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -10,12 +10,12 @@ use http_body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
-use crate::faults::{Break, Link, StreamFault};
+use crate::faults::{Break, Link, NoAnswer, StreamFault};
 use crate::kinesis::{Child, Event, Next, SubscriptionId, shard_id};
-use crate::simulator::{NoAnswer, Simulator};
+use crate::simulator::Simulator;
 use crate::wire::event;
 
-/// The body of an answer. Dropping it ends a subscription.
+/// The body of an answer. Dropping it ends the subscription.
 #[derive(Debug)]
 pub struct Body(Kind);
 
@@ -32,19 +32,19 @@ struct Subscription {
     link: Link,
     clock: Clock,
     ready: VecDeque<Bytes>,
-    /// Nothing is looked at before this is over, unless somebody wakes us.
+    /// The subscription is not polled before this timer, unless it is woken.
     until: Option<Pin<Box<Sleep>>>,
-    /// The next piece waits for it.
+    /// The next piece is sent after this timer.
     gap: Option<Pin<Box<Sleep>>>,
     slow: bool,
     breaks: Option<Break>,
     events: u32,
-    over: Option<Over>,
+    ending: Option<Ending>,
 }
 
-/// What comes after what is ready.
+/// The state that follows the pieces that are ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Over {
+enum Ending {
     End,
     Reset,
     Silence,
@@ -68,10 +68,10 @@ impl Body {
             slow: false,
             breaks,
             events: 0,
-            over: None,
+            ending: None,
         };
         if subscription.breaks.as_ref().is_some_and(|breaks| breaks.what == StreamFault::NoFirstFrame) {
-            subscription.over = Some(Over::Silence);
+            subscription.ending = Some(Ending::Silence);
         } else {
             subscription.ready.push_back(event::initial().into());
         }
@@ -116,10 +116,10 @@ impl Subscription {
                 }
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            match self.over {
-                Some(Over::End) => return Poll::Ready(None),
-                Some(Over::Reset) => return Poll::Ready(Some(Err(NoAnswer::Reset))),
-                Some(Over::Silence) => return Poll::Pending,
+            match self.ending {
+                Some(Ending::End) => return Poll::Ready(None),
+                Some(Ending::Reset) => return Poll::Ready(Some(Err(NoAnswer::Reset))),
+                Some(Ending::Silence) => return Poll::Pending,
                 None => {}
             }
             let now = self.clock.now();
@@ -127,10 +127,10 @@ impl Subscription {
                 Next::Event(event) => self.send(event),
                 Next::Exception(error) => {
                     self.ready.push_back(event::exception(&error).into());
-                    self.over = Some(Over::End);
+                    self.ending = Some(Ending::End);
                 }
-                Next::End => self.over = Some(Over::End),
-                Next::Reset => self.over = Some(Over::Reset),
+                Next::End => self.ending = Some(Ending::End),
+                Next::Reset => self.ending = Some(Ending::Reset),
                 Next::Wait(until) => {
                     let wait = until.since(now).max(Duration::from_millis(1));
                     let timer = self.until.insert(Box::pin(sleep(wait)));
@@ -150,7 +150,7 @@ impl Subscription {
             None => self.push(event::event(&event)),
         }
         if last {
-            self.over.get_or_insert(Over::End);
+            self.ending.get_or_insert(Ending::End);
         }
     }
 
@@ -162,33 +162,33 @@ impl Subscription {
         self.ready.extend(cuts.map(|at| bytes.slice(at..bytes.len().min(at + size))));
     }
 
-    /// Sends an event as a fault makes of it.
+    /// Sends an event, altered by a fault.
     fn spoil(&mut self, fault: StreamFault, mut event: Event) {
         match fault {
-            StreamFault::Reset => self.over = Some(Over::Reset),
-            StreamFault::End | StreamFault::Empty => self.over = Some(Over::End),
-            StreamFault::Silence | StreamFault::NoFirstFrame => self.over = Some(Over::Silence),
+            StreamFault::Reset => self.ending = Some(Ending::Reset),
+            StreamFault::End | StreamFault::Empty => self.ending = Some(Ending::End),
+            StreamFault::Silence | StreamFault::NoFirstFrame => self.ending = Some(Ending::Silence),
             StreamFault::Truncated => {
                 let mut frame = event::event(&event);
                 frame.truncate(1 + self.link.draw(frame.len() - 1));
                 self.push(frame);
-                self.over = Some(Over::End);
+                self.ending = Some(Ending::End);
             }
             StreamFault::Corrupt => {
                 let mut frame = event::event(&event);
-                // Behind the lengths: those that can't be would be found at once.
+                // The byte is behind the lengths, because impossible lengths would be found at once.
                 let at = 12 + self.link.draw(frame.len() - 12);
                 frame[at] ^= 1 << self.link.draw(8);
                 self.push(frame);
             }
             StreamFault::Exception(code) => {
                 let headers = [(":message-type", "exception"), (":exception-type", code.as_str())];
-                self.push(crate::wire::frame::write(&headers, br#"{"message":"so it was told"}"#));
-                self.over = Some(Over::End);
+                self.push(crate::wire::frame::write(&headers, br#"{"message":"injected by the simulator"}"#));
+                self.ending = Some(Ending::End);
             }
             StreamFault::Error(code) => {
-                self.push(event::error(&code, "so it was told"));
-                self.over = Some(Over::End);
+                self.push(event::error(&code, "injected by the simulator"));
+                self.ending = Some(Ending::End);
             }
             StreamFault::Unknown => {
                 self.push(event::of_type("SomethingNew", "{}"));
@@ -202,13 +202,13 @@ impl Subscription {
                 event.continuation = None;
                 event.children.clear();
                 self.push(event::event(&event));
-                self.over = Some(Over::End);
+                self.ending = Some(Ending::End);
             }
             StreamFault::ChildWithoutParents => {
                 event.continuation = None;
                 event.children = vec![child(Vec::new())];
                 self.push(event::event(&event));
-                self.over = Some(Over::End);
+                self.ending = Some(Ending::End);
             }
             StreamFault::ChildrenWhileOpen => {
                 if let Some(number) = event.continuation {
@@ -220,7 +220,7 @@ impl Subscription {
     }
 }
 
-/// A child that there is not.
+/// A child that does not exist.
 fn child(parents: Vec<String>) -> Child {
     Child { id: shard_id(u32::MAX), parents, hashes: (0, 0) }
 }

@@ -1,6 +1,7 @@
 //! How do Amazon's Java clients write their calls?
 //!
-//! In CBOR (`application/x-amz-cbor-1.1`) instead of JSON: data as bytes instead of base64, points in time as tagged milliseconds.
+//! They use CBOR (`application/x-amz-cbor-1.1`) instead of JSON: data as bytes instead of base64, points in time as
+//! tagged milliseconds.
 
 use base64_simd::STANDARD;
 use ciborium::Value as Cbor;
@@ -8,13 +9,13 @@ use serde_json::{Map, Number, Value};
 
 use crate::kinesis::ServiceError;
 
-/// What a content type says of a call in CBOR.
+/// The content type of a call in CBOR.
 pub(crate) const CONTENT_TYPE: &str = "application/x-amz-cbor-1.1";
 
 /// The tag of a point in time.
 const TIME: u64 = 1;
 
-/// Reads a call as if it had come as JSON.
+/// Reads a call, and returns it as if it had come as JSON.
 pub(crate) fn read(body: &[u8]) -> Result<Value, ServiceError> {
     if body.is_empty() {
         return Ok(Value::Object(Map::new()));
@@ -59,7 +60,7 @@ pub(crate) fn write(answer: &Value) -> Vec<u8> {
     out
 }
 
-/// Which form a value has, its name says.
+/// Converts a value. Its name says which form the value has.
 fn from_json(name: &str, value: &Value) -> Cbor {
     match value {
         Value::Null => Cbor::Null,
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_value_is_read_back() {
         let said = json!({
             "Records": [{ "Data": "YWJj", "ApproximateArrivalTimestamp": 1_700_000_000.123, "PartitionKey": "k" }],
             "MillisBehindLatest": 7, "HasMoreShards": false,

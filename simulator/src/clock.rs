@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use crate::time::Time;
 
-/// A clock: the system's, or one that goes as a tokio runtime's does.
+/// A clock: the system's, or one that follows that of a tokio runtime.
 #[derive(Clone)]
 pub struct Clock {
     source: Source,
-    /// How many milliseconds what [`TimeSource`] says is ahead of the truth.
+    /// The number of milliseconds by which [`TimeSource`] is ahead of the true time.
     skew: Arc<AtomicI64>,
 }
 
@@ -30,8 +30,8 @@ impl Clock {
         Self { source: Source::System, skew: Arc::default() }
     }
 
-    /// A clock that says `at` now, and goes as tokio's does: it stands still where that is paused. Made on the runtime that
-    /// it is for.
+    /// A clock that says `at` now and follows tokio's clock: it stands still while that is paused. It has to be made on
+    /// the runtime that it is for.
     pub fn tokio(at: Time) -> Self {
         Self { source: Source::Tokio { start: Instant::now(), at }, skew: Arc::default() }
     }
@@ -44,7 +44,8 @@ impl Clock {
         }
     }
 
-    /// Sets by how many milliseconds a client that asks this clock is ahead of the truth. Nothing else is.
+    /// Sets the number of milliseconds by which the clock is ahead of the true time for a client that asks it. The
+    /// simulator itself stays on the true time.
     pub fn set_skew(&self, millis: i64) {
         self.skew.store(millis, Ordering::Relaxed);
     }

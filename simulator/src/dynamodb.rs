@@ -1,7 +1,7 @@
 //! How does the lease table behave?
 //!
-//! The table itself is dynoxide, a DynamoDB that others wrote. Here is what goes before it (an answer for every operation that a
-//! lease store needs) and beside it: whoever wants to check what is written is shown each row, before and after.
+//! The table itself is dynoxide, a third-party DynamoDB. This file has what stands before it (an answer for every
+//! operation that a lease store needs) and beside it: a watcher is shown each row that is written, before and after.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,22 +19,22 @@ use crate::time::Time;
 pub struct RowWritten<'a> {
     /// The name of the link that it was written over.
     pub by: &'a str,
-    /// When the request set out from the client; `None` of one that did not come over a link.
+    /// When the request was sent by the client; `None` for a request that did not come over a link.
     pub sent: Option<Time>,
-    /// The row before; `None` if it was not there.
+    /// The row before the write; `None` if it did not exist.
     pub before: Option<&'a Item>,
-    /// The row now; `None` if it was deleted.
+    /// The row after the write; `None` if it was deleted.
     pub after: Option<&'a Item>,
 }
 
-/// When a call set out from its client, and when it arrived.
+/// When a call was sent by its client, and when it arrived.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
     pub(crate) sent: Time,
     pub(crate) now: Time,
 }
 
-/// The text of an attribute, if it is there and not empty.
+/// The text of an attribute, if it exists and is not empty.
 pub fn text<'i>(item: &'i Item, name: &str) -> Option<&'i str> {
     match item.get(name) {
         Some(AttributeValue::S(text)) if !text.is_empty() => Some(text),
@@ -42,19 +42,19 @@ pub fn text<'i>(item: &'i Item, name: &str) -> Option<&'i str> {
     }
 }
 
-/// Whether an attribute is there and true.
+/// Whether an attribute exists and is true.
 pub fn flag(item: &Item, name: &str) -> bool {
     matches!(item.get(name), Some(AttributeValue::BOOL(true)))
 }
 
-/// Is shown every row that is written.
+/// A function that is shown every row that is written.
 pub type Watcher = Box<dyn FnMut(&RowWritten<'_>) + Send>;
 
 /// A DynamoDB in memory.
 pub(crate) struct DynamoDb {
     database: Database,
     past: Past,
-    /// What descriptions of tables say instead of the truth.
+    /// The status that descriptions of tables show instead of the true one.
     status: Option<&'static str>,
     watcher: Option<Watcher>,
 }
@@ -66,7 +66,7 @@ impl fmt::Debug for DynamoDb {
 }
 
 impl DynamoDb {
-    /// One whose copies lag behind by so much.
+    /// A database whose inconsistent reads lag behind by `lag`.
     pub(crate) fn new(lag: Duration) -> dynoxide::Result<Self> {
         Ok(Self { database: Database::memory()?, past: Past::new(lag), status: None, watcher: None })
     }
@@ -79,7 +79,7 @@ impl DynamoDb {
         self.watcher = Some(watcher);
     }
 
-    /// Answers a call: a status and a body. Without times nothing lags behind.
+    /// Answers a call with a status and a body. Without times nothing lags behind.
     pub(crate) fn call(&mut self, operation: &str, body: &str, by: &str, times: Option<Times>) -> (u16, String) {
         let now = times.map(|times| times.now);
         let request: Value = serde_json::from_str(body).unwrap_or_default();
@@ -167,4 +167,42 @@ fn answer<Q: DeserializeOwned, A: Serialize>(
     let request = request.map_err(|error| DynoxideError::SerializationException(error.to_string()))?;
     let answer = call(request)?;
     serde_json::to_string(&answer).map_err(|error| DynoxideError::InternalServerError(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn call(table: &mut DynamoDb, operation: &str, request: &Value, millis: u64) -> Value {
+        let now = Some(Time::from_millis(1_000_000 + millis));
+        let (status, answer) =
+            table.call(operation, &request.to_string(), "test", now.map(|now| Times { sent: now, now }));
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    #[test]
+    fn inconsistent_read_is_as_old_as_it_may_be() {
+        let mut table = DynamoDb::new(Duration::from_millis(500)).unwrap();
+        let make = json!({
+            "TableName": "copies", "KeySchema": [{ "AttributeName": "k", "KeyType": "HASH" }],
+            "AttributeDefinitions": [{ "AttributeName": "k", "AttributeType": "S" }], "BillingMode": "PAY_PER_REQUEST",
+        });
+        call(&mut table, "CreateTable", &make, 0);
+        let put = |value: &str| json!({ "TableName": "copies", "Item": { "k": { "S": "one" }, "v": { "S": value } } });
+        call(&mut table, "PutItem", &put("a"), 1000);
+        call(&mut table, "PutItem", &put("b"), 1400);
+        let get = |consistent: bool| json!({ "TableName": "copies", "Key": { "k": { "S": "one" } }, "ConsistentRead": consistent });
+        let mut seen =
+            |consistent, millis| call(&mut table, "GetItem", &get(consistent), millis)["Item"]["v"]["S"].clone();
+        assert_eq!(seen(true, 1400), "b");
+        assert_eq!(seen(false, 1400), Value::Null, "the row did not exist 500 ms ago");
+        assert_eq!(seen(false, 1600), "a");
+        assert_eq!(seen(false, 1900), "b");
+        let scan = json!({ "TableName": "copies" });
+        assert_eq!(call(&mut table, "Scan", &scan, 1600)["Items"][0]["v"]["S"], "a");
+        assert_eq!(call(&mut table, "Scan", &scan, 1400)["Count"], 0);
+    }
 }

@@ -1,106 +1,127 @@
 //! What goes wrong between a client and the service?
 //!
-//! Every client has a [`Link`] of its own. On it faults are drawn, as its [`Weather`] says, from a seed; or it can be cut, which
-//! is what a crash of the client, or of the network, looks like from the other side.
+//! Every client has a [`Link`] of its own. Faults on it are drawn from a seed, as its [`Weather`] says. A link can also
+//! be cut, which looks to the other side like a crash of the client or of the network.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
-/// What happens to a call.
+/// A fault of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum CallFault {
-    /// No connection.
+    /// There is no connection.
     Refused,
     /// The connection breaks before the service saw the call.
     Reset,
-    /// The service does what it is asked, and the connection breaks before the answer.
+    /// The service carries out the call, and the connection breaks before the answer.
     AnswerLost,
-    /// There is no answer, for ever.
+    /// The call is lost, and there is no answer.
     Silence,
-    /// The service does what it is asked, and the answer never comes.
+    /// The service carries out the call, and the answer never comes.
     AnswerSilent,
-    /// It is slow.
+    /// The call is slow.
     Slow(Duration),
     /// The client panics, in the task that makes the call.
     Panic,
-    /// The service answers with this error, and does nothing.
+    /// The service answers with this error, and does not carry out the call.
     Error {
-        /// Its name.
+        /// The name of the error.
         code: String,
         /// The HTTP status.
         status: u16,
     },
 }
 
-/// What happens to a subscription that was granted.
+/// The reason why a call got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// There was no connection.
+    Refused,
+    /// The connection broke.
+    Reset,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "connection refused",
+            Self::Reset => "connection reset by peer",
+        })
+    }
+}
+
+impl std::error::Error for NoAnswer {}
+
+/// A fault of a subscription that was granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum StreamFault {
     /// The connection breaks.
     Reset,
-    /// The body ends in good order, which is what a GOAWAY looks like.
+    /// The body ends properly, as after a GOAWAY.
     End,
-    /// It ends in the middle of a frame.
+    /// The body ends in the middle of a frame.
     Truncated,
-    /// A frame has a byte that is wrong.
+    /// One byte of a frame is wrong.
     Corrupt,
-    /// An exception comes.
+    /// An exception is sent.
     Exception(String),
-    /// An error comes that is not in the model.
+    /// An error is sent that is not in the service's model.
     Error(String),
-    /// An event comes of a type that nobody knows.
+    /// An event of an unknown type is sent.
     Unknown,
-    /// Nothing comes any more.
+    /// Nothing is sent any more.
     Silence,
-    /// Bytes come in small pieces with long gaps.
+    /// Bytes are sent in small pieces with long gaps.
     Slow,
-    /// It ends before its first event.
+    /// The body ends before its first event.
     Empty,
-    /// Not even the first frame comes.
+    /// Not even the first frame is sent.
     NoFirstFrame,
-    /// An end of the shard that is none: neither a continuation nor children.
+    /// An invalid shard end is sent, with neither a continuation nor children.
     EndWithoutChildren,
-    /// Children beside a continuation, though the shard goes on.
+    /// Children are sent beside a continuation, though the shard continues.
     ChildrenWhileOpen,
-    /// No continuation, and a child without parents.
+    /// An end without a continuation is sent, with a child that has no parents.
     ChildWithoutParents,
 }
 
-/// How much goes wrong.
+/// How often calls and subscriptions fail, and how slow calls are.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Weather {
-    /// How long a call takes, at least and at most.
+    /// The least and the longest time that a call takes.
     pub latency: (Duration, Duration),
-    /// How many of a thousand calls fail in some way.
+    /// The number of calls in a thousand that fail in some way.
     pub calls_per_mille: u32,
-    /// How many of a thousand subscriptions break before they are due to.
+    /// The number of subscriptions in a thousand that break before they end.
     pub streams_per_mille: u32,
-    /// In how many of a thousand calls the client panics.
+    /// The number of calls in a thousand in which the client panics.
     pub panics_per_mille: u32,
 }
 
-/// What a panic says that was asked for.
-pub const PANIC: &str = "a panic that was asked for";
+/// The message of a panic that a fault causes.
+pub const PANIC: &str = "a panic injected by the simulator";
 
-/// What a role's credentials are like.
+/// The state of a role's credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum RoleCredentials {
-    /// They can be used.
+    /// The credentials can be used.
     Usable,
     /// The role can't be assumed.
     Denied,
-    /// It is assumed too often.
+    /// The role is assumed too often.
     Throttled,
-    /// A line break is in the token.
+    /// The token contains a line break.
     Garbled,
-    /// What comes is not the answer to the question.
+    /// The answer is not one to the question.
     Odd,
-    /// The service that gives them can't be reached.
+    /// The service that issues the credentials can't be reached.
     OutOfReach,
 }
 
@@ -114,15 +135,15 @@ impl Weather {
     };
 }
 
-/// A subscription is to break.
+/// A subscription that breaks, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Break {
     pub(crate) what: StreamFault,
-    /// After so many events.
+    /// The number of events before the subscription breaks.
     pub(crate) events: u32,
 }
 
-/// The way between one client and the services.
+/// The connection between one client and the services.
 #[derive(Debug, Clone)]
 pub struct Link(Arc<Mutex<Core>>);
 
@@ -131,21 +152,21 @@ struct Core {
     name: String,
     rng: Rng,
     weather: Weather,
-    /// Everything that is sent is lost.
+    /// Whether everything that is sent is lost.
     cut: bool,
-    /// The table alone can't be reached.
+    /// Whether the table alone can't be reached.
     table_cut: bool,
-    /// The table is slow, and how slow each call is comes from here.
+    /// The generator of the delays of calls to the table; `None` while the table is not slow.
     slow_table: Option<Rng>,
     credentials: RoleCredentials,
-    /// Faults to come, before any that is drawn.
+    /// The chosen faults of coming calls. They precede any that is drawn.
     calls: Vec<(String, CallFault)>,
     streams: Vec<StreamFault>,
     faults: u64,
 }
 
 impl Link {
-    /// The link of a client, with good weather.
+    /// A link without faults, with this name.
     pub fn new(name: impl Into<String>, seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Core {
             name: name.into(),
@@ -165,33 +186,33 @@ impl Link {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whose it is.
+    /// The name of the client.
     pub fn name(&self) -> String {
         self.core().name.clone()
     }
 
-    /// Changes what goes wrong from now on.
+    /// Changes which faults are drawn from now on.
     pub fn set_weather(&self, weather: Weather) {
         self.core().weather = weather;
     }
 
-    /// Loses everything that is sent, from now on or no more.
+    /// Starts or stops losing everything that is sent.
     pub fn cut(&self, cut: bool) {
         self.core().cut = cut;
     }
 
-    /// Loses what is sent to the table.
+    /// Starts or stops losing everything that is sent to the table.
     pub fn cut_table(&self, cut: bool) {
         self.core().table_cut = cut;
     }
 
-    /// Makes the table slow, from this seed on, or no more. A call to it takes a moment to arrive, some of them seconds, and
-    /// arrives even if the client has given it up; its answer takes up to a second.
+    /// Makes the table slow, from this seed on, or fast again. A call to it takes a moment to arrive, some of them
+    /// seconds, and arrives even if the client has given it up; its answer takes up to a second.
     pub fn slow_table(&self, seed: Option<u64>) {
         self.core().slow_table = seed.map(Rng::with_seed);
     }
 
-    /// How much longer than usual a call to the table takes, and then its answer.
+    /// The additional delays of a call to the table and of its answer.
     pub(crate) fn table_delays(&self) -> Option<(Duration, Duration)> {
         let mut core = self.core();
         let rng = core.slow_table.as_mut()?;
@@ -199,7 +220,7 @@ impl Link {
         Some((Duration::from_millis(there), Duration::from_millis(rng.u64(50..900))))
     }
 
-    /// Changes what the client gets when it assumes a role, from now on.
+    /// Changes what the client gets from now on when it assumes a role.
     pub fn set_credentials(&self, credentials: RoleCredentials) {
         self.core().credentials = credentials;
     }
@@ -209,8 +230,8 @@ impl Link {
         self.core().credentials
     }
 
-    /// Whether every call gets through, unless one was told to fail.
-    pub fn is_well(&self) -> bool {
+    /// Whether every call gets through, except for those with a chosen fault.
+    pub fn is_healthy(&self) -> bool {
         let core = self.core();
         !core.cut
             && !core.table_cut
@@ -220,17 +241,17 @@ impl Link {
             && core.credentials == RoleCredentials::Usable
     }
 
-    /// The next call of this operation meets this fault.
+    /// Chooses a fault for the next call of this operation.
     pub fn next_call(&self, operation: &str, fault: CallFault) {
         self.core().calls.push((operation.to_owned(), fault));
     }
 
-    /// The next subscription that is granted breaks so, after its next event.
+    /// Chooses a fault for the next subscription that is granted, after its next event.
     pub fn next_stream(&self, fault: StreamFault) {
         self.core().streams.push(fault);
     }
 
-    /// How many faults there were.
+    /// The number of faults so far.
     pub fn faults(&self) -> u64 {
         self.core().faults
     }
@@ -249,8 +270,8 @@ impl Link {
 
     pub(crate) fn call_fault(&self, operation: &str, table: bool) -> Option<CallFault> {
         let mut core = self.core();
-        let told = core.calls.iter().position(|(told, _)| told == operation);
-        let fault = match told {
+        let chosen = core.calls.iter().position(|(chosen, _)| chosen == operation);
+        let fault = match chosen {
             Some(at) => Some(core.calls.remove(at).1),
             None if core.weather.panics_per_mille > 0 && core.rng.u32(0..1000) < core.weather.panics_per_mille => {
                 Some(CallFault::Panic)
@@ -276,7 +297,7 @@ impl Link {
         fault
     }
 
-    /// A number below another, from the link's seed.
+    /// A number below `below`, from the link's seed.
     pub(crate) fn draw(&self, below: usize) -> usize {
         self.core().rng.usize(0..below.max(1))
     }

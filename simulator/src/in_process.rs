@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::faults::Link;
 use crate::simulator::Simulator;
 
-/// An HTTP client for the SDK whose other side is the simulator. On a runtime whose clock is paused, everything is on
+/// An HTTP client for the SDK that calls the simulator directly. On a runtime whose clock is paused, everything is on
 /// virtual time.
 #[derive(Debug, Clone)]
 pub struct InProcess {
@@ -24,7 +24,7 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// A client that talks over this link, and lives by this clock.
+    /// A client that calls over this link and uses this clock.
     pub fn new(simulator: Simulator, link: Link, clock: Clock) -> Self {
         Self { simulator, link, clock }
     }

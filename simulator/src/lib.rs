@@ -1,18 +1,20 @@
-//! Kinesis and DynamoDB for tests of consumers, with the rules of the real services and with their faults.
+//! A simulated Kinesis and DynamoDB for tests of consumers, with the rules and the faults of the real services.
 //!
-//! Local servers are kinder than AWS: no 5 s rule, no takeover, no end after five minutes, no throttling, no errors inside a
-//! stream. This one keeps the rules, and breaks what can break, by a seed.
+//! Local servers are more lenient than AWS: no 5 s rule, no takeover, no end after five minutes, no throttling, no
+//! errors inside a stream. This one keeps these rules, and injects faults drawn from a seed.
 //!
 //! # Layout
 //!
-//! - [`kinesis`]: the service, pure; told the time, it answers at once.
-//! - `dynamodb`: the table, with everybody shown what is written.
-//! - [`faults`]: what goes wrong on the way, drawn from a seed or told by a test.
-//! - `simulator`, `body`, `wire`: the same behind HTTP, as bytes.
+//! - [`kinesis`]: the model of the service, pure; it is given the time and answers at once.
+//! - `dynamodb`: the table, which shows each row that is written to a watcher.
+//! - [`faults`]: the faults of a connection, drawn from a seed or chosen by a test.
+//! - `simulator`: both services of one account, and what observes them.
+//! - `answer`, `body`, `sts`, `cbor`, `wire`: the same behind HTTP, as bytes.
 //! - `in_process`: the client for the AWS SDK, on virtual time.
-//! - [`server`]: the same on sockets, for clients that no one here wrote (feature `server`).
-//! - `clock`, `time`: what time it is.
+//! - [`server`]: the same on sockets, for third-party clients (feature `server`).
+//! - `clock`, `time`: the current time.
 
+mod answer;
 mod body;
 mod cbor;
 mod clock;
@@ -31,10 +33,10 @@ mod wire;
 pub use body::Body;
 pub use clock::Clock;
 pub use dynamodb::{RowWritten, Watcher, flag, text};
-pub use faults::Link;
+pub use faults::{Link, NoAnswer};
 pub use in_process::InProcess;
 pub use kinesis::Settings;
-pub use simulator::{Call, CallLog, CallWatcher, NoAnswer, Simulator};
+pub use simulator::{Call, CallLog, CallWatcher, Simulator};
 pub use time::Time;
 
 /// A row of a table.

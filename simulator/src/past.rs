@@ -1,8 +1,8 @@
 //! What did a table look like a moment ago?
 //!
-//! A read that does not ask to be consistent may be answered from a copy that lags behind. Here it always does, by as much as
-//! [`Settings::table_lag`](crate::Settings::table_lag) says. Rows that were removed within the lag, and what was written in a
-//! transaction or a batch, are as they are now.
+//! A read that does not ask for consistency may be answered from a copy that lags behind. Here it always is, by
+//! [`Settings::table_lag`](crate::Settings::table_lag). Two exceptions are shown as they are now: rows that were
+//! removed within the lag, and rows that were written in a transaction or a batch.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use serde_json::Value;
 
 use crate::time::Time;
 
-/// The rows of a moment ago, where they differ from those of now.
+/// The rows as they were a moment ago, where they differ from the present.
 #[derive(Debug)]
 pub(crate) struct Past {
     lag: Duration,
-    /// The names of the attributes that make a table's key.
+    /// The names of the attributes that make up the key of each table.
     keys: BTreeMap<String, Vec<String>>,
-    /// Oldest first.
+    /// The changes, oldest first.
     changes: VecDeque<Change>,
 }
 
@@ -35,7 +35,7 @@ impl Past {
         Self { lag, keys: BTreeMap::new(), changes: VecDeque::new() }
     }
 
-    /// Learns what the key of a table is, from the request that makes it.
+    /// Learns the key of a table from the request that creates it.
     pub(crate) fn table(&mut self, request: &Value) {
         let schema = request["KeySchema"].as_array().into_iter().flatten();
         let names = schema.filter_map(|part| part["AttributeName"].as_str().map(ToOwned::to_owned)).collect();
@@ -49,7 +49,7 @@ impl Past {
         names.iter().map(part).collect::<Option<serde_json::Map<_, _>>>().map(Value::Object)
     }
 
-    /// A row was written, and was this before.
+    /// Records that a row was written, and its content before that.
     pub(crate) fn note(&mut self, at: Time, table: &str, key: &Value, before: Option<&Item>) {
         let old = at - self.lag;
         while self.changes.front().is_some_and(|change| change.at <= old) {
@@ -63,7 +63,7 @@ impl Past {
     /// Whether a call may be answered from the past.
     pub(crate) fn is_asked(operation: &str, request: &Value) -> bool {
         let reads = matches!(operation, "GetItem" | "Query" | "Scan");
-        // What is left out, or tested, can't be told from the answer.
+        // If a request drops or tests attributes, the answer does not contain the whole rows.
         let whole = ["ProjectionExpression", "FilterExpression", "AttributesToGet", "IndexName", "Select"];
         reads && request["ConsistentRead"] != true && whole.iter().all(|name| request.get(name).is_none())
     }
@@ -94,7 +94,7 @@ impl Past {
         answer
     }
 
-    /// The first change of a row that copies don't know of.
+    /// The first change of a row that lagging copies do not contain yet.
     fn changed(&self, table: &str, key: &Value, now: Time) -> Option<&Change> {
         let (key, since) = (parts(key), now - self.lag);
         self.changes.iter().find(|change| change.at > since && change.table == table && change.key == key)
@@ -110,44 +110,4 @@ fn parts(key: &Value) -> Vec<Value> {
     let mut named: Vec<(&String, &Value)> = key.as_object().into_iter().flatten().collect();
     named.sort_by_key(|(name, _)| *name);
     named.into_iter().map(|(_, value)| value.clone()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use crate::dynamodb::{DynamoDb, Times};
-
-    use super::*;
-
-    fn call(table: &mut DynamoDb, operation: &str, request: &Value, millis: u64) -> Value {
-        let now = Some(Time::from_millis(1_000_000 + millis));
-        let (status, answer) =
-            table.call(operation, &request.to_string(), "test", now.map(|now| Times { sent: now, now }));
-        assert_eq!(status, 200, "{answer}");
-        serde_json::from_str(&answer).unwrap()
-    }
-
-    #[test]
-    fn what_is_not_asked_to_be_consistent_is_as_old_as_it_may_be() {
-        let mut table = DynamoDb::new(Duration::from_millis(500)).unwrap();
-        let make = json!({
-            "TableName": "copies", "KeySchema": [{ "AttributeName": "k", "KeyType": "HASH" }],
-            "AttributeDefinitions": [{ "AttributeName": "k", "AttributeType": "S" }], "BillingMode": "PAY_PER_REQUEST",
-        });
-        call(&mut table, "CreateTable", &make, 0);
-        let put = |value: &str| json!({ "TableName": "copies", "Item": { "k": { "S": "one" }, "v": { "S": value } } });
-        call(&mut table, "PutItem", &put("a"), 1000);
-        call(&mut table, "PutItem", &put("b"), 1400);
-        let get = |consistent: bool| json!({ "TableName": "copies", "Key": { "k": { "S": "one" } }, "ConsistentRead": consistent });
-        let mut seen =
-            |consistent, millis| call(&mut table, "GetItem", &get(consistent), millis)["Item"]["v"]["S"].clone();
-        assert_eq!(seen(true, 1400), "b");
-        assert_eq!(seen(false, 1400), Value::Null, "it was not there 500 ms ago");
-        assert_eq!(seen(false, 1600), "a");
-        assert_eq!(seen(false, 1900), "b");
-        let scan = json!({ "TableName": "copies" });
-        assert_eq!(call(&mut table, "Scan", &scan, 1600)["Items"][0]["v"]["S"], "a");
-        assert_eq!(call(&mut table, "Scan", &scan, 1400)["Count"], 0);
-    }
 }

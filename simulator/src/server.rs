@@ -1,6 +1,7 @@
-//! How do clients that no one here wrote talk to the simulator?
+//! How do third-party clients talk to the simulator?
 //!
-//! Over sockets: HTTP/1.1 and HTTP/2 (prior knowledge) without TLS, or both by ALPN with it. On the system's clock.
+//! They use sockets: HTTP/1.1 and HTTP/2 (prior knowledge) without TLS, or both by ALPN with it. The server uses the
+//! system's clock.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,10 +23,10 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::body::Body;
 use crate::clock::Clock;
-use crate::faults::Link;
-use crate::simulator::{NoAnswer, Simulator};
+use crate::faults::{Link, NoAnswer};
+use crate::simulator::Simulator;
 
-/// A simulator on a port of the loopback interface. It ends when this is dropped.
+/// A simulator on a port of the loopback interface. The server stops when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -43,11 +44,11 @@ pub struct Identity {
 }
 
 impl Server {
-    /// Serves on a free port: without TLS, or with this identity. All clients share the link, and so its faults.
+    /// Serves on a free port, without TLS or with this identity. All clients share the link, and therefore its faults.
     ///
     /// # Errors
     ///
-    /// There is no port to be had, or the identity is none.
+    /// Fails if no port is available, or if the identity is invalid.
     pub async fn start(simulator: Simulator, link: Link, identity: Option<&Identity>) -> io::Result<Self> {
         let acceptor = identity.map(acceptor).transpose()?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -59,7 +60,7 @@ impl Server {
             while let Ok((socket, _)) = listener.accept().await {
                 let (simulator, link, acceptor) = (simulator.clone(), link.clone(), acceptor.clone());
                 connections.spawn(async move {
-                    // Small frames are to go out at once; a socket that can't is still good.
+                    // Small frames should be sent at once. A socket that can't is still usable.
                     let _ = socket.set_nodelay(true);
                     match acceptor {
                         None => serve(socket, simulator, link).await,
@@ -76,7 +77,7 @@ impl Server {
         Ok(Self { address, secure, _serving: serving })
     }
 
-    /// Where it listens, as a URL.
+    /// The URL of the server.
     pub fn endpoint(&self) -> String {
         let (scheme, host) = if self.secure { ("https", "localhost") } else { ("http", "127.0.0.1") };
         format!("{scheme}://{host}:{}", self.address.port())
@@ -97,7 +98,7 @@ async fn serve(socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, sim
         let (simulator, link) = (simulator.clone(), link.clone());
         async move { respond(request, &simulator, &link).await }
     });
-    // A connection that breaks is the client's affair, or a fault that was asked for.
+    // A connection that breaks concerns the client, or is a chosen fault.
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
 }
 

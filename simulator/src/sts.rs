@@ -1,20 +1,19 @@
-//! How does the Security Token Service answer who assumes a role?
+//! How does the Security Token Service answer a client that assumes a role?
 
 use std::time::Duration;
 
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 
-use crate::faults::RoleCredentials;
-use crate::simulator::NoAnswer;
+use crate::faults::{NoAnswer, RoleCredentials};
 use crate::time::Time;
 
-/// Whether a body asks for a role: the service speaks the query protocol.
+/// Whether a body is a request to assume a role: the service uses the query protocol.
 pub(crate) fn is_asked(body: &[u8]) -> bool {
     body.starts_with(b"Action=AssumeRole&")
 }
 
-/// A status and a body.
+/// The status and the body of the answer.
 pub(crate) fn answer(credentials: RoleCredentials, now: Time, life: Duration) -> Result<(u16, String), NoAnswer> {
     let token = match credentials {
         RoleCredentials::Usable => "simulated",

@@ -1,4 +1,4 @@
-//! What time is it, in the simulated world?
+//! What is a point in time in the simulated world?
 
 use std::ops::{Add, Sub};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Time(u64);
 
 impl Time {
-    /// So many milliseconds after 1970.
+    /// This many milliseconds after 1970.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
@@ -20,17 +20,17 @@ impl Time {
         self.0
     }
 
-    /// Seconds since 1970, as the service writes points in time.
+    /// Seconds since 1970, the form in which the service writes points in time.
     pub fn seconds(self) -> f64 {
         self.0 as f64 / 1000.0
     }
 
-    /// How long after another point in time it is; nothing if it isn't.
+    /// The time since another point in time; zero if that is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// As the system's clock would say it.
+    /// The same as a time of the system.
     pub fn system_time(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(self.0)
     }

@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn credentials_that_can_not_be_had_are_a_fault_of_ours_that_says_why() {
+    async fn unavailable_credentials_are_a_local_fault_with_the_reason() {
         #[derive(Debug)]
         struct Fails;
         impl ProvideCredentials for Fails {

@@ -23,7 +23,7 @@ fn load(text: &str) -> Config {
 }
 
 #[test]
-fn what_they_document_loads_without_a_warning_and_means_the_defaults() {
+fn documented_connect_block_loads_without_warnings_as_the_defaults() {
     let defaults = load("input: {aws_kinesis: {streams: [orders], dynamodb: {table: checkpoints}}}");
     for (name, documented) in DOCUMENTED {
         assert_eq!(load(&filled_in(documented)), defaults, "{name}");
@@ -31,7 +31,7 @@ fn what_they_document_loads_without_a_warning_and_means_the_defaults() {
 }
 
 #[test]
-fn what_people_write_for_them_loads() {
+fn common_connect_blocks_load() {
     let config = load(
         "
 input:
@@ -64,7 +64,7 @@ input:
 }
 
 #[test]
-fn an_explicit_shard_is_taken_from_either_spelling() {
+fn explicit_shard_is_taken_from_either_spelling() {
     let config = load(
         "input: {aws_kinesis: {dynamodb: {table: t}, streams: ['foo:0', 'arn:aws:kinesis:eu-west-1:111122223333:stream/bar:1']}}",
     );

@@ -29,7 +29,7 @@ fn assert_generated(name: &str, generated: &str) {
 }
 
 #[test]
-fn documents_are_what_is_generated() {
+fn documents_are_up_to_date() {
     assert_generated("reference.md", &spec().reference());
     assert_generated("aws_kinesis.example.yaml", &spec().example(Detail::Full));
     let schema = serde_json::to_string_pretty(spec().schema()).unwrap();
@@ -37,7 +37,7 @@ fn documents_are_what_is_generated() {
 }
 
 #[test]
-fn what_is_generated_is_the_same_every_time() {
+fn generated_documents_are_reproducible() {
     let (one, other) = (spec(), spec());
     assert_eq!(one.schema().to_string(), other.schema().to_string());
     assert_eq!(one.reference(), other.reference());
@@ -66,7 +66,7 @@ fn examples_lint_clean_and_fit_the_schema() {
 }
 
 #[test]
-fn the_small_example_shows_common_fields_only() {
+fn small_example_shows_common_fields_only() {
     let small = spec().example(Detail::Small);
     for (field, shown) in
         [("streams:", true), ("table:", true), ("lease_period:", false), ("credentials:", false), ("tcp:", false)]
@@ -78,7 +78,7 @@ fn the_small_example_shows_common_fields_only() {
 }
 
 #[test]
-fn the_schema_is_valid_and_takes_what_others_document() {
+fn schema_is_valid_and_accepts_documented_connect_blocks() {
     jsonschema::meta::validate(spec().schema()).unwrap();
     for (name, documented) in DOCUMENTED {
         let block = &value(&filled_in(documented))["input"]["aws_kinesis"];
@@ -87,7 +87,7 @@ fn the_schema_is_valid_and_takes_what_others_document() {
 }
 
 #[test]
-fn the_schema_marks_what_tools_should_know() {
+fn schema_marks_secrets_and_deprecations() {
     let schema = spec().schema().clone();
     let field = |pointer: &str| schema.pointer(pointer).unwrap_or_else(|| panic!("{pointer}")).clone();
     assert_eq!(field("/$schema"), "https://json-schema.org/draft/2020-12/schema");

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arn_is_taken_apart() {
+    fn arn_is_split_into_its_parts() {
         let arn: StreamArn = "arn:aws-cn:kinesis:cn-north-1:111122223333:stream/a.b".parse().unwrap();
         assert_eq!(
             (arn.partition.as_str(), arn.region.as_str(), arn.account.as_str(), arn.name.as_str()),
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_streams_are_named() {
         use StreamsError as E;
         let arn_twice = format!("{ARN}:0:1");
         for (elements, error) in [
@@ -378,12 +378,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(elements in prop::collection::vec("([a-c:/, *]|arn:aws:kinesis:|stream/|é|.){0,30}", 0..4)) {
+        fn no_text_causes_a_panic(elements in prop::collection::vec("([a-c:/, *]|arn:aws:kinesis:|stream/|é|.){0,30}", 0..4)) {
             let _ = Streams::parse(&elements);
         }
 
         #[test]
-        fn what_is_shown_is_read_back(
+        fn displayed_value_is_read_back(
             balanced in prop::collection::btree_set(stream(), 1..5),
             shards in prop::collection::btree_set((stream(), id()), 1..6),
         ) {
@@ -395,7 +395,7 @@ mod tests {
         }
 
         #[test]
-        fn the_schema_takes_what_the_parser_takes(element in "([a-b:/,* ]|arn:aws:kinesis:|us-1:000000000000:|stream/){0,8}") {
+        fn schema_accepts_what_the_parser_accepts(element in "([a-b:/,* ]|arn:aws:kinesis:|us-1:000000000000:|stream/){0,8}") {
             let schema = serde_json::json!({ "pattern": PATTERN });
             let valid = jsonschema::is_valid(&schema, &serde_json::json!(element));
             let parsed = Streams::parse([&element]);

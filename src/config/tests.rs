@@ -78,7 +78,7 @@ fn defaults_are_those_of_the_contract() {
 }
 
 #[test]
-fn every_field_of_the_contract_reaches_its_place() {
+fn every_field_of_the_contract_is_read() {
     let config = parse(include_str!("fixtures/contract.yaml")).unwrap().config;
     assert_eq!(config.streams.to_string(), "orders:0,orders:1");
     let table = &config.dynamodb;
@@ -122,7 +122,7 @@ fn secrets_are_not_in_debug() {
 }
 
 #[test]
-fn a_place_for_checkpoints_is_needed_and_only_one() {
+fn exactly_one_checkpoint_store_is_required() {
     assert_eq!(bad("dynamodb: {}"), [("dynamodb.table".into(), Kind::Conflict)]);
     assert_eq!(bad("dynamodb: {table: a}\ncheckpoint_file: b"), [("checkpoint_file".into(), Kind::Conflict)]);
     assert_eq!(good("checkpoint_file: /b").checkpoint_file.as_deref(), Some(std::path::Path::new("/b")));
@@ -207,7 +207,7 @@ fn values_out_of_range_are_errors_at_the_field() {
 }
 
 #[test]
-fn what_belongs_to_the_host_is_said_to() {
+fn fields_of_the_host_are_named_as_such() {
     for lines in ["batching: {check: this.x}", "batching: {processors: [{noop: {}}]}"] {
         let found = parse(&block(lines)).unwrap_err().to_string();
         assert!(found.contains("pipeline of the host"), "{found}");
@@ -233,7 +233,7 @@ fn streams_are_required_and_types_are_checked() {
 }
 
 #[test]
-fn unknown_fields_are_found_with_their_place_and_the_nearest_name() {
+fn unknown_fields_are_reported_with_position_and_nearest_name() {
     let text = block("chekpoint_limit: 5\nenhanced_fan_out:\n  consumer_nam: a\ncredentials:\n  secert: hunter2");
     let found = parse(&text).unwrap_err();
     let short: Vec<_> = found.iter().map(|one| (one.line, one.column, one.help.as_deref().unwrap_or(""))).collect();
@@ -270,7 +270,7 @@ fn no_secret_is_shown_in_any_error() {
 }
 
 #[test]
-fn fields_that_do_nothing_are_warned_of() {
+fn fields_without_effect_cause_a_warning() {
     for (lines, path) in [
         ("enhanced_fan_out: {consumer_name: a}", "enhanced_fan_out"),
         ("enhanced_fan_out: {enabled: true}\npoll_period: 1s", "poll_period"),
@@ -292,7 +292,7 @@ fn fields_that_do_nothing_are_warned_of() {
 }
 
 #[test]
-fn a_value_from_the_environment_stays_one_scalar() {
+fn value_from_the_environment_stays_one_scalar() {
     let environment = Environment::from_pairs([("TABLE", "a: b\nstreams: [x]"), ("LIMIT", "12"), ("STREAMS", "a,b")]);
     let text = block(
         "streams: [${STREAMS}]\ndynamodb: {table: '${TABLE}'}\ncheckpoint_limit: ${LIMIT}\nregion: ${REGION:eu-west-1}",
@@ -306,7 +306,7 @@ fn a_value_from_the_environment_stays_one_scalar() {
 }
 
 #[test]
-fn checks_can_be_asked_of_a_configuration_made_by_hand() {
+fn handmade_configuration_can_be_checked() {
     let config = Config::new(Streams::parse(["orders"]).unwrap());
     let mut findings = pipeline_plugin_api::config::Findings::default();
     config.check(&mut findings);

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn other_forms_of_time_are_refused() {
         for text in [
             "",
             "2023-11-14",
@@ -139,12 +139,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in ".{0,40}") {
+        fn no_text_causes_a_panic(text in ".{0,40}") {
             let _ = text.parse::<Timestamp>();
         }
 
         #[test]
-        fn what_is_shown_is_read_back(seconds in 0_i64..4_000_000_000, nanos in 0_i32..1_000_000_000) {
+        fn displayed_value_is_read_back(seconds in 0_i64..4_000_000_000, nanos in 0_i32..1_000_000_000) {
             let time = Timestamp(jiff::Timestamp::new(seconds, nanos).unwrap());
             prop_assert_eq!(time.to_string().parse::<Timestamp>(), Ok(time));
         }

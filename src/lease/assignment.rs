@@ -66,14 +66,14 @@ pub(crate) fn plan(members: &[Member<'_>], streams: &[&str], shards: &[Share<'_>
         let group: Vec<usize> =
             group.into_iter().filter(|at| open.iter().any(|one| shards[*one].stream == *at)).collect();
         if !takers.is_empty() {
-            deal(members, streams, shards, &group, &takers, &open, &mut plan);
+            assign_group(members, streams, shards, &group, &takers, &open, &mut plan);
         }
     }
     plan
 }
 
 /// Assigns the open shards of these streams to these members.
-fn deal(
+fn assign_group(
     members: &[Member<'_>],
     streams: &[&str],
     shards: &[Share<'_>],
@@ -94,19 +94,19 @@ fn deal(
         }
     }
     let extras: Vec<usize> = total.iter().map(|all| all % takers.len()).collect();
-    let wishes: Vec<Vec<i64>> = group
+    let preferences: Vec<Vec<i64>> = group
         .iter()
         .enumerate()
         .map(|(row, stream)| {
             let base = total[row] / takers.len();
-            let wish = |(at, taker): (usize, &usize)| {
+            let preference = |(at, taker): (usize, &usize)| {
                 let keeps = if has[row][at] > base { KEEPS } else { 0 };
                 keeps + i64::from(hash(&[streams[*stream], members[*taker].name]) & 0xffff)
             };
-            takers.iter().enumerate().map(wish).collect()
+            takers.iter().enumerate().map(preference).collect()
         })
         .collect();
-    let gets_more = deal_extras(&extras, takers.len(), &wishes);
+    let gets_more = assign_extras(&extras, takers.len(), &preferences);
     for (row, stream) in group.iter().enumerate() {
         let base = total[row] / takers.len();
         let mut left: Vec<usize> = (0..takers.len()).map(|taker| base + usize::from(gets_more[row][taker])).collect();
@@ -134,16 +134,16 @@ const KEEPS: i64 = 1 << 24;
 const FAIR: i64 = 1 << 40;
 
 /// Assigns `extras[s]` extra shards of each stream to different takers, so that the totals differ by at most one and
-/// the sum of the fulfilled `wishes` is as large as possible. It is a flow of least cost.
-fn deal_extras(extras: &[usize], takers: usize, wishes: &[Vec<i64>]) -> Vec<Vec<bool>> {
+/// the sum of the fulfilled `preferences` is as large as possible. It is a flow of least cost.
+fn assign_extras(extras: &[usize], takers: usize, preferences: &[Vec<i64>]) -> Vec<Vec<bool>> {
     let all: usize = extras.iter().sum();
     let (least, more) = (all / takers, all % takers);
     let (source, sink) = (extras.len() + takers, extras.len() + takers + 1);
     let mut flow = Flow::new(sink + 1);
     for (stream, count) in extras.iter().enumerate() {
         flow.edge(source, stream, *count, 0);
-        for (taker, wish) in wishes[stream].iter().enumerate() {
-            flow.edge(stream, extras.len() + taker, 1, -wish);
+        for (taker, preference) in preferences[stream].iter().enumerate() {
+            flow.edge(stream, extras.len() + taker, 1, -preference);
         }
     }
     for taker in 0..takers {
@@ -153,13 +153,13 @@ fn deal_extras(extras: &[usize], takers: usize, wishes: &[Vec<i64>]) -> Vec<Vec<
         }
     }
     while flow.push(source, sink) {}
-    let mut dealt = vec![vec![false; takers]; extras.len()];
+    let mut assigned = vec![vec![false; takers]; extras.len()];
     for edge in &flow.edges {
         if edge.from < extras.len() && edge.used > 0 && edge.to < source {
-            dealt[edge.from][edge.to - extras.len()] = true;
+            assigned[edge.from][edge.to - extras.len()] = true;
         }
     }
-    dealt
+    assigned
 }
 
 /// A flow network and the flow in it.

@@ -22,9 +22,9 @@ const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 fn counts(plan: &[Option<usize>], shards: &[Share<'_>], stream: usize, members: usize) -> Vec<usize> {
     let mut counts = vec![0; members];
-    for (shard, who) in shards.iter().zip(plan).filter(|(shard, _)| shard.stream == stream) {
-        assert!(who.is_some(), "nobody is given {}", shard.name);
-        counts[who.unwrap()] += 1;
+    for (shard, member) in shards.iter().zip(plan).filter(|(shard, _)| shard.stream == stream) {
+        assert!(member.is_some(), "nobody is given {}", shard.name);
+        counts[member.unwrap()] += 1;
     }
     counts
 }
@@ -48,8 +48,8 @@ fn fewest_moves(has: &[Vec<usize>], totals: &[usize], members: usize) -> usize {
                 continue;
             }
             let gets: Vec<usize> =
-                (0..members).map(|who| totals[stream] / members + (more >> who & 1) as usize).collect();
-            let given: usize = (0..members).map(|who| has[stream][who].saturating_sub(gets[who])).sum();
+                (0..members).map(|member| totals[stream] / members + (more >> member & 1) as usize).collect();
+            let given: usize = (0..members).map(|member| has[stream][member].saturating_sub(gets[member])).sum();
             let sums: Vec<usize> = sums.iter().zip(&gets).map(|(a, b)| a + b).collect();
             go(stream + 1, has, totals, &sums, moves + given, best);
         }
@@ -61,35 +61,35 @@ fn fewest_moves(has: &[Vec<usize>], totals: &[usize], members: usize) -> usize {
 
 proptest! {
     #[test]
-    fn a_plan_is_fair_and_moves_as_little_as_it_can(
+    fn plan_is_fair_and_moves_as_few_shards_as_possible(
         members in 1_usize..5,
         streams in proptest::collection::vec(proptest::collection::vec(proptest::option::of(0_usize..5), 0..10), 1..4),
     ) {
         let takers: Vec<Member<'_>> = (0..members)
-            .map(|who| Member { name: NAMES[who], foreign: false, streams: vec![true; streams.len()] })
+            .map(|member| Member { name: NAMES[member], foreign: false, streams: vec![true; streams.len()] })
             .collect();
         let names: Vec<String> = (0..10).map(|at| format!("shard-{at}")).collect();
         let mut shards = Vec::new();
         for (stream, owners) in streams.iter().enumerate() {
             for (at, owner) in owners.iter().enumerate() {
-                shards.push(Share { stream, name: &names[at], owner: owner.filter(|who| *who < members) });
+                shards.push(Share { stream, name: &names[at], owner: owner.filter(|member| *member < members) });
             }
         }
-        let dealt = plan(&takers, &NAMES[..streams.len()], &shards);
+        let assigned = plan(&takers, &NAMES[..streams.len()], &shards);
         let mut sums = vec![0; members];
         let mut has = Vec::new();
         let mut moves = 0;
         for (stream, owners) in streams.iter().enumerate() {
-            let counts = counts(&dealt, &shards, stream, members);
+            let counts = counts(&assigned, &shards, stream, members);
             prop_assert!(spread(&counts) <= 1, "within a stream: {counts:?}");
             for (sum, count) in sums.iter_mut().zip(counts) {
                 *sum += count;
             }
-            has.push((0..members).map(|who| owners.iter().filter(|owner| **owner == Some(who)).count()).collect());
+            has.push((0..members).map(|member| owners.iter().filter(|owner| **owner == Some(member)).count()).collect());
         }
         prop_assert!(spread(&sums) <= 1, "over all: {sums:?}");
-        for (shard, who) in shards.iter().zip(&dealt) {
-            moves += usize::from(shard.owner.is_some() && shard.owner != *who);
+        for (shard, member) in shards.iter().zip(&assigned) {
+            moves += usize::from(shard.owner.is_some() && shard.owner != *member);
         }
         let totals: Vec<usize> = streams.iter().map(Vec::len).collect();
         prop_assert_eq!(moves, fewest_moves(&has, &totals, members));
@@ -99,10 +99,10 @@ proptest! {
             let mut later = shards.clone();
             for (at, share) in later.iter_mut().enumerate() {
                 if at % 2 == half {
-                    share.owner = dealt[at];
+                    share.owner = assigned[at];
                 }
             }
-            prop_assert_eq!(&plan(&takers, &NAMES[..streams.len()], &later), &dealt);
+            prop_assert_eq!(&plan(&takers, &NAMES[..streams.len()], &later), &assigned);
         }
     }
 }
@@ -110,7 +110,7 @@ proptest! {
 proptest! {
     /// The plan is fair for more streams than can be compared with all other plans.
     #[test]
-    fn many_streams_are_dealt_fairly(
+    fn many_streams_are_assigned_fairly(
         members in 2_usize..12,
         streams in proptest::collection::vec(proptest::collection::vec(0_usize..12, 0..20), 1..12),
     ) {
@@ -121,14 +121,14 @@ proptest! {
         let mut shards = Vec::new();
         for (stream, owners) in streams.iter().enumerate() {
             for (owner, name) in owners.iter().zip(&names) {
-                shards.push(Share { stream, name, owner: Some(*owner).filter(|who| *who < members.len()) });
+                shards.push(Share { stream, name, owner: Some(*owner).filter(|member| *member < members.len()) });
             }
         }
         let all: Vec<&str> = names[..streams.len()].iter().map(String::as_str).collect();
-        let dealt = plan(&members, &all, &shards);
+        let assigned = plan(&members, &all, &shards);
         let mut sums = vec![0; members.len()];
         for stream in 0..streams.len() {
-            let counts = counts(&dealt, &shards, stream, members.len());
+            let counts = counts(&assigned, &shards, stream, members.len());
             prop_assert!(spread(&counts) <= 1, "within a stream: {counts:?}");
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
@@ -137,19 +137,20 @@ proptest! {
 }
 
 #[test]
-fn who_comes_gets_as_much_as_others_though_each_stream_has_too_few_for_all() {
+fn new_worker_gets_as_many_as_others_though_no_stream_has_enough_for_all() {
     let member = |name| Member { name, foreign: false, streams: vec![true; 3] };
     let members = ["a", "b", "c", "d"].map(member);
     let shards: Vec<Share<'_>> =
         (0..9).map(|at| Share { stream: at / 3, name: ["one", "two", "three"][at % 3], owner: Some(at % 3) }).collect();
-    let dealt = plan(&members, &["s", "t", "u"], &shards);
-    let mut sums: Vec<usize> = (0..4).map(|who| dealt.iter().filter(|owner| **owner == Some(who)).count()).collect();
+    let assigned = plan(&members, &["s", "t", "u"], &shards);
+    let mut sums: Vec<usize> =
+        (0..4).map(|member| assigned.iter().filter(|owner| **owner == Some(member)).count()).collect();
     sums.sort_unstable();
     assert_eq!(sums, [2, 2, 2, 3]);
 }
 
 #[test]
-fn another_program_keeps_its_share_and_is_given_nothing() {
+fn other_program_keeps_its_share_and_is_assigned_nothing() {
     let member = |name, foreign| Member { name, foreign, streams: vec![true] };
     let members = [member("ours", false), member("theirs", true)];
     let names: Vec<String> = (0..10).map(|at| format!("shard-{at}")).collect();
@@ -160,8 +161,8 @@ fn another_program_keeps_its_share_and_is_given_nothing() {
     };
     for (theirs, left) in [(10, 5), (5, 5), (3, 3), (0, 0)] {
         let shares = shares(theirs);
-        let dealt = plan(&members, &["s"], &shares);
-        assert_eq!(counts(&dealt, &shares, 0, 2), [10 - left, left], "they have {theirs}");
+        let assigned = plan(&members, &["s"], &shares);
+        assert_eq!(counts(&assigned, &shares, 0, 2), [10 - left, left], "they have {theirs}");
     }
 }
 
@@ -172,9 +173,9 @@ fn workers_that_read_different_streams_are_compared_within_each() {
     let names: Vec<String> = (0..6).map(|at| format!("shard-{at}")).collect();
     let shards: Vec<Share<'_>> =
         (0..2).flat_map(|stream| names.iter().map(move |name| Share { stream, name, owner: None })).collect();
-    let dealt = plan(&members, &["s", "t"], &shards);
-    assert_eq!(counts(&dealt, &shards, 0, 2), [3, 3]);
-    assert_eq!(counts(&dealt, &shards, 1, 2), [0, 6]);
+    let assigned = plan(&members, &["s", "t"], &shards);
+    assert_eq!(counts(&assigned, &shards, 0, 2), [3, 3]);
+    assert_eq!(counts(&assigned, &shards, 1, 2), [0, 6]);
 }
 
 const LEASE: u32 = 30;
@@ -532,7 +533,7 @@ fn six_workers_start_together() {
 }
 
 #[test]
-fn a_rolling_restart_moves_as_few_shards_as_it_has_to() {
+fn rolling_restart_moves_as_few_shards_as_it_has_to() {
     let mut sim = Sim::new(7, &[40]);
     for _ in 0..5 {
         sim.add();
@@ -550,7 +551,7 @@ fn a_rolling_restart_moves_as_few_shards_as_it_has_to() {
 }
 
 #[test]
-fn nobody_claims_from_itself() {
+fn worker_never_requests_its_own_shard() {
     let mut sim = Sim::new(3, &[10]);
     sim.add();
     sim.settle(2 * PERIOD);
@@ -563,7 +564,7 @@ fn nobody_claims_from_itself() {
 }
 
 #[test]
-fn what_was_asked_of_one_holder_is_not_taken_from_the_next() {
+fn shard_requested_from_one_owner_is_not_forced_from_the_next() {
     let (stream, start) = (Stream::new("orders", "arn:orders"), Instant::now());
     let shards: Vec<ShardId> = vec!["one".into(), "two".into()];
     let presence = Presence { streams: ["arn:orders".to_owned()].into(), ..Presence::default() };

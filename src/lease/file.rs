@@ -24,7 +24,7 @@ use crate::model::{SequenceNumber, ShardId, Stream};
 use crate::sync::{Mutex, lock};
 
 /// The checkpoints, by stream ARN and shard: each is a [`StoredPlace`] as JSON.
-const PLACES: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("places");
+const CHECKPOINTS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("places");
 /// The checkpoints of streams that were deleted and recreated, by stream ARN and shard: the last one that was set
 /// aside.
 const FORMER: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("former");
@@ -118,7 +118,7 @@ impl FileStore {
         let what = "prepare the checkpoint file";
         let write = database.begin_write().map_err(failed(what))?;
         let identity = {
-            write.open_table(PLACES).map_err(failed(what))?;
+            write.open_table(CHECKPOINTS).map_err(failed(what))?;
             write.open_table(FORMER).map_err(failed(what))?;
             write.open_table(PINS).map_err(failed(what))?;
             let mut about = write.open_table(ABOUT).map_err(failed(what))?;
@@ -181,7 +181,7 @@ impl LeaseStore for FileStore {
         inner
             .work(what, move |_, database| {
                 let read = database.begin_read().map_err(failed(what))?;
-                let table = read.open_table(PLACES).map_err(failed(what))?;
+                let table = read.open_table(CHECKPOINTS).map_err(failed(what))?;
                 let mut rows = Vec::new();
                 for entry in table.range((stream.arn(), "")..).map_err(failed(what))? {
                     let (key, value) = entry.map_err(failed(what))?;
@@ -225,7 +225,7 @@ impl LeaseStore for FileStore {
             .work(what, move |inner, database| {
                 let checkpoint = {
                     let read = database.begin_read().map_err(failed(what))?;
-                    let table = read.open_table(PLACES).map_err(failed(what))?;
+                    let table = read.open_table(CHECKPOINTS).map_err(failed(what))?;
                     match table.get((stream.arn(), shard.as_str())).map_err(failed(what))? {
                         Some(value) => {
                             let (checkpoint, created) = inner.checkpoint(value.value())?;
@@ -280,7 +280,7 @@ impl LeaseStore for FileStore {
             .work(what, move |_, database| {
                 let write = begin_write(database, what)?;
                 {
-                    let mut table = write.open_table(PLACES).map_err(failed(what))?;
+                    let mut table = write.open_table(CHECKPOINTS).map_err(failed(what))?;
                     remove_unchanged(&mut table, &stream, &row).map_err(failed(what))?;
                 }
                 write.commit().map_err(failed(what))
@@ -295,7 +295,7 @@ impl LeaseStore for FileStore {
             .work(what, move |inner, database| {
                 let write = begin_write(database, what)?;
                 let is_unchanged = {
-                    let mut table = write.open_table(PLACES).map_err(failed(what))?;
+                    let mut table = write.open_table(CHECKPOINTS).map_err(failed(what))?;
                     let removed = remove_unchanged(&mut table, &stream, &row).map_err(failed(what))?;
                     if let Some(text) = &removed {
                         let mut former = write.open_table(FORMER).map_err(failed(what))?;
@@ -367,7 +367,7 @@ impl Inner {
         let write = begin_write(database, what)?;
         let mut written = Vec::with_capacity(writes.len());
         {
-            let mut table = write.open_table(PLACES).map_err(failed(what))?;
+            let mut table = write.open_table(CHECKPOINTS).map_err(failed(what))?;
             for one in writes {
                 let owned = {
                     let claims = lock(&self.claims);
@@ -530,7 +530,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_stored_is_there_after_a_restart() {
+    async fn checkpoints_are_kept_across_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoints");
         let stream = Stream::new("orders", "arn:orders");
@@ -556,7 +556,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_about_to_be_let_go_is_waited_for() {
+    async fn file_that_is_about_to_be_released_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoints");
         let held = FileStore::open(&path).await.unwrap();
@@ -569,7 +569,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_second_one_is_refused_and_told_who_holds_it() {
+    async fn second_process_is_refused_with_the_name_of_the_holder() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoints");
         let held = FileStore::open(&path).await.unwrap();
@@ -580,7 +580,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_does_not_exist_or_a_file_of_another_kind_is_told() {
+    async fn missing_folder_or_file_of_another_kind_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let missing = FileStore::open(&folder.path().join("no/such/file")).await.unwrap_err().to_string();
         assert!(missing.contains("folder that exists"), "{missing}");
@@ -718,7 +718,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn trouble_at_any_write_loses_nothing_that_was_stored() {
+    async fn failure_at_any_write_loses_nothing_that_was_stored() {
         let on_disk = OnDisk::new().await;
         for round in 1..40 {
             on_disk.write(round * 10).await.unwrap();
@@ -733,7 +733,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn file_that_was_replaced_or_removed_is_not_taken_for_ours() {
+    async fn replaced_or_removed_file_is_not_used() {
         let (ours, other) = (OnDisk::new().await, OnDisk::new().await);
         ours.write(1).await.unwrap();
         let path = ours.folder.path().join("checkpoints");

@@ -205,14 +205,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_beats_to_a_lease() {
+    fn lease_period_has_three_heartbeats() {
         let seconds = Duration::from_secs;
         assert_eq!(heartbeat_period(seconds(30), seconds(5)), seconds(5));
         assert_eq!(heartbeat_period(seconds(6), seconds(5)), seconds(2));
     }
 
     #[test]
-    fn a_short_commit_period_leaves_time_for_a_beat() {
+    fn short_commit_period_leaves_time_for_a_heartbeat() {
         let millis = Duration::from_millis;
         assert_eq!(heartbeat_timeout(millis(30_000), millis(5_000)), millis(5_000));
         assert_eq!(heartbeat_timeout(millis(30_000), millis(100)), millis(1_000));

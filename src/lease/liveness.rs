@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_is_alive_as_long_as_its_beat_changes() {
+    fn worker_is_alive_as_long_as_its_heartbeat_changes() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
         for second in [0, 10, 20, 30, 40] {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_at_the_first_look_is_given_a_whole_lease() {
+    fn leases_of_the_first_read_are_given_a_whole_lease_period() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         // The time in its stamp does not matter.
         let held = hold("a", Some(1), "1970-01-01T00:00:00Z");
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_that_beats_is_proven() {
+    fn holder_that_sends_heartbeats_is_proven() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
         look(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_leases_of_other_programs_stand_for_themselves() {
+    fn leases_of_other_programs_are_judged_by_themselves() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         look(&mut liveness, start, &[], &[row(&hold("theirs", None, "1"))]);
         let renewed = hold("theirs", None, "2");
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_its_holder_renews_no_more_is_over_though_one_of_its_name_is_alive() {
+    fn unrenewed_row_expires_though_a_worker_of_its_name_is_alive() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
         for second in 0..90 {
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_is_judged_by_its_own_lease_period() {
+    fn worker_is_judged_by_its_own_lease_period() {
         for (lease, silent) in [(60, 59), (10, 9)] {
             let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
             let held = hold("a", Some(1), "x");
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_whose_row_was_removed_is_given_a_lease_from_the_last_sign_of_life() {
+    fn removed_worker_is_alive_for_a_lease_period_after_its_last_sign() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
         look(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn who_renews_a_row_is_alive_though_it_shows_no_beat() {
+    fn worker_that_renews_a_row_is_alive_without_heartbeats() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         look(&mut liveness, start, &[], &[row(&hold("a", Some(1), "x"))]);
         let renewed = hold("a", Some(1), "y");
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_is_passed_on_proves_nothing_of_who_gets_it() {
+    fn handed_over_lease_proves_nothing_of_its_new_owner() {
         let start = Instant::now();
         let mut liveness = Liveness::new(LEASE);
         look(&mut liveness, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "1"))]);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn who_shows_beats_is_not_alive_by_its_rows() {
+    fn worker_with_heartbeats_is_not_alive_by_its_rows() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         look(&mut liveness, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "x"))]);
         look(&mut liveness, start + 20 * SECOND, &[worker("a", 1)], &[row(&hold("a", Some(1), "y"))]);
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_when_a_row_of_another_program_will_be_over() {
+    fn next_expiry_includes_rows_of_other_programs() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let rows = [row(&hold("theirs", None, "1"))];
         look(&mut liveness, start, &[], &rows);
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_not_seen_before_came_and_so_did_we_at_our_first_look() {
+    fn worker_seen_for_the_first_time_is_an_arrival() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let came = |liveness: &Liveness, second: u32| liveness.someone_came(10 * SECOND, start + second * SECOND);
         assert!(!came(&liveness, 0));
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_when_the_lease_of_a_silent_one_will_be_over() {
+    fn next_expiry_includes_leases_of_silent_workers() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let rows = [row(&hold("a", Some(1), "x"))];
         look(&mut liveness, start, &[worker("a", 1)], &rows);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_while_we_watch_is_alive_and_who_is_silent_for_long_is_buried() {
+    fn new_worker_is_alive_and_one_silent_for_long_is_removed() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         look(&mut liveness, start, &[], &[]);
         look(&mut liveness, start + SECOND, &[worker("b", 1)], &[]);

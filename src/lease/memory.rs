@@ -134,9 +134,9 @@ impl MemoryStore {
         match self.trouble_with(call) {
             Some(Trouble::Slow(time)) => sleep(time).await,
             Some(Trouble::Fails) => {
-                return Err(StoreError::Failed { what: "reach the table", cause: "so it was told".into() });
+                return Err(StoreError::Failed { what: "reach the table", cause: "injected by the test".into() });
             }
-            Some(Trouble::Panics) => panic!("so it was told"),
+            Some(Trouble::Panics) => panic!("injected by the test"),
             Some(Trouble::LateAnswer(_)) | None => {}
         }
         loop {
@@ -164,7 +164,7 @@ impl MemoryStore {
         change: impl FnOnce(&mut Core, &mut Row) + Send,
     ) -> Result<CommitOutcome, StoreError> {
         let mut core = {
-            assert!(!matches!(self.trouble_with(call), Some(Trouble::Panics)), "so it was told");
+            assert!(!matches!(self.trouble_with(call), Some(Trouble::Panics)), "injected by the test");
             self.core("update").await?
         };
         let key = key(&stream, &shard);

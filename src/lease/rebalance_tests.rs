@@ -100,7 +100,7 @@ fn asks(holder: &str, count: usize) -> Vec<ActionKind> {
 }
 
 #[test]
-fn half_of_what_is_free_is_claimed_at_once() {
+fn half_of_the_free_shards_are_claimed_at_once() {
     for (free, claimed, more) in [(1, 1, false), (2, 1, true), (5, 3, true)] {
         assert_eq!(
             Scene::new(&["me"], rows(free, None)).plan_shared(),
@@ -111,13 +111,13 @@ fn half_of_what_is_free_is_claimed_at_once() {
 }
 
 #[test]
-fn what_our_own_name_holds_is_resumed_at_once() {
+fn shards_held_under_our_own_name_are_resumed_at_once() {
     let scene = Scene::new(&["me", "other"], rows(5, Some(&hold("me"))));
     assert_eq!(scene.plan_shared(), (vec![ActionKind::Resume(hold("me")); 5], false));
 }
 
 #[test]
-fn what_is_left_behind_is_taken_over_by_whose_share_it_is() {
+fn expired_shards_are_taken_over_by_the_assigned_worker() {
     let mut scene = Scene::new(&["me"], rows(5, Some(&hold("dead"))));
     assert_eq!(scene.plan_shared(), (vec![ActionKind::TakeOver(hold("dead")); 5], false));
     scene.now = 29;
@@ -127,7 +127,7 @@ fn what_is_left_behind_is_taken_over_by_whose_share_it_is() {
 }
 
 #[test]
-fn another_program_is_robbed_of_one_shard_at_a_time_once_all_have_come() {
+fn other_program_loses_one_shard_at_a_time_once_workers_have_settled() {
     let mut scene = Scene::new(&["me"], rows(6, Some(&theirs())));
     assert_eq!(scene.plan_shared(), (vec![ActionKind::Steal(theirs())], false));
     scene.settle = 60 * SECOND;
@@ -135,7 +135,7 @@ fn another_program_is_robbed_of_one_shard_at_a_time_once_all_have_come() {
 }
 
 #[test]
-fn as_many_are_asked_for_as_half_of_our_share_and_four_at_least() {
+fn requests_are_limited_to_half_of_our_share_and_at_least_four() {
     for (all, asked) in [(9, 3), (18, 4), (30, 5)] {
         let scene = Scene::new(&["me", "other", "third"], rows(all, Some(&hold("other"))));
         assert_eq!(scene.plan_shared(), (asks("other", asked), true), "{all} shards");
@@ -143,7 +143,7 @@ fn as_many_are_asked_for_as_half_of_our_share_and_four_at_least() {
 }
 
 #[test]
-fn nothing_is_asked_for_before_all_have_come() {
+fn nothing_is_requested_before_workers_have_settled() {
     let mut scene = Scene::new(&["me", "other"], rows(4, Some(&hold("other"))));
     scene.settle = 41 * SECOND;
     assert_eq!(scene.plan_shared(), (vec![], true));
@@ -152,7 +152,7 @@ fn nothing_is_asked_for_before_all_have_come() {
 }
 
 #[test]
-fn who_asked_and_is_gone_is_replaced() {
+fn requester_that_is_gone_is_replaced() {
     let mut scene = Scene::new(&["me", "other"], rows(2, Some(&hold("other"))));
     scene.rows.iter_mut().for_each(|row| row.requester = Some("dead".into()));
     let ask = ActionKind::Ask { hold: hold("other"), instead_of: Some("dead".into()) };
@@ -165,7 +165,7 @@ fn who_asked_and_is_gone_is_replaced() {
 }
 
 #[test]
-fn what_was_asked_for_is_waited_for_until_it_is_due() {
+fn requested_shard_is_forced_only_when_due() {
     let mut scene = Scene::new(&["me", "other"], rows(2, Some(&hold("other"))));
     for row in &mut scene.rows {
         scene.asked.insert(row.shard.clone(), (hold("other"), 41));
@@ -178,7 +178,7 @@ fn what_was_asked_for_is_waited_for_until_it_is_due() {
 }
 
 #[test]
-fn a_shard_that_waits_for_its_parents_counts_and_is_left_alone() {
+fn shard_that_waits_for_its_parents_counts_and_is_left_alone() {
     let mut scene = Scene::new(&["me", "other"], rows(4, Some(&hold("other"))));
     scene.readable.clear();
     assert_eq!(scene.plan_shared(), (vec![], false));
@@ -190,7 +190,7 @@ fn a_shard_that_waits_for_its_parents_counts_and_is_left_alone() {
 }
 
 #[test]
-fn what_our_name_holds_and_waits_counts_as_ours() {
+fn waiting_shard_held_under_our_name_counts_as_ours() {
     let mut scene = Scene::new(&["me", "other"], rows(4, Some(&hold("other"))));
     scene.rows[..2].iter_mut().for_each(|row| row.hold = Some(hold("me")));
     scene.readable.drain(..2);
@@ -198,12 +198,12 @@ fn what_our_name_holds_and_waits_counts_as_ours() {
 }
 
 #[test]
-fn the_dead_have_no_part_in_the_sharing_though_they_are_shown() {
+fn dead_workers_with_rows_are_assigned_nothing() {
     assert_eq!(Scene::new(&["dead", "me"], rows(4, None)).plan_shared(), (vec![ActionKind::Claim; 2], true));
 }
 
 #[test]
-fn who_reads_shards_by_name_has_no_part_in_the_sharing() {
+fn worker_of_explicit_shards_is_assigned_nothing() {
     let mut scene = Scene::new(&["me", "named"], rows(4, Some(&hold("named"))));
     scene.workers[1].presence.explicit = true;
     scene.rows[2..].iter_mut().for_each(|row| row.hold = None);
@@ -217,7 +217,7 @@ fn who_reads_shards_by_name_has_no_part_in_the_sharing() {
 }
 
 #[test]
-fn who_reads_other_streams_has_no_part_in_the_sharing() {
+fn worker_of_other_streams_is_assigned_nothing() {
     let mut scene = Scene::new(&["me", "other"], rows(2, None));
     scene.workers[1].presence.streams = ["arn:others".to_owned()].into();
     scene.rows[0].hold = Some(hold("me"));
@@ -226,7 +226,7 @@ fn who_reads_other_streams_has_no_part_in_the_sharing() {
 }
 
 #[test]
-fn what_is_ended_is_nobodys_share() {
+fn ended_shards_are_not_assigned() {
     let mut scene = Scene::new(&["me", "other"], rows(4, Some(&hold("other"))));
     scene.rows[..2].iter_mut().for_each(|row| row.checkpoint = Some(Checkpoint::ShardEnd(None)));
     scene.readable.drain(..2);
@@ -234,7 +234,7 @@ fn what_is_ended_is_nobodys_share() {
 }
 
 #[test]
-fn who_is_told_takes_what_is_free_or_left_behind_or_its_own() {
+fn explicit_shard_is_claimed_if_free_expired_or_our_own() {
     for (held, what) in [
         (None, ActionKind::Claim),
         (Some(hold("me")), ActionKind::Resume(hold("me"))),
@@ -246,7 +246,7 @@ fn who_is_told_takes_what_is_free_or_left_behind_or_its_own() {
 }
 
 #[test]
-fn who_is_told_fails_where_a_live_one_reads_and_waits_to_see_whether_one_lives() {
+fn explicit_shard_of_a_live_worker_fails_and_of_an_unproven_one_waits() {
     let mut scene = Scene::new(&["me", "other"], rows(2, Some(&hold("other"))));
     assert_eq!(scene.explicit(), Err("other".into()));
     scene.held = scene.readable.iter().cloned().collect();
@@ -284,7 +284,7 @@ fn share_two(workers: &[Worker], ours: [usize; 2], rows: [&[Row]; 2], free: usiz
 }
 
 #[test]
-fn a_worker_has_its_part_of_the_streams_that_it_reads() {
+fn worker_gets_its_part_of_the_streams_that_it_reads() {
     let reads = |id: &str, streams: &[&str]| {
         let streams = streams.iter().map(|arn| (*arn).to_owned()).collect();
         Worker { id: id.into(), heartbeat: "1".into(), presence: Presence { streams, ..Presence::default() } }
@@ -295,7 +295,7 @@ fn a_worker_has_its_part_of_the_streams_that_it_reads() {
 }
 
 #[test]
-fn another_program_has_its_part_of_the_streams_of_which_it_holds_something() {
+fn other_program_gets_its_part_of_the_streams_of_which_it_holds_shards() {
     let (one, two) = (rows(1, Some(&theirs())), rows(3, Some(&Hold { epoch: None, ..hold("another") })));
     let me = Scene::new(&["me"], vec![]).workers;
     assert_eq!(share_two(&me, [1, 3], [&one, &two], 0), (0, false), "as many as we have ourselves");
@@ -303,14 +303,14 @@ fn another_program_has_its_part_of_the_streams_of_which_it_holds_something() {
 }
 
 #[test]
-fn a_step_names_its_shard() {
+fn step_names_its_shard() {
     let scene = Scene::new(&["me"], rows(2, None));
     let actions = scene.look(plan_shared).actions;
     assert_eq!(actions, [Action { stream: 0, shard: "shard-00".into(), kind: ActionKind::Claim }]);
 }
 
 #[test]
-fn it_settles_in_a_third_of_the_period_and_ten_seconds_at_most() {
+fn settling_takes_a_third_of_the_period_and_at_most_ten_seconds() {
     for (period, settled) in [(6, 2), (30, 10), (300, 10)] {
         assert_eq!(settling_time(period * SECOND), settled * SECOND);
     }

@@ -290,7 +290,7 @@ async fn file() {
 }
 
 #[tokio::test]
-async fn who_begins_later_goes_by_the_name() {
+async fn later_process_of_a_name_takes_precedence() {
     let table = Arc::new(MemoryTable::default());
     let (before, after) = (MemoryStore::new(&table, "a"), MemoryStore::new(&table, "a"));
     let presence = Presence::default();

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_tenure_ends_unless_it_is_prolonged() {
+    async fn validity_ends_unless_it_is_extended() {
         let validity = LeaseValidity::until(Instant::now() + Duration::from_secs(30));
         sleep(Duration::from_secs(29)).await;
         assert!(!validity.is_expired());

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_service_sends_is_refused() {
+    fn ids_that_no_service_sends_are_refused() {
         assert!(SequenceNumber::new(&"9".repeat(256)).is_ok());
         for text in ["", "1 2", "1\n", "ü"] {
             assert!(SequenceNumber::new(text).is_err(), "{text:?}");

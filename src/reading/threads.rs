@@ -107,7 +107,7 @@ mod tests {
     use crate::scenarios::a_service;
 
     #[tokio::test]
-    async fn shards_are_dealt_to_threads_in_turn_and_the_threads_end() {
+    async fn shards_are_assigned_to_threads_in_turn_and_the_threads_end() {
         let threads = Threads::start(2, a_service).unwrap();
         let mut names = Vec::new();
         for _ in 0..4 {

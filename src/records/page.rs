@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_allocated_than_the_frame_can_bring() {
+    fn allocation_is_bounded_by_the_frame() {
         let mut filling = Filling::default();
         filling.expect(400);
         filling.begin().unwrap();
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_buffer_has_to_spare_is_given_back_if_it_is_more_than_an_eighth() {
+    fn spare_capacity_above_an_eighth_is_freed() {
         for (capacity, kept) in [(90, 90), (91, 80), (800, 80)] {
             let mut buffer = Vec::with_capacity(capacity);
             buffer.extend_from_slice(&[0_u8; 80]);
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_a_page_is_that_of_its_data_its_text_and_its_rows() {
+    fn memory_of_a_page_is_that_of_its_data_its_text_and_its_rows() {
         let mut filling = Filling::default();
         filling.expect(1000);
         record(&mut filling, "1", &[0; 300]);
@@ -477,14 +477,14 @@ mod tests {
     }
 
     #[test]
-    fn what_an_event_may_need_is_bounded_by_its_frame() {
+    fn memory_of_an_event_is_bounded_by_its_frame() {
         for (frame, needed) in [(0, 1024), (1000, 4524), (1 << 20, (3 << 19) + (128 << 10) + 1024)] {
             assert_eq!(bytes_needed(frame), needed);
         }
     }
 
     #[test]
-    fn a_page_is_full_of_data_or_of_text_and_rows() {
+    fn page_is_full_of_data_or_of_text_and_rows() {
         let filled = |data: usize, count: usize| {
             let mut filling = Filling::default();
             filling.expect(10 << 20);
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_found_by_their_place() {
+    fn records_are_found_by_their_index() {
         let mut filling = Filling::default();
         filling.expect(1000);
         assert!(filling.finish().unwrap().is_empty());

@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_be_allocated_takes_no_more_than_is_allowed() {
+    fn allocations_stay_within_the_allowance() {
         for allowed in [0, 1, 5, 6, 64 << 10, 512 << 10, (16 << 20) + 3] {
             assert!(resident(allocatable(allowed)) <= allowed, "{allowed}");
             assert!(allocatable(allowed) >= allowed / 6 * 5, "{allowed}");

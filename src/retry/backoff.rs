@@ -44,7 +44,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn delays_double_up_to_the_ceiling_and_begin_anew() {
+    fn delays_double_up_to_the_ceiling_until_reset() {
         let mut backoff = Backoff::new(300 * MS, 5000 * MS);
         let delays: Vec<_> = (0..6).map(|_| backoff.next_delay(1.0)).collect();
         assert_eq!(delays, [300 * MS, 600 * MS, 1200 * MS, 2400 * MS, 4800 * MS, 5000 * MS]);
@@ -55,13 +55,13 @@ mod tests {
     }
 
     #[test]
-    fn a_ceiling_below_the_first_delay_holds_all_the_same() {
+    fn ceiling_below_the_first_delay_is_kept() {
         let mut backoff = Backoff::new(300 * MS, 100 * MS);
         assert_eq!([backoff.next_delay(1.0), backoff.next_delay(1.0)], [100 * MS; 2]);
     }
 
     #[test]
-    fn it_never_overflows() {
+    fn backoff_never_overflows() {
         let mut backoff = Backoff::new(300 * MS, Duration::MAX);
         for _ in 0..200 {
             backoff.next_delay(1.0);

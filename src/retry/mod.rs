@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_a_person_can_mend_is_tried_slowly_and_fatal_at_connect() {
+    fn fault_for_a_person_is_retried_slowly_and_fatal_at_connect() {
         for code in [
             "AccessDeniedException",
             "AccessDenied",
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_is_told_by_its_name_and_what_the_service_says() {
+    fn fault_shows_its_code_and_the_message_of_the_service() {
         let told = |code: &str, message: &str| Fault::wire(code, message).to_string();
         assert_eq!(
             [told("reset", "by peer"), told("reset", ""), told("", "by peer")],
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn at_connect_what_a_person_has_to_mend_is_told_at_once() {
+    fn fault_for_a_person_at_connect_fails_at_once() {
         assert_eq!(control(&fault(Origin::Call, "AccessDeniedException")), Control::Fatal);
         assert_eq!(control(&fault(Origin::Local, "Request")), Control::Fatal);
         assert_eq!(control(&fault(Origin::Local, NO_CREDENTIALS)), Control::Retry);

@@ -88,7 +88,7 @@ impl LeaseStore for Store {
 impl Store {
     fn refusal(&self, shard: &ShardId) -> Option<Result<CommitOutcome, StoreError>> {
         if self.fails.load(Ordering::Relaxed) {
-            return Some(Err(StoreError::Failed { what: "storing", cause: "so it was told".into() }));
+            return Some(Err(StoreError::Failed { what: "storing", cause: "injected by the test".into() }));
         }
         let lost = lock(&self.lost).as_ref() == Some(shard);
         lost.then(|| Ok(CommitOutcome::Lost { holder: "the thief".into() }))

@@ -70,7 +70,7 @@ async fn acks_never_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_for_the_pool_of_thirty_seconds_closes_the_subscription_and_resumes_behind_the_last_event() {
+async fn pool_wait_of_thirty_seconds_closes_the_subscription_and_resumes_behind_the_last_event() {
     let script = Script::new(["s"]);
     script.answer("s", [body([large(1, 8000), large(2, 8000), Piece::Hang]), body([large(2, 8000), Piece::Hang])]);
     let bench = Bench::new(script, "enhanced_fan_out: {enabled: true, max_pending_bytes: 20KiB}");
@@ -151,7 +151,7 @@ async fn receipt_dropped_by_the_host() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_replay_a_nack_drops_and_moves_on() {
+async fn nack_without_replay_drops_the_record() {
     let script = Script::new(["s"]);
     script.answer("s", [body([records(1..=3), Piece::Hang])]);
     let bench = Bench::new(script, "auto_replay_nacks: false");
@@ -206,7 +206,7 @@ async fn everything_released() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clean_stop_leaves_no_duplicates() {
+async fn graceful_stop_leaves_no_duplicates() {
     let script = Script::new(["s"]);
     script.answer("s", [body([records(1..=5), Piece::Hang])]);
     let bench = Bench::new(script, "");
@@ -249,7 +249,7 @@ async fn idle_cpu() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_mebibyte_records() {
+async fn records_of_ten_mebibytes_are_read() {
     const LARGE: usize = 10 << 20;
     let script = Script::new(["s", "t"]);
     script.answer("s", [body((1..=3).map(|number| large(number, LARGE)).chain([Piece::Hang]))]);

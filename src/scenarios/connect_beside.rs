@@ -98,7 +98,7 @@ async fn worker_from_connect_in_the_same_table() {
 
 /// Programs that know no beats go by the row: Connect takes one that was not renewed for three lease periods.
 #[tokio::test(start_paused = true)]
-async fn the_row_of_an_idle_shard_is_renewed_for_other_programs() {
+async fn row_of_an_idle_shard_is_renewed_for_other_programs() {
     let script = Script::new(["one"]);
     script.answer("one", [then_idle(1..=1)]);
     let (bench, table) = (Bench::new(script, ""), Table::new());
@@ -115,7 +115,7 @@ async fn the_row_of_an_idle_shard_is_renewed_for_other_programs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_connect_takes_is_let_go_of() {
+async fn shard_that_connect_takes_is_released() {
     let script = Script::new(["one"]);
     let go_on = (100..200).flat_map(|at| [Piece::Wait(secs(1)), records(at..=at)]);
     script.answer("one", [body([records(1..=3), Piece::Wait(secs(5))].into_iter().chain(go_on))]);
@@ -147,7 +147,7 @@ async fn a_shard_that_connect_takes_is_let_go_of() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_connect_ends_is_not_read_again() {
+async fn shard_that_connect_ends_is_not_read_again() {
     let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
     lock(&table.0.core).rows.insert((stream(), "one".into()), connect_row("one", 100));
     let a = bench.join(&table.worker("a")).await;
@@ -165,7 +165,7 @@ async fn a_shard_that_connect_ends_is_not_read_again() {
 
 /// Connect is done with a parent, so it has no row, and reads a child.
 #[tokio::test(start_paused = true)]
-async fn who_is_stopped_while_it_notes_an_end_of_connect_leaves_no_half_of_it() {
+async fn stop_during_the_end_of_a_connect_shard_leaves_no_partial_write() {
     let (bench, table) = (Bench::new(Script::new(["child"]), ""), Table::new());
     bench.script.list(vec![listed("parent", &[], true), listed("child", &["parent"], false)]);
     let mut row = connect_row("child", 100);
@@ -188,7 +188,7 @@ async fn who_is_stopped_while_it_notes_an_end_of_connect_leaves_no_half_of_it() 
 
 /// After it has taken a shard, it waits for up to two leases before it reads it, and renews nothing meanwhile.
 #[tokio::test(start_paused = true)]
-async fn connect_is_left_what_it_takes_until_it_reads_it() {
+async fn shard_that_connect_takes_is_left_alone_until_connect_reads_it() {
     let script = Script::new(["one", "two", "three"]);
     for shard in ["one", "two", "three"] {
         script.answer(shard, (0..5).map(|_| then_idle(1..=1)));
@@ -209,7 +209,7 @@ async fn connect_is_left_what_it_takes_until_it_reads_it() {
 
 /// Connect claims the children of a shard before it is done with it, and may die with both.
 #[tokio::test(start_paused = true)]
-async fn a_child_is_not_taken_from_connect_before_its_parent_is_done() {
+async fn child_is_not_taken_from_connect_before_its_parent_is_done() {
     let script = Script::new(["child"]);
     let idle = (0..60).flat_map(|_| [Piece::Wait(secs(5)), event([], Some(101), &[])]);
     script.answer("parent", [body(idle.chain([end([102], &[("child", &["parent"])])]))]);

@@ -9,9 +9,9 @@ use tokio::time::{sleep, timeout};
 use tracing::Level;
 
 use super::bench::{Bench, close, is_quiet, numbers, take};
+use super::logs::{Counts, Log};
 use super::script::{Answer, Piece, Script, body, end, event, fault, large, listed, records};
 use super::table::{LEASE, MINUTE, Table, checkpoint, reads, secs, stream, then_idle};
-use super::told::{Counts, Log};
 use crate::lease::memory::Trouble;
 use crate::lease::{Checkpoint, Hold, Row, SharedStore};
 use crate::model::{ListedShard, StartPosition};
@@ -195,7 +195,7 @@ async fn shard_gone_needs_a_listing_newer_than_the_shard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shard_that_is_gone_ends_once_listings_say_so_for_long() {
+async fn shard_missing_from_listings_for_long_ends() {
     let bench = Bench::new(Script::new(["a", "other"]), "");
     bench.script.answer("a", (0..20).map(|_| Answer::Refused(fault("ResourceNotFoundException"))));
     bench.script.answer("other", [then_idle(1..=1)]);
@@ -294,12 +294,15 @@ async fn panicking_task_is_noticed() {
                 }
             });
             let error = ended.await.unwrap_or_else(|_| panic!("{call}: it was not noticed"));
-            assert!(matches!(&error, InputError::Fatal(_)) && error.to_string().contains("so it was told"), "{error}");
+            assert!(
+                matches!(&error, InputError::Fatal(_)) && error.to_string().contains("injected by the test"),
+                "{error}"
+            );
             assert_eq!(session.status().state, State::Failed, "{call}");
             store.trouble(call, None);
         }
         assert!(counts.of("kinesis_input_panics_total", "") >= 1, "{call}");
-        assert!(log.at(Level::ERROR).iter().any(|line| line.contains("so it was told")), "{call}");
+        assert!(log.at(Level::ERROR).iter().any(|line| line.contains("injected by the test")), "{call}");
         session.close(secs(10)).await.unwrap();
         assert_eq!(session.pool.records().used, 0);
     }
@@ -574,7 +577,7 @@ async fn two_streams_one_table_cleanup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn taken_over_subscriptions_are_told_as_another_fleet() {
+async fn taken_over_subscriptions_are_reported_as_another_fleet() {
     let script = Script::new(["a"]);
     let taken =
         |at: u64| body([records([at + 1]), Piece::Wait(secs(6)), super::script::exception("ResourceInUseException")]);
@@ -601,7 +604,7 @@ async fn latest_is_pinned_by_the_clock_of_the_service() {
 
 /// The one that passes a shard on stops at the same time, so that no worker is left.
 #[tokio::test(start_paused = true)]
-async fn shard_that_is_passed_to_the_last_one_to_stop_is_given_back() {
+async fn shard_handed_to_the_last_worker_to_stop_is_released() {
     let (bench, table) = (Bench::new(Script::new(["a"]), "rebalance_period: 1h\nlease_period: 2h"), Table::new());
     let session = bench.join(&table.worker("one")).await;
     table.until_held("a", "one").await;

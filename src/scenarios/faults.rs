@@ -160,7 +160,7 @@ async fn resource_in_use_inside_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subscription_that_is_taken_over_is_taken_back_not_before_five_seconds() {
+async fn taken_over_subscription_is_resumed_after_five_seconds() {
     let bench = goes_on_after([Piece::Wait(secs(1)), exception("ResourceInUseException")]).await;
     let calls = bench.script.calls();
     assert!(calls[1].at - calls[0].at >= secs(5));
@@ -245,7 +245,7 @@ async fn credentials_rotate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn consumer_deleted_and_made_again() {
+async fn consumer_deleted_and_recreated() {
     let script = Script::new(["s"]);
     script.answer("s", [body([records(1..=3), Piece::Wait(secs(60)), exception("ResourceNotFoundException")])]);
     let bench = Bench::new(script, "");
@@ -296,7 +296,7 @@ async fn limit_exceeded_on_mass_subscribe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_large_event_does_not_hide_a_small_one_behind_it() {
+async fn large_event_does_not_hide_a_small_one_behind_it() {
     let script = Script::new(["s"]);
     script.answer("s", [body([large(1, 300_000), records(2..=3), end([4], &[("child", &["s"])])])]);
     let bench = Bench::new(script, "");
@@ -306,7 +306,7 @@ async fn a_large_event_does_not_hide_a_small_one_behind_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn host_that_can_not_be_found_is_waited_for_with_a_word_on_the_region() {
+async fn unknown_host_is_retried_with_a_hint_about_the_region() {
     let script = Script::new(["s"]);
     script.lose_stream(Fault::wire(NO_SUCH_HOST, "kinesis.eu-wst-1.amazonaws.com: Name or service not known"));
     let bench = Bench::new(script, "");

@@ -1,11 +1,11 @@
-//! What must not go wrong, played by a scripted service on virtual time.
+//! Scenarios of what must not go wrong, run by a scripted service on virtual time.
 //!
 //! - [`script`]: the service; [`bench`](mod@bench): a session that reads it.
 //! - `aggregates`: records that producers packed into one;
 //!   `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks;
-//!   `stalls`: what may hold up nobody else; `told`: what an operator is told, by metrics and in the log; `workers`:
-//!   several workers that share shards in one `table`; `connect_beside`: Connect's among them; `edges`: what lies outside a
-//!   well-behaved world: streams made again, panics, stores and hosts that fail for long.
+//!   `stalls`: what must not block other shards; `logs`: what an operator sees in metrics and in the log; `workers`:
+//!   several workers that share shards in one `table`; `connect_beside`: workers of Connect among them; `edges`: faults outside a
+//!   well-behaved world: recreated streams, panics, stores and hosts that fail for long.
 
 mod aggregates;
 mod bench;
@@ -14,11 +14,11 @@ mod connect_beside;
 mod costs;
 mod edges;
 mod faults;
+mod logs;
 mod script;
 mod shards;
 mod stalls;
 mod table;
-mod told;
 mod workers;
 
 /// A service with one shard that says nothing.

@@ -196,7 +196,7 @@ pub(super) fn listed(id: &str, parents: &[&str], closed: bool) -> ListedShard {
 
 /// A fault of a call.
 pub(super) fn fault(code: &str) -> Fault {
-    Fault { origin: Origin::Call, code: code.into(), message: "so it was told".into() }
+    Fault { origin: Origin::Call, code: code.into(), message: "injected by the test".into() }
 }
 
 /// The frame that every body begins with.
@@ -285,7 +285,7 @@ fn event_json(
 /// An exception inside the stream.
 pub(super) fn exception(code: &str) -> Piece {
     let headers = [(":message-type", "exception"), (":exception-type", code)];
-    Piece::Bytes(frame::frame(&headers, br#"{"message":"so it was told"}"#))
+    Piece::Bytes(frame::frame(&headers, br#"{"message":"injected by the test"}"#))
 }
 
 /// Bytes of a frame, to be cut or bent.
@@ -368,7 +368,7 @@ impl Service for Script {
         match answer.unwrap_or_else(|| body([Piece::Hang])) {
             Answer::Refused(fault) => Err(fault),
             Answer::Silence => std::future::pending().await,
-            Answer::Panic => panic!("so it was told"),
+            Answer::Panic => panic!("injected by the test"),
             Answer::Body(pieces) => Ok(SdkBody::from_body_1_x(Body { pieces: pieces.into(), waiting: None })),
         }
     }

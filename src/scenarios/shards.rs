@@ -165,7 +165,7 @@ async fn double_reshard_while_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_merge_waits_for_both_parents() {
+async fn merge_waits_for_both_parents() {
     let script = Script::new(["left", "right"]);
     let child: &[(&str, &[&str])] = &[("child", &["left", "right"])];
     script.answer("left", [body([end([1], child)])]);
@@ -180,7 +180,7 @@ async fn a_merge_waits_for_both_parents() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn children_beside_a_continuation_are_no_end_by_themselves() {
+async fn children_beside_a_continuation_do_not_end_a_shard() {
     let script = Script::new(["parent"]);
     let child: &[(&str, &[&str])] = &[("child", &["parent"])];
     // As a local server says it: children on every event, with records still to come.

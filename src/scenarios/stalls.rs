@@ -15,7 +15,7 @@ fn secs(secs: u64) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_is_refused_gives_back_the_space_that_it_waited_for() {
+async fn refused_shard_frees_the_space_that_it_waited_for() {
     let script = Script::new(["large", "small"]);
     // Fills the pool until it is acked, after 45 s, and has more after a minute.
     let idle = || event([], Some(1), &[]);
@@ -50,7 +50,7 @@ async fn close_does_not_wait_for_a_listing_that_never_comes() {
 
 /// The service refuses a time that is ahead of its clock, and ours may be ahead of it.
 #[tokio::test(start_paused = true)]
-async fn a_start_in_the_future_of_the_service_is_tried_until_it_comes() {
+async fn start_in_the_future_of_the_service_is_retried_until_it_comes() {
     // These arrive in the year 2096, as the script has it, so they are not older than the start.
     const ARRIVAL: u64 = 4_000_000_000;
     let script = Script::new(["s"]);
@@ -69,7 +69,7 @@ async fn a_start_in_the_future_of_the_service_is_tried_until_it_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_is_gone_is_nothing_to_mend_any_more() {
+async fn shard_that_is_gone_is_not_degraded_any_more() {
     let script = Script::new(["s", "gone"]);
     script.answer("gone", (0..3).map(|_| Answer::Refused(fault("AccessDeniedException"))));
     script.answer("gone", [Answer::Refused(fault("ResourceNotFoundException"))]);

@@ -67,7 +67,7 @@ async fn graceful_hand_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_stops_wants_nothing_any_more() {
+async fn stopped_worker_withdraws_its_requests() {
     let script = Script::new(["one", "two"]);
     for shard in ["one", "two"] {
         script.answer(shard, [then_idle(1..=3), then_idle(4..=4)]);
@@ -87,7 +87,7 @@ async fn who_stops_wants_nothing_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_is_not_handed_over_is_taken_by_force() {
+async fn shard_that_is_not_handed_over_is_taken_by_force() {
     let script = Script::new(["one", "two"]);
     for shard in ["one", "two"] {
         script.answer(shard, [then_idle(1..=3), then_idle(1..=3)]);
@@ -157,7 +157,7 @@ async fn pause_longer_than_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_cut_off_for_longer_than_the_lease_stores_and_reads_nothing() {
+async fn worker_cut_off_beyond_its_lease_stores_and_reads_nothing() {
     let script = Script::new(["one"]);
     script.answer("one", [then_idle(1..=3), then_idle(1..=3)]);
     let (bench, table) = (Bench::new(script, ""), Table::new());
@@ -185,7 +185,7 @@ async fn who_is_cut_off_for_longer_than_the_lease_stores_and_reads_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_cannot_renew_stops_before_others_may_take_its_shards() {
+async fn worker_that_cannot_renew_stops_before_its_shards_may_be_taken() {
     let script = Script::new(["one"]);
     script.answer("one", [body((0..100).flat_map(|at| [records(at * 10 + 1..=at * 10 + 10), Piece::Wait(secs(1))]))]);
     let (bench, table) = (Bench::new(script, ""), Table::new());
@@ -213,7 +213,7 @@ async fn a_worker_that_cannot_renew_stops_before_others_may_take_its_shards() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_read_is_not_handed_out_once_the_lease_is_over() {
+async fn expired_lease_stops_delivery() {
     let script = Script::new(["one"]);
     script.answer("one", [then_idle(1..=5), then_idle(1..=6)]);
     let (bench, table) = (Bench::new(script, ""), Table::new());
@@ -401,7 +401,7 @@ async fn explicit_shard_after_crash() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_explicit_shard_that_a_live_worker_reads_is_an_error() {
+async fn explicit_shard_of_a_live_worker_is_an_error() {
     let (bench, table) = (Bench::new(Script::new(["one"]), "streams: ['orders:one']"), Table::new());
     let first = bench.join(&table.worker("first")).await;
     table.until_held("one", "first").await;
@@ -418,7 +418,7 @@ async fn an_explicit_shard_that_a_live_worker_reads_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_was_asked_for_by_name_is_not_balanced_away() {
+async fn explicit_shard_is_not_rebalanced() {
     let script = || Script::new(["one", "two", "three"]);
     let table = Table::new();
     let named = Bench::new(script(), "streams: ['orders:one,orders:two']");
@@ -433,7 +433,7 @@ async fn a_shard_that_was_asked_for_by_name_is_not_balanced_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_back_under_his_name_has_his_shards_at_once() {
+async fn restarted_worker_of_the_same_name_has_its_shards_at_once() {
     let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
     let before = bench.join(&table.worker("a")).await;
     table.until_held("one", "a").await;
@@ -450,7 +450,7 @@ async fn who_comes_back_under_his_name_has_his_shards_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_processes_of_one_name_are_told() {
+async fn second_process_of_a_name_stops_the_first() {
     let (bench, table) = (Bench::new(Script::new(["one"]), ""), Table::new());
     let first = bench.join(&table.worker("same")).await;
     table.until_held("one", "same").await;
@@ -477,7 +477,7 @@ async fn rows_of_shards_past_retention_are_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
+async fn row_of_a_shard_missing_from_the_last_listing_is_kept() {
     let (bench, table) = (Bench::new(Script::new(["one"]), ""), Table::new());
     let a = bench.join(&table.worker("a")).await;
     table.until_held("one", "a").await;
@@ -508,7 +508,7 @@ async fn the_row_of_a_shard_that_the_last_listing_does_not_know_is_kept() {
 
 /// Queries of rows take long, be it that the table is busy or that the looker sleeps meanwhile; the others beat all the time.
 #[tokio::test(start_paused = true)]
-async fn a_slow_look_takes_nothing_from_the_living() {
+async fn slow_rebalance_takes_nothing_from_live_workers() {
     for offset in [0, 700, 1400, 2100, 2800] {
         let script = Script::new(["one", "two", "three", "four"]);
         for shard in ["one", "two", "three", "four"] {
@@ -536,7 +536,7 @@ async fn a_slow_look_takes_nothing_from_the_living() {
 
 /// Whoever claims a shard has beaten before. So whom a row shows that was read first, the workers show as alive.
 #[tokio::test(start_paused = true)]
-async fn a_look_reads_the_rows_before_the_workers() {
+async fn rebalance_reads_rows_before_heartbeats() {
     let script = Script::new(["one"]);
     script.answer("one", [then_idle(1..=1)]);
     let (bench, table) = (Bench::new(script, ""), Table::new());
@@ -554,7 +554,7 @@ async fn a_look_reads_the_rows_before_the_workers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_show_itself_takes_nothing() {
+async fn worker_without_heartbeats_claims_nothing() {
     let script = Script::new(["one", "two"]);
     for shard in ["one", "two"] {
         script.answer(shard, (0..2000).map(|_| then_idle(1..=3)));
@@ -580,7 +580,7 @@ async fn who_cannot_show_itself_takes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_handed_over_to_the_dead_and_others_may_ask_instead() {
+async fn dead_requester_gets_nothing_and_may_be_replaced() {
     let script = Script::new(["one", "two"]);
     for shard in ["one", "two"] {
         script.answer(shard, (0..10).map(|_| then_idle(1..=3)));
@@ -603,7 +603,7 @@ async fn nothing_is_handed_over_to_the_dead_and_others_may_ask_instead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_closed_while_it_claims_leaves_no_lease() {
+async fn close_during_a_claim_leaves_no_lease() {
     let (bench, table) = (Bench::new(Script::new(["one", "two", "three", "four"]), ""), Table::new());
     let store = table.worker("a");
     store.trouble("claim", Some(Trouble::LateAnswer(Duration::from_millis(100))));
@@ -616,7 +616,7 @@ async fn who_is_closed_while_it_claims_leaves_no_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_does_not_wait_for_a_table_that_does_not_answer_claims() {
+async fn close_does_not_wait_for_unanswered_claims() {
     let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
     let store = table.worker("a");
     store.trouble("claim", Some(Trouble::Slow(60 * MINUTE)));
@@ -629,7 +629,7 @@ async fn a_close_does_not_wait_for_a_table_that_does_not_answer_claims() {
 
 /// Killed, and started again under the same name to read something else: it shows itself, and knows nothing of its leases.
 #[tokio::test(start_paused = true)]
-async fn leases_of_a_former_life_are_taken_though_the_name_is_alive() {
+async fn leases_of_an_earlier_process_are_taken_though_the_name_is_alive() {
     for presence in [reads("arn:other"), Presence { explicit: true, ..reads("arn:orders") }] {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
         let pod = table.worker("pod");
@@ -645,7 +645,7 @@ async fn leases_of_a_former_life_are_taken_though_the_name_is_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_ends_though_the_table_does_not_answer() {
+async fn close_ends_though_the_table_does_not_answer() {
     let names: Vec<String> = (0..100).map(|number| format!("s{number}")).collect();
     let (bench, table) = (Bench::new(Script::new(&names), ""), Table::new());
     let store = table.worker("a");
@@ -659,7 +659,7 @@ async fn a_close_ends_though_the_table_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_consumer_that_others_read_with_is_not_deregistered() {
+async fn consumer_in_use_by_others_is_not_deregistered() {
     let more = "enhanced_fan_out: {enabled: true, deregister_on_close: true}";
     for (others, deregistered) in [(true, 0), (false, 1)] {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]).without_consumer(), more), Table::new());
@@ -708,7 +708,7 @@ async fn six_workers_start_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rolling_restart_of_five_moves_as_few_shards_as_it_has_to() {
+async fn rolling_restart_of_five_moves_as_few_shards_as_it_has_to() {
     let shards: Vec<String> = (0..10).map(|number| format!("s{number}")).collect();
     let (bench, table) = (Bench::new(Script::new(&shards), ""), Table::new());
     let mut names: Vec<String> = (0..5).map(|number| format!("before-{number}")).collect();
@@ -738,7 +738,7 @@ async fn a_rolling_restart_of_five_moves_as_few_shards_as_it_has_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_shards_are_handed_over_at_once_though_each_write_takes_its_time() {
+async fn many_shards_are_handed_over_at_once_despite_slow_writes() {
     let shards: Vec<String> = (0..100).map(|number| format!("s{number:03}")).collect();
     let (bench, table) = (Bench::new(Script::new(&shards), ""), Table::new());
     let store = table.worker("a");

@@ -35,7 +35,7 @@ use crate::telemetry::health::Health;
 const POOL_PERIOD: Duration = Duration::from_secs(1);
 
 /// How long a close may take to leave the other workers.
-const GOODBYE: Duration = Duration::from_secs(5);
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many workers are woken at close; the others notice at their next rebalance.
 const WOKEN_AT_CLOSE: usize = 100;
 
@@ -154,7 +154,7 @@ impl Session {
     /// Leaves the other workers, and deregisters the consumers that no worker needs any more.
     async fn leave(&self) {
         let others = match self.store.shared() {
-            Some(shared) => say_goodbye(shared, &self.streams, &self.health).await,
+            Some(shared) => announce_stop(shared, &self.streams, &self.health).await,
             None => Some(Vec::new()),
         };
         for (stream, factory) in &self.factories {
@@ -206,28 +206,28 @@ pub(crate) fn pending(mut status: Status, pool: &Pool) -> Status {
 
 /// Leaves, and wakes the other workers so that they rebalance the released shards at once. Returns those workers, if
 /// they could be read.
-async fn say_goodbye(store: &dyn SharedStore, streams: &[Stream], health: &Health) -> Option<Vec<Worker>> {
+async fn announce_stop(store: &dyn SharedStore, streams: &[Stream], health: &Health) -> Option<Vec<Worker>> {
     let mut others = None;
-    let goodbye = async {
+    let announcement = async {
         store.leave().await?;
         let others = others.insert(store.workers().await?);
         // The rows are left alone if another process uses the name of this worker, because they then belong to that
         // process.
         let ours = others.iter().all(|other| other.id != *store.me());
-        let wanted = join_all(streams.iter().filter(|_| ours).map(|stream| want_nothing(store, stream))).await;
+        let withdrawn = join_all(streams.iter().filter(|_| ours).map(|stream| withdraw_requests(store, stream))).await;
         // The other workers are woken even if that failed.
         let wake_ups = others.iter().take(WOKEN_AT_CLOSE).map(|worker| store.wake(&worker.id));
-        wanted.into_iter().chain(join_all(wake_ups).await).collect::<Result<(), _>>()
+        withdrawn.into_iter().chain(join_all(wake_ups).await).collect::<Result<(), _>>()
     };
     // A worker that was not woken notices at its next rebalance.
-    if let Ok(Err(error)) = timeout(GOODBYE, goodbye).await {
+    if let Ok(Err(error)) = timeout(ANNOUNCE_TIMEOUT, announcement).await {
         health.meter.table_failed(&error);
     }
     others
 }
 
 /// Withdraws the requests of this worker, and releases the shards that were handed over to it since the last rebalance.
-async fn want_nothing(store: &dyn SharedStore, stream: &Stream) -> Result<(), StoreError> {
+async fn withdraw_requests(store: &dyn SharedStore, stream: &Stream) -> Result<(), StoreError> {
     let mut handed_over = Vec::new();
     for row in store.rows(stream).await? {
         let hold = match row.hold {

@@ -410,7 +410,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shard_may_be_written_as_a_number() {
+    fn shard_may_be_written_as_a_number() {
         assert_eq!(shard_id("3"), ShardId::from("shardId-000000000003"));
         assert_eq!(shard_id("shardId-000000000003"), ShardId::from("shardId-000000000003"));
     }

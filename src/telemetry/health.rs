@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn reason_is_there_as_long_as_a_shard_can_not_be_read() {
+    fn reason_lasts_as_long_as_a_shard_can_not_be_read() {
         let health = Health::default();
         assert_eq!(health.reason(), None);
         health.unreadable(&names("a"), &"AccessDeniedException");
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_passes_is_not_shown_and_what_lasts_is() {
+    async fn passing_fault_is_not_shown_and_lasting_one_is() {
         let health = Health::default();
         health.store_failed(&"the disk is full");
         assert_eq!(health.reason(), None);

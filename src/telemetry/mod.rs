@@ -531,7 +531,7 @@ pub(crate) fn stalled(pool: &Pool, stream: &Stream, shard: &ShardId, shards: usi
     tracing::warn!(
         %stream,
         %shard,
-        stuck_shards = shards,
+        stalled_shards = shards,
         pending_records = records.used,
         max_pending_records = records.capacity,
         pending_bytes = bytes.used,

@@ -1,10 +1,10 @@
-//! How is a frame written? Only the service does; tests and benchmarks play it.
+//! How is a frame written? Only the service does it; tests and benchmarks act as the service.
 
 /// A frame with string headers.
 ///
 /// # Panics
 ///
-/// When a header is longer than the format allows.
+/// If a header is longer than the format allows.
 pub fn frame(headers: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
     let mut head = Vec::new();
     for (name, value) in headers {
@@ -24,11 +24,11 @@ pub fn frame(headers: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// An event's frame.
+/// The frame of an event.
 ///
 /// # Panics
 ///
-/// When the text is longer than the format allows.
+/// If the text is longer than the format allows.
 pub fn event(json: &str) -> Vec<u8> {
     let headers = [
         (":message-type", "event"),

@@ -20,11 +20,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
-/// Any error, as a body's.
+/// Any error of a body.
 pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
-/// A body whatever its making.
+/// A body of any origin.
 pub type AnyBody = UnsyncBoxBody<Bytes, AnyError>;
-/// Sees each answer on its way out, with the request's operation, and may change it.
+/// A function that sees each answer before it is sent, with the operation of the request, and may change it.
 pub type Tamper = Arc<dyn Fn(&str, Response<AnyBody>) -> Response<AnyBody> + Send + Sync>;
 
 /// A running server. It stops when this is dropped.
@@ -34,13 +34,13 @@ pub struct LocalKinesis {
     _server: JoinSet<()>,
 }
 
-/// How to accept a connection: as it is, or over TLS.
+/// How a connection is accepted: as it is, or over TLS.
 pub trait Accept: Send + Sync + 'static {
-    /// The connection as HTTP sees it.
+    /// The connection for HTTP.
     type Io: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static;
     /// `http` or `https`.
     const SCHEME: &'static str;
-    /// Makes it of a socket.
+    /// Makes the connection from a socket.
     fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<Self::Io>> + Send;
 }
 
@@ -62,12 +62,12 @@ pub struct Wire<A> {
     pub tamper: Tamper,
     /// The most streams on an HTTP/2 connection.
     pub max_streams: u32,
-    /// Each change makes the server say goodbye on all connections.
+    /// Each change makes the server send GOAWAY on all connections.
     pub going_away: watch::Receiver<()>,
 }
 
 impl<A: Accept> Wire<A> {
-    /// As a good server does.
+    /// The behavior of a correct server.
     pub fn new(accept: A) -> Self {
         Self { accept, tamper: Arc::new(|_, answer| answer), max_streams: 200, going_away: watch::channel(()).1 }
     }
@@ -79,7 +79,7 @@ impl LocalKinesis {
         Self::start_with(options, Wire::new(Plain)).await
     }
 
-    /// Starts a server that behaves on the wire as it is told.
+    /// Starts a server with this behavior on the wire.
     pub async fn start_with<A: Accept>(options: StoreOptions, wire: Wire<A>) -> io::Result<Self> {
         let Wire { accept, tamper, max_streams, going_away } = wire;
         let (app, store) = ferrokinesis::create_app(options);
@@ -88,7 +88,7 @@ impl LocalKinesis {
         let accept = Arc::new(accept);
         let mut server = JoinSet::new();
         server.spawn(async move {
-            // The connections go with the server.
+            // The connections end with the server.
             let mut connections = JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
                 let _ = socket.set_nodelay(true);
@@ -122,7 +122,7 @@ impl LocalKinesis {
                     let mut builder = Builder::new(TokioExecutor::new());
                     builder.http2().max_concurrent_streams(max_streams);
                     let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-                    // A client that goes away is no news.
+                    // A client that disconnects is not an error.
                     let _ = loop {
                         tokio::select! {
                             ended = &mut connection => break ended,
@@ -136,20 +136,20 @@ impl LocalKinesis {
         Ok(Self { address, scheme: A::SCHEME, _server: server })
     }
 
-    /// What to configure as `endpoint`.
+    /// The value for `endpoint` in a configuration.
     pub fn endpoint(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
     }
 }
 
-/// The operation that a request asks for, from `X-Amz-Target: Kinesis_20131202.PutRecords`.
+/// The operation of a request, from `X-Amz-Target: Kinesis_20131202.PutRecords`.
 fn operation(request: &Request<Incoming>) -> String {
     let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
     target.and_then(|target| target.rsplit('.').next()).unwrap_or_default().to_owned()
 }
 
 /// Answers SubscribeToShard. Ferrokinesis's own handler drops the sequence number and the timestamp of a starting
-/// position, so that every subscription begins at the oldest record; what it calls then does honour them.
+/// position, so that every subscription begins at the oldest record; the function that it calls does honor them.
 async fn subscribe(store: &Store, body: &[u8]) -> Response<AnyBody> {
     let Ok(request) = serde_json::from_slice(body) else {
         return refuse(StatusCode::BAD_REQUEST, "SerializationException", "not JSON");
@@ -167,7 +167,7 @@ async fn subscribe(store: &Store, body: &[u8]) -> Response<AnyBody> {
     }
 }
 
-/// An error as Kinesis gives it.
+/// An error in the form that Kinesis uses.
 pub fn refuse(status: StatusCode, code: &str, message: &str) -> Response<AnyBody> {
     let body = serde_json::json!({ "__type": code, "message": message }).to_string();
     let mut answer = Response::new(Full::from(body).map_err(AnyError::from).boxed_unsync());

@@ -1,4 +1,4 @@
-//! The input keeps the contract of all inputs.
+//! Does the input keep the contract of all inputs?
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl Harness for Streams {
             if operation != "SubscribeToShard" {
                 return answer;
             }
-            // Every subscription ends when it is told to.
+            // Every subscription ends when the test says so.
             let mut cuts = cuts.clone();
             cuts.mark_unchanged();
             answer.map(|body| {
@@ -54,7 +54,7 @@ impl Source for Orders {
     }
 
     async fn input(&self) -> Result<Arc<dyn Input>, BoxError> {
-        // By name, so that it ends with these shards.
+        // The shards are named, so that the input ends with them.
         Ok(self.bench.input("orders:0,orders:1", ""))
     }
 
@@ -79,7 +79,7 @@ impl Source for Orders {
 }
 
 #[tokio::test]
-async fn the_input_conforms() {
+async fn input_conforms() {
     let report = conformance::run(&Streams, &Options::default()).await;
     assert!(report.skipped().is_empty());
     report.unwrap();

@@ -1,7 +1,7 @@
-//! Does our decoder read what the SDK's reads?
+//! Does our decoder read the same as the SDK's?
 //!
 //! Both get the same bytes: the SDK as the answer to a subscription, ours as a body that comes in pieces. Where they
-//! differ, [`DIFFERENCES`] says why.
+//! differ, [`DIFFERENCES`] explains why.
 
 use kinesis_testkit::frame;
 use std::fmt;
@@ -30,14 +30,14 @@ use kinesis_input_fuzz::forms::{self, Made, Quirk};
 use kinesis_input_fuzz::said::{Child, Record, Said};
 use kinesis_input_fuzz::{event, frames, kpl, reference};
 
-/// The SDK, and what the service answers to it.
+/// The SDK, and the service's answer to it.
 struct Sdk {
     runtime: Runtime,
     client: Client,
     answer: Answer,
 }
 
-/// A service that says always the same.
+/// A service that always gives the same answer.
 #[derive(Debug, Clone, Default)]
 struct Answer(Arc<Mutex<Vec<u8>>>);
 
@@ -69,7 +69,7 @@ impl Sdk {
         Self { runtime, client: Client::from_conf(config), answer }
     }
 
-    /// What the SDK makes of a body, up to the first thing it refuses.
+    /// Reads a body with the SDK, up to the first event that it refuses.
     fn read(&self, body: &[u8]) -> (Vec<SubscribeToShardEventStream>, Option<String>) {
         body.clone_into(&mut self.answer.0.lock().unwrap());
         let position = StartingPosition::builder().r#type(ShardIteratorType::TrimHorizon).build().unwrap();
@@ -91,7 +91,7 @@ impl Sdk {
         })
     }
 
-    /// What the SDK makes of an event.
+    /// Reads an event with the SDK.
     fn event(&self, payload: &[u8]) -> Result<Said, String> {
         match self.read(&body(payload)) {
             (_, Some(error)) => Err(error),
@@ -103,7 +103,7 @@ impl Sdk {
     }
 }
 
-/// What our decoder makes of an event in pieces.
+/// Reads an event in pieces with our decoder.
 fn ours(payload: &[u8], cuts: &[usize]) -> Result<Said, String> {
     match frames::read(frames::pieces(&body(payload), cuts)) {
         (_, Some(fault)) if fault.code == "BadEvent" => Err(fault.message),
@@ -119,13 +119,13 @@ fn initial() -> Vec<u8> {
     frame::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"{}")
 }
 
-/// A subscription that says one thing.
+/// The body of a subscription with one event.
 fn body(payload: &[u8]) -> Vec<u8> {
     let headers = [(":message-type", "event"), (":event-type", "SubscribeToShardEvent")];
     [initial(), frame::frame(&headers, payload)].concat()
 }
 
-/// An event as the SDK reads it.
+/// The content of an event in the SDK's types.
 fn said(event: &SubscribeToShardEvent) -> Said {
     let record = |record: &aws_sdk_kinesis::types::Record| Record {
         sequence: record.sequence_number().to_owned(),
@@ -146,29 +146,29 @@ fn said(event: &SubscribeToShardEvent) -> Said {
     }
 }
 
-/// The SDK cuts nanoseconds off: it reads `0.123` as 122 999 999 ns. What is meant are the nearest milliseconds.
+/// The SDK truncates nanoseconds: it reads `0.123` as 122 999 999 ns. The nearest milliseconds are meant.
 fn nearest_millis(time: &DateTime) -> i64 {
     time.secs().saturating_mul(1000).saturating_add((i64::from(time.subsec_nanos()) + 500_000) / 1_000_000)
 }
 
-/// Ours as the SDK would tell it: it makes no difference between a lag of 0 and none.
+/// The content as the SDK would represent it: the SDK does not distinguish a lag of 0 from none.
 fn told_as_the_sdk(mut said: Said) -> Said {
     said.millis_behind = said.millis_behind.or(Some(0));
     said
 }
 
-/// Who takes a text.
+/// Which decoders accept a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
-    /// We do, the SDK doesn't.
+    /// Ours accepts it, the SDK doesn't.
     ByUs,
-    /// The SDK does, we don't.
+    /// The SDK accepts it, ours doesn't.
     BySdk,
-    /// Both do, and read something else in it.
+    /// Both accept it, with different results.
     Otherwise,
 }
 
-/// What the two decoders deliberately don't have in common.
+/// The deliberate differences between the two decoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Difference {
     NullEvent,
@@ -194,10 +194,10 @@ use Difference::{
 };
 use Taken::{BySdk, ByUs, Otherwise};
 
-/// Why each difference is there, and texts that show it.
+/// The reason for each difference, and texts that show it.
 #[rustfmt::skip]
 const DIFFERENCES: &[(Difference, Taken, &str, &[&str])] = &[
-    (NullEvent, ByUs, "an event that says nothing is read as one that says nothing, in whatever way it does so", &[
+    (NullEvent, ByUs, "an empty event is read as an empty one, in whatever form it is written", &[
         "null",
         " null\n",
     ]),
@@ -206,7 +206,7 @@ const DIFFERENCES: &[(Difference, Taken, &str, &[&str])] = &[
         r#"{"MillisBehindLatest":1000.0}"#,
         r#"{"MillisBehindLatest":2.5}"#,
     ]),
-    (NumberOutOfRange, ByUs, "how late and when are told to people: a number too large is as good as the largest", &[
+    (NumberOutOfRange, ByUs, "the lag and the times are for people: a number that is too large serves as well as the largest", &[
         r#"{"MillisBehindLatest":9223372036854775808}"#,
         r#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":99999999999999999999}]}"#,
         r#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":9223372036854775808}]}"#,
@@ -216,13 +216,13 @@ const DIFFERENCES: &[(Difference, Taken, &str, &[&str])] = &[
         r#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":+1}]}"#,
         r#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":.5}]}"#,
     ]),
-    (DeepUnknown, ByUs, "unknown values are passed over without recursion, so there is no stack to overflow", &[
+    (DeepUnknown, ByUs, "unknown values are skipped without recursion, so no stack can overflow", &[
         concat!(r#"{"x":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["#,
                 r#"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["#,
                 r#"]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]"#,
                 r#"]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}"#),
     ]),
-    (BadUnknown, ByUs, "not JSON, but in a place that is passed over; looking into it costs time and gains nothing", &[
+    (BadUnknown, ByUs, "not JSON, but in a value that is skipped; checking it costs time and gains nothing", &[
         r#"{"x":[1 2]}"#,
         r#"{"x":[1,]}"#,
         r#"{"x":{"y"}}"#,
@@ -233,7 +233,7 @@ const DIFFERENCES: &[(Difference, Taken, &str, &[&str])] = &[
         r#"{"\ud800":1}"#,
         r#"{"Records":[{"SequenceNumber":"1","x":[:]}]}"#,
     ]),
-    (PassedOver, ByUs, "what isn't used isn't read, so its type can't be wrong", &[
+    (PassedOver, ByUs, "unused values are not read, so their type can't be wrong", &[
         r#"{"Records":[{"SequenceNumber":"1","EncryptionType":1}]}"#,
         r#"{"ChildShards":[{"ShardId":"a","HashKeyRange":[]}]}"#,
     ]),
@@ -242,12 +242,12 @@ const DIFFERENCES: &[(Difference, Taken, &str, &[&str])] = &[
         "",
         " \n",
     ]),
-    (NoSequenceNumber, BySdk, "the SDK makes it up as \"\"; a record without a place can't be acknowledged", &[
+    (NoSequenceNumber, BySdk, "the SDK makes it up as \"\"; a record without a position can't be acknowledged", &[
         r#"{"Records":[{}]}"#,
         r#"{"Records":[{"SequenceNumber":null,"Data":"AAAA"}]}"#,
         r#"{"Records":[{"Data":"AAAA","PartitionKey":"k"}]}"#,
     ]),
-    (BadSequenceNumber, BySdk, "a place is kept in checkpoints and sent back; what the service never makes isn't", &[
+    (BadSequenceNumber, BySdk, "a position is kept in checkpoints and sent back; a value that the service never makes isn't", &[
         r#"{"Records":[{"SequenceNumber":""}]}"#,
         r#"{"Records":[{"SequenceNumber":"1 2"}]}"#,
         r#"{"Records":[{"SequenceNumber":"ü"}]}"#,
@@ -260,14 +260,14 @@ const DIFFERENCES: &[(Difference, Taken, &str, &[&str])] = &[
         r#"{"ChildShards":[{}]}"#,
         r#"{"ChildShards":[{"ShardId":null,"ParentShards":["a"]}]}"#,
     ]),
-    // The text is made by the test: it is long.
+    // The test makes this text, because it is long.
     (LongKey, BySdk, "a key has at most 256 characters; its length is kept in 16 bits", &[]),
-    // This one too.
-    (ManyShards, BySdk, "a shard ends with one or two children; what is kept of them isn't counted by the pool", &[]),
-    (TimeInWords, BySdk, "times come in seconds, as the protocol says; the SDK reads whatever its other services send", &[
+    // The test makes this one too.
+    (ManyShards, BySdk, "a shard ends with one or two children; the memory for them isn't counted by the pool", &[]),
+    (TimeInWords, BySdk, "times come in seconds, as the protocol says; the SDK reads the formats of all its services", &[
         r#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":"2023-11-14T22:13:20Z"}]}"#,
     ]),
-    (NullAfterValue, Otherwise, "the last value counts, also if it is null; the SDK passes nulls over", &[
+    (NullAfterValue, Otherwise, "the last value counts, even if it is null; the SDK skips nulls", &[
         r#"{"MillisBehindLatest":5,"MillisBehindLatest":null}"#,
         r#"{"ContinuationSequenceNumber":"5","ContinuationSequenceNumber":null}"#,
         r#"{"Records":[{"SequenceNumber":"1"}],"Records":null}"#,
@@ -279,10 +279,10 @@ const DIFFERENCES: &[(Difference, Taken, &str, &[&str])] = &[
     ]),
 ];
 
-/// Texts that are nasty and on which both decoders agree.
+/// Difficult texts on which both decoders agree.
 #[rustfmt::skip]
 const AGREED: &[&str] = &[
-    // Taken.
+    // Accepted.
     "{}",
     "\r\n\t {\r\n\t } \r\n\t",
     r#"{"Records":[],"ContinuationSequenceNumber":"","MillisBehindLatest":0,"ChildShards":[]}"#,
@@ -297,7 +297,7 @@ const AGREED: &[&str] = &[
     r#"{"Records":[{"SequenceNumber":"1","PartitionKey":"\\\\\""},{"SequenceNumber":"2","PartitionKey":"\\"}]}"#,
     r#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":-1.5}]}"#,
     r#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":1.700000000999E9}]}"#,
-    // As a float a little less than it is written.
+    // The float is slightly smaller than the written number.
     r#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":1.005}]}"#,
     r#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":1700000000.001}]}"#,
     r#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":0}]}"#,
@@ -364,7 +364,7 @@ const AGREED: &[&str] = &[
     r#"{"ChildShards":[{"ShardId":"a","ParentShards":[1]}]}"#,
 ];
 
-/// What makes the two differ over a text, if they do.
+/// The cause of a difference over a text, if there is one.
 struct Compared {
     ours: Result<Said, String>,
     sdk: Result<Said, String>,
@@ -384,11 +384,12 @@ impl Compared {
         }
     }
 
-    /// Whether one of the differences above explains what became of this text.
+    /// Whether one of the differences above explains the results for this text.
     fn explained(&self, payload: &[u8], repeats: bool) -> bool {
         match (&self.ours, &self.sdk, self.taken()) {
             (_, _, None) => true,
-            // Not JSON, which is passed over where it can't mislead; or one of the values we take more of.
+            // This is not JSON, but it is skipped where it can't mislead; or it is one of the values of which ours
+            // accepts more.
             (Ok(_), _, Some(ByUs)) => {
                 let Ok(value) = serde_json::from_slice::<Value>(payload) else { return true };
                 let is_odd = |value: &Value| value.is_number() && !value.is_i64();
@@ -401,7 +402,7 @@ impl Compared {
                     || elements(&value["ChildShards"]).any(|child| child.get("HashKeyRange").is_some())
             }
             (_, Ok(sdk), Some(BySdk)) => {
-                // What was wrong may be in a value that was replaced, and that the SDK no longer tells.
+                // The error may be in a value that was replaced, and that the SDK does not return.
                 repeats
                     || payload.trim_ascii().is_empty()
                     || sdk.records.iter().any(|record| reference::sequence_number(&record.sequence).is_err())
@@ -428,13 +429,13 @@ fn cuts() -> impl Strategy<Value = Vec<usize>> {
     proptest::collection::vec(0_usize..70, 0..8)
 }
 
-/// What decides about an event: few bytes for many plain ones, and many for a few that are not.
+/// The bytes that decide the content of an event: few bytes for many plain ones, and many for a few that are not.
 fn decisions() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 0..1500)
 }
 
 #[test]
-fn the_sdk_and_we_read_the_same_in_every_form_of_an_event() {
+fn sdk_and_ours_read_the_same_in_every_form_of_an_event() {
     let sdk = Sdk::new();
     let config = ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(decisions in decisions(), cuts in cuts())| {
@@ -451,9 +452,9 @@ fn the_sdk_and_we_read_the_same_in_every_form_of_an_event() {
 }
 
 #[test]
-fn where_the_sdk_and_we_differ_over_a_spoilt_event_it_is_known_why() {
+fn difference_over_a_spoiled_event_has_a_known_reason() {
     let sdk = Sdk::new();
-    // Chance could find a difference of two causes, which nobody has thought of: looking for new ones is the fuzzer's.
+    // Random seeds could find an unknown difference with two causes; the fuzzer looks for new ones.
     let seed = RngSeed::Fixed(1);
     let config = ProptestConfig { cases: 512, failure_persistence: None, rng_seed: seed, ..ProptestConfig::default() };
     proptest!(config, |(decisions in decisions(), damage in proptest::collection::vec(any::<u8>(), 0..30), cuts in cuts())| {
@@ -470,7 +471,7 @@ fn taken(difference: Difference) -> Taken {
 }
 
 #[test]
-fn each_deliberate_difference_is_there() {
+fn each_deliberate_difference_exists() {
     let sdk = Sdk::new();
     let long_key = format!(r#"{{"Records":[{{"SequenceNumber":"1","PartitionKey":"{}"}}]}}"#, "k".repeat(65_535));
     let many_shards = format!(r#"{{"ChildShards":[{{"ShardId":"a","ParentShards":[{}""]}}]}}"#, r#""","#.repeat(999));
@@ -487,7 +488,7 @@ fn each_deliberate_difference_is_there() {
 }
 
 #[test]
-fn the_sdk_and_we_agree_on_nasty_events() {
+fn sdk_and_ours_agree_on_difficult_events() {
     let sdk = Sdk::new();
     let refused = AGREED.iter().position(|text| *text == "[]").unwrap();
     for (at, text) in AGREED.iter().enumerate() {
@@ -499,7 +500,7 @@ fn the_sdk_and_we_agree_on_nasty_events() {
 }
 
 #[test]
-fn the_sdk_and_we_refuse_what_is_not_utf_8() {
+fn sdk_and_ours_refuse_invalid_utf_8() {
     let sdk = Sdk::new();
     for bytes in [&b"\xff"[..], b"\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"] {
         for (before, after) in [
@@ -514,14 +515,14 @@ fn the_sdk_and_we_refuse_what_is_not_utf_8() {
             let compared = Compared::new(&sdk, &payload, &[]);
             assert!(compared.ours.is_err() && compared.sdk.is_err(), "{bytes:x?} in {before}{compared:?}");
         }
-        // In what is passed over, neither looks.
+        // Neither decoder checks what it skips.
         let payload = [b"{\"x\":\"", bytes, b"\"}"].concat();
         assert_eq!(Compared::new(&sdk, &payload, &[]).taken(), None);
     }
 }
 
 #[test]
-fn the_sdk_and_we_tell_the_same_kinds_of_frames() {
+fn sdk_and_ours_recognize_the_same_kinds_of_frames() {
     let sdk = Sdk::new();
     let event = |json: &str| frame::event(json);
     let exception = |name: &str| {
@@ -568,7 +569,7 @@ fn the_sdk_and_we_tell_the_same_kinds_of_frames() {
 }
 
 #[test]
-fn the_seeds_of_the_fuzzer_pass() {
+fn seeds_of_the_fuzzer_pass() {
     let checks: [(_, fn(&[u8])); 3] =
         [("event", event::check_input), ("frames", frames::check_input), ("kpl", kpl::check_input)];
     for (folder, check) in checks {

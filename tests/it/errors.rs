@@ -1,4 +1,4 @@
-//! What a user is told when something is wrong at connect.
+//! What does a user see if something is wrong at connect?
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ async fn refused(input: &Arc<dyn Input>) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_that_does_not_exist_is_named_with_its_region() {
+async fn stream_that_does_not_exist_is_named_with_its_region() {
     let bench = Bench::start().await;
     let error = refused(&bench.input("orders", "")).await;
     assert!(error.contains("orders") && error.contains("us-east-1") && error.contains("not found"), "{error}");
 }
 
 #[tokio::test]
-async fn a_shard_that_does_not_exist_is_named() {
+async fn shard_that_does_not_exist_is_named() {
     let bench = Bench::start().await;
     bench.create("orders", 1).await;
     let error = refused(&bench.input("orders:7", "")).await;
@@ -38,7 +38,7 @@ async fn one_stream_under_two_names_is_refused() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_file_that_is_in_use_names_its_holder() {
+async fn checkpoint_file_that_is_in_use_names_its_holder() {
     let bench = Bench::start().await;
     bench.create("orders", 1).await;
     let first = bench.input("orders", "");
@@ -52,7 +52,7 @@ async fn a_checkpoint_file_that_is_in_use_names_its_holder() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_file_that_can_not_be_written_is_named() {
+async fn checkpoint_file_that_can_not_be_written_is_named() {
     let bench = Bench::start().await;
     bench.create("orders", 1).await;
     let path = bench.checkpoints();
@@ -62,7 +62,7 @@ async fn a_checkpoint_file_that_can_not_be_written_is_named() {
 }
 
 #[tokio::test]
-async fn a_field_that_is_not_built_yet_is_named() {
+async fn field_that_is_not_built_yet_is_named() {
     let bench = Bench::start().await;
     for (more, field) in [
         ("enhanced_fan_out: {enabled: false}", "enhanced_fan_out.enabled"),
@@ -81,7 +81,7 @@ async fn first_connect_fails() {
     let input = bench.input("orders", "");
     refused(&input).await;
     assert_eq!(input.status().state, State::Disconnected);
-    // Nothing is held that stands in the way of the next attempt.
+    // Nothing is held that would prevent the next attempt.
     bench.create("orders", 1).await;
     bench.put("orders", 0, 10).await;
     input.connect().await.unwrap();
@@ -92,7 +92,7 @@ async fn first_connect_fails() {
 }
 
 #[tokio::test]
-async fn an_endpoint_where_nobody_listens_is_tried_again() {
+async fn unreachable_endpoint_is_retried() {
     let bench = Bench::start().await;
     let yaml = bench.yaml("orders", "").replace(&bench.server.endpoint(), "http://127.0.0.1:1");
     let input = build(kinesis_input::KinesisInput::new(), &yaml);

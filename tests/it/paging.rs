@@ -1,4 +1,4 @@
-//! More shards than one page of a listing holds.
+//! Are all shards found if a listing has more than one page?
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -91,6 +91,6 @@ async fn shards_of_every_page_are_read() {
     service.subscribed.subscribe().wait_for(|shards| shards.len() == 2).await.unwrap();
     close(&*input).await;
     let pages = service.pages.lock().unwrap();
-    // A token stands for the stream; with both the call would be refused.
+    // A token identifies the stream; a call with both would be refused.
     assert_eq!(pages[1], json!({ "NextToken": "more" }));
 }

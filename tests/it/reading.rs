@@ -1,4 +1,4 @@
-//! The main road: records of every shard come out once, in order, over restarts and reshards.
+//! The main path: records of every shard come out once, in order, across restarts and reshards.
 
 use pipeline_plugin_api::{Demand, State, Verdict, Verdicts};
 use std::time::Duration;
@@ -23,7 +23,7 @@ async fn every_record_comes_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_restart_goes_on_where_it_stopped() {
+async fn restart_continues_where_it_stopped() {
     let bench = Bench::start().await;
     bench.create("orders", 2).await;
     bench.put("orders", 0, 1000).await;
@@ -41,7 +41,7 @@ async fn a_restart_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn what_was_not_acked_before_a_stop_comes_again() {
+async fn unacked_records_come_again_after_a_stop() {
     let bench = Bench::start().await;
     bench.create("orders", 1).await;
     bench.put("orders", 0, 10).await;
@@ -49,7 +49,7 @@ async fn what_was_not_acked_before_a_stop_comes_again() {
     first.connect().await.unwrap();
     let (messages, receipt) = read(&*first).await.into_parts();
     assert_eq!(messages.len(), 10);
-    // The first five, and the eighth: only the five may be stored.
+    // The first five and the eighth are acked: only the five may be stored.
     let verdicts = (0..10).map(|at| if at < 5 || at == 7 { Verdict::Ack } else { Verdict::Nack }).collect();
     first.ack(receipt, Verdicts::Each(verdicts)).await.unwrap();
     close(&*first).await;
@@ -74,7 +74,7 @@ async fn splits_and_merges_are_followed_parents_first() {
     input.connect().await.unwrap();
     let mut out = Out::default();
     read_until(&*input, &mut out, 3000).await;
-    // A reshard while it is being read.
+    // A reshard during the reading.
     bench.split("orders", "shardId-000000000004").await;
     bench.put("orders", 3000, 4000).await;
     read_until(&*input, &mut out, 4000).await;
@@ -97,7 +97,7 @@ async fn all_explicit_shards_ended() {
     assert_eq!(out.by_shard.keys().collect::<Vec<_>>(), ["shardId-000000000000"]);
     assert_eq!(input.status().state, State::Ended);
     close(&*input).await;
-    // After a restart there is still nothing to read, and that is said at once.
+    // After a restart there is still nothing to read, and the input ends at once.
     let again = bench.input("orders:shardId-000000000000", "");
     again.connect().await.unwrap();
     read_to_end(&*again, &mut out).await;
@@ -123,14 +123,15 @@ async fn several_streams_are_read_at_once_by_name_and_by_arn() {
 async fn latest_is_pinned_at_the_first_connect() {
     let bench = Bench::start().await;
     bench.create("orders", 2).await;
-    // The server counts arrival in whole seconds: what is old must be older than that.
+    bench.create("clock", 1).await;
+    // The server counts arrivals in whole seconds: the pin has to be in a later second than the old records.
     bench.put("orders", 0, 100).await;
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    bench.until_next_second("clock").await;
     let first = bench.input("orders", "start_from_oldest: false");
     first.connect().await.unwrap();
     close(&*first).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    // Put while nobody reads, after the pin.
+    // These are put while no input reads, in a later second than the pin.
+    bench.until_next_second("clock").await;
     bench.put("orders", 100, 200).await;
     let second = bench.input("orders", "start_from_oldest: false");
     second.connect().await.unwrap();
@@ -141,7 +142,7 @@ async fn latest_is_pinned_at_the_first_connect() {
 }
 
 #[tokio::test]
-async fn an_empty_batch_is_an_answer() {
+async fn empty_batch_is_an_answer() {
     let bench = Bench::start().await;
     bench.create("orders", 1).await;
     let input = bench.input("orders", "");
@@ -172,7 +173,7 @@ async fn explicit_shard_after_crash() {
     let first = bench.input("orders:0,orders:1", "");
     first.connect().await.unwrap();
     read_until(&*first, &mut out, 200).await;
-    // Neither closed nor given a moment.
+    // The session is neither closed nor given time.
     drop(first);
     let second = bench.input("orders:0,orders:1", "");
     second.connect().await.unwrap();

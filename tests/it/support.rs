@@ -1,4 +1,4 @@
-//! A stream to read, an input to read it with, and what came out.
+//! Test support: a stream to read, an input to read it with, and the records that came out.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kinesis::primitives::Blob;
-use aws_sdk_kinesis::types::PutRecordsRequestEntry;
+use aws_sdk_kinesis::types::{PutRecordsRequestEntry, ShardIteratorType};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use ferrokinesis::store::StoreOptions;
 use kinesis_input::{KinesisInput, KinesisRecord};
@@ -18,7 +18,7 @@ use pipeline_plugin_api::{Batch, Demand, Input, InputError, Message, Verdicts};
 
 use kinesis_testkit::local_kinesis::LocalKinesis;
 
-/// Options of a server that does everything at once.
+/// The options of a server that completes everything at once.
 pub fn quick() -> StoreOptions {
     StoreOptions {
         create_stream_ms: 0,
@@ -34,7 +34,7 @@ pub fn plain_http() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new().build_http()
 }
 
-/// The SDK's client, to write with.
+/// An SDK client for writing.
 pub fn client(server: &LocalKinesis, http: SharedHttpClient) -> Client {
     let config = aws_sdk_kinesis::Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -46,7 +46,7 @@ pub fn client(server: &LocalKinesis, http: SharedHttpClient) -> Client {
     Client::from_conf(config)
 }
 
-/// A server, a client to write with, and a folder for checkpoints.
+/// A server, a client for writing, and a folder for checkpoints.
 pub struct Bench {
     pub server: LocalKinesis,
     pub client: Client,
@@ -72,7 +72,7 @@ impl Bench {
         self.until_active(stream).await;
     }
 
-    /// Changes of a stream are done by a task of the server; each look at it is an event to wait on.
+    /// The server changes streams in a task of its own; each call here waits for that task.
     pub async fn until_active(&self, stream: &str) {
         loop {
             let answer = self.client.describe_stream_summary().stream_name(stream).send().await.unwrap();
@@ -83,7 +83,7 @@ impl Bench {
         }
     }
 
-    /// Puts records `from..to`; the partition key of each is its number, its data `number:` and filling.
+    /// Puts records `from..to`; the partition key of each is its number, its data `number:` and padding.
     pub async fn put(&self, stream: &str, from: u64, to: u64) {
         for start in (from..to).step_by(500) {
             let records = (start..to.min(start + 500)).map(|number| {
@@ -105,10 +105,30 @@ impl Bench {
         }
     }
 
-    /// Puts one record with this hash key, which says the shard.
+    /// Puts one record with this hash key, which determines the shard.
     pub async fn put_at(&self, stream: &str, hash_key: u128, data: Vec<u8>) {
         let call = self.client.put_record().stream_name(stream).partition_key("key");
         call.explicit_hash_key(hash_key.to_string()).data(Blob::new(data)).send().await.unwrap();
+    }
+
+    /// Waits until the clock of the server, which counts arrivals in whole seconds, is past all arrivals so far: puts
+    /// records into this stream of one shard until one arrives later than the first.
+    pub async fn until_next_second(&self, stream: &str) {
+        let shards = self.client.list_shards().stream_name(stream).send().await.unwrap();
+        let call = self.client.get_shard_iterator().stream_name(stream).shard_id(shards.shards()[0].shard_id());
+        let mut iterator = call.shard_iterator_type(ShardIteratorType::Latest).send().await.unwrap().shard_iterator;
+        let mut first = None;
+        loop {
+            self.put_at(stream, 0, b"tick".to_vec()).await;
+            let answer = self.client.get_records().set_shard_iterator(iterator).send().await.unwrap();
+            for record in answer.records() {
+                let arrived = record.approximate_arrival_timestamp().unwrap().secs();
+                if arrived > *first.get_or_insert(arrived) {
+                    return;
+                }
+            }
+            iterator = answer.next_shard_iterator;
+        }
     }
 
     pub async fn split(&self, stream: &str, shard: &str) {
@@ -160,7 +180,7 @@ pub fn build(plugin: KinesisInput, yaml: &str) -> Arc<dyn Input> {
 pub const SOON: Demand =
     Demand { max_messages: std::num::NonZeroUsize::new(1000).unwrap(), max_wait: Duration::from_secs(20) };
 
-/// What came out: by shard, the numbers in the order in which they came.
+/// The records that came out: by shard, their numbers in order.
 #[derive(Default, Debug)]
 pub struct Out {
     pub by_shard: BTreeMap<String, Vec<u64>>,
@@ -182,7 +202,7 @@ impl Out {
         self.times.len() as u64
     }
 
-    /// Each of `from..to` came exactly once, in order within its shard.
+    /// Asserts that each of `from..to` came exactly once, in order within its shard.
     pub fn assert_exactly(&self, from: u64, to: u64) {
         let missing: Vec<_> = (from..to).filter(|number| !self.times.contains_key(number)).collect();
         assert!(missing.is_empty(), "{} lost, such as {:?}", missing.len(), &missing[..missing.len().min(5)]);
@@ -219,7 +239,7 @@ pub async fn read(input: &dyn Input) -> Batch {
     }
 }
 
-/// Reads on to the end of the input.
+/// Reads to the end of the input.
 pub async fn read_to_end(input: &dyn Input, out: &mut Out) {
     loop {
         match input.read_batch(SOON).await {

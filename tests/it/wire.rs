@@ -1,4 +1,4 @@
-//! Over real sockets, with TLS and HTTP/2, and a server that misbehaves on the wire.
+//! Does the input survive a server that misbehaves on the wire? Over real sockets, with TLS and HTTP/2.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,16 +30,16 @@ use crate::support::{Bench, Out, SOON, build, client, close, quick, read_until};
 use kinesis_testkit::frame::frame;
 use kinesis_testkit::local_kinesis::{Accept, AnyBody, AnyError, LocalKinesis, Wire};
 
-/// TLS with a certificate of its own, counting its connections.
+/// TLS with a certificate of its own. Counts its connections.
 struct Tls {
     acceptor: TlsAcceptor,
     certificate: String,
     connections: Arc<AtomicUsize>,
-    /// Connections up to this one, counted from one, are dead: nothing gets through, and nobody is told.
+    /// Connections up to this one, counted from one, are dead: nothing gets through, and neither side is notified.
     dead: Arc<AtomicUsize>,
 }
 
-/// A connection that dies as a cable does that is pulled out.
+/// A connection that can die as if its cable were pulled out.
 struct Cable {
     stream: TlsStream<TcpStream>,
     number: usize,
@@ -100,7 +100,7 @@ impl Accept for Tls {
     }
 }
 
-/// A server over TLS, and what a client needs to trust it.
+/// A server over TLS, and the certificate that a client has to trust.
 struct Secure {
     bench: Bench,
     certificate: String,
@@ -132,7 +132,7 @@ fn trusting(certificate: &str) -> SharedHttpClient {
     builder.tls_context(context.build().unwrap()).build_https()
 }
 
-/// Makes what `change` makes of the body of every other subscription, the first included.
+/// Applies `change` to the body of every other subscription, including the first.
 fn every_other(change: fn(Vec<Bytes>) -> Vec<Result<Bytes, AnyError>>) -> impl FnOnce(&mut Wire<Tls>) {
     let subscriptions = AtomicUsize::new(0);
     move |wire| {
@@ -145,7 +145,7 @@ fn every_other(change: fn(Vec<Bytes>) -> Vec<Result<Bytes, AnyError>>) -> impl F
     }
 }
 
-/// The first three chunks of a body (the initial response and two events), changed; and no more.
+/// The first three chunks of a body (the initial response and two events), changed, and nothing more.
 fn changed(body: AnyBody, change: fn(Vec<Bytes>) -> Vec<Result<Bytes, AnyError>>) -> AnyBody {
     use futures::StreamExt;
     let chunks = body.into_data_stream().take(3).filter_map(|chunk| async move { chunk.ok() });
@@ -155,7 +155,7 @@ fn changed(body: AnyBody, change: fn(Vec<Bytes>) -> Vec<Result<Bytes, AnyError>>
     http_body_util::StreamBody::new(changed).boxed_unsync()
 }
 
-/// With half of the subscriptions broken so, every record still comes once and in order.
+/// With half of the subscriptions broken in this way, every record still comes once and in order.
 async fn is_survived(change: fn(Vec<Bytes>) -> Vec<Result<Bytes, AnyError>>) {
     let secure = Secure::start(every_other(change)).await;
     secure.bench.create("orders", 3).await;
@@ -171,7 +171,7 @@ async fn is_survived(change: fn(Vec<Bytes>) -> Vec<Result<Bytes, AnyError>>) {
 }
 
 #[tokio::test]
-async fn over_tls_and_http2_every_record_comes_once_on_one_connection() {
+async fn every_record_comes_once_on_one_connection_over_tls_and_http2() {
     let secure = Secure::start(|_| {}).await;
     secure.bench.create("orders", 4).await;
     secure.bench.put("orders", 0, 2000).await;
@@ -205,7 +205,7 @@ async fn stream_limit_below_shard_count() {
 }
 
 #[tokio::test]
-async fn a_server_without_http2_is_named_in_the_status() {
+async fn server_without_http2_is_named_in_the_status() {
     let secure = Secure::speaking(&["http/1.1"], |_| {}).await;
     secure.bench.create("orders", 1).await;
     let input = secure.input("");
@@ -223,7 +223,7 @@ async fn a_server_without_http2_is_named_in_the_status() {
 
 #[tokio::test]
 async fn goaway_with_live_streams() {
-    let (goodbye, going_away) = watch::channel(());
+    let (go_away, going_away) = watch::channel(());
     let secure = Secure::start(|wire| wire.going_away = going_away).await;
     secure.bench.create("orders", 4).await;
     secure.bench.put("orders", 0, 500).await;
@@ -232,7 +232,7 @@ async fn goaway_with_live_streams() {
     let mut out = Out::default();
     for round in 1..=3 {
         read_until(&*input, &mut out, round * 500).await;
-        goodbye.send(()).unwrap();
+        go_away.send(()).unwrap();
         secure.bench.put("orders", round * 500, (round + 1) * 500).await;
     }
     read_until(&*input, &mut out, 2000).await;
@@ -240,10 +240,10 @@ async fn goaway_with_live_streams() {
     close(&*input).await;
 }
 
-/// On the test's own thread, for only its clock jumps.
+/// Reads on the test's own thread, because only the clock of that thread jumps.
 const HERE: &str = "enhanced_fan_out: {enabled: true, reader_threads: 0}";
 
-/// Sockets and all, on virtual time: while nothing is on its way, the clock jumps to whatever is due next.
+/// Real sockets on virtual time: while nothing is in transit, the clock jumps to whatever is due next.
 #[tokio::test(start_paused = true)]
 async fn half_open_connection() {
     let dead = Arc::new(AtomicUsize::new(0));
@@ -254,7 +254,7 @@ async fn half_open_connection() {
     input.connect().await.unwrap();
     let mut out = Out::default();
     read_until(&*input, &mut out, 500).await;
-    // All connections so far, that of the control calls too; then more comes, over one that lives.
+    // All connections so far die, including those of control calls; then more records come, over a live one.
     dead.store(secure.connections.load(Ordering::Relaxed), Ordering::Relaxed);
     let died = Instant::now();
     secure.bench.client = client(&secure.bench.server, trusting(&secure.certificate));
@@ -263,7 +263,7 @@ async fn half_open_connection() {
         let (messages, receipt) = input.read_batch(SOON).await.unwrap().into_parts();
         out.take(&messages);
         input.ack(receipt, Verdicts::ACK).await.unwrap();
-        assert!(died.elapsed() < Duration::from_secs(45), "nobody saw that the connection is dead");
+        assert!(died.elapsed() < Duration::from_secs(45), "neither side noticed that the connection is dead");
     }
     out.assert_exactly(0, 1000);
     input.close(Duration::ZERO).await.unwrap();
@@ -275,7 +275,7 @@ async fn initial_response_never_arrives() {
     let counted = Arc::clone(&subscriptions);
     let secure = Secure::start(|wire| {
         wire.tamper = Arc::new(move |operation, answer| {
-            // The first one of each shard is granted, and then there is silence.
+            // The first subscription to each shard is granted, and then there is silence.
             if operation == "SubscribeToShard" && counted.fetch_add(1, Ordering::Relaxed) < 3 {
                 let silence = futures::stream::pending::<Result<_, AnyError>>();
                 return answer.map(|_| http_body_util::StreamBody::new(silence).boxed_unsync());
@@ -337,7 +337,7 @@ async fn bad_crc() {
 }
 
 #[tokio::test]
-async fn a_body_in_single_bytes_is_the_same_body() {
+async fn body_in_single_bytes_is_the_same_body() {
     is_survived(|chunks| {
         let all: Vec<u8> = chunks.concat();
         all.iter().map(|byte| Ok(Bytes::copy_from_slice(&[*byte]))).collect()
@@ -351,7 +351,7 @@ async fn slow_shard_beside_fast_ones() {
     const RECORDS: usize = 40;
     let secure = Secure::start(|_| {}).await;
     secure.bench.create("orders", SHARDS as i32).await;
-    // More for each shard than its window and all windows of a common client.
+    // Each shard gets more than its window, and more than all windows of a common client.
     for _ in 0..RECORDS {
         for shard in 0..SHARDS {
             secure.bench.put_at("orders", u128::MAX / SHARDS * shard + 1, vec![b'x'; 100_000]).await;
@@ -359,7 +359,7 @@ async fn slow_shard_beside_fast_ones() {
     }
     let input = secure.input("checkpoint_limit: 8");
     input.connect().await.unwrap();
-    // What comes of any shard but the last is kept and never acked: those shards stand still with full windows.
+    // The records of all shards but the last are kept and never acked: those shards stand still with full windows.
     let mut kept = Vec::new();
     let mut counts = BTreeMap::<String, usize>::new();
     let fast = format!("shardId-{:012}", SHARDS - 1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pipeline_plugin_api::{AckError, Batch, Demand, Input, InputError, Receipt, Status, Verdict, Verdicts, causes};
 
-/// Counts what a run does. Clones show the same numbers.
+/// Counts the work of a run. Clones show the same numbers.
 #[derive(Debug, Clone, Default)]
 pub struct Meter(Arc<Counters>);
 
@@ -19,17 +19,17 @@ struct Counters {
     returned: AtomicU64,
 }
 
-/// What a [`Meter`] shows at one time.
+/// The numbers of a [`Meter`] at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Reading {
-    /// Messages taken from the input, again and again included.
+    /// Messages taken from the input, including redeliveries.
     pub read: u64,
     /// The bytes of their payloads.
     pub bytes: u64,
     /// Messages that the output took.
     pub delivered: u64,
-    /// Messages that it didn't, to be delivered again.
+    /// Messages that the output did not take, which are delivered again.
     pub returned: u64,
 }
 
@@ -80,14 +80,14 @@ impl Metered {
         Self { input, meter, fatal: OnceLock::new() }
     }
 
-    /// Why the input can't run, if it said so. mq-bridge hands on only text, and not who said it.
+    /// Why the input can't run, if it said so. mq-bridge passes on only text, and not its origin.
     pub(super) fn fatal(&self) -> Option<&str> {
         self.fatal.get().map(String::as_str)
     }
 
     fn watch(&self, error: InputError) -> InputError {
         if matches!(error, InputError::Fatal(_)) {
-            // Only the first counts.
+            // Only the first reason counts.
             let _ = self.fatal.set(causes(&error));
         }
         error

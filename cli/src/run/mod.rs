@@ -1,11 +1,11 @@
 //! How does a pipeline run, from the first connection to the stored progress?
 //!
-//! The input is connected here and lent to an mq-bridge route, so that an input that can't run is told apart from an
-//! output that fails, and an output that reconnects doesn't disturb the input. At a soft stop the route delivers what
-//! it has taken and settles it; only then the input is closed, which stores how far it came.
+//! The input is connected here and lent to an mq-bridge route, so that an input that can't run is distinguished from an
+//! output that fails, and an output that reconnects doesn't disturb the input. At a graceful stop the route delivers
+//! what it has taken and settles it. Only then is the input closed, which stores its progress.
 //!
-//! - [`meter`](Meter): what is counted; [`stop`](StopHandle): how it is stopped; `ending`: how it ended.
-//! - `route`: the mq-bridge route; `no_loss`: what keeps it from dropping what an output refuses.
+//! - [`meter`](Meter): what is counted; [`stop`](StopHandle): how a run is stopped; `ending`: how it ended.
+//! - `route`: the mq-bridge route; `no_loss`: what keeps it from dropping messages that an output rejects.
 //! - `stdout`: the output of that name.
 
 mod ending;
@@ -28,25 +28,25 @@ pub use stop::StopHandle;
 use crate::Pipeline;
 use meter::Metered;
 
-/// Before connecting again: the first wait and the longest, doubling between.
+/// The first and the longest backoff before the input is connected again. The backoff doubles between them.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// A failure that lasts is logged again after this long.
-const TOLD_EVERY: Duration = Duration::from_mins(1);
-/// How much longer than it was given a close may take before it is given up.
+const LOGGED_EVERY: Duration = Duration::from_mins(1);
+/// How much longer than its limit a close may take before it is given up.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
-/// How long a hard stop waits for progress that is acknowledged to be stored.
+/// How long an immediate stop waits until acknowledged progress is stored.
 const HARD_CLOSE: Duration = Duration::from_secs(1);
 
-/// What a caller can add to a run.
+/// The options that a caller can add to a run.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct RunOptions {
-    /// Counts what happens, readable while it happens.
+    /// Counts the work of the run, and can be read meanwhile.
     pub meter: Meter,
 }
 
 impl RunOptions {
-    /// With a meter that the caller has kept a clone of.
+    /// Options with a meter of which the caller has kept a clone.
     #[must_use]
     pub fn meter(mut self, meter: Meter) -> Self {
         self.meter = meter;
@@ -54,15 +54,15 @@ impl RunOptions {
     }
 }
 
-/// Runs a pipeline until its input ends, something fails for good, or it is stopped.
+/// Runs a pipeline until its input ends, a permanent failure occurs, or it is stopped.
 ///
 /// # Errors
 ///
-/// [`RunError`]. Whatever the error, nothing that was not delivered counts as done.
+/// Fails with a [`RunError`]. Whatever the error, nothing that was not delivered counts as done.
 ///
 /// # Cancel safety
 ///
-/// Not cancel safe: dropping it neither stops the route nor stores progress. Use [`StopHandle`].
+/// Not cancel safe: dropping the future neither stops the route nor stores progress. Use [`StopHandle`].
 pub async fn run(pipeline: Pipeline, options: RunOptions, stop: StopHandle) -> Result<RunReport, RunError> {
     let start = Instant::now();
     let shutdown_timeout = pipeline.shutdown_timeout;
@@ -84,10 +84,10 @@ pub async fn run(pipeline: Pipeline, options: RunOptions, stop: StopHandle) -> R
     Ok(RunReport { ending, counted: options.meter.read(), elapsed: start.elapsed() })
 }
 
-/// Connects until it succeeds; an ending if that comes first.
+/// Connects until it succeeds. Returns an ending if that comes first.
 async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>, RunError> {
     let mut next = RECONNECT.0;
-    let mut told: Option<(String, Instant)> = None;
+    let mut logged: Option<(String, Instant)> = None;
     loop {
         let error = tokio::select! {
             biased;
@@ -107,11 +107,11 @@ async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>,
                 wait
             }
         };
-        // The same failure is logged once a minute, however often it is tried.
+        // The same failure is logged once a minute, however often the connect is retried.
         let error = causes(&error);
-        if told.as_ref().is_none_or(|(before, at)| *before != error || at.elapsed() >= TOLD_EVERY) {
+        if logged.as_ref().is_none_or(|(before, at)| *before != error || at.elapsed() >= LOGGED_EVERY) {
             tracing::warn!(error, ?wait, "the input can't connect yet");
-            told = Some((error, Instant::now()));
+            logged = Some((error, Instant::now()));
         } else {
             tracing::debug!(error, ?wait, "the input can't connect yet");
         }
@@ -122,7 +122,7 @@ async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>,
     }
 }
 
-/// Closes the input, whatever came before.
+/// Closes the input, whatever happened before.
 async fn close(input: &dyn Input, within: Duration, stop: &StopHandle) -> Result<(), RunError> {
     let within = if stop.is_hard() { Duration::ZERO } else { within };
     let hard = async {

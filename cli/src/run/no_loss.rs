@@ -1,7 +1,7 @@
-//! What becomes of messages that an output refuses for good?
+//! What becomes of messages that an output rejects for good?
 //!
-//! mq-bridge acknowledges and drops them, unless a `dlq` middleware takes them. That would be a loss nobody asked
-//! for, so here they count as not delivered, and the run ends with the reason.
+//! mq-bridge acknowledges and drops them, unless a `dlq` middleware takes them. That would be an unwanted loss, so here
+//! they count as not delivered, and the run ends with the reason.
 
 use std::any::Any;
 use std::fmt;
@@ -24,7 +24,7 @@ pub(super) struct NoLoss {
 }
 
 impl NoLoss {
-    /// Makes the middleware known to mq-bridge under `name`, until this is dropped.
+    /// Registers the middleware with mq-bridge under `name`, until this is dropped.
     pub(super) fn install(name: String) -> Result<Self, String> {
         let reason = Arc::new(watch::channel(None).0);
         let factory = Factory(Arc::clone(&reason));
@@ -32,12 +32,12 @@ impl NoLoss {
         Ok(Self { name, reason })
     }
 
-    /// What to put outermost on the output.
+    /// The outermost middleware of the output.
     pub(super) fn middleware(&self) -> Middleware {
         Middleware::Custom { name: self.name.clone(), config: Value::Null }
     }
 
-    /// Waits until something is refused; says why.
+    /// Waits until a message is rejected. Returns the reason.
     pub(super) async fn refused(&self) -> String {
         let mut reason = self.reason.subscribe();
         // The sender lives as long as `self`, so waiting can't fail.
@@ -45,7 +45,7 @@ impl NoLoss {
         self.seen().unwrap_or_default()
     }
 
-    /// Why something was refused, if it was.
+    /// The reason of a rejection, if there was one.
     pub(super) fn seen(&self) -> Option<String> {
         self.reason.borrow().clone()
     }
@@ -83,7 +83,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    /// A refusal becomes something to try again, which mq-bridge nacks.
+    /// Turns a rejection into an error that can be retried, which mq-bridge nacks.
     fn keep(&self, error: PublisherError) -> PublisherError {
         let PublisherError::NonRetryable(cause) = error else { return error };
         self.reason.send_if_modified(|reason| {

@@ -14,15 +14,15 @@ use super::no_loss::NoLoss;
 use super::{Ending, RunError, StopHandle};
 use crate::Pipeline;
 
-/// What mq-bridge calls the route in its logs.
+/// The name of the route in mq-bridge's logs.
 const NAME: &str = "pipeline";
-/// How often a route is asked whether it has ended; it has no way to tell.
+/// How often a route is asked whether it has ended, because it does not notify.
 const ASK: Duration = Duration::from_millis(20);
 
 /// Runs the route until it ends. Does not close the input.
 pub(super) async fn drive(pipeline: Pipeline, input: Arc<Metered>, stop: &StopHandle) -> Result<Ending, RunError> {
     static RUNS: AtomicU64 = AtomicU64::new(0);
-    // mq-bridge's names are the process's, and a process may run several pipelines.
+    // mq-bridge's names are global to the process, and a process may run several pipelines.
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let configuration = |reason: String| RunError::Configuration { reason };
     let attached = attach(format!("kinesis-input.input.{run}"), Arc::clone(&input) as Arc<dyn Input>)
@@ -30,7 +30,7 @@ pub(super) async fn drive(pipeline: Pipeline, input: Arc<Metered>, stop: &StopHa
     let no_loss = NoLoss::install(format!("kinesis-input.no_loss.{run}")).map_err(configuration)?;
 
     let mut output = pipeline.output;
-    // The last is the outermost: it sees what all others let through.
+    // The last middleware is the outermost: it sees what all others let through.
     output.middlewares.push(no_loss.middleware());
     let route = Route::new(attached.endpoint(), output).with_options(pipeline.options);
     route.check(NAME, None).map_err(|error| configuration(format!("{error:#}")))?;
@@ -78,7 +78,7 @@ fn conclude(outcome: RouteOutcome, handle: &RouteHandle, input: &Metered) -> Res
     }
 }
 
-/// Whose fault it was.
+/// The error of a failed route, attributed to the input or the output.
 fn failed(input: &Metered, reason: &str) -> RunError {
     match input.fatal() {
         Some(fatal) => RunError::Input { reason: fatal.to_owned() },

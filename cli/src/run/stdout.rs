@@ -17,7 +17,7 @@ const NAME: &str = "kinesis-input.stdout";
 /// The output: payloads as they are, each followed by a line break.
 pub(crate) fn endpoint() -> Endpoint {
     if get_endpoint_factory(NAME).is_none() {
-        // Only fails if somebody else was faster, with the same.
+        // This fails only if another call registered the same first.
         let _ = register_endpoint_factory(NAME, Arc::new(Stdout));
     }
     Endpoint::new(EndpointType::Custom { name: NAME.to_owned(), config: Value::Object(Map::new()) })
@@ -56,7 +56,7 @@ impl MessagePublisher for Lines {
         };
         match written.await {
             Ok(()) => Ok(SentBatch::Ack),
-            // Whoever read it has gone; that can't be mended by trying again.
+            // The reader of standard output has gone, which a retry can't fix.
             Err(error) => Err(PublisherError::NonRetryable(anyhow::anyhow!("writing to standard output: {error}"))),
         }
     }

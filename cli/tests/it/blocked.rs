@@ -1,4 +1,4 @@
-//! What does the program hold whose output is blocked? Seen from outside.
+//! How much memory does the program hold if its output is blocked? Measured from outside.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,13 +12,14 @@ use kinesis_testkit::replay::{Load, Seen, serve};
 
 const SHARDS: usize = 1000;
 const MIB: u64 = 1 << 20;
-/// As the pipeline has them.
+/// The pool that the pipeline configures.
 const POOL: u64 = 32 * MIB;
 const WINDOW: u64 = 64 << 10;
-/// What the program may take beside the pool and the windows. Tasks of a build that is not optimized are larger.
+/// The memory that the program may take beside the pool and the windows. Tasks of a build that is not optimized are
+/// larger.
 const CONSTANT: u64 = if cfg!(debug_assertions) { 96 * MIB } else { 64 * MIB };
 
-/// Ends with the test.
+/// A process that is killed at the end of the test.
 struct Program(Child);
 
 impl Drop for Program {
@@ -29,7 +30,7 @@ impl Drop for Program {
 }
 
 impl Program {
-    /// The most that was ever resident.
+    /// The peak resident size.
     fn peak(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -51,17 +52,17 @@ async fn outputs_blocked_with_1000_shards() {
         rising: false,
     };
     let seen = Arc::<Seen>::default();
-    let (tell, told) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     let mut server = JoinSet::new();
     {
         let seen = Arc::clone(&seen);
         let (certificate, key) = (key.cert.pem(), key.signing_key.serialize_pem());
         server.spawn(async move {
-            let tell = |address| tell.send(address).map_err(|_| "nobody listens".into());
-            serve(load, certificate.as_bytes(), key.as_bytes(), tell, seen).await.map_err(|error| error.to_string())
+            let sender = |address| sender.send(address).map_err(|_| "the receiver is gone".into());
+            serve(load, certificate.as_bytes(), key.as_bytes(), sender, seen).await.map_err(|error| error.to_string())
         });
     }
-    let port = told.await.unwrap().port();
+    let port = receiver.await.unwrap().port();
     let pipeline = folder.path().join("pipeline.yaml");
     let yaml = format!(
         "input:\n  aws_kinesis:\n    streams: [bench]\n    region: us-east-1\n    endpoint: https://localhost:{port}\n    \
@@ -70,7 +71,7 @@ async fn outputs_blocked_with_1000_shards() {
         folder.path().join("checkpoints").display(),
     );
     std::fs::write(&pipeline, yaml).unwrap();
-    // A pipe that nobody reads is an output that is blocked.
+    // A pipe that is not read is an output that is blocked.
     let program = Command::new(env!("CARGO_BIN_EXE_kinesis-input"))
         .arg("run")
         .arg(&pipeline)
@@ -79,7 +80,7 @@ async fn outputs_blocked_with_1000_shards() {
         .stdout(Stdio::piped())
         .spawn();
     let program = Program(program.unwrap());
-    // All windows are full, and more was taken than they hold: most of the pool.
+    // All windows are full, and the pool has taken more than they hold: most of its size.
     let enough = SHARDS as u64 * WINDOW + POOL * 2 / 3;
     loop {
         let changed = seen.changed.notified();
@@ -92,7 +93,7 @@ async fn outputs_blocked_with_1000_shards() {
     let peak = program.peak();
     let promised = CONSTANT + POOL + SHARDS as u64 * WINDOW;
     assert!(peak <= promised, "{} MiB resident, {} promised", peak / MIB, promised / MIB);
-    // And it is the pool that holds it back: what was sent is in the windows and the pool, and no more.
+    // The pool holds it back: what was sent is in the windows and the pool, and nothing more.
     let sent = seen.sent.load(Ordering::Relaxed);
     assert!(sent <= SHARDS as u64 * WINDOW + 2 * POOL, "{} MiB were taken", sent / MIB);
 }

@@ -1,4 +1,4 @@
-//! What the program answers, and its exit codes.
+//! Which answers and exit codes does the program give?
 
 use std::process::{Command, Output};
 
@@ -17,7 +17,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn without_arguments_it_prints_help_and_says_wrong_use() {
+fn missing_arguments_print_help_as_wrong_use() {
     let output = program(&[]);
     assert_eq!(code(&output), Exit::Usage.code());
     let help = text(&output.stderr);
@@ -27,7 +27,7 @@ fn without_arguments_it_prints_help_and_says_wrong_use() {
 }
 
 #[test]
-fn the_exit_codes_are_documented() {
+fn exit_codes_are_documented() {
     let page = include_str!("../../../docs/cli.md");
     for exit in Exit::ALL {
         assert!(page.contains(&format!("| {} | {} |", exit.code(), exit.meaning())), "{exit:?}");
@@ -35,7 +35,7 @@ fn the_exit_codes_are_documented() {
 }
 
 #[test]
-fn the_examples_it_creates_lint_clean() {
+fn examples_it_creates_lint_clean() {
     let folder = tempfile::tempdir().unwrap();
     for detail in [&["create"][..], &["create", "--small"][..]] {
         let path = folder.path().join("pipeline.yaml");
@@ -46,7 +46,7 @@ fn the_examples_it_creates_lint_clean() {
 }
 
 #[test]
-fn lint_names_every_mistake_with_its_place() {
+fn lint_reports_every_mistake_with_its_position() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wrong.yaml");
     let wrong = "input:\n  aws_kinesys: {}\noutput:\n  kafkka: {}\npipeline: {batch_size: 0}\nbuffer: {}\n";
@@ -60,7 +60,7 @@ fn lint_names_every_mistake_with_its_place() {
 }
 
 #[test]
-fn a_missing_pipeline_file_is_a_configuration_error_in_one_line() {
+fn missing_pipeline_file_is_a_configuration_error_in_one_line() {
     let output = program(&["run", "/nowhere/pipeline.yaml"]);
     assert_eq!(code(&output), Exit::Configuration.code());
     let errors = text(&output.stderr);
@@ -69,13 +69,13 @@ fn a_missing_pipeline_file_is_a_configuration_error_in_one_line() {
 }
 
 #[test]
-fn an_unknown_input_or_log_level_is_wrong_use() {
+fn unknown_input_or_log_level_is_wrong_use() {
     assert_eq!(code(&program(&["docs", "--input", "kafka"])), Exit::Usage.code());
     assert_eq!(code(&program(&["run", "x.yaml", "--log-level", "=?="])), Exit::Usage.code());
 }
 
 #[test]
-fn the_schema_is_json_and_knows_the_input() {
+fn schema_is_json_and_contains_the_input() {
     let schema: serde_json::Value = serde_json::from_slice(&program(&["schema"]).stdout).unwrap();
     assert!(schema.pointer("/properties/input/properties/aws_kinesis/properties/streams").is_some());
     let block: serde_json::Value =

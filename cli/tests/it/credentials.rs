@@ -1,8 +1,8 @@
-//! Whatever the source of credentials, the calls are signed with what it gives.
+//! Whatever the source of credentials, are the calls signed with what it gives?
 //!
-//! A fake of Kinesis, DynamoDB, STS, IAM Identity Center, the metadata of an instance and the credentials of a container, all on one
-//! loopback address that `AWS_ENDPOINT_URL` and its like name. It writes down with which access key each call was signed, and
-//! refuses it, so that the program ends.
+//! A fake of Kinesis, DynamoDB, STS, IAM Identity Center, the metadata of an instance and the credentials of a
+//! container stands behind one loopback address, which `AWS_ENDPOINT_URL` and similar variables name. It records the
+//! access key that signed each call, and refuses the call, so that the program ends.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use crate::kinesis::PATIENCE;
 
-/// What the fake was asked: by which path or operation, signed with which key, with which body.
+/// A call to the fake: its path or operation, the key that signed it, and its body.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) what: String,
@@ -34,7 +34,7 @@ pub(crate) struct Asked {
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     asked: Vec<Asked>,
-    /// How many of the next calls to STS, or to the container, are throttled.
+    /// The number of coming calls to STS, or to the container, that are throttled.
     throttled: usize,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Aws {
 }
 
 pub(crate) const KEY: &str = "secretkeyofthetest";
-/// SHA-1 of `dev`, the name of the session: what the file of its token is called.
+/// SHA-1 of `dev`, the name of the session: the name of the file of its token.
 const SSO_TOKEN: &str = "34c6fceca75e456f25e7e99531e2425c6c1de443.json";
 
 fn answer(status: u16, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -127,7 +127,7 @@ impl Aws {
                 let log = Arc::clone(&served);
                 let service = service_fn(move |request| serve(request, Arc::clone(&log)));
                 connections.spawn(async move {
-                    // A client that goes away is no news.
+                    // A client that disconnects is not an error.
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(socket), service)
                         .await;
@@ -224,7 +224,7 @@ impl Aws {
     }
 }
 
-/// Each profile, and the key that it comes to.
+/// Each profile, and the key that it leads to.
 const PROFILES: [(&str, &str); 9] = [
     ("static", "STATIC"),
     ("chain", "ASSUMEDBYSTATIC"),
@@ -336,7 +336,7 @@ async fn endpoint_serves_dynamodb_and_sts() {
     let assumed = signed(&asked, "AssumeRole");
     assert!(!assumed.is_empty() && assumed.iter().all(|key| key == "BLOCK"), "{assumed:?}: {}", said(&output));
     assert_eq!(signed(&asked, "DescribeTable"), ["ASSUMEDBYBLOCK"], "{}", said(&output));
-    // The roles of a profile and web identities ask there too, in the program that shows leases as well.
+    // The roles of a profile and web identities use it too, also in `leases`.
     for (profile, key) in [("chain", "ASSUMEDBYSTATIC"), ("chain2", "ASSUMEDBYASSUMEDBYSTATIC"), ("web", "WEB")] {
         let block =
             format!("endpoint: {}\ncredentials: {{ profile: {profile} }}\ndynamodb: {{ table: leases }}", aws.endpoint);
@@ -370,7 +370,7 @@ async fn endpoint_serves_dynamodb_and_sts() {
     ];
     let output = aws.run("dynamodb: { table: leases }", &environment).await;
     assert_eq!(signed(&aws.asked(), "DescribeTable"), ["ASSUMEDBYASSUMEDBYSTATIC"], "{}", said(&output));
-    // Where the environment says one for a service, that counts.
+    // An endpoint of the environment for one service takes precedence.
     let environment = [
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:9".to_owned()),
         ("AWS_ENDPOINT_URL_DYNAMODB", aws.endpoint.clone()),
@@ -386,14 +386,14 @@ async fn endpoint_serves_dynamodb_and_sts() {
 #[tokio::test]
 async fn credentials_late_at_the_start() {
     let aws = Aws::start().await;
-    // STS throttles more often than its client tries.
+    // STS throttles more often than its client retries.
     aws.log.lock().unwrap_or_else(PoisonError::into_inner).throttled = 6;
     let role = "role: \"arn:aws:iam::111122223333:role/reader\"";
     let block = format!("{}\ncredentials: {{ id: BLOCK, secret: {KEY}, {role} }}", aws.file());
     let output = aws.run(&block, &[]).await;
     assert_eq!(signed(&aws.asked(), "DescribeStreamSummary"), ["ASSUMEDBYBLOCK"], "{}", said(&output));
     assert!(said(&output).contains("can't be had yet"), "{}", said(&output));
-    // A token file that is written later, and an agent that is not there yet.
+    // A token file that is written later, and an agent that does not exist yet.
     let late = Path::new(&aws.path("late-token")).to_owned();
     let environment = [
         ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/web".to_owned()),
@@ -458,7 +458,7 @@ async fn credentials_that_no_header_can_carry_are_named() {
 }
 
 #[tokio::test]
-async fn proxy_that_can_not_be_understood_is_no_way_around_it() {
+async fn invalid_proxy_is_not_bypassed() {
     let aws = Aws::start().await;
     let environment = [("HTTPS_PROXY", "http://user:hidden@pro xy".to_owned())];
     let block = format!("{}\ncredentials: {{ id: BLOCK, secret: {KEY} }}", aws.file());
@@ -468,7 +468,7 @@ async fn proxy_that_can_not_be_understood_is_no_way_around_it() {
     assert!(aws.asked().is_empty());
 }
 
-/// Sets what the program can't do, and expects it to say so.
+/// Configures what the program can't do, and expects an error that says so.
 async fn refused(aws: &Aws, block: &str, environment: &[(&str, String)], named: &[&str]) {
     let output = aws.run(block, environment).await;
     let log = said(&output);
@@ -515,7 +515,7 @@ async fn setting_that_can_not_be_followed_is_refused_by_its_name() {
         &["AWS_EC2_METADATA_DISABLED", "from_ec2_role"],
     )
     .await;
-    // A profile that nothing asks for may hold anything.
+    // A profile that is not used may contain anything.
     let config = std::fs::read_to_string(aws.path("config")).unwrap();
     let odd = "[default]\nrole_arn = arn:aws:iam::111122223333:role/a\nsource_profile = static\nmfa_serial = arn:aws:iam::1:mfa/me\n";
     std::fs::write(aws.path("config"), format!("{config}{odd}")).unwrap();
@@ -540,7 +540,7 @@ async fn fips_and_dual_stack_with_an_endpoint_are_refused_by_their_names() {
         .await;
         let block = format!("{}\nendpoint: {}\n{keys}", aws.file(), aws.endpoint);
         refused(&aws, &block, std::slice::from_ref(&on), &[name, "`endpoint` says"]).await;
-        // Each service for itself.
+        // Each service has its own setting.
         let ignored = ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true".to_owned());
         let table = format!("{keys}\ndynamodb: {{ table: leases, endpoint: \"{}\" }}", aws.endpoint);
         refused(&aws, &table, &[on.clone(), ignored.clone()], &[name, "DynamoDB"]).await;

@@ -1,4 +1,4 @@
-//! What the documents show is right.
+//! Are the documents right?
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     page.split(&*fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect()
 }
 
-/// Every pipeline that the documents show whole, and every input, with an output.
+/// Every complete pipeline in the documents, and every input, with an output.
 pub(crate) fn pipelines() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (page, text) in pages() {
@@ -73,7 +73,7 @@ fn every_json_in_the_documents_is_json() {
 }
 
 #[test]
-fn every_file_that_the_documents_link_to_is_there() {
+fn every_file_that_the_documents_link_to_exists() {
     for (page, text) in pages() {
         let folder = Path::new(&page).parent().unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -86,7 +86,7 @@ fn every_file_that_the_documents_link_to_is_there() {
 }
 
 #[test]
-fn the_page_of_operations_lists_the_metrics() {
+fn page_of_operations_lists_the_metrics() {
     let page = read("docs/operations.md");
     let listed = marked(&page, "metrics");
     let mut expected = String::from("| metric | | of each shard | what it says |\n|---|---|---|---|\n");
@@ -103,7 +103,7 @@ fn the_page_of_operations_lists_the_metrics() {
 }
 
 #[test]
-fn the_page_of_operations_names_no_other_metric() {
+fn page_of_operations_names_no_other_metric() {
     let page = read("docs/operations.md");
     for name in code_spans(&page).filter(|name| name.starts_with("kinesis_input_")) {
         assert!(METRICS.iter().any(|metric| metric.name == name), "there is no metric {name}");
@@ -111,7 +111,7 @@ fn the_page_of_operations_names_no_other_metric() {
 }
 
 #[test]
-fn the_page_of_operations_lists_the_log_messages() {
+fn page_of_operations_lists_the_log_messages() {
     let page = read("docs/operations.md");
     let mut listed: Vec<_> = marked(&page, "logs")
         .lines()
@@ -137,7 +137,7 @@ fn log_messages(source: &str) -> Vec<(String, String)> {
     });
     let message = |(level, rest): (&str, &str)| {
         let literal = rest.split(");").next().unwrap().rsplit('"').nth(1).unwrap();
-        // A line that is continued.
+        // A continued line.
         let parts: Vec<_> = literal.split("\\\n").map(str::trim_start).collect();
         (level.to_owned(), parts.concat().replace('`', ""))
     };
@@ -145,7 +145,7 @@ fn log_messages(source: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_policy_of_the_readme_allows_the_calls_that_are_made_and_no_others() {
+fn policy_of_the_readme_allows_the_calls_that_are_made_and_no_others() {
     let source = read("src/aws/sdk.rs");
     let (_, methods) = source.split_once("impl Service for Aws").unwrap();
     let mut called: Vec<_> = methods
@@ -171,7 +171,7 @@ fn the_policy_of_the_readme_allows_the_calls_that_are_made_and_no_others() {
 }
 
 #[test]
-fn the_policy_of_the_table_allows_the_calls_that_are_made_and_no_others() {
+fn policy_of_the_table_allows_the_calls_that_are_made_and_no_others() {
     let calls = [
         ("get_item", &["GetItem"][..]),
         ("query", &["Query"]),
@@ -200,7 +200,7 @@ fn the_policy_of_the_table_allows_the_calls_that_are_made_and_no_others() {
 }
 
 #[test]
-fn the_pipelines_in_manifests_are_right() {
+fn pipelines_in_manifests_are_right() {
     let registry = registry().unwrap();
     let environment = Environment::from_pairs([("POD_NAME", "orders-0")]);
     let mut pipelines = 0;
@@ -225,24 +225,24 @@ fn camel(snake: &str) -> String {
 }
 
 #[test]
-fn the_readme_names_every_field_that_is_not_built_yet() {
+fn readme_names_every_field_that_is_not_built_yet() {
     let readme = read("README.md");
     let source = read("src/config/unsupported.rs");
     let fields: Vec<_> = source.split("Some((\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
     assert!(!fields.is_empty(), "then this test and the table can go");
     let lacking: Vec<_> = readme.lines().filter(|line| line.contains("not yet")).collect();
     for field in fields {
-        // A whole block as `dynamodb.*`.
+        // A whole block is written as `dynamodb.*`.
         let block = field.split_once('.').map_or(field.to_owned(), |(block, _)| format!("{block}.*"));
-        let told = lacking
+        let is_listed = lacking
             .iter()
             .any(|line| code_spans(line).any(|span| span == block || span.split(':').next() == Some(field)));
-        assert!(told, "{field} is refused, and the README does not say so");
+        assert!(is_listed, "{field} is refused, and the README does not list it");
     }
 }
 
 #[test]
-fn the_page_of_the_program_knows_its_features_flags_and_settings() {
+fn page_of_the_program_lists_its_features_flags_and_settings() {
     let page = read("docs/cli.md");
     let manifest = read("cli/Cargo.toml");
     let (_, features) = manifest.split_once("[features]\n").unwrap();
@@ -279,7 +279,7 @@ fn the_page_of_the_program_knows_its_features_flags_and_settings() {
 }
 
 #[test]
-fn every_test_that_the_guarantees_name_is_there() {
+fn every_test_that_the_guarantees_name_exists() {
     let mut tests = String::new();
     for folder in ["src", "tests", "plugin-api", "hosts/mq-bridge", "cli/tests", "simulator/tests"] {
         for file in sources(&root().join(folder)) {
@@ -291,7 +291,7 @@ fn every_test_that_the_guarantees_name_is_there() {
     let names: Vec<_> =
         code_spans(&page).filter(|name| is_test_name(name) && !schema.contains(&format!("\"{name}\":"))).collect();
     assert!(names.len() > 20, "{names:?}");
-    // Below each invariant stand the tests that hold it.
+    // The tests that hold an invariant are named below it.
     let invariants = read("docs/architecture.md");
     let lines = invariants.lines().filter(|line| line.starts_with("(`"));
     let of_invariants: Vec<_> = lines.flat_map(code_spans).collect();
@@ -301,7 +301,7 @@ fn every_test_that_the_guarantees_name_is_there() {
     }
 }
 
-/// Names of tests are of several words, unlike most of what stands in backticks.
+/// The name of a test consists of several words, unlike most other text in backticks.
 fn is_test_name(name: &str) -> bool {
     let of_a_metric = name.starts_with("kinesis_input_");
     let letters = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
@@ -325,7 +325,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// What stands in backticks.
+/// The texts in backticks.
 fn code_spans(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }

@@ -1,4 +1,4 @@
-//! The example of `docs/hosting.md` does what it says.
+//! Does the example of `docs/hosting.md` do what the page says?
 
 use std::sync::Mutex;
 
@@ -17,7 +17,7 @@ fn take(messages: &[Message]) -> Verdicts {
 }
 
 #[tokio::test]
-async fn the_hosting_example_reads_a_shard_to_its_end() {
+async fn hosting_example_reads_a_shard_to_its_end() {
     let bench = Bench::start().await;
     bench.put(0..20).await;
     let middle = (u128::MAX / 2).to_string();
@@ -25,7 +25,7 @@ async fn the_hosting_example_reads_a_shard_to_its_end() {
     split.new_starting_hash_key(middle).send().await.unwrap();
     bench.until_active().await;
 
-    // A shard by its name: its end is the end of the input.
+    // The shard is named: its end is the end of the input.
     let block = format!(
         "streams: [\"orders:0\"]\nregion: us-east-1\nendpoint: {}\ncredentials: {{ id: test, secret: test }}\n\
          checkpoint_file: \"{}\"\nenhanced_fan_out: {{ enabled: true }}\n",
@@ -42,7 +42,7 @@ async fn the_hosting_example_reads_a_shard_to_its_end() {
 }
 
 #[tokio::test]
-async fn the_hosting_example_says_where_a_block_is_wrong() {
+async fn hosting_example_says_where_a_block_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("block.yaml").display().to_string();
     std::fs::write(&file, "stream: [orders]\n").unwrap();

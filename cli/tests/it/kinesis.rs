@@ -1,4 +1,4 @@
-//! The program and its engine on a Kinesis on this machine.
+//! The program and its engine with a Kinesis on this machine.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -20,10 +20,10 @@ use tokio::process::{Child, Command};
 
 use kinesis_testkit::local_kinesis::LocalKinesis;
 
-/// What takes longer than this stands still. Nothing waits for it to pass.
+/// The longest wait for an event. No test waits until it has passed.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A stream, and somewhere to write.
+/// A stream, and a folder for the output.
 pub(crate) struct Bench {
     pub(crate) server: LocalKinesis,
     pub(crate) client: Client,
@@ -53,7 +53,7 @@ impl Bench {
         bench
     }
 
-    /// Changes of a stream are done by a task of the server; each look at it is an event to wait on.
+    /// The server changes streams in a task of its own; each call here waits for that task.
     pub(crate) async fn until_active(&self) {
         loop {
             let answer = self.client.describe_stream_summary().stream_name("orders").send().await.unwrap();
@@ -74,7 +74,7 @@ impl Bench {
         self.folder.path().join(name).display().to_string()
     }
 
-    /// A pipeline into a file; `change` makes something else of its text.
+    /// A pipeline into a file; `change` alters its text.
     fn pipeline(&self, change: impl FnOnce(String) -> String) -> String {
         let yaml = format!(
             "input:
@@ -103,7 +103,7 @@ output:
 
     pub(crate) fn written_to(&self, name: &str) -> Vec<u64> {
         let text = std::fs::read_to_string(self.path(name)).unwrap_or_default();
-        // The last line may be half written.
+        // The last line may be incomplete.
         text.split_inclusive('\n')
             .filter_map(|line| line.strip_suffix('\n'))
             .map(|line| line.parse().unwrap())
@@ -130,7 +130,7 @@ output:
             .unwrap()
     }
 
-    /// Runs it until it ends by itself.
+    /// Runs a pipeline until it ends by itself.
     async fn ends(&self, pipeline: &str) -> (Exit, String) {
         let output = self.program(pipeline).wait_with_output();
         let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
@@ -142,7 +142,7 @@ output:
 
 async fn put(client: &Client, data: impl Into<Vec<u8>>) {
     let data = data.into();
-    // So that all shards get some.
+    // The keys spread the records over all shards.
     let key = format!("{:x}", crc32fast::hash(&data));
     client.put_record().stream_name("orders").partition_key(key).data(Blob::new(data)).send().await.unwrap();
 }
@@ -156,7 +156,7 @@ async fn until_written(bench: &Bench, program: &mut Child, record: u64) {
                 program.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
                 panic!("the program ended with {status}: {said}");
             }
-            // A file tells nobody that it has grown.
+            // A file does not notify of its growth.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -175,7 +175,7 @@ async fn stop_by(signal: &str, mut program: Child) -> ExitStatus {
 }
 
 #[tokio::test]
-async fn a_pipeline_runs_stops_softly_and_goes_on_without_duplicates() {
+async fn stopped_pipeline_continues_without_duplicates() {
     let bench = Bench::start().await;
     bench.put(0..50).await;
     let pipeline = bench.pipeline(|yaml| yaml);
@@ -191,7 +191,7 @@ async fn a_pipeline_runs_stops_softly_and_goes_on_without_duplicates() {
 }
 
 #[tokio::test]
-async fn hangup_and_interrupt_stop_softly_too() {
+async fn hangup_and_interrupt_stop_gracefully() {
     let bench = Bench::start().await;
     for (round, signal) in ["-HUP", "-INT"].into_iter().enumerate() {
         bench.put(round as u64 * 10..round as u64 * 10 + 10).await;
@@ -203,7 +203,7 @@ async fn hangup_and_interrupt_stop_softly_too() {
 }
 
 #[tokio::test]
-async fn what_connect_writes_beside_an_input_is_taken() {
+async fn label_that_connect_writes_is_accepted() {
     let bench = Bench::start().await;
     bench.put(0..5).await;
     let labels = |yaml: String| {
@@ -220,7 +220,8 @@ async fn what_connect_writes_beside_an_input_is_taken() {
 async fn kill_9() {
     let bench = Bench::start().await;
     bench.put(0..300).await;
-    // Checkpoints are stored often and the output is slow, so that much is read and not yet written when it happens.
+    // Checkpoints are stored often and the output is slow, so that much is read and not yet written at the moment of
+    // the stop.
     let slow = |yaml: String| {
         let often = yaml.replace("enhanced_fan_out", "commit_period: 10ms\n    enhanced_fan_out");
         often.replace("format: raw", "format: raw, fsync: periodic, fsync_interval_ms: 50")
@@ -240,38 +241,38 @@ async fn kill_9() {
     assert_eq!(written, (0..300).collect::<Vec<_>>());
 }
 
-/// Whatever is wrong: one message, within seconds, that says what to do, and this exit code.
+/// Whatever is wrong, there is one message, within seconds, that says what to do, and this exit code.
 async fn says(change: impl FnOnce(String) -> String, exit: Exit, parts: &[&str]) {
     let bench = Bench::start().await;
     let (ended, said) = bench.ends(&bench.pipeline(change)).await;
     for part in parts {
         assert!(said.contains(part), "`{part}` is missing in: {said}");
     }
-    // In words, not as the insides of some type.
+    // The message consists of words, not of the debug output of a type.
     assert!(!said.contains(" { ") && !said.contains("source:"), "{said}");
     assert_eq!(ended, exit, "{said}");
 }
 
 #[tokio::test]
-async fn missing_credentials_are_told() {
+async fn missing_credentials_are_named() {
     let without = |yaml: String| yaml.replace("    credentials: { id: test, secret: test }\n", "");
     says(without, Exit::Input, &["no AWS credentials", "AWS_ACCESS_KEY_ID", "`credentials`"]).await;
 }
 
 #[tokio::test]
-async fn a_missing_region_is_told() {
+async fn missing_region_is_named() {
     let without = |yaml: String| yaml.replace("    region: us-east-1\n", "");
     says(without, Exit::Input, &["no AWS region", "`region`", "AWS_REGION"]).await;
 }
 
 #[tokio::test]
-async fn a_stream_that_does_not_exist_is_told() {
+async fn missing_stream_is_named() {
     let other = |yaml: String| yaml.replace("[orders]", "[returns]");
     says(other, Exit::Input, &["returns", "not found", "us-east-1", "check the name"]).await;
 }
 
 #[tokio::test]
-async fn two_places_for_checkpoints_are_told() {
+async fn two_checkpoint_stores_are_refused() {
     let both =
         |yaml: String| yaml.replace("    enhanced_fan_out", "    dynamodb: { table: leases }\n    enhanced_fan_out");
     says(
@@ -283,7 +284,7 @@ async fn two_places_for_checkpoints_are_told() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_file_that_can_not_be_written_is_told() {
+async fn unwritable_checkpoint_file_is_named() {
     let elsewhere = |yaml: String| {
         let lines = yaml.lines().map(|line| match line.split_once("checkpoint_file:") {
             Some((indent, _)) => format!("{indent}checkpoint_file: /proc/nothing/checkpoints\n"),
@@ -295,7 +296,7 @@ async fn a_checkpoint_file_that_can_not_be_written_is_told() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_file_of_another_process_is_told_with_its_holder() {
+async fn checkpoint_file_of_another_process_is_named_with_its_holder() {
     let bench = Bench::start().await;
     bench.put(0..1).await;
     let pipeline = bench.pipeline(|yaml| yaml);
@@ -310,7 +311,7 @@ async fn a_checkpoint_file_of_another_process_is_told_with_its_holder() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_yet_is_told() {
+async fn unsupported_fields_are_named() {
     let polling = |yaml: String| yaml.replace("{ enabled: true }", "{ enabled: false }");
     says(polling, Exit::Input, &["enhanced_fan_out.enabled", "not built yet", "to true"]).await;
 }
@@ -326,7 +327,7 @@ impl Publish for Put {
 }
 
 #[tokio::test]
-async fn the_suite_of_mq_bridge_passes() {
+async fn suite_of_mq_bridge_passes() {
     let bench = Bench::start().await;
     let registry = registry().unwrap();
     let config = json!({
@@ -338,7 +339,7 @@ async fn the_suite_of_mq_bridge_passes() {
         "enhanced_fan_out": { "enabled": true },
     });
     let mut options = ConformanceOptions::new("kinesis", config);
-    // A record of Kinesis has no place for it.
+    // A record of Kinesis does not carry metadata.
     options.expect_metadata = false;
     let input = registry.get("aws_kinesis").unwrap().clone();
     let passed = conformance::run(input, Arc::new(Put(bench.client.clone())), options).await.unwrap();
@@ -346,11 +347,11 @@ async fn the_suite_of_mq_bridge_passes() {
 }
 
 #[tokio::test]
-async fn the_proxy_of_the_environment_is_used_for_control_calls() {
+async fn proxy_of_the_environment_is_used_for_control_calls() {
     let bench = Bench::start().await;
     let proxy = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = format!("http://{}", proxy.local_addr().unwrap());
-    // A name that only a proxy could know.
+    // A name that only a proxy could resolve.
     let pipeline = bench.pipeline(|yaml| yaml.replace(&bench.server.endpoint(), "https://kinesis.invalid"));
     let _program = bench.program_with(&pipeline, &[("HTTPS_PROXY", &address)]);
     let (mut socket, _) = tokio::time::timeout(PATIENCE, proxy.accept()).await.unwrap().unwrap();

@@ -53,7 +53,7 @@ output:
         self.bench.program(&path)
     }
 
-    /// `kinesis-input leases`: its exit code, and what it said on both outputs.
+    /// Runs `kinesis-input leases`. Returns its exit code and both outputs.
     async fn leases(&self, arguments: &[&str]) -> (i32, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_kinesis-input"))
             .args(["leases", "--table", "leases", "--region", "us-east-1"])
@@ -76,12 +76,12 @@ output:
         serde_json::from_str(&said).unwrap()
     }
 
-    /// Looks into the table until it is so.
+    /// Reads the table until a condition holds.
     async fn until(&self, what: &str, so: impl Fn(&Value) -> bool) -> Value {
         let mut last = String::new();
         let looking = async {
             loop {
-                // The first worker makes the table.
+                // The first worker creates the table.
                 let (code, said) = self.leases(&["--json"]).await;
                 if code == 0 {
                     let seen = serde_json::from_str(&said).unwrap();
@@ -96,7 +96,7 @@ output:
         seen.unwrap_or_else(|_| panic!("{what}: {last}"))
     }
 
-    /// What all of them wrote, without duplicates.
+    /// The records that all workers wrote, without duplicates.
     fn written(&self, workers: &[&str]) -> BTreeSet<u64> {
         workers.iter().flat_map(|worker| self.bench.written_to(worker)).collect()
     }
@@ -104,7 +104,7 @@ output:
     async fn until_written(&self, workers: &[&str], numbers: std::ops::Range<u64>) {
         let writing = async {
             while !self.written(workers).is_superset(&numbers.clone().collect()) {
-                // A file tells nobody that it grew.
+                // A file does not notify of its growth.
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         };
@@ -122,7 +122,7 @@ fn number_of(seen: &Value, worker: &str) -> usize {
 }
 
 #[tokio::test]
-async fn leases_are_shown_and_those_of_a_worker_that_is_gone_released() {
+async fn leases_are_shown_and_those_of_a_dead_worker_released() {
     let fleet = Fleet::start(2).await;
     let mut worker = fleet.worker("worker-1");
     fleet.bench.put(0..20).await;
@@ -139,12 +139,12 @@ async fn leases_are_shown_and_those_of_a_worker_that_is_gone_released() {
         assert!(table.contains(part), "`{part}` is missing in: {table}");
     }
 
-    // A worker that lives keeps what it has, whatever is asked.
+    // A live worker keeps its shards, whatever is requested.
     let (code, said) = fleet.leases(&["--release", "worker-1", "--yes"]).await;
     assert!(code == 1 && said.contains("worker-1 is alive"), "{code}: {said}");
     let (code, said) = fleet.leases(&["--release", "worker-2", "--yes"]).await;
     assert!(code == 2 && said.contains("no worker worker-2"), "{code}: {said}");
-    // Nobody there to ask.
+    // There is no terminal to ask on.
     let (code, said) = fleet.leases(&["--release", "worker-1"]).await;
     assert!(code == 2 && said.contains("--yes"), "{code}: {said}");
 
@@ -171,14 +171,14 @@ async fn leases_are_shown_and_those_of_a_worker_that_is_gone_released() {
 }
 
 #[tokio::test]
-async fn a_table_that_is_not_there_is_told() {
+async fn missing_table_is_named() {
     let fleet = Fleet::start(1).await;
     let (code, said) = fleet.leases(&[]).await;
     assert!(code == 4 && said.contains("dynamodb.table leases: it doesn't exist"), "{code}: {said}");
 }
 
 #[tokio::test]
-async fn the_shards_of_a_killed_worker_are_taken_over() {
+async fn shards_of_a_killed_worker_are_taken_over() {
     let fleet = Fleet::start(4).await;
     let mut first = fleet.worker("worker-1");
     fleet.until("one has all", |seen| number_of(seen, "worker-1") == 4).await;
@@ -194,7 +194,7 @@ async fn the_shards_of_a_killed_worker_are_taken_over() {
     fleet.until_written(&["worker-1", "worker-2"], 0..200).await;
     assert!(stop_softly(second).await.success());
     let seen = fleet.json().await;
-    assert!(owners(&seen).is_empty(), "a soft stop gives everything back: {seen}");
+    assert!(owners(&seen).is_empty(), "a graceful stop releases everything: {seen}");
 }
 
 /// A new worker for each old one, one after the other: nothing is lost, and nothing comes twice.
@@ -225,7 +225,7 @@ async fn rolling_restart() {
     assert_eq!(lines, 300, "{} came twice", lines - 300);
 }
 
-/// Starts a pipeline as it is documented, where the environment says that AWS is here.
+/// Starts a pipeline as it is documented, in an environment that says that AWS is here.
 async fn starts(fleet: &Fleet, name: &str, yaml: &str) {
     let path = fleet.bench.path("documented.yaml");
     std::fs::write(&path, yaml).unwrap();
@@ -266,7 +266,7 @@ async fn every_documented_pipeline_starts() {
     }
     let mut count = 0;
     for (page, block) in crate::documents::pipelines() {
-        // Where things are on the machine of the one who reads it.
+        // The paths are those of the reader's machine.
         let here = |text: &str, folder: &str| text.replace(folder, &fleet.bench.path(""));
         let block = here(&here(&block, "/var/data/"), "/var/lib/pipeline/");
         starts(&fleet, &page, &block).await;

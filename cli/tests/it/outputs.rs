@@ -11,18 +11,18 @@ use mq_bridge::{CanonicalMessage, SentBatch, anyhow};
 use serde_json::Value;
 use tokio::sync::watch;
 
-/// What an output does with a batch.
+/// The treatment of a batch by an output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Behaviour {
-    /// Fails so many times, as a connection does, then takes everything.
+    /// Fails this many times, as a connection does, then takes everything.
     FailsFirst(usize),
-    /// Will never take a message that holds this.
+    /// Never takes a message that contains this.
     Refuses(&'static str),
     /// Takes a batch and never answers.
     Hangs,
 }
 
-/// What an output has been given.
+/// The record of an output's calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Output {
     behaviour: Behaviour,
@@ -31,14 +31,14 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// An output under a name of its own, as a test's only use of it.
+    /// An output under a name of its own, which only one test uses.
     pub(crate) fn register(name: &str, behaviour: Behaviour) -> (Self, Endpoint) {
         let output = Self { behaviour, calls: Arc::new(watch::channel(0).0), taken: Arc::default() };
         register_endpoint_factory(name, Arc::new(output.clone())).unwrap();
         (output, Endpoint::new(EndpointType::Custom { name: name.to_owned(), config: Value::Null }))
     }
 
-    /// Waits until so many batches have come.
+    /// Waits until this many batches have come.
     pub(crate) async fn called(&self, times: usize) {
         self.calls.subscribe().wait_for(|calls| *calls >= times).await.unwrap();
     }
@@ -58,7 +58,7 @@ impl MessagePublisher for Output {
         self.calls.send_modify(|calls| *calls += 1);
         match self.behaviour {
             Behaviour::FailsFirst(times) if call < times => {
-                return Err(PublisherError::Connection(anyhow::anyhow!("the other side is away")));
+                return Err(PublisherError::Connection(anyhow::anyhow!("the other side is unreachable")));
             }
             Behaviour::Refuses(what) => {
                 if messages.iter().any(|message| message.get_payload_str() == what) {

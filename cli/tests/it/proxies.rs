@@ -1,8 +1,8 @@
-//! Where does traffic go, and what goes past the proxy?
+//! Where does traffic go, and what bypasses the proxy?
 //!
-//! A proxy on loopback that writes down what it is asked to connect to, and is itself whatever the program wants to reach behind
-//! it: the hosts are AWS's own, and nothing leaves this machine. The metadata of the instance and the credentials of the
-//! container are on another address, which writes down what it is asked as well.
+//! A proxy on loopback records the requests to it, and acts as every server that the program wants to reach behind it:
+//! the hosts are AWS's own, and nothing leaves this machine. The metadata of the instance and the credentials of the
+//! container are on another address, which records its requests as well.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +27,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::credentials::{Aws, KEY, Log, said, serve, signed};
 use crate::kinesis::PATIENCE;
 
-/// Every host that the cases below come to.
+/// Every host that the cases below use.
 const HOSTS: [&str; 14] = [
     "kinesis.us-east-1.amazonaws.com",
     "kinesis-fips.us-east-1.amazonaws.com",
@@ -45,10 +45,10 @@ const HOSTS: [&str; 14] = [
     "portal.sso-fips.us-east-1.amazonaws.com",
 ];
 
-/// The proxy, and all that is behind it.
+/// The proxy, and everything behind it.
 struct Proxy {
     port: u16,
-    /// What it was asked: `CONNECT host:port`, or a method and a whole address.
+    /// The requests: `CONNECT host:port`, or a method and an absolute address.
     lines: Arc<Mutex<Vec<String>>>,
     _serving: JoinSet<()>,
 }
@@ -79,7 +79,7 @@ impl Proxy {
                 let behind = behind.clone();
                 let service = service_fn(move |request| behind.clone().answer(request));
                 connections.spawn(async move {
-                    // A client that goes away is no news.
+                    // A client that disconnects is not an error.
                     let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), service).with_upgrades().await;
                 });
             }
@@ -91,7 +91,7 @@ impl Proxy {
         format!("http://user:hidden@127.0.0.1:{}", self.port)
     }
 
-    /// What it was asked since it was looked last, each once.
+    /// The requests since the last call, each once.
     fn lines(&self) -> Vec<String> {
         let mut lines = std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
         lines.sort();
@@ -106,7 +106,7 @@ struct Behind {
     log: Arc<Mutex<Log>>,
     lines: Arc<Mutex<Vec<String>>>,
     refuses: Option<StatusCode>,
-    /// What is spoken with the servers behind it.
+    /// The connections with the servers behind the proxy.
     tunnels: Arc<Mutex<JoinSet<()>>>,
 }
 
@@ -153,14 +153,14 @@ async fn traffic_goes_where_the_environment_says() {
     let container = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/container", aws.endpoint));
     let keys = format!("credentials: {{ id: BLOCK, secret: {KEY} }}");
     let profile = |name: &str| format!("credentials: {{ profile: {name} }}");
-    // Credentials that say whose they are have the account's own hosts asked.
+    // With credentials that name their account, the account's own hosts are called.
     let account = "111122223333.control-kinesis.us-east-1.amazonaws.com";
     let account_fips = "111122223333.control-kinesis-fips.us-east-1.amazonaws.com";
     let off = ("AWS_ACCOUNT_ID_ENDPOINT_MODE", "disabled".to_owned());
     let (kinesis, sts) = ("kinesis.us-east-1.amazonaws.com", "sts.us-east-1.amazonaws.com");
     let (fips, dual) = (on("AWS_USE_FIPS_ENDPOINT"), on("AWS_USE_DUALSTACK_ENDPOINT"));
     for (stream, block, environment, key, hosts) in [
-        // The machine and the container are asked without it.
+        // The metadata and the container are called without the proxy.
         ("orders", "credentials: { from_ec2_role: true }".to_owned(), vec![], "INSTANCE", vec![kinesis]),
         ("orders", String::new(), vec![], "INSTANCE", vec![kinesis]),
         ("orders", String::new(), vec![container.clone()], "CONTAINER", vec![kinesis]),
@@ -199,7 +199,7 @@ async fn traffic_goes_where_the_environment_says() {
 }
 
 #[tokio::test]
-async fn leases_are_asked_for_through_the_proxy() {
+async fn leases_are_read_through_the_proxy() {
     let aws = Aws::start().await;
     let proxy = Proxy::start(&aws, None).await;
     let account = ("AWS_ACCOUNT_ID", "111122223333".to_owned());
@@ -221,7 +221,7 @@ async fn endpoint_without_tls_goes_through_the_proxy_unless_it_is_excepted() {
     let aws = Aws::start().await;
     let proxy = Proxy::start(&aws, None).await;
     let pipeline = aws.pipeline("orders", &format!("{}\ncredentials: {{ id: BLOCK, secret: {KEY} }}", aws.file()));
-    // Where metadata is asked for, nothing goes through it.
+    // The configured address of the metadata service is called without the proxy.
     let elsewhere = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9".to_owned());
     let endpoint = ("AWS_ENDPOINT_URL", aws.endpoint.clone());
     let environment = [elsewhere, endpoint];
@@ -261,7 +261,7 @@ async fn proxy_that_refuses_is_named_with_its_status() {
     assert!(aws.asked().is_empty());
 }
 
-/// Runs it until it says so.
+/// Runs the program until it prints this text.
 async fn until_said(mut program: Command, expected: &str) {
     let mut child = program.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());

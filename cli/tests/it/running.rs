@@ -1,4 +1,4 @@
-//! What `run` promises, with an input in memory.
+//! The promises of `run`, with an input in memory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ fn numbers(count: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_end_of_the_input_ends_the_run_with_all_delivered_and_the_input_closed() {
+async fn end_of_the_input_ends_the_run_with_all_delivered_and_the_input_closed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out");
     let queue = filled(1000);
@@ -52,7 +52,7 @@ async fn the_end_of_the_input_ends_the_run_with_all_delivered_and_the_input_clos
 }
 
 #[tokio::test]
-async fn a_soft_stop_delivers_what_was_taken_and_leaves_no_duplicates_for_the_next_run() {
+async fn graceful_stop_delivers_everything_taken_and_leaves_no_duplicates() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out");
     let queue = filled(2000);
@@ -76,7 +76,7 @@ async fn a_soft_stop_delivers_what_was_taken_and_leaves_no_duplicates_for_the_ne
 }
 
 #[tokio::test]
-async fn commits_held_back_until_a_file_is_synced_are_settled_by_a_soft_stop() {
+async fn graceful_stop_settles_commits_that_wait_for_a_file_sync() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out");
     let queue = filled(20);
@@ -94,7 +94,7 @@ async fn commits_held_back_until_a_file_is_synced_are_settled_by_a_soft_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_output_that_fails_for_a_while_loses_nothing_and_does_not_disturb_the_input() {
+async fn passing_failure_of_the_output_loses_nothing_and_does_not_disturb_the_input() {
     let queue = filled(30);
     queue.finish();
     let (output, endpoint) = Output::register("fails_first", Behaviour::FailsFirst(3));
@@ -107,7 +107,7 @@ async fn an_output_that_fails_for_a_while_loses_nothing_and_does_not_disturb_the
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_that_an_output_refuses_for_good_are_not_acknowledged() {
+async fn messages_that_an_output_rejects_are_not_acknowledged() {
     let queue = filled(30);
     queue.finish();
     let (output, endpoint) = Output::register("refuses", Behaviour::Refuses("16"));
@@ -120,7 +120,7 @@ async fn messages_that_an_output_refuses_for_good_are_not_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_soft_stop_ends_within_its_timeout_even_if_the_output_hangs() {
+async fn graceful_stop_ends_within_its_timeout_even_if_the_output_hangs() {
     let queue = filled(30);
     let (output, endpoint) = Output::register("hangs_softly", Behaviour::Hangs);
     let stop = StopHandle::new();
@@ -138,7 +138,7 @@ async fn a_soft_stop_ends_within_its_timeout_even_if_the_output_hangs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hard_stop_ends_at_once() {
+async fn immediate_stop_ends_at_once() {
     let queue = filled(30);
     let (output, endpoint) = Output::register("hangs_hard", Behaviour::Hangs);
     let stop = StopHandle::new();
@@ -153,7 +153,7 @@ async fn a_hard_stop_ends_at_once() {
     assert!(asked.elapsed() <= Duration::from_secs(1));
 }
 
-/// Answers `connect` and then `read_batch` with these errors, once.
+/// An input that answers `connect` and then `read_batch` with these errors, once.
 struct Broken {
     connect: fn() -> Result<(), InputError>,
     read: fn() -> InputError,
@@ -189,7 +189,7 @@ async fn broken(connect: fn() -> Result<(), InputError>, read: fn() -> InputErro
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_input_that_can_not_connect_ends_the_run_at_once_with_its_reason() {
+async fn input_that_can_not_connect_ends_the_run_at_once_with_its_reason() {
     let start = Instant::now();
     let error = broken(|| Err(no_stream()), no_stream).await;
     assert_eq!(error.to_string(), "the input can't run: there is no stream `orders` in eu-west-1");
@@ -198,7 +198,7 @@ async fn an_input_that_can_not_connect_ends_the_run_at_once_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_input_that_fails_for_good_later_ends_the_run_with_its_reason() {
+async fn input_that_fails_permanently_ends_the_run_with_its_reason() {
     let start = Instant::now();
     let error = broken(|| Ok(()), no_stream).await;
     assert_eq!(error, RunError::Input { reason: "there is no stream `orders` in eu-west-1".to_owned() });
@@ -206,7 +206,7 @@ async fn an_input_that_fails_for_good_later_ends_the_run_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_soft_stop_ends_a_run_that_has_not_connected_yet() {
+async fn graceful_stop_ends_a_run_that_has_not_connected_yet() {
     let queue = filled(1);
     let holder = queue.input();
     holder.connect().await.unwrap();
@@ -221,7 +221,7 @@ async fn a_soft_stop_ends_a_run_that_has_not_connected_yet() {
 }
 
 #[tokio::test]
-async fn a_meter_shows_the_numbers_of_the_run_it_was_given_to() {
+async fn meter_shows_the_numbers_of_its_run() {
     let queue = filled(10);
     queue.finish();
     let meter = Meter::new();
@@ -233,7 +233,7 @@ async fn a_meter_shows_the_numbers_of_the_run_it_was_given_to() {
 }
 
 #[test]
-fn a_run_can_be_spawned_on_any_runtime() {
+fn run_can_be_spawned_on_any_runtime() {
     fn sendable<T: Send>(_: &T) {}
     let output: Endpoint = serde_json::from_value(json!("null")).unwrap();
     sendable(&run(pipeline(&filled(0), output), RunOptions::default(), StopHandle::new()));

@@ -14,14 +14,14 @@ use serde_json::Value;
 use crate::RegisterError;
 use crate::consumer::InputConsumer;
 
-/// Makes an input known to mq-bridge under `name`, until the returned value is dropped.
+/// Registers an input with mq-bridge under `name`, until the returned value is dropped.
 ///
-/// The input stays the caller's: consumers of it come and go with the passes of a route (an output that fails and
+/// The input remains the caller's: consumers of it come and go with the passes of a route (an output that fails and
 /// reconnects doesn't disturb it), and only the caller closes it.
 ///
 /// # Errors
 ///
-/// [`RegisterError::Refused`] when mq-bridge has an endpoint of that name.
+/// Fails with [`RegisterError::Refused`] if mq-bridge has an endpoint of that name.
 pub fn attach(name: impl Into<String>, input: Arc<dyn Input>) -> Result<Attached, RegisterError> {
     let name = name.into();
     match register_endpoint_factory(&name, Arc::new(Lent(input))) {
@@ -30,9 +30,9 @@ pub fn attach(name: impl Into<String>, input: Arc<dyn Input>) -> Result<Attached
     }
 }
 
-/// An input that is known to mq-bridge while this lives.
+/// An input that is registered with mq-bridge while this lives.
 #[derive(Debug)]
-#[must_use = "the name is given back when this is dropped"]
+#[must_use = "the name is freed when this is dropped"]
 pub struct Attached {
     name: String,
 }

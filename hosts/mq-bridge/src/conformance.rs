@@ -28,12 +28,12 @@ pub trait Publish: Send + Sync + 'static {
 
 /// Runs mq-bridge's conformance suite against `input`, configured as `options.config` says.
 ///
-/// Where messages come back without the metadata they were published with, as from Kinesis, set
-/// `options.expect_metadata` to false.
+/// If messages come back without the metadata they were published with, as from Kinesis, set `options.expect_metadata`
+/// to false.
 ///
 /// # Errors
 ///
-/// What the suite says of the first check that failed.
+/// Returns the suite's error for the first check that failed.
 pub async fn run(
     input: RegisteredInput,
     publish: Arc<dyn Publish>,

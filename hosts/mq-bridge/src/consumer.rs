@@ -16,7 +16,7 @@ use pipeline_plugin_api::{Batch, Demand, Input, InputError};
 use crate::live::Live;
 use crate::translate;
 
-/// After so long without a message a route hears so, by an empty batch.
+/// After this long without a message a route is given an empty batch.
 const IDLE: Duration = Duration::from_secs(1);
 /// A route that ends with the first empty batch gives an input this long for its first message: shards have to be
 /// claimed and subscriptions opened before anything can come.
@@ -24,13 +24,13 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// An input as an mq-bridge consumer.
 ///
-/// It connects when it is first read, and again whenever the input asks for it. What may pass by itself
-/// ([`InputError::NotConnected`], [`InputError::BackOff`]) is waited out here and only logged;
+/// The consumer connects when it is first read, and again whenever the input asks for it. Failures that may pass by
+/// themselves ([`InputError::NotConnected`], [`InputError::BackOff`]) are retried here and only logged.
 /// [`InputError::Fatal`] ends the route as [`ConsumerError::Permanent`], [`InputError::EndOfInput`] as
 /// [`ConsumerError::EndOfStream`].
 pub struct InputConsumer {
     reader: Reader,
-    /// Absent when somebody else closes the input.
+    /// The share in the input; absent if the caller closes the input.
     share: Option<Share>,
     /// Whether the route ends with the first empty batch.
     drains: bool,
@@ -39,7 +39,7 @@ pub struct InputConsumer {
 }
 
 impl InputConsumer {
-    /// A consumer that has joined an input and leaves it.
+    /// A consumer that has joined an input and that leaves it when it is dropped.
     pub(crate) fn sharing(live: Arc<Live>) -> Self {
         let mut consumer = Self::borrowing(Arc::clone(&live.input));
         consumer.share = Some(Share { live, left: AtomicBool::new(false) });
@@ -65,16 +65,16 @@ impl InputConsumer {
 
 #[async_trait]
 impl MessageConsumer for InputConsumer {
-    /// Cancel safe: between taking a batch from the input and returning it nothing is awaited.
+    /// Cancel safe: nothing is awaited between the read of a batch and its return.
     async fn receive_batch(&mut self, max_messages: usize) -> Result<ReceivedBatch, ConsumerError> {
         let mut patience = if self.drains && !self.started { FIRST_MESSAGE } else { IDLE };
         loop {
-            let mended = self.reader.is_retrying();
+            let recovered = self.reader.is_retrying();
             match self.reader.read(Demand::new(max_messages, patience)).await {
                 Ok(batch) if !batch.is_empty() => return Ok(self.received(batch)),
-                // An empty batch would end a route that drains, so it has to mean more than that the input couldn't be
-                // read, or was mended just now.
-                Ok(_) if self.drains && (mended || self.reader.is_retrying()) => patience = IDLE,
+                // An empty batch would end a route that drains, so it must not be caused by an input that could not be
+                // read, or that recovered only just now.
+                Ok(_) if self.drains && (recovered || self.reader.is_retrying()) => patience = IDLE,
                 Ok(_) => return Ok(ReceivedBatch::empty()),
                 Err(InputError::EndOfInput) => return Err(ConsumerError::EndOfStream),
                 Err(error) => return Err(ConsumerError::Permanent(translate::chain(&error))),
@@ -118,7 +118,7 @@ impl fmt::Debug for InputConsumer {
     }
 }
 
-/// A consumer's part in an input that is closed when the last one leaves, even if it is only dropped.
+/// A consumer's part in an input that is closed when the last consumer leaves, even if that is only dropped.
 struct Share {
     live: Arc<Live>,
     left: AtomicBool,
@@ -138,7 +138,7 @@ impl Drop for Share {
     }
 }
 
-/// Logs a failure that lasts once, however often it is tried again.
+/// Logs a failure that lasts only once, however often the call is retried.
 #[derive(Default)]
 struct Trouble {
     logged: Mutex<String>,
@@ -173,7 +173,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Answers as it was told to, and counts the calls; idle when it has nothing more to say.
+    /// An input that gives the scripted answers and counts the calls. When the script ends it is idle.
     #[derive(Default)]
     pub(crate) struct Scripted {
         pub(crate) connects: Mutex<VecDeque<Result<(), InputError>>>,
@@ -226,7 +226,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_input_yields_an_empty_batch_after_a_second() {
+    async fn idle_input_yields_an_empty_batch_after_a_second() {
         let script = Arc::new(Scripted::default());
         let start = Instant::now();
         assert!(consumer(&script).receive_batch(10).await.unwrap().messages.is_empty());
@@ -234,7 +234,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_connection_is_opened_again_with_growing_waits() {
+    async fn lost_connection_is_reopened_with_backoff() {
         let script = Arc::new(Scripted::default());
         let lost = || Err(InputError::NotConnected("gone".into()));
         script.connects.lock().unwrap().extend([lost(), lost(), Ok(()), Ok(())]);
@@ -247,7 +247,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_back_off_is_honoured_over_several_calls() {
+    async fn back_off_is_honored_across_calls() {
         let script = Arc::new(Scripted::default());
         script.reads.lock().unwrap().extend([Err(back_off(3)), one("a")]);
         let mut consumer = consumer(&script);
@@ -261,7 +261,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_back_off_outlives_a_dropped_call() {
+    async fn back_off_outlives_a_dropped_call() {
         let script = Arc::new(Scripted::default());
         script.reads.lock().unwrap().extend([Err(back_off(3)), one("a")]);
         let mut consumer = consumer(&script);
@@ -273,7 +273,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_route_that_drains_waits_out_a_back_off_instead_of_ending() {
+    async fn draining_route_waits_out_a_back_off_instead_of_ending() {
         let script = Arc::new(Scripted::default());
         script.reads.lock().unwrap().extend([Err(back_off(60)), one("a")]);
         let mut consumer = consumer(&script);
@@ -285,7 +285,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_can_not_work_ends_the_route_with_its_message() {
+    async fn fatal_error_ends_the_route_with_its_message() {
         let script = Arc::new(Scripted::default());
         script.connects.lock().unwrap().push_back(Err(InputError::Fatal("no such stream: orders".into())));
         let error = consumer(&script).receive_batch(10).await.unwrap_err();
@@ -294,7 +294,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_input_ends_the_route_cleanly() {
+    async fn end_of_the_input_ends_the_route_cleanly() {
         let script = Arc::new(Scripted::default());
         script.reads.lock().unwrap().push_back(Err(InputError::EndOfInput));
         assert!(matches!(consumer(&script).receive_batch(10).await, Err(ConsumerError::EndOfStream)));

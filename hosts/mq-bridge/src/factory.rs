@@ -15,14 +15,15 @@ use crate::consumer::InputConsumer;
 use crate::live::Live;
 use crate::translate;
 
-/// Makes mq-bridge consumers of one registered input.
+/// Creates mq-bridge consumers of one registered input.
 ///
-/// Consumers of the same route and configuration share one input. The last of them closes it when it is disconnected
-/// or dropped; a consumer that is asked for meanwhile waits until that is done, so what the input holds (leases, the
-/// lock on a checkpoint file) is free again.
+/// Consumers of the same route and configuration share one input. The last of them closes it when it is disconnected or
+/// dropped. A consumer that is requested meanwhile waits until the input is closed, so that what the input holds
+/// (leases, the lock on a checkpoint file) is free again.
 pub struct InputFactory {
     input: RegisteredInput,
-    /// By route and configuration. Weak: consumers and a closing task keep an input, the factory doesn't.
+    /// The inputs, by route and configuration. The references are weak: consumers and a closing task keep an input
+    /// alive, the factory doesn't.
     routes: Mutex<HashMap<(String, String), Weak<Live>>>,
 }
 
@@ -32,7 +33,7 @@ impl InputFactory {
         Self { input, routes: Mutex::new(HashMap::new()) }
     }
 
-    /// A consumer's share of the input, or the one to wait for.
+    /// A consumer's share of the input, or the closing input to wait for.
     fn share(&self, route: &str, config: &Value) -> anyhow::Result<Result<Arc<Live>, Arc<Live>>> {
         let key = (route.to_owned(), config.to_string());
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,7 +46,7 @@ impl InputFactory {
                 return Ok(Err(live));
             }
         }
-        // A configuration that doesn't work now never will: the route must stop rather than try again.
+        // A configuration that doesn't work now never will: the route must stop rather than retry.
         let built = self.input.build_value(config).map_err(|error| InvalidConfig(translate::chain(&error)))?;
         for warning in &built.warnings {
             tracing::warn!(route, input = self.input.name(), "{warning}");

@@ -9,15 +9,15 @@
 //!   file: { path: orders.jsonl }
 //! ```
 //!
-//! A host that wants to connect, watch and close the input itself [`attach`]es it instead.
+//! A host that wants to connect, observe and close the input itself [`attach`]es it instead.
 //!
 //! # Layout
 //!
 //! - `factory`: inputs that mq-bridge creates and this crate closes.
 //! - `attached`: an input that the caller owns.
-//! - `live`: who closes an input that several consumers share, and when.
+//! - `live`: which consumer closes an input that several share, and when.
 //! - `consumer`: mq-bridge's `MessageConsumer` over an input.
-//! - `translate`: messages, dispositions, errors and status, from one to the other.
+//! - `translate`: the conversion of messages, dispositions, errors and status.
 //! - `conformance`: mq-bridge's own suite, for any input; `memory`: an input in memory (both with feature `conformance`).
 
 mod attached;
@@ -39,16 +39,16 @@ pub use attached::{Attached, attach};
 pub use consumer::InputConsumer;
 pub use factory::InputFactory;
 
-/// Why inputs could not be made known to mq-bridge.
+/// The reason why inputs could not be registered with mq-bridge.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// mq-bridge refused the name; it has an endpoint of that name already.
+    /// mq-bridge refused the name, because it has an endpoint of that name already.
     #[error("mq-bridge does not take an endpoint named `{name}`: {reason}")]
     Refused {
-        /// The input's name.
+        /// The name of the input.
         name: String,
-        /// What mq-bridge says.
+        /// The error of mq-bridge.
         reason: String,
     },
 }
@@ -59,7 +59,7 @@ pub enum RegisterError {
 ///
 /// # Errors
 ///
-/// [`RegisterError::Refused`] when one of the names is taken; then none of the inputs is registered.
+/// Fails with [`RegisterError::Refused`] if one of the names is taken; then none of the inputs is registered.
 pub fn register(registry: &Registry) -> Result<(), RegisterError> {
     let mut done = Vec::new();
     for input in registry.iter() {

@@ -1,8 +1,8 @@
-//! Who closes an input that several consumers share, and when?
+//! Which consumer closes an input that several share, and when?
 //!
-//! mq-bridge creates a consumer for every pass of a route and drops it afterwards, sometimes without a word. An input
-//! may hold what only one can hold (a lock on its checkpoint file), so consumers of the same route share one input,
-//! the last to leave closes it, and whoever comes while it closes waits and gets a new one.
+//! mq-bridge creates a consumer for every pass of a route and drops it afterwards, sometimes without notice. An input
+//! may hold exclusive resources (such as a lock on its checkpoint file). Consumers of the same route therefore share
+//! one input, and the last one to leave closes it. A consumer that is created while it closes waits and gets a new one.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,21 +12,21 @@ use pipeline_plugin_api::Input;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// How long closing waits for receipts that are still out. A route has committed all of its own by then.
+/// How long closing waits for receipts that are still in flight. A route has committed all of its own by then.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
 /// An input and the consumers that read it.
 pub(crate) struct Live {
     pub(crate) input: Arc<dyn Input>,
-    /// Consumers that haven't left; `None` once closing has begun.
+    /// The number of consumers that haven't left; `None` once closing has begun.
     holders: Mutex<Option<usize>>,
     closed: watch::Sender<bool>,
-    /// Where closing runs when the last consumer is dropped where nothing can be awaited.
+    /// The runtime on which closing runs if the last consumer is dropped where nothing can be awaited.
     runtime: Handle,
 }
 
 impl Live {
-    /// An input with one consumer. To be called on a runtime, as all of mq-bridge's calls are.
+    /// An input with one consumer. This must be called on a runtime, as all of mq-bridge's calls are.
     pub(crate) fn new(input: Arc<dyn Input>) -> Arc<Self> {
         let (closed, _) = watch::channel(false);
         Arc::new(Self { input, holders: Mutex::new(Some(1)), closed, runtime: Handle::current() })
@@ -41,7 +41,7 @@ impl Live {
         holders.is_some()
     }
 
-    /// Takes a consumer away. The last one starts the closing, which nobody can cancel.
+    /// Removes a consumer. The last one starts the closing, which can't be canceled.
     pub(crate) fn leave(self: &Arc<Self>) {
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(left) = holders.as_mut() else { return };
@@ -50,7 +50,7 @@ impl Live {
             return;
         }
         *holders = None;
-        // Made before the task, so that `closed` is true even if the runtime never gets to run it.
+        // This is made before the task, so that `closed` becomes true even if the runtime never runs it.
         let done = Done(Arc::clone(self));
         self.runtime.spawn(async move {
             if let Err(error) = done.0.input.close(CLOSE_WITHIN).await {
@@ -64,7 +64,7 @@ impl Live {
         self.holders.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
-    /// Whether closing is over.
+    /// Whether the input is closed.
     pub(crate) fn is_closed(&self) -> bool {
         *self.closed.borrow()
     }
@@ -76,7 +76,7 @@ impl Live {
     }
 }
 
-/// Tells those who wait, however closing ended.
+/// Notifies the waiting consumers when it is dropped, however closing ended.
 struct Done(Arc<Live>);
 
 impl Drop for Done {

@@ -1,4 +1,4 @@
-//! What does a host do with an input? This one is in memory and tells.
+//! How does a host treat an input? This input is in memory and counts the calls.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use pipeline_plugin_api::{
 };
 use tokio::sync::Notify;
 
-/// A queue that outlives the inputs that read it, as a stream does. Cloning shares it.
+/// A queue that outlives the inputs that read it, as a stream does. Clones share it.
 ///
 /// Like an input with a lock on its checkpoint file, only one [`MemoryInput`] can be connected to it at a time.
 #[derive(Debug, Clone, Default)]
@@ -26,23 +26,23 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inside {
     waiting: VecDeque<(u64, Message)>,
-    /// Handed out, by the order in which they came.
-    out: BTreeMap<u64, Message>,
+    /// The messages in flight, by the order in which they were pushed.
+    in_flight: BTreeMap<u64, Message>,
     next: u64,
     finished: bool,
     counts: Counts,
 }
 
-/// What has happened to a [`MemoryQueue`].
+/// Counts of what has happened to a [`MemoryQueue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Inputs that are connected.
+    /// Inputs that are connected now.
     pub open: usize,
     /// Inputs that were connected and then closed.
     pub closed: usize,
-    /// Attempts to connect while another input was.
+    /// Attempts to connect while another input was connected.
     pub refused: usize,
-    /// Messages handed out, again and again included.
+    /// Messages that were delivered, including redeliveries.
     pub delivered: usize,
     /// Messages acked.
     pub acked: usize,
@@ -68,18 +68,18 @@ impl MemoryQueue {
         self.0.changed.notify_waiters();
     }
 
-    /// Nothing more will be pushed: once all is acked, that is the end of the input.
+    /// Declares that nothing more will be pushed: once everything is acked, the input has ended.
     pub fn finish(&self) {
         self.inside().finished = true;
         self.0.changed.notify_waiters();
     }
 
-    /// What has happened so far.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         self.inside().counts
     }
 
-    /// Waits until what has happened satisfies `enough`.
+    /// Waits until the counts satisfy `enough`.
     pub async fn until(&self, enough: impl Fn(Counts) -> bool) -> Counts {
         loop {
             let changed = self.0.changed.notified();
@@ -95,14 +95,14 @@ impl MemoryQueue {
 
     /// An input that reads this queue.
     pub fn input(&self) -> MemoryInput {
-        MemoryInput { queue: self.clone(), state: Mutex::new(State::Disconnected), over: Arc::default() }
+        MemoryInput { queue: self.clone(), state: Mutex::new(State::Disconnected), ended: Arc::default() }
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives back what was handed out, to be delivered again in its old place.
+    /// Returns messages to the queue, to be delivered again in their old order.
     fn put_back(inside: &mut Inside, mut messages: Vec<(u64, Message)>) {
         messages.extend(inside.waiting.drain(..));
         messages.sort_by_key(|(at, _)| *at);
@@ -110,13 +110,13 @@ impl MemoryQueue {
     }
 }
 
-/// Reads a [`MemoryQueue`].
+/// An input that reads a [`MemoryQueue`].
 #[derive(Debug)]
 pub struct MemoryInput {
     queue: MemoryQueue,
     state: Mutex<State>,
-    /// Set, under the queue's lock, once receipts of this input change nothing any more.
-    over: Arc<AtomicBool>,
+    /// Set, under the queue's lock, once receipts of this input have no effect any more.
+    ended: Arc<AtomicBool>,
 }
 
 impl MemoryInput {
@@ -129,23 +129,23 @@ impl MemoryInput {
         let mut inside = self.queue.inside();
         let count = max.min(inside.waiting.len());
         if count == 0 {
-            return if inside.finished && inside.out.is_empty() { Err(InputError::EndOfInput) } else { Ok(None) };
+            return if inside.finished && inside.in_flight.is_empty() { Err(InputError::EndOfInput) } else { Ok(None) };
         }
         let taken: Vec<_> = inside.waiting.drain(..count).collect();
-        inside.out.extend(taken.iter().cloned());
+        inside.in_flight.extend(taken.iter().cloned());
         inside.counts.delivered += count;
         drop(inside);
         self.queue.0.changed.notify_waiters();
         let (ids, messages): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
-        let settlement = Settlement { queue: self.queue.clone(), ids, over: Arc::clone(&self.over) };
+        let settlement = Settlement { queue: self.queue.clone(), ids, ended: Arc::clone(&self.ended) };
         Ok(Some(Batch::new(messages, Receipt::new(settlement.ids.len(), settlement))))
     }
 
-    /// Gives back what is out and lets another input in.
-    fn let_go(&self, inside: &mut Inside) {
-        self.over.store(true, Ordering::Release);
-        let out: Vec<_> = std::mem::take(&mut inside.out).into_iter().collect();
-        MemoryQueue::put_back(inside, out);
+    /// Returns what is in flight to the queue, and allows another input to connect.
+    fn disconnect(&self, inside: &mut Inside) {
+        self.ended.store(true, Ordering::Release);
+        let in_flight: Vec<_> = std::mem::take(&mut inside.in_flight).into_iter().collect();
+        MemoryQueue::put_back(inside, in_flight);
         inside.counts.open -= 1;
     }
 }
@@ -153,7 +153,7 @@ impl MemoryInput {
 impl Drop for MemoryInput {
     fn drop(&mut self) {
         if *self.state() == State::Connected {
-            self.let_go(&mut self.queue.inside());
+            self.disconnect(&mut self.queue.inside());
             self.queue.0.changed.notify_waiters();
         }
     }
@@ -208,7 +208,7 @@ impl Input for MemoryInput {
                 let changed = self.queue.0.changed.notified();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
-                if self.queue.inside().out.is_empty() {
+                if self.queue.inside().in_flight.is_empty() {
                     return;
                 }
                 changed.await;
@@ -216,7 +216,7 @@ impl Input for MemoryInput {
         };
         let _ = tokio::time::timeout(within, settled).await;
         let mut inside = self.queue.inside();
-        self.let_go(&mut inside);
+        self.disconnect(&mut inside);
         inside.counts.closed += 1;
         drop(inside);
         self.queue.0.changed.notify_waiters();
@@ -225,22 +225,22 @@ impl Input for MemoryInput {
 
     fn status(&self) -> Status {
         let mut status = Status::new(*self.state(), "memory");
-        status.pending_messages = self.queue.inside().out.len() as u64;
+        status.pending_messages = self.queue.inside().in_flight.len() as u64;
         status
     }
 }
 
-/// Acked messages are gone; nacked ones wait in their old place.
+/// The settlement of a batch: acked messages are gone, and nacked ones wait in their old order.
 struct Settlement {
     queue: MemoryQueue,
     ids: Vec<u64>,
-    over: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
 }
 
 impl Settle for Settlement {
     fn settle(self: Box<Self>, verdicts: Verdicts) {
         let mut inside = self.queue.inside();
-        if self.over.load(Ordering::Acquire) {
+        if self.ended.load(Ordering::Acquire) {
             return;
         }
         let mut again = Vec::new();
@@ -249,7 +249,7 @@ impl Settle for Settlement {
                 Verdicts::All(verdict) => *verdict,
                 Verdicts::Each(each) => each.get(index).copied().unwrap_or(Verdict::Nack),
             };
-            let Some(message) = inside.out.remove(id) else { continue };
+            let Some(message) = inside.in_flight.remove(id) else { continue };
             if verdict == Verdict::Ack {
                 inside.counts.acked += 1;
             } else {

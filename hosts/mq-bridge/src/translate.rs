@@ -1,4 +1,4 @@
-//! What is a message, a disposition, an error or a status called on the other side?
+//! How are messages, dispositions, errors and statuses converted between the two sides?
 
 use mq_bridge::CanonicalMessage;
 use mq_bridge::anyhow;
@@ -7,9 +7,10 @@ use pipeline_plugin_api::{Input, Message, Receipt, State, Status, Verdict, Verdi
 use serde_json::json;
 use std::sync::Arc;
 
-/// The payload is shared, not copied; every value of the metadata becomes text.
+/// Converts a message. The payload is shared, not copied; every value of the metadata becomes text.
 ///
-/// The id is a fresh one: what identifies a message across replays only its input knows, and says in the metadata.
+/// The id is a fresh one: only the input knows what identifies a message across redeliveries, and states it in the
+/// metadata.
 pub(crate) fn message(message: Message) -> CanonicalMessage {
     let mut metadata = std::collections::HashMap::new();
     message.for_each_metadata(|key, value| {
@@ -20,7 +21,8 @@ pub(crate) fn message(message: Message) -> CanonicalMessage {
     out
 }
 
-/// What mq-bridge calls once it knows what became of a batch. Dropped uncalled, it nacks, for the receipt does.
+/// The function that mq-bridge calls once it knows the outcome of a batch. If it is dropped without a call, the receipt
+/// nacks the batch.
 pub(crate) fn commit(input: Arc<dyn Input>, receipt: Receipt) -> BatchCommitFunc {
     Box::new(move |dispositions| {
         Box::pin(async move {
@@ -30,23 +32,23 @@ pub(crate) fn commit(input: Arc<dyn Input>, receipt: Receipt) -> BatchCommitFunc
     })
 }
 
-/// The whole batch is usually acked, and then needs no list.
+/// The verdicts for a batch. Usually the whole batch is acked, which needs no list.
 fn verdicts(dispositions: &[MessageDisposition]) -> Verdicts {
     let verdict = |disposition: &MessageDisposition| match disposition {
-        // An input takes no replies; one means that the message was processed.
+        // An input takes no replies; a reply means that the message was processed.
         MessageDisposition::Ack | MessageDisposition::Reply(_) => Verdict::Ack,
         MessageDisposition::Nack => Verdict::Nack,
     };
-    // Never shortened to "all": a list of the wrong length must be seen to be wrong.
+    // This is never shortened to "all", so that a list of the wrong length is recognized as wrong.
     Verdicts::Each(dispositions.iter().map(verdict).collect())
 }
 
-/// An error as mq-bridge carries it: its text, with its causes.
+/// An error in the form that mq-bridge carries: its text, with its causes.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
     anyhow::Error::msg(causes(error))
 }
 
-/// How the input is doing, in mq-bridge's terms.
+/// The status of the input, in mq-bridge's terms.
 pub(crate) fn status(status: Status) -> EndpointStatus {
     EndpointStatus {
         healthy: matches!(status.state, State::Connected | State::Ended),
@@ -65,7 +67,7 @@ mod tests {
     use std::sync::Mutex;
 
     #[test]
-    fn the_payload_is_the_same_memory() {
+    fn payload_is_the_same_memory() {
         let original = Message::with_pairs(vec![1_u8; 64], [("kinesis_shard", "s-1")]);
         let at = original.payload().as_ptr();
         let translated = message(original);
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_commit_that_is_never_called_nacks() {
+    async fn commit_that_is_never_called_nacks() {
         let heard = Heard::default();
         let input: Arc<dyn Input> = Arc::new(crate::consumer::tests::Scripted::default());
         drop(commit(input, Receipt::new(2, heard.clone())));

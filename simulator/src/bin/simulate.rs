@@ -1,7 +1,7 @@
-//! The simulator as a server: prints its addresses, and serves until it is killed or its input ends.
+//! The simulator as a server: it prints its addresses, and serves until it is killed or its input ends.
 //!
-//! `cargo run -p kinesis-simulator --bin simulate [CERTIFICATE-FILE]`. The first line is the address without TLS, the second the one with;
-//! its certificate is written to the file.
+//! `cargo run -p kinesis-simulator --bin simulate [CERTIFICATE-FILE]`. The first line is the address without TLS, the
+//! second the one with TLS, whose certificate is written to the file.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::error::Error;
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         std::fs::write(file, &identity.certificate)?;
     }
     println!("{}\n{}", plain.endpoint(), secure.endpoint());
-    // Whoever started it may go without a word; then its end of the pipe is closed.
+    // The parent process may exit without notice; its end of the pipe is then closed.
     let end = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     end.await??;
     Ok(())

@@ -8,7 +8,7 @@ use super::{Kinesis, ServiceError};
 
 type Answer = Result<Value, ServiceError>;
 
-/// The most consumers that may be made at a time.
+/// The most consumers that may be in creation at a time.
 const CREATING: usize = 5;
 
 impl Kinesis {
@@ -67,7 +67,7 @@ impl Kinesis {
         Ok(json!({}))
     }
 
-    /// The stream and the name of the consumer that is meant.
+    /// The stream and the name of the consumer that a request refers to.
     fn named_consumer(&self, request: Request<'_>) -> Result<(String, String), ServiceError> {
         if let Some(arn) = request.text("ConsumerARN") {
             let found = self.streams.values().find_map(|stream| Some((stream, stream.consumer_by_arn(arn)?)));

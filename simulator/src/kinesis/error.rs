@@ -1,15 +1,15 @@
-//! What does the service say when it refuses?
+//! Which errors does the service answer with?
 
 use std::fmt;
 
 /// An error of the service, as it goes over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceError {
-    /// Its name, such as `ResourceNotFoundException`.
+    /// The name of the error, such as `ResourceNotFoundException`.
     pub code: &'static str,
-    /// What it says to a person.
+    /// The message for a person.
     pub message: String,
-    /// The HTTP status that it comes with where it is an answer.
+    /// The HTTP status, if the error is the answer to a call.
     pub status: u16,
 }
 
@@ -19,7 +19,7 @@ impl ServiceError {
         Self { code, message: message.into(), status: 400 }
     }
 
-    /// An error of the service's own.
+    /// An internal error of the service.
     pub fn internal() -> Self {
         Self { code: "InternalFailure", message: "Internal service error.".into(), status: 500 }
     }

@@ -1,4 +1,4 @@
-//! How often may something be done?
+//! How are rates limited?
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::ServiceError;
 use crate::time::Time;
 
-/// So much in a second, with a burst of a second's worth.
+/// A rate for each second, with a burst of one second's worth.
 #[derive(Debug, Clone)]
 pub(super) struct Bucket {
     per_second: f64,
-    /// The most that is saved up.
+    /// The largest amount that is saved up.
     burst: f64,
     left: f64,
     at: Time,
@@ -27,7 +27,7 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
-    /// Takes so much, if it is there.
+    /// Takes this amount, if all of it is available.
     pub(super) fn take(&mut self, amount: f64, now: Time) -> bool {
         self.fill(now);
         let there = self.left >= amount;
@@ -37,27 +37,27 @@ impl Bucket {
         there
     }
 
-    /// Takes so much if anything is there, and owes the rest.
+    /// Takes this amount if anything is available, and owes the rest.
     pub(super) fn owe(&mut self, amount: f64, now: Time) {
         self.fill(now);
         self.left -= amount;
     }
 
-    /// How long until nothing is owed any more.
+    /// The time until nothing is owed any more.
     pub(super) fn clear_in(&mut self, now: Time) -> Duration {
         self.fill(now);
         Duration::from_secs_f64((-self.left / self.per_second).max(0.0))
     }
 }
 
-/// Calls that are counted together: an operation, over an account, a stream or a shard.
+/// Calls that are counted together: those of an operation on an account, a stream or a shard.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     buckets: BTreeMap<(&'static str, String), Bucket>,
 }
 
 impl Limits {
-    /// Lets a call through, if fewer than so many were made in a second.
+    /// Admits a call, if fewer than `per_second` were made within a second.
     pub(super) fn call(
         &mut self,
         operation: &'static str,
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_gives_back_what_a_second_may_take() {
+    fn bucket_is_refilled_within_a_second() {
         let mut limits = Limits::default();
         let start = Time::from_millis(1_000_000);
         for _ in 0..5 {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owed_is_paid_off_with_time() {
+    fn debt_is_paid_off_with_time() {
         let mut bucket = Bucket::new(1000.0);
         let start = Time::from_millis(1_000_000);
         bucket.owe(3000.0, start);

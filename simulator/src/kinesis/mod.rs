@@ -1,8 +1,8 @@
 //! How does Kinesis behave?
 //!
-//! A model of one account in one region, with the rules of the real service: how long subscriptions live and who may
-//! take them over, what is counted and refused, how shards split and merge, what expires. Pure: it is told what time it
-//! is, does no I/O, and answers at once. [`Simulator`](crate::Simulator) puts it behind HTTP.
+//! This is a model of one account in one region, with the rules of the real service: how long subscriptions live and
+//! which one may take over, which rates are limited, how shards split and merge, what expires. It is pure: it is given
+//! the time, does no I/O, and answers at once. [`Simulator`](crate::Simulator) puts it behind HTTP.
 
 mod consumers;
 mod error;
@@ -36,53 +36,53 @@ pub use shard::Record;
 pub use stream::Key;
 pub use subscription::{Child, Event, Next, SubscriptionId};
 
-/// The rules that differ between accounts, or that a test wants otherwise.
+/// The rules that differ between accounts, or that a test changes.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Settings {
     /// The account that everything belongs to.
     pub account: String,
-    /// The region, as it stands in ARNs.
+    /// The region, as it appears in ARNs.
     pub region: String,
     /// How long records are kept.
     pub retention: Duration,
-    /// How long a stream is made.
+    /// How long the creation of a stream takes.
     pub creation: Duration,
     /// How long a split or a merge takes.
     pub reshard: Duration,
-    /// How long a consumer is made.
+    /// How long the creation of a consumer takes.
     pub activation: Duration,
-    /// How long a consumer is removed.
+    /// How long the removal of a consumer takes.
     pub deletion: Duration,
     /// The most consumers of a stream.
     pub consumers: usize,
     /// How long a subscription lives.
-    pub subscription_life: Duration,
-    /// After how long a second subscription takes over.
+    pub subscription_lifetime: Duration,
+    /// The age of a subscription from which a second one takes over.
     pub takeover: Duration,
-    /// How often an idle subscription says so.
+    /// The interval of events on an idle subscription.
     pub heartbeat: Duration,
-    /// How long a record needs until readers see it.
+    /// The time until readers see a record.
     pub propagation: Duration,
-    /// After how long a reader that reads nothing is broken off from.
+    /// The time after which a subscription that is not read is broken off.
     pub unread: Duration,
     /// The least time between two events with records.
     pub event_gap: Duration,
-    /// The last records of a shard come with its end, not before it.
+    /// Whether the last records of a shard come in the same event as its end, and not before it.
     pub end_with_records: bool,
-    /// How long an iterator is good.
-    pub iterator_life: Duration,
-    /// The most entries that a page of a listing holds.
+    /// How long an iterator is valid.
+    pub iterator_lifetime: Duration,
+    /// The largest number of entries in a page of a listing.
     pub page: usize,
-    /// How far a read of the table lags behind that is not asked to be consistent.
+    /// How far a read of the table lags behind if it does not ask for consistency.
     pub table_lag: Duration,
-    /// How long the credentials of a role are good.
-    pub role_life: Duration,
+    /// How long the credentials of a role are valid.
+    pub role_lifetime: Duration,
     /// How far listings of shards lag behind.
     pub listing_lag: Duration,
-    /// By how much longer a page of a listing lags now and then, so that the pages of one listing contradict each other.
+    /// The additional lag of some pages of a listing, so that the pages of one listing contradict each other.
     pub page_lag: Duration,
-    /// How many calls for subscriptions are let through in a second, over all shards, where there is such a limit.
+    /// The number of subscriptions that are admitted in a second over all shards, if there is such a limit.
     pub subscribes: Option<f64>,
 }
 
@@ -97,17 +97,17 @@ impl Default for Settings {
             activation: Duration::from_secs(5),
             deletion: Duration::from_secs(5),
             consumers: 20,
-            subscription_life: Duration::from_mins(5),
+            subscription_lifetime: Duration::from_mins(5),
             takeover: Duration::from_secs(5),
             heartbeat: Duration::from_secs(5),
             propagation: Duration::from_millis(70),
             unread: Duration::from_mins(2),
             event_gap: Duration::from_millis(200),
             end_with_records: false,
-            iterator_life: Duration::from_mins(5),
+            iterator_lifetime: Duration::from_mins(5),
             page: 1000,
             table_lag: Duration::from_millis(500),
-            role_life: Duration::from_hours(1),
+            role_lifetime: Duration::from_hours(1),
             listing_lag: Duration::ZERO,
             page_lag: Duration::ZERO,
             subscribes: None,
@@ -115,16 +115,16 @@ impl Default for Settings {
     }
 }
 
-/// What a call gets.
+/// The result of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// An answer.
     Json(Value),
-    /// A subscription, whose events are to be asked for.
+    /// A subscription, which is then asked for its events.
     Subscription(SubscriptionId),
 }
 
-/// What has happened so far.
+/// Counts of what has happened so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Counters {
@@ -132,13 +132,13 @@ pub struct Counters {
     pub records: u64,
     /// Subscriptions that were granted.
     pub subscriptions: u64,
-    /// Of these, those that ended another.
+    /// Of these, subscriptions that ended another one.
     pub takeovers: u64,
     /// Splits and merges.
     pub reshards: u64,
     /// Calls that a limit refused.
     pub throttled: u64,
-    /// Subscriptions that were broken off, for nobody read them.
+    /// Subscriptions that were broken off because they were not read.
     pub unread: u64,
 }
 
@@ -149,10 +149,10 @@ pub struct Kinesis {
     now: Time,
     streams: BTreeMap<String, Stream>,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
-    /// When a subscription of a consumer and shard was last asked for, and last granted.
+    /// When each consumer's subscription to each shard was last requested, and last granted.
     calls: BTreeMap<(String, u32), subscribing::Calls>,
     limits: Limits,
-    /// Pages of listings that were asked for.
+    /// The number of pages of listings that were requested.
     listings: u64,
     next_subscription: u64,
     /// Subscriptions that should be asked for their next event.
@@ -177,12 +177,12 @@ impl Kinesis {
         }
     }
 
-    /// The rules that it keeps.
+    /// The rules of this account.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// What has happened so far.
+    /// The counts so far.
     pub fn counters(&self) -> Counters {
         self.counters
     }
@@ -208,11 +208,11 @@ impl Kinesis {
         }
     }
 
-    /// Answers a call, as JSON. `operation` is its name without a prefix.
+    /// Answers a call as JSON. `operation` is its name without a prefix.
     ///
     /// # Errors
     ///
-    /// What the service would say.
+    /// Returns the error that the service would answer with.
     pub fn call(&mut self, operation: &str, input: &Value, now: Time) -> Result<Reply, ServiceError> {
         self.advance(now);
         let request = Request(input);
@@ -250,7 +250,7 @@ impl Kinesis {
         reply.map(Reply::Json).inspect_err(|error| self.counters.count(error))
     }
 
-    /// What comes next on a subscription.
+    /// The next event of a subscription.
     pub fn next(&mut self, id: SubscriptionId, now: Time) -> Next {
         self.advance(now);
         let Some(subscription) = self.subscriptions.get_mut(&id) else { return Next::End };
@@ -260,26 +260,26 @@ impl Kinesis {
         next
     }
 
-    /// Its reader has gone.
+    /// Ends a subscription whose reader has gone.
     pub fn close(&mut self, id: SubscriptionId) {
         self.subscriptions.remove(&id);
     }
 
-    /// How many subscriptions are open.
+    /// The number of open subscriptions.
     pub fn open_subscriptions(&self) -> usize {
-        self.subscriptions.values().filter(|subscription| !subscription.is_over()).count()
+        self.subscriptions.values().filter(|subscription| !subscription.has_ended()).count()
     }
 
-    /// Subscriptions for which something happened since this was last asked.
+    /// The subscriptions that changed since the last call of this method.
     pub fn take_touched(&mut self) -> Vec<SubscriptionId> {
         std::mem::take(&mut self.touched)
     }
 
-    /// Puts a record, as a writer does. Returns its shard and number.
+    /// Puts a record, as a writer does. Returns its shard and its sequence number.
     ///
     /// # Errors
     ///
-    /// What the service would say.
+    /// Returns the error that the service would answer with.
     pub fn put<'a>(
         &mut self,
         stream: &str,
@@ -295,34 +295,34 @@ impl Kinesis {
         Ok(placed)
     }
 
-    /// Changes what may be done with the key of a stream.
+    /// Changes the state of the key of a stream.
     ///
     /// # Errors
     ///
-    /// There is no such stream.
+    /// Fails if there is no such stream.
     pub fn set_key(&mut self, stream: &str, key: Key) -> Result<(), ServiceError> {
         self.stream_mut(stream)?.key = key;
         self.touch(stream, None);
         Ok(())
     }
 
-    /// The shards of a stream that are open.
+    /// The open shards of a stream.
     pub fn open_shards(&self, stream: &str) -> Vec<u32> {
         self.streams.get(stream).into_iter().flat_map(Stream::open_shards).map(|shard| shard.id).collect()
     }
 
-    /// The parents of each shard that is known, by its number.
+    /// The parents of each known shard, by its number.
     pub fn parents(&self, stream: &str) -> BTreeMap<u32, Vec<u32>> {
         let shards = self.streams.get(stream).into_iter().flat_map(|stream| stream.shards.values());
         shards.map(|shard| (shard.id, shard.parents.clone())).collect()
     }
 
-    /// When a stream was created, unless there is none, or it is about to go.
+    /// When a stream was created; `None` if there is none, or if it is being deleted.
     pub fn created(&self, stream: &str) -> Option<Time> {
         self.streams.get(stream).filter(|stream| stream.status != Status::Deleting).map(|stream| stream.created)
     }
 
-    /// Whether there is a stream of this name, though it be on its way out.
+    /// Whether a stream of this name exists, even if it is being deleted.
     pub fn is_there(&self, stream: &str) -> bool {
         self.streams.contains_key(stream)
     }
@@ -341,7 +341,7 @@ impl Kinesis {
         self.streams.get_mut(name).ok_or_else(|| no_stream(name, settings))
     }
 
-    /// Has the subscriptions of a shard, or of all, looked at.
+    /// Marks the subscriptions of a shard, or of all shards, as changed.
     fn touch(&mut self, stream: &str, shard: Option<u32>) {
         let of = self.subscriptions.iter();
         let of = of.filter(|(_, one)| one.stream == stream && shard.is_none_or(|shard| shard == one.shard));

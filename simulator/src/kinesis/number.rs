@@ -12,16 +12,16 @@ pub struct Number {
     shard: u32,
 }
 
-/// Where every number begins.
+/// The first digits of every number.
 const HEAD: &str = "4965";
 
 impl Number {
-    /// The number that the `serial`th thing to happen in a stream gets.
+    /// The number of the event with this serial in a stream.
     pub(super) fn new(time: Time, serial: u64, shard: u32) -> Self {
         Self { time: time.millis(), serial, shard }
     }
 
-    /// Reads one. `None` if it was not made here.
+    /// Parses a number. Returns `None` for one that was not made here.
     pub fn parse(text: &str) -> Option<Self> {
         let digits =
             text.strip_prefix(HEAD).filter(|rest| rest.len() == 52 && rest.bytes().all(|b| b.is_ascii_digit()))?;
@@ -32,12 +32,12 @@ impl Number {
         })
     }
 
-    /// When it was given.
+    /// The time at which the number was given.
     pub fn time(self) -> Time {
         Time::from_millis(self.time)
     }
 
-    /// In which shard it was given.
+    /// The shard in which the number was given.
     pub fn shard(self) -> u32 {
         self.shard
     }
@@ -54,12 +54,12 @@ pub fn shard_id(shard: u32) -> String {
     format!("shardId-{shard:012}")
 }
 
-/// The number of a shard by its id. The bare number will do, as it does at the service.
+/// The number of a shard by its id. The bare number is accepted too, as the service does.
 pub fn parse_shard_id(id: &str) -> Option<u32> {
     id.strip_prefix("shardId-").unwrap_or(id).parse().ok()
 }
 
-/// Where a partition key belongs.
+/// The hash of a partition key.
 pub(super) fn hash_of(key: &str) -> u128 {
     use md5::Digest as _;
     u128::from_be_bytes(md5::Md5::digest(key.as_bytes()).into())
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_belongs_where_its_md5_says() {
+    fn key_is_placed_by_its_md5() {
         assert_eq!(format!("{:x}", hash_of("key")), "3c6e0b8a9c15224a8228b9a98ca1531d");
     }
 }

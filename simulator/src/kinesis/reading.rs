@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 
 use super::number::{Number, shard_id};
 use super::request::Request;
-use super::shard::{Place, Record};
-use super::subscribing::check_place;
+use super::shard::{Position, Record};
+use super::subscribing::check_position;
 use super::{Kinesis, ServiceError};
 use crate::time::Time;
 
 type Answer = Result<Value, ServiceError>;
 
-/// The most records, and the most bytes, of a call.
+/// The most records and the most bytes of a call.
 const RECORDS: usize = 10_000;
 const BYTES: usize = 10 << 20;
 
@@ -20,23 +20,23 @@ impl Kinesis {
     pub(super) fn get_shard_iterator(&mut self, request: Request<'_>) -> Answer {
         let stream = request.stream()?;
         let shard = request.shard("ShardId")?;
-        let place = request.place("ShardIteratorType", "StartingSequenceNumber")?;
+        let position = request.position("ShardIteratorType", "StartingSequenceNumber")?;
         self.call_limit("GetShardIterator", &format!("{stream}/{shard}"), 5.0)?;
         let now = self.now;
         let found = self.stream(stream)?;
         if !found.shards.contains_key(&shard) {
             return Err(ServiceError::not_found(format!("Shard {} in stream {stream} not found.", shard_id(shard))));
         }
-        check_place(found, shard, place, now)?;
-        let place = found.resolve(place, shard, now);
-        Ok(json!({ "ShardIterator": iterator(stream, shard, place, now) }))
+        check_position(found, shard, position, now)?;
+        let position = found.resolve(position, shard, now);
+        Ok(json!({ "ShardIterator": iterator(stream, shard, position, now) }))
     }
 
     pub(super) fn get_records(&mut self, request: Request<'_>) -> Answer {
         let text = request.required("ShardIterator")?;
         let bad = || ServiceError::invalid("Invalid ShardIterator.");
-        let Iterator { stream: name, shard: id, place, made } = Iterator::parse(text).ok_or_else(bad)?;
-        let (now, life, propagation) = (self.now, self.settings.iterator_life, self.settings.propagation);
+        let Iterator { stream: name, shard: id, position, made } = Iterator::parse(text).ok_or_else(bad)?;
+        let (now, life, propagation) = (self.now, self.settings.iterator_lifetime, self.settings.propagation);
         if now.since(made) > life {
             return Err(ServiceError::new(
                 "ExpiredIteratorException",
@@ -54,7 +54,7 @@ impl Kinesis {
                 shard_id(id)
             )));
         }
-        let first = shard.index(place);
+        let first = shard.index(position);
         let visible = now - propagation;
         let (mut bytes, mut records) = (0, Vec::new());
         for record in shard.records.iter().skip(first).take(limit) {
@@ -82,14 +82,14 @@ impl Kinesis {
             });
             answer["ChildShards"] = children.collect();
         } else {
-            let place = last.map_or(place, Place::After);
-            answer["NextShardIterator"] = json!(iterator(&name, id, place, now));
+            let position = last.map_or(position, Position::After);
+            answer["NextShardIterator"] = json!(iterator(&name, id, position, now));
         }
         Ok(answer)
     }
 }
 
-/// A record, as both ways of reading say it.
+/// A record as JSON, in the form that both kinds of readers get.
 pub(super) fn record_json(record: &Record) -> Value {
     let mut answer = json!({
         "SequenceNumber": record.number.to_string(),
@@ -102,39 +102,39 @@ pub(super) fn record_json(record: &Record) -> Value {
     answer
 }
 
-/// An iterator says by itself what it is.
+/// An iterator, which contains all of its own state.
 struct Iterator {
     stream: String,
     shard: u32,
-    place: Place,
+    position: Position,
     made: Time,
 }
 
-fn iterator(stream: &str, shard: u32, place: Place, now: Time) -> String {
-    let place = match place {
-        Place::Oldest => "oldest".to_owned(),
-        Place::At(number) => format!("at:{number}"),
-        Place::After(number) => format!("after:{number}"),
-        Place::Since(time) => format!("since:{}", time.millis()),
+fn iterator(stream: &str, shard: u32, position: Position, now: Time) -> String {
+    let position = match position {
+        Position::Oldest => "oldest".to_owned(),
+        Position::At(number) => format!("at:{number}"),
+        Position::After(number) => format!("after:{number}"),
+        Position::Since(time) => format!("since:{}", time.millis()),
     };
-    STANDARD.encode_to_string(format!("{stream}/{shard}/{place}/{}", now.millis()))
+    STANDARD.encode_to_string(format!("{stream}/{shard}/{position}/{}", now.millis()))
 }
 
 impl Iterator {
     fn parse(text: &str) -> Option<Self> {
         let text = String::from_utf8(STANDARD.decode_to_vec(text).ok()?).ok()?;
         let mut parts = text.split('/');
-        let (stream, shard, place, made) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let place = match place.split_once(':') {
-            None => Place::Oldest,
-            Some(("at", number)) => Place::At(Number::parse(number)?),
-            Some(("after", number)) => Place::After(Number::parse(number)?),
-            Some((_, time)) => Place::Since(Time::from_millis(time.parse().ok()?)),
+        let (stream, shard, position, made) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let position = match position.split_once(':') {
+            None => Position::Oldest,
+            Some(("at", number)) => Position::At(Number::parse(number)?),
+            Some(("after", number)) => Position::After(Number::parse(number)?),
+            Some((_, time)) => Position::Since(Time::from_millis(time.parse().ok()?)),
         };
         Some(Self {
             stream: stream.to_owned(),
             shard: shard.parse().ok()?,
-            place,
+            position,
             made: Time::from_millis(made.parse().ok()?),
         })
     }

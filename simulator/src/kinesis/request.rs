@@ -1,4 +1,4 @@
-//! What does a request say?
+//! What does a request contain?
 
 use base64_simd::STANDARD;
 use bytes::Bytes;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::ServiceError;
 use super::number::{Number, parse_shard_id};
-use super::shard::Place;
+use super::shard::Position;
 use crate::time::Time;
 
 /// The input of a call.
@@ -42,7 +42,7 @@ impl<'a> Request<'a> {
         Ok(decoded.into())
     }
 
-    /// The name of the stream that is meant, by its name, its ARN or the ARN of a consumer.
+    /// The name of the stream that the request refers to by name, by its ARN or by the ARN of a consumer.
     pub(super) fn stream(self) -> Result<&'a str, ServiceError> {
         if let Some(arn) = self.text("StreamARN") {
             let name = arn.split_once(":stream/").map(|(_, name)| name);
@@ -73,20 +73,20 @@ impl<'a> Request<'a> {
         Some(Time::from_millis((seconds * 1000.0).round() as u64))
     }
 
-    /// Where to read from: `kind` and `number` are the names of the fields.
-    pub(super) fn place(self, kind: &str, number: &str) -> Result<Place, ServiceError> {
+    /// The position to read from: `kind` and `number` are the names of the fields.
+    pub(super) fn position(self, kind: &str, number: &str) -> Result<Position, ServiceError> {
         let at = || {
             let text = self.text(number).ok_or_else(|| ServiceError::invalid(format!("{number} is missing.")))?;
             Number::parse(text).ok_or_else(|| ServiceError::invalid(format!("{number} {text} is invalid.")))
         };
         match self.required(kind)? {
-            "TRIM_HORIZON" => Ok(Place::Oldest),
-            "LATEST" => Ok(Place::Since(Time::from_millis(u64::MAX))),
-            "AT_SEQUENCE_NUMBER" => Ok(Place::At(at()?)),
-            "AFTER_SEQUENCE_NUMBER" => Ok(Place::After(at()?)),
+            "TRIM_HORIZON" => Ok(Position::Oldest),
+            "LATEST" => Ok(Position::Since(Time::from_millis(u64::MAX))),
+            "AT_SEQUENCE_NUMBER" => Ok(Position::At(at()?)),
+            "AFTER_SEQUENCE_NUMBER" => Ok(Position::After(at()?)),
             "AT_TIMESTAMP" => {
                 let time = self.time("Timestamp").ok_or_else(|| ServiceError::invalid("Timestamp is missing."))?;
-                Ok(Place::Since(time))
+                Ok(Position::Since(time))
             }
             other => Err(ServiceError::validation(format!("{other} is no kind of a position."))),
         }

@@ -1,4 +1,4 @@
-//! What is in a shard, and where does it come from?
+//! What is in a shard, and where did it come from?
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -13,13 +13,13 @@ use crate::time::Time;
 /// A record that was put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its place in the shard.
+    /// The sequence number of the record.
     pub number: Number,
-    /// When it came.
+    /// When the record arrived.
     pub arrived: Time,
-    /// The key that it was put under. Where records are distributed automatically, it may have none.
+    /// The partition key. Where records are distributed automatically, a record may have none.
     pub key: Option<String>,
-    /// What was put.
+    /// The payload.
     pub data: Bytes,
 }
 
@@ -27,29 +27,29 @@ pub struct Record {
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) id: u32,
-    /// None, one after a split, two after a merge.
+    /// The parents: none, one after a split, two after a merge.
     pub(super) parents: Vec<u32>,
     pub(super) hashes: RangeInclusive<u128>,
     pub(super) start: Number,
-    /// Set when it is closed.
+    /// The end, once the shard is closed.
     pub(super) end: Option<Number>,
     pub(super) records: VecDeque<Arc<Record>>,
-    /// What writers may put.
+    /// The limits of writers, in records and bytes.
     pub(super) writes: (Bucket, Bucket),
-    /// What readers without enhanced fan-out may take, in calls and bytes.
+    /// The limits of readers without enhanced fan-out, in calls and bytes.
     pub(super) reads: (Bucket, Bucket),
 }
 
-/// Where to read from.
+/// A position to read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Everything there is.
+pub(super) enum Position {
+    /// The oldest record.
     Oldest,
-    /// From this record on.
+    /// This record.
     At(Number),
-    /// Behind this record.
+    /// The record after this one.
     After(Number),
-    /// What came at this time or later.
+    /// The first record that arrived at this time or later.
     Since(Time),
 }
 
@@ -71,29 +71,29 @@ impl Shard {
         self.end.is_none()
     }
 
-    /// Forgets what is older.
+    /// Removes the records that are older.
     pub(super) fn trim(&mut self, oldest: Time) {
         while self.records.front().is_some_and(|record| record.arrived < oldest) {
             self.records.pop_front();
         }
     }
 
-    /// Closed, and everything in it forgotten.
+    /// Whether the shard is closed and all its records are removed.
     pub(super) fn is_past(&self, oldest: Time) -> bool {
         self.end.is_some_and(|end| end.time() < oldest)
     }
 
-    /// The index of the first record from a place on.
-    pub(super) fn index(&self, place: Place) -> usize {
-        match place {
-            Place::Oldest => 0,
-            Place::At(number) => self.records.partition_point(|record| record.number < number),
-            Place::After(number) => self.records.partition_point(|record| record.number <= number),
-            Place::Since(time) => self.records.partition_point(|record| record.arrived < time),
+    /// The index of the first record from a position on.
+    pub(super) fn index(&self, position: Position) -> usize {
+        match position {
+            Position::Oldest => 0,
+            Position::At(number) => self.records.partition_point(|record| record.number < number),
+            Position::After(number) => self.records.partition_point(|record| record.number <= number),
+            Position::Since(time) => self.records.partition_point(|record| record.arrived < time),
         }
     }
 
-    /// How many milliseconds ago the record at an index came; 0 if there is none.
+    /// The age of the record at an index in milliseconds; 0 if there is none.
     pub(super) fn behind(&self, index: usize, now: Time) -> u64 {
         self.records.get(index).map_or(0, |record| now.since(record.arrived).as_millis() as u64)
     }

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use super::limits::Bucket;
 use super::number::{Number, hash_of, shard_id};
-use super::shard::{Place, Record, Shard};
+use super::shard::{Position, Record, Shard};
 use super::{ServiceError, Settings};
 use crate::time::Time;
 
-/// The life of a stream, and of a consumer.
+/// The status of a stream or a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Creating,
     Active,
-    /// It is being resharded.
+    /// The stream is being resharded.
     Updating,
     Deleting,
 }
@@ -37,14 +37,14 @@ pub(super) struct Consumer {
     pub(super) arn: String,
     pub(super) created: Time,
     pub(super) status: Status,
-    /// When its status changes.
+    /// When the status changes.
     pub(super) until: Time,
 }
 
-/// Who decides in which shard a record goes.
+/// What decides into which shard a record goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Distribution {
-    /// The partition key that its writer gives.
+    /// The partition key that the writer gives.
     ByKey,
     /// The service, evenly. A key is not needed, and kept if there is one.
     Auto,
@@ -59,22 +59,22 @@ impl Distribution {
     }
 }
 
-/// What is done to the key that a stream is encrypted with.
+/// The state of the key that a stream is encrypted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
-    /// It may be used, or there is none.
+    /// The key may be used, or there is none.
     Usable,
-    /// It is disabled.
+    /// The key is disabled.
     Disabled,
-    /// It waits to be deleted.
+    /// The key waits to be deleted.
     PendingDeletion,
-    /// The readers may not use it.
+    /// The readers may not use the key.
     Denied,
     /// The account is not signed up for keys.
     NotOptedIn,
-    /// It is gone.
+    /// The key is gone.
     Gone,
-    /// It is used too often.
+    /// The key is used too often.
     Throttled,
 }
 
@@ -93,7 +93,7 @@ impl Key {
     }
 }
 
-/// How shards are to change.
+/// A planned change of shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reshard {
     Split { shard: u32, at: u128 },
@@ -109,14 +109,14 @@ pub(super) struct Stream {
     pub(super) status: Status,
     pub(super) retention: Duration,
     pub(super) key: Key,
-    /// Its number of shards is the service's business.
+    /// Whether the service determines the number of shards.
     pub(super) on_demand: bool,
     pub(super) distribution: Distribution,
     pub(super) shards: BTreeMap<u32, Shard>,
     pub(super) consumers: BTreeMap<String, Consumer>,
-    /// What is still to be done to the shards, and when the next of it is.
+    /// The planned changes of shards, and when the next of them is due.
     pub(super) reshards: Vec<(Time, Reshard)>,
-    /// When a status that passes is over.
+    /// When a temporary status ends.
     pub(super) until: Time,
     serial: u64,
     next_shard: u32,
@@ -161,25 +161,26 @@ impl Stream {
         Number::new(now, self.serial, shard)
     }
 
-    /// A number behind all that there is, and before all that will come.
+    /// A number behind everything that exists, and before everything that will come.
     pub(super) fn continuation(&self, shard: u32, now: Time) -> Number {
         Number::new(now, self.serial, shard)
     }
 
-    /// The latest is what it is when it is asked for.
-    pub(super) fn resolve(&self, place: Place, shard: u32, now: Time) -> Place {
-        match place {
-            Place::Since(time) if time > now => Place::After(self.continuation(shard, now)),
+    /// Resolves a position. `Latest` is resolved to the tip at the time of the call.
+    pub(super) fn resolve(&self, position: Position, shard: u32, now: Time) -> Position {
+        match position {
+            Position::Since(time) if time > now => Position::After(self.continuation(shard, now)),
             other => other,
         }
     }
 
-    /// What is older is gone.
+    /// The age limit: older records are gone.
     pub(super) fn oldest(&self, now: Time) -> Time {
         now - self.retention
     }
 
-    /// Forgets what is past retention, and changes what is due. Returns shards whose readers should look.
+    /// Removes what is past retention, and carries out changes that are due. Returns the shards whose readers should be
+    /// woken.
     pub(super) fn advance(&mut self, now: Time, settings: &Settings) -> Vec<u32> {
         if self.status == Status::Creating && self.until <= now {
             self.status = Status::Active;
@@ -201,7 +202,7 @@ impl Stream {
             && due <= now
         {
             self.reshards.remove(0);
-            // Nothing has happened since it was due, for whoever looks makes it happen.
+            // Nothing has happened since the change was due, because every access carries it out first.
             touched.extend(self.apply(reshard, due));
             let next = due + settings.reshard;
             if let Some((due, _)) = self.reshards.first_mut() {
@@ -242,7 +243,7 @@ impl Stream {
         parents
     }
 
-    /// Puts a record where its key belongs, or anywhere. Returns the shard and the number.
+    /// Puts a record into the shard of its key, or into any. Returns the shard and the number.
     pub(super) fn put(
         &mut self,
         key: Option<&str>,
@@ -314,7 +315,7 @@ impl Stream {
     }
 }
 
-/// A limit of what a consumer may be sent of one shard: 2 MB a second.
+/// The limit of the bytes that a consumer may be sent from one shard: 2 MB a second.
 pub(super) fn fan_out_rate() -> Bucket {
     Bucket::new(2.0 * 1024.0 * 1024.0)
 }
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_leads_to_the_number_of_shards() {
+    fn plan_leads_to_the_number_of_shards() {
         for (from, to) in [(1, 4), (3, 6), (6, 3), (5, 1), (2, 2)] {
             let mut stream = stream(from);
             for reshard in stream.plan(to) {

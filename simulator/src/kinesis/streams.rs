@@ -101,7 +101,7 @@ impl Kinesis {
         self.call_limit("ListShards", name, 1000.0)?;
         let (now, page) = (self.now, self.settings.page);
         self.listings += 1;
-        // A page of its own age: which one, the order of the calls says.
+        // Some pages have an age of their own; the order of the calls says which.
         let older = if self.listings.is_multiple_of(3) { self.settings.page_lag } else { std::time::Duration::ZERO };
         let at = now - self.settings.listing_lag - older;
         let stream = self.stream(name)?;
@@ -199,7 +199,7 @@ impl Kinesis {
     }
 }
 
-/// Changes who decides in which shard a record goes.
+/// Changes what decides into which shard a record goes.
 fn distribute(stream: &mut Stream, request: Request<'_>) -> Result<(), ServiceError> {
     let distribution = match request.required("RecordDistributionStrategy")? {
         "USER_PARTITION_KEY" => Distribution::ByKey,

@@ -1,19 +1,19 @@
-//! Who may subscribe to a shard, and when?
+//! Which consumer may subscribe to a shard, and when?
 
 use super::number::shard_id;
 use super::request::Request;
-use super::shard::Place;
+use super::shard::Position;
 use super::stream::{Status, Stream};
 use super::subscription::{Subscription, SubscriptionId};
 use super::{Kinesis, ServiceError};
 use crate::time::Time;
 
-/// What was asked for a consumer and shard.
+/// When the subscription of a consumer to a shard was requested and granted.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Calls {
-    /// When it was last asked for.
+    /// When a subscription was last requested.
     asked: Option<Time>,
-    /// When it was last granted.
+    /// When a subscription was last granted.
     granted: Option<Time>,
 }
 
@@ -23,7 +23,7 @@ impl Kinesis {
         let arn = request.required("ConsumerARN")?;
         let shard = request.shard("ShardId")?;
         let start = request.object("StartingPosition").ok_or_else(|| ServiceError::validation("StartingPosition"))?;
-        let place = start.place("Type", "SequenceNumber")?;
+        let position = start.position("Type", "SequenceNumber")?;
         let stream = self.streams.values().find(|stream| stream.consumer_by_arn(arn).is_some());
         let stream = stream.ok_or_else(|| ServiceError::not_found(format!("Consumer {arn} not found.")))?;
         let calls = self.calls.entry((arn.to_owned(), shard)).or_default();
@@ -42,15 +42,15 @@ impl Kinesis {
                 stream.name
             )));
         }
-        check_place(stream, shard, place, now)?;
+        check_position(stream, shard, position, now)?;
         stream.key.check()?;
         if before.granted.is_some_and(|granted| now.since(granted) < takeover) {
             return Err(ServiceError::in_use(format!("Another active subscription exists for this consumer: {arn}")));
         }
-        let subscription = Subscription::new(stream, arn, shard, stream.resolve(place, shard, now), now);
+        let subscription = Subscription::new(stream, arn, shard, stream.resolve(position, shard, now), now);
         calls.granted = Some(now);
         let others = self.subscriptions.iter_mut().filter(|(_, one)| one.consumer == arn && one.shard == shard);
-        for (id, other) in others.filter(|(_, one)| !one.is_over() && one.age(now) >= takeover) {
+        for (id, other) in others.filter(|(_, one)| !one.has_ended() && one.age(now) >= takeover) {
             other.end_with(ServiceError::in_use("Another subscription took over."));
             self.touched.push(*id);
             self.counters.takeovers += 1;
@@ -63,9 +63,9 @@ impl Kinesis {
     }
 }
 
-/// Whether a place is in a shard, and not past retention.
-pub(super) fn check_place(stream: &Stream, shard: u32, place: Place, now: Time) -> Result<(), ServiceError> {
-    let (Place::At(number) | Place::After(number)) = place else { return Ok(()) };
+/// Checks that a position is in a shard, and not past retention.
+pub(super) fn check_position(stream: &Stream, shard: u32, position: Position, now: Time) -> Result<(), ServiceError> {
+    let (Position::At(number) | Position::After(number)) = position else { return Ok(()) };
     if number.shard() != shard {
         return Err(ServiceError::invalid(format!("SequenceNumber {number} is not of {}.", shard_id(shard))));
     }

@@ -5,51 +5,51 @@ use std::time::Duration;
 
 use super::limits::Bucket;
 use super::number::{Number, shard_id};
-use super::shard::{Place, Record};
+use super::shard::{Position, Record};
 use super::stream::{Status, Stream, fan_out_rate};
 use super::{ServiceError, Settings};
 use crate::time::Time;
 
-/// Names a subscription.
+/// The id of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubscriptionId(pub(super) u64);
 
 /// A child, as the last event of its parent names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Child {
-    /// Its id.
+    /// The id of the child.
     pub id: String,
     /// The ids of its parents.
     pub parents: Vec<String>,
-    /// The first and the last hash key that belong to it.
+    /// The first and the last hash key of the child.
     pub hashes: (u128, u128),
 }
 
 /// An event of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Event {
-    /// Records, oldest first.
+    /// The records, oldest first.
     pub records: Vec<Arc<Record>>,
-    /// Where the next subscription is to go on; `None` at the end of the shard.
+    /// The position where the next subscription continues; `None` at the end of the shard.
     pub continuation: Option<Number>,
-    /// How far what comes next is behind the tip.
+    /// The distance of the next record from the tip, in milliseconds.
     pub millis_behind: u64,
-    /// At the end of the shard: what came out of it.
+    /// The children, at the end of the shard.
     pub children: Vec<Child>,
 }
 
-/// What comes next on a subscription.
+/// The next step of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// An event, now.
+    /// An event.
     Event(Event),
-    /// An exception, and then the end.
+    /// An exception, followed by the end.
     Exception(ServiceError),
-    /// The end, in good order.
+    /// A proper end.
     End,
-    /// The connection is broken off, for nobody read from it.
+    /// A broken connection, because nothing read from the subscription.
     Reset,
-    /// Nothing before this time, unless something happens.
+    /// Nothing before this time, unless something changes.
     Wait(Time),
 }
 
@@ -59,17 +59,17 @@ pub(super) struct Subscription {
     pub(super) stream: String,
     pub(super) consumer: String,
     pub(super) shard: u32,
-    /// When its stream was created: another may have its name since.
+    /// When the stream of the subscription was created: another stream may have its name since.
     created: Time,
     granted: Time,
-    place: Place,
+    position: Position,
     sent: Time,
     /// When the last records were sent.
     sent_records: Time,
-    /// When its reader is to ask again.
+    /// When the reader has to ask again.
     awaited: Time,
     rate: Bucket,
-    over: Option<ServiceError>,
+    exception: Option<ServiceError>,
     ended: bool,
 }
 
@@ -78,30 +78,30 @@ const EVENT_RECORDS: usize = 10_000;
 const EVENT_BYTES: usize = 1 << 20;
 
 impl Subscription {
-    pub(super) fn new(stream: &Stream, consumer: &str, shard: u32, place: Place, now: Time) -> Self {
+    pub(super) fn new(stream: &Stream, consumer: &str, shard: u32, position: Position, now: Time) -> Self {
         Self {
             stream: stream.name.clone(),
             consumer: consumer.to_owned(),
             shard,
             created: stream.created,
             granted: now,
-            place,
+            position,
             sent: now,
             sent_records: Time::default(),
             awaited: now,
             rate: fan_out_rate(),
-            over: None,
+            exception: None,
             ended: false,
         }
     }
 
-    /// Ends it with an exception.
+    /// Ends the subscription with an exception.
     pub(super) fn end_with(&mut self, error: ServiceError) {
-        self.over.get_or_insert(error);
+        self.exception.get_or_insert(error);
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.ended || self.over.is_some()
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended || self.exception.is_some()
     }
 
     pub(super) fn next(&mut self, stream: Option<&Stream>, now: Time, settings: &Settings) -> Next {
@@ -118,7 +118,7 @@ impl Subscription {
     }
 
     fn look(&mut self, stream: Option<&Stream>, now: Time, settings: &Settings) -> Next {
-        if let Some(error) = self.over.take() {
+        if let Some(error) = self.exception.take() {
             self.ended = true;
             return Next::Exception(error);
         }
@@ -136,17 +136,17 @@ impl Subscription {
             self.ended = true;
             return Next::Exception(error);
         }
-        let expires = self.granted + settings.subscription_life;
+        let expires = self.granted + settings.subscription_lifetime;
         if now >= expires {
             self.ended = true;
             return Next::End;
         }
         let Some(shard) = stream.shards.get(&self.shard) else {
-            // Past retention while it was read.
+            // The shard passed its retention while it was read.
             self.ended = true;
             return Next::Exception(ServiceError::not_found(format!("Shard {} not found.", shard_id(self.shard))));
         };
-        let first = shard.index(self.place);
+        let first = shard.index(self.position);
         let visible = now - settings.propagation;
         let closed = shard.end.is_some_and(|end| end.time() <= visible);
         let mut due = (self.sent + settings.heartbeat).min(expires);
@@ -171,10 +171,10 @@ impl Subscription {
             let millis_behind = shard.behind(first, now);
             let continuation = match there {
                 None => stream.continuation(self.shard, now),
-                // Something is on its way; a number of now would be behind it.
+                // A record is on its way; a number of the present would be behind it.
                 Some(_) => first.checked_sub(1).map_or(shard.start, |before| shard.records[before].number),
             };
-            self.place = Place::After(continuation);
+            self.position = Position::After(continuation);
             return Next::Event(Event { continuation: Some(continuation), millis_behind, ..Event::default() });
         }
         Next::Wait(due)
@@ -193,7 +193,7 @@ impl Subscription {
             event.records.push(Arc::clone(record));
         }
         if let Some(last) = event.records.last() {
-            self.place = Place::After(last.number);
+            self.position = Position::After(last.number);
             event.continuation = Some(last.number);
         }
         self.rate.owe(bytes as f64, now);
@@ -201,7 +201,7 @@ impl Subscription {
         self.sent_records = now;
         let next = first + event.records.len();
         event.millis_behind = shard.behind(next, now);
-        // The service says both in one event if it can.
+        // The service sends both in one event if it can.
         if closed && next == shard.records.len() && settings.end_with_records {
             self.ended = true;
             return self.last_event(stream, event.records);
@@ -219,7 +219,7 @@ impl Subscription {
         Event { records, continuation: None, millis_behind: 0, children: children.collect() }
     }
 
-    /// How long ago it was granted.
+    /// The time since the subscription was granted.
     pub(super) fn age(&self, now: Time) -> Duration {
         now.since(self.granted)
     }

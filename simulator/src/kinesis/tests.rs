@@ -1,4 +1,4 @@
-//! Are the rules kept? Each as a script of calls, at the times that it is about.
+//! Does the model keep the rules? Each test is a script of calls, at the times that matter for its rule.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ fn data(event: &Event) -> Vec<&[u8]> {
 }
 
 #[test]
-fn a_second_subscription_is_refused_for_five_seconds_and_then_takes_over() {
+fn second_subscription_is_refused_for_five_seconds_and_then_takes_over() {
     let mut account = Account::new();
     let first = account.subscribe(0, &oldest()).unwrap();
     assert_eq!(account.subscribe(0, &oldest()).unwrap_err().code, "LimitExceededException", "one call a second");
@@ -100,16 +100,16 @@ fn a_second_subscription_is_refused_for_five_seconds_and_then_takes_over() {
 }
 
 #[test]
-fn a_subscription_lives_five_minutes_and_says_every_five_seconds_that_it_is_there() {
+fn subscription_lives_five_minutes_with_an_event_every_five_seconds() {
     let mut account = Account::new();
     let id = account.subscribe(0, &oldest()).unwrap();
-    let (begun, mut beats, mut last) = (account.now, 0, None);
+    let (begun, mut heartbeats, mut last) = (account.now, 0, None);
     loop {
         match account.next(id) {
             Next::Event(event) => {
-                assert!(event.records.is_empty() && event.continuation > last, "the place moves on");
+                assert!(event.records.is_empty() && event.continuation > last, "the position advances");
                 last = event.continuation;
-                beats += 1;
+                heartbeats += 1;
             }
             Next::Wait(until) => account.now = until,
             Next::End => break,
@@ -117,7 +117,7 @@ fn a_subscription_lives_five_minutes_and_says_every_five_seconds_that_it_is_ther
         }
     }
     assert_eq!(account.now.since(begun), Duration::from_mins(5));
-    assert_eq!(beats, 59);
+    assert_eq!(heartbeats, 59);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn records_come_once_behind_a_continuation_even_of_an_idle_shard() {
     let id = account.subscribe(0, &oldest()).unwrap();
     assert_eq!(data(&account.event(id)), [b"a"]);
     let idle = account.event(id).continuation.unwrap().to_string();
-    // It comes in the same millisecond in which the continuation was given.
+    // The record arrives in the same millisecond in which the continuation was given.
     account.put("b");
     account.pass(5);
     let position = json!({ "Type": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": idle });
@@ -141,7 +141,7 @@ fn records_come_once_behind_a_continuation_even_of_an_idle_shard() {
 }
 
 #[test]
-fn a_shard_that_is_split_ends_with_its_children_and_they_merge_again() {
+fn shard_that_is_split_ends_with_its_children_and_they_merge_again() {
     let mut account = Account::new();
     account.put("before");
     account.call("SplitShard", &json!({ "StreamName": "orders", "ShardToSplit": shard_id(0) }));
@@ -160,13 +160,13 @@ fn a_shard_that_is_split_ends_with_its_children_and_they_merge_again() {
     let merged = &listed["Shards"][3];
     assert_eq!([&merged["ParentShardId"], &merged["AdjacentParentShardId"]], [&shard_id(1), &shard_id(2)]);
     assert_eq!(account.kinesis.open_shards("orders"), [3]);
-    // Subscribing to what was fully read gives its end again.
+    // A subscription to a shard that was read to its end receives the end again.
     let id = account.subscribe(1, &oldest()).unwrap();
     assert_eq!(account.event(id).children[0].id, shard_id(3));
 }
 
 #[test]
-fn what_is_past_retention_is_gone_and_a_place_in_it_is_refused() {
+fn expired_records_are_gone_and_positions_in_them_are_refused() {
     let mut account = Account::new();
     let old = account.put("old");
     account.pass(25 * 3600);
@@ -179,7 +179,7 @@ fn what_is_past_retention_is_gone_and_a_place_in_it_is_refused() {
 }
 
 #[test]
-fn a_consumer_reads_only_while_it_is_active_and_its_readers_are_told_when_it_goes() {
+fn consumer_reads_only_while_active_and_its_deletion_ends_subscriptions() {
     let mut account = Account::new();
     let asked = json!({ "StreamARN": ARN, "ConsumerName": "two" });
     let made = account.call("RegisterStreamConsumer", &asked);
@@ -195,7 +195,7 @@ fn a_consumer_reads_only_while_it_is_active_and_its_readers_are_told_when_it_goe
 }
 
 #[test]
-fn a_key_that_cannot_be_used_ends_subscriptions_and_refuses_writers() {
+fn key_that_cannot_be_used_ends_subscriptions_and_refuses_writers() {
     let mut account = Account::new();
     let id = account.subscribe(0, &oldest()).unwrap();
     account.kinesis.set_key("orders", Key::Denied).unwrap();
@@ -206,7 +206,7 @@ fn a_key_that_cannot_be_used_ends_subscriptions_and_refuses_writers() {
 }
 
 #[test]
-fn an_iterator_reads_to_the_end_of_a_shard_and_expires() {
+fn iterator_reads_to_the_end_of_a_shard_and_expires() {
     let mut account = Account::new();
     account.put("a");
     account.pass(1);
@@ -224,7 +224,7 @@ fn an_iterator_reads_to_the_end_of_a_shard_and_expires() {
 }
 
 #[test]
-fn a_reader_that_reads_nothing_is_broken_off_from() {
+fn unread_subscription_is_broken_off() {
     let mut account = Account::new();
     let id = account.subscribe(0, &oldest()).unwrap();
     let Next::Wait(until) = account.next(id) else { panic!() };
@@ -237,7 +237,7 @@ fn a_reader_that_reads_nothing_is_broken_off_from() {
 }
 
 #[test]
-fn where_the_service_distributes_records_their_key_is_optional_and_ignored() {
+fn key_is_optional_and_ignored_where_the_service_distributes_records() {
     let mut account = Account::new();
     let auto = json!({
         "StreamName": "spread", "ShardCount": 4, "StreamModeDetails": { "StreamMode": "ON_DEMAND" },
@@ -252,7 +252,7 @@ fn where_the_service_distributes_records_their_key_is_optional_and_ignored() {
     let asked = json!({ "StreamName": "spread" });
     let summary = &account.call("DescribeStreamSummary", &asked)["StreamDescriptionSummary"];
     assert_eq!(summary["RecordDistributionStrategy"], "AUTO");
-    // Back to keys: then there has to be one.
+    // Back to distribution by key: a key is required again.
     let arn = summary["StreamARN"].clone();
     account.call(
         "UpdateStreamRecordDistributionStrategy",
@@ -265,7 +265,7 @@ fn where_the_service_distributes_records_their_key_is_optional_and_ignored() {
 }
 
 #[test]
-fn five_reads_a_second_and_a_thousand_writes() {
+fn rates_are_five_reads_and_a_thousand_writes_a_second() {
     let mut account = Account::new();
     account.pass(10);
     let asked = json!({ "StreamName": "orders", "ShardId": shard_id(0), "ShardIteratorType": "TRIM_HORIZON" });
@@ -283,7 +283,7 @@ fn five_reads_a_second_and_a_thousand_writes() {
 }
 
 #[test]
-fn more_than_two_megabytes_a_second_wait() {
+fn data_beyond_two_megabytes_a_second_waits() {
     let mut account = Account::new();
     for _ in 0..8 {
         account.kinesis.put("orders", "a", vec![0; 1 << 20].into(), account.now).unwrap();

@@ -8,7 +8,7 @@ use super::{Kinesis, ServiceError};
 
 type Answer = Result<Value, ServiceError>;
 
-/// The most bytes of a record, its key included.
+/// The most bytes of a record, including its key.
 const LARGEST: usize = 10 << 20;
 
 impl Kinesis {

@@ -8,7 +8,7 @@ use crate::kinesis::{Event, ServiceError};
 
 const CONTENT: (&str, &str) = (":content-type", "application/json");
 
-/// The frame that every subscription begins with.
+/// The first frame of every subscription.
 pub(crate) fn initial() -> Vec<u8> {
     frame::write(&[(":message-type", "event"), (":event-type", "initial-response"), CONTENT], b"{}")
 }
@@ -18,7 +18,7 @@ pub(crate) fn event(event: &Event) -> Vec<u8> {
     of_type("SubscribeToShardEvent", &json(event))
 }
 
-/// An event of any type.
+/// An event of the given type.
 pub(crate) fn of_type(kind: &str, json: &str) -> Vec<u8> {
     frame::write(&[(":message-type", "event"), (":event-type", kind), CONTENT], json.as_bytes())
 }
@@ -30,12 +30,12 @@ pub(crate) fn exception(error: &ServiceError) -> Vec<u8> {
     frame::write(&headers, message.as_bytes())
 }
 
-/// An error that is not in the model.
+/// An error that is not in the service's model.
 pub(crate) fn error(code: &str, message: &str) -> Vec<u8> {
     frame::write(&[(":message-type", "error"), (":error-code", code), (":error-message", message)], b"")
 }
 
-/// The payload of an event, in the form that the service gives it.
+/// The payload of an event, in the form that the service writes.
 pub(crate) fn json(event: &Event) -> String {
     let data: usize = event.records.iter().map(|record| record.data.len() * 4 / 3 + 200).sum();
     let mut out = String::with_capacity(data + 256);

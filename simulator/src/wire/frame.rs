@@ -4,7 +4,7 @@
 pub(crate) fn write(headers: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
     let mut head = Vec::new();
     for (name, value) in headers {
-        // Names and values are short and ours.
+        // Names and values are short, and come from the simulator.
         head.push(name.len() as u8);
         head.extend(name.as_bytes());
         head.push(7);

@@ -1,4 +1,4 @@
-//! A stream, its writer, workers, and looks into the table.
+//! The test bench: a stream, its writer, workers, and access to the table.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -32,7 +32,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A call that somebody made.
+/// A call that was made over a link.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) at: Time,
@@ -42,12 +42,12 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Whether it was let through; only of calls for subscriptions.
+    /// Whether a call for a subscription was granted.
     pub(crate) fn is_granted(&self) -> bool {
         self.said.starts_with("SubscriptionId")
     }
 
-    /// What it was asked, as JSON.
+    /// The input of the call, as JSON.
     pub(crate) fn asked(&self) -> Value {
         serde_json::from_str(&self.asked).unwrap_or_default()
     }
@@ -68,12 +68,12 @@ impl Written {
         [&self.before, &self.after].map(|row| row.as_ref().and_then(|row| text(row, "ClientID")))
     }
 
-    /// It says how far the shard is read.
-    pub(crate) fn is_place(&self) -> bool {
-        let place = |row: &Option<Item>| {
+    /// Whether the row stores a position.
+    pub(crate) fn stores_position(&self) -> bool {
+        let position = |row: &Option<Item>| {
             row.as_ref().map(|row| (text(row, "SequenceNumber").map(ToOwned::to_owned), flag(row, "Ended")))
         };
-        self.after.is_some() && place(&self.before).unwrap_or_default() != place(&self.after).unwrap_or_default()
+        self.after.is_some() && position(&self.before).unwrap_or_default() != position(&self.after).unwrap_or_default()
     }
 
     pub(crate) fn is_end(&self) -> bool {
@@ -84,18 +84,18 @@ impl Written {
 /// The lease of a shard, as it is in the table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Row {
-    /// Up to where it is stored, be there a record or not.
-    pub(crate) place: Option<Number>,
+    /// The stored position, whether it is a record's or not.
+    pub(crate) position: Option<Number>,
     /// The last record that is stored as done; 0 before the first.
     pub(crate) stored: u64,
     pub(crate) ended: bool,
     pub(crate) holder: Option<String>,
-    /// Tells one lease of a worker from the next.
+    /// The id of the lease, which differs between two leases of one worker.
     pub(crate) lease: Option<String>,
     pub(crate) requester: Option<String>,
 }
 
-/// An account with one stream. What is put are numbers, so that a test can say what it expects.
+/// An account with one stream. The records that are put are numbers, so that a test can say what it expects.
 pub(crate) struct Bench {
     pub(crate) simulator: Simulator,
     clock: Clock,
@@ -107,13 +107,13 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// With so many shards.
+    /// A bench with this number of shards.
     pub(crate) async fn new(shards: u32) -> Self {
         Self::with(shards, Settings::default()).await
     }
 
     pub(crate) async fn with(shards: u32, settings: Settings) -> Self {
-        // The jitter of what is tried again is the same in every run.
+        // The jitter of retries is the same in every run.
         fastrand::seed(7);
         let creation = settings.creation;
         let simulator = Simulator::new(settings).unwrap();
@@ -140,13 +140,13 @@ impl Bench {
         bench
     }
 
-    /// Workers are configured with these lines too.
+    /// Adds these lines to the configuration of the workers.
     pub(crate) fn lines(mut self, lines: &'static str) -> Self {
         self.lines = lines;
         self
     }
 
-    /// Workers have this in `enhanced_fan_out` too.
+    /// Adds these fields to `enhanced_fan_out` of the workers.
     pub(crate) fn fan_out(mut self, fan_out: &'static str) -> Self {
         self.fan_out = fan_out;
         self
@@ -158,7 +158,7 @@ impl Bench {
 
     // The stream.
 
-    /// Asks Kinesis something about the stream, as somebody who has no part in what is tested.
+    /// Calls Kinesis about the stream, over a link of its own.
     pub(crate) fn call(&self, operation: &str, mut input: Value) -> Result<Value, ServiceError> {
         input["StreamName"] = json!(STREAM);
         let now = self.now();
@@ -173,7 +173,7 @@ impl Bench {
         self.put_large(shard, numbers, 0);
     }
 
-    /// Puts these numbers, each in a record of so many bytes.
+    /// Puts these numbers, each in a record of this many bytes.
     pub(crate) fn put_large(&self, shard: u32, numbers: RangeInclusive<u64>, bytes: usize) {
         let listed = self.call("ListShards", json!({})).unwrap();
         let listed = listed["Shards"].as_array().unwrap().iter().find(|one| one["ShardId"] == shard_id(shard)).unwrap();
@@ -190,7 +190,7 @@ impl Bench {
         }
     }
 
-    /// Splits a shard in half, and waits until that is done.
+    /// Splits a shard in half, and waits until the split is done.
     pub(crate) async fn split(&self, shard: u32) {
         self.call("SplitShard", json!({ "ShardToSplit": shard_id(shard) })).unwrap();
         self.resharded().await;
@@ -212,7 +212,7 @@ impl Bench {
         self.simulator.kinesis(|kinesis| kinesis.set_key(STREAM, key)).unwrap();
     }
 
-    /// Removes the consumer that the workers read with.
+    /// Removes the consumer that the workers use.
     pub(crate) async fn remove_consumer(&self) {
         let settings = self.simulator.kinesis(|kinesis| kinesis.settings().clone());
         let arn = format!("arn:aws:kinesis:{}:{}:stream/{STREAM}", settings.region, settings.account);
@@ -220,7 +220,7 @@ impl Bench {
         sleep(settings.deletion).await;
     }
 
-    /// The calls for subscriptions of a shard, in order. Those that didn't get as far as the service are of no shard.
+    /// The calls for subscriptions to a shard, in order, without those that did not reach the service.
     pub(crate) fn subscribes(&self, shard: u32) -> Vec<Call> {
         let mut calls = self.calls_of("SubscribeToShard");
         calls.retain(|call| call.asked()["ShardId"] == shard_id(shard));
@@ -241,11 +241,11 @@ impl Bench {
         let answer: Value = serde_json::from_str(&answer).unwrap();
         let item = &answer["Item"];
         let said = |name: &str| item[name]["S"].as_str().filter(|said| !said.is_empty()).map(ToOwned::to_owned);
-        let place = said("SequenceNumber").and_then(|number| Number::parse(&number));
-        let is_done = |put: &Number| put.shard() == shard && place.is_some_and(|place| *put <= place);
+        let position = said("SequenceNumber").and_then(|number| Number::parse(&number));
+        let is_done = |put: &Number| put.shard() == shard && position.is_some_and(|position| *put <= position);
         let stored = lock(&self.puts).iter().rfind(|(_, put)| is_done(put)).map_or(0, |(number, _)| *number);
         let ended = item["Ended"]["BOOL"] == true;
-        Row { place, stored, ended, holder: said("ClientID"), lease: said("LeaseID"), requester: said("WantedBy") }
+        Row { position, stored, ended, holder: said("ClientID"), lease: said("LeaseID"), requester: said("WantedBy") }
     }
 
     pub(crate) fn holder(&self, shard: u32) -> Option<String> {
@@ -270,12 +270,12 @@ impl Bench {
         self.worker_at(name, self.now())
     }
 
-    /// A worker on another runtime, whose clock says something else than this one's.
+    /// A worker on another runtime, whose clock differs from the clock of this one.
     pub(crate) fn worker_at(&self, name: &str, now: Time) -> Worker {
         self.build(name, &format!("dynamodb: {{table: {TABLE}, create: true}}"), "", now)
     }
 
-    /// A worker that assumes a role, and keeps what it reads in this store.
+    /// A worker that assumes a role, and keeps its checkpoints in this store.
     pub(crate) fn worker_with_role(&self, name: &str, store: &str) -> Worker {
         self.build(name, store, ", role: \"arn:aws:iam::111122223333:role/reader\"", self.now())
     }
@@ -310,14 +310,14 @@ impl Bench {
         worker
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition holds.
     pub(crate) async fn until(&self, what: &str, mut is: impl FnMut() -> bool) {
         let wait = async {
             while !is() {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        timeout(10 * MINUTE, wait).await.unwrap_or_else(|_| panic!("{what}: it isn't so after ten minutes"));
+        timeout(10 * MINUTE, wait).await.unwrap_or_else(|_| panic!("{what}: not after ten minutes"));
     }
 
     pub(crate) async fn until_held(&self, shard: u32, by: &str) {
@@ -344,40 +344,41 @@ impl Bench {
         of_second.unwrap_or_default() as u32
     }
 
-    /// Closes these, and sees that nothing is left of anybody, and that nobody has stored a place without its lease.
+    /// Closes these workers, and checks that nothing is left of any worker, and that no position was stored without its
+    /// lease.
     pub(crate) async fn close<const N: usize>(&self, workers: [Worker; N]) {
-        for input in self.close_with_some_out(workers).await {
+        for input in self.close_with_some_in_flight(workers).await {
             assert_is_empty(&*input);
         }
     }
 
-    /// The same where hosts keep what they were given.
-    pub(crate) async fn close_with_some_out<const N: usize>(&self, workers: [Worker; N]) -> [Arc<dyn Input>; N] {
+    /// The same for hosts that keep what they were given.
+    pub(crate) async fn close_with_some_in_flight<const N: usize>(&self, workers: [Worker; N]) -> [Arc<dyn Input>; N] {
         let inputs = workers.each_ref().map(|worker| Arc::clone(&worker.input));
         for worker in workers {
             worker.input.close(secs(10)).await.unwrap();
         }
-        // Whoever was told to end has a moment to do so.
+        // Tasks that were told to end have a moment to do so.
         sleep(Duration::from_millis(50)).await;
         assert_eq!(self.simulator.kinesis(|kinesis| kinesis.open_subscriptions()), 0, "subscriptions are open");
         assert_eq!(Handle::current().metrics().num_alive_tasks(), 0, "tasks are left");
         for shard in self.simulator.kinesis(|kinesis| kinesis.parents(STREAM)).into_keys() {
             assert_eq!(self.holder(shard), None, "the lease of shard {shard}");
         }
-        for written in self.written().iter().filter(|written| written.is_place()) {
+        for written in self.written().iter().filter(|written| written.stores_position()) {
             assert_eq!(written.holders()[0], Some(&*written.by), "{written:?}");
         }
         inputs
     }
 }
 
-/// Nothing is out, and nothing counts.
+/// Checks that nothing is in flight and that nothing is counted as pending.
 pub(crate) fn assert_is_empty(input: &dyn Input) {
     let status = input.status();
     assert_eq!((status.pending_messages, status.pending_bytes), (0, 0), "{status:?}");
 }
 
-/// A worker: the input and what a test can do to it.
+/// A worker: the input, and the faults that a test can cause.
 pub(crate) struct Worker {
     name: String,
     pub(crate) input: Arc<dyn Input>,
@@ -385,7 +386,7 @@ pub(crate) struct Worker {
     pub(crate) clock: Clock,
 }
 
-/// What was read and is not settled.
+/// A batch that was read and is not settled.
 pub(crate) struct Taken {
     pub(crate) numbers: Vec<u64>,
     receipt: Receipt,
@@ -413,7 +414,7 @@ impl Worker {
         Ok(Some(Taken { numbers, receipt }))
     }
 
-    /// Takes, and holds on to, so many records.
+    /// Takes this many records, and holds on to them.
     pub(crate) async fn hold(&self, count: usize) -> Vec<Taken> {
         let mut all = Vec::new();
         let mut held = 0;
@@ -434,7 +435,7 @@ impl Worker {
         self.input.ack(taken.receipt, Verdicts::NACK).await.unwrap();
     }
 
-    /// Takes and acks until so many records came; these, in order.
+    /// Takes and acks until this many records came, and returns them in order.
     pub(crate) async fn numbers(&self, count: usize) -> Vec<u64> {
         let mut all = Vec::new();
         while all.len() < count {
@@ -445,7 +446,7 @@ impl Worker {
         all
     }
 
-    /// Whether nothing comes for so long.
+    /// Whether nothing comes for this long.
     pub(crate) async fn is_quiet(&self, time: Duration) -> bool {
         self.read(Demand::new(1000, time)).await.unwrap().is_none()
     }
@@ -459,13 +460,13 @@ impl Worker {
         assert_is_empty(&*self.input);
     }
 
-    /// Ends it as a crash does: nothing that it sends arrives any more, and then it is gone.
+    /// Ends the worker as a crash does: nothing that it sends arrives any more, and then it is dropped.
     pub(crate) fn kill(self) {
         self.link.cut(true);
     }
 }
 
-/// Takes and acks all that comes to a worker, until it is dropped.
+/// A host that takes and acks everything from a worker, until it is dropped.
 pub(crate) struct Host {
     read: Arc<Mutex<Vec<u64>>>,
     _task: JoinSet<()>,
@@ -479,7 +480,7 @@ impl Host {
         let worker = Worker { name: name.clone(), input: Arc::clone(input), link: link.clone(), clock: clock.clone() };
         let log = Arc::clone(&read);
         task.spawn(async move {
-            // Closed, or at the end: either way nothing more comes.
+            // The input is closed or at its end: either way nothing more comes.
             while let Ok(taken) = worker.read(Demand::new(1000, MINUTE)).await {
                 if let Some(taken) = taken {
                     lock(&log).extend(&taken.numbers);
@@ -490,13 +491,13 @@ impl Host {
         Self { read, _task: task }
     }
 
-    /// What came so far, in order.
+    /// The records so far, in order.
     pub(crate) fn read(&self) -> Vec<u64> {
         lock(&self.read).clone()
     }
 }
 
-/// What came to several hosts, sorted.
+/// The records of several hosts, sorted.
 pub(crate) fn all_read(hosts: &[&Host]) -> Vec<u64> {
     let mut all: Vec<u64> = hosts.iter().flat_map(|host| host.read()).collect();
     all.sort_unstable();

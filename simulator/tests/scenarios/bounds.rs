@@ -1,4 +1,4 @@
-//! How much is held, and what is left in the end.
+//! How much is held, and what is left at the end?
 
 use tokio::runtime::Handle;
 use tokio::time::sleep;
@@ -11,7 +11,7 @@ async fn acks_never_come() {
     let worker = bench.connect("a").await;
     bench.put(0, 1..=100);
     let held = worker.hold(20).await;
-    // Somebody else would take what is not kept.
+    // Another worker would take a shard that is not kept.
     let other = bench.connect("b").await;
     assert!(worker.is_quiet(MINUTE).await, "more came than the pool holds");
     let (lease, calls) = (bench.row(0).lease, bench.subscribes(0).len());
@@ -46,15 +46,15 @@ async fn everything_released() {
         bench.until_stored(shard, last).await;
     }
     drop(hosts);
-    // Some is read and not taken, some taken and not settled.
+    // Some records are read and not taken, some taken and not settled.
     bench.put(4, 601..=700);
     bench.put(6, 701..=800);
     sleep(secs(2)).await;
     let held = first.take().await;
     let alive = Handle::current().metrics().num_alive_tasks();
     assert!(alive > 4, "{alive} tasks are few");
-    let inputs = bench.close_with_some_out([first, second]).await;
-    assert_eq!(inputs[0].status().pending_messages, held.numbers.len() as u64, "more is out than its host has");
+    let inputs = bench.close_with_some_in_flight([first, second]).await;
+    assert_eq!(inputs[0].status().pending_messages, held.numbers.len() as u64, "more is in flight than its host has");
     drop(held);
     for input in &inputs {
         assert_is_empty(&**input);
@@ -64,9 +64,9 @@ async fn everything_released() {
     }
 }
 
-/// A frame reserves what it could become; what stays is what its records are.
+/// A frame reserves the most that it can become, and keeps what its records are.
 #[tokio::test(start_paused = true)]
-async fn what_an_event_holds_is_counted_and_no_more() {
+async fn reservation_shrinks_to_what_an_event_holds() {
     let bench = Bench::new(1).await;
     let worker = bench.connect("a").await;
     bench.put_large(0, 1..=1, 1000);
@@ -81,18 +81,19 @@ async fn what_an_event_holds_is_counted_and_no_more() {
     bench.close([worker]).await;
 }
 
-/// Events without records say where the shard goes on. Without that an idle shard's position would be past retention one day.
+/// Events without records say where the shard continues. Without them an idle shard's position would be past retention
+/// some day.
 #[tokio::test(start_paused = true)]
 async fn events_without_records_move_the_position() {
     let bench = Bench::new(1).await;
     let worker = bench.connect("a").await;
-    bench.until("the position of an idle shard is stored", || bench.row(0).place.is_some()).await;
-    let first = bench.row(0).place;
-    bench.until("it moves on", || bench.row(0).place > first).await;
+    bench.until("the position of an idle shard is stored", || bench.row(0).position.is_some()).await;
+    let first = bench.row(0).position;
+    bench.until("it moves on", || bench.row(0).position > first).await;
     bench.close([worker]).await;
 }
 
-/// Acks may come later than a lease lasts, while a worker stops.
+/// While a worker stops, acks may come later than a lease lasts.
 #[tokio::test(start_paused = true)]
 async fn leases_are_kept_until_the_last_ack_of_a_stop() {
     let bench = Bench::new(1).await;

@@ -1,6 +1,7 @@
-//! What becomes of a worker whose credentials go bad, and heal?
+//! What becomes of a worker whose credentials fail and recover?
 //!
-//! Its role's credentials are good for a quarter of an hour, and then the simulator gives such as a test says.
+//! The credentials of its role are valid for a quarter of an hour, and then the simulator issues those that a test
+//! chooses.
 
 use std::time::Duration;
 
@@ -11,33 +12,33 @@ use tokio::time::sleep;
 
 use crate::bench::{Bench, MINUTE, TABLE, secs};
 
-/// A worker of its own, so that what is told is told of the shard.
-async fn goes_bad_and_heals(bad: RoleCredentials, told: &str) {
+/// The worker uses a store of its own, so that the reported reason concerns the shard.
+async fn fails_and_recovers(bad: RoleCredentials, expected_reason: &str) {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("checkpoint_file: \"{}\"", folder.path().join("checkpoints").display());
-    with_store(&store, bad, told).await;
+    with_store(&store, bad, expected_reason).await;
 }
 
-async fn with_store(store: &str, bad: RoleCredentials, told: &str) {
+async fn with_store(store: &str, bad: RoleCredentials, expected_reason: &str) {
     let mut settings = Settings::default();
-    settings.role_life = Duration::from_mins(15);
+    settings.role_lifetime = Duration::from_mins(15);
     let bench = Bench::with(1, settings).await;
     let worker = bench.worker_with_role("a", store);
     worker.input.connect().await.unwrap();
     bench.put(0, 1..=3);
     assert_eq!(worker.numbers(3).await, [1, 2, 3]);
     worker.link.set_credentials(bad);
-    // What it has is good for a while.
+    // The credentials that it has are valid for a while.
     assert!(worker.is_quiet(10 * MINUTE).await);
     assert_eq!(worker.status().state, State::Connected, "{bad:?}");
     bench.put(0, 4..=6);
     assert_eq!(worker.numbers(3).await, [4, 5, 6]);
-    // Neither ends nor panics when it is over, and says why nothing is read.
+    // When they have expired, the worker neither ends nor panics, and reports why nothing is read.
     assert!(worker.is_quiet(10 * MINUTE).await);
     let status = worker.status();
     assert_eq!(status.state, State::Degraded, "{bad:?}");
     let reason = status.reason.unwrap_or_default();
-    assert!(reason.contains(told), "{bad:?}: {reason}");
+    assert!(reason.contains(expected_reason), "{bad:?}: {reason}");
     bench.put(0, 7..=9);
     let asked = || bench.calls_of("AssumeRole").len();
     let before = asked();
@@ -55,32 +56,32 @@ async fn with_store(store: &str, bad: RoleCredentials, told: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn renewed_token_with_a_line_break_is_told_and_heals() {
-    goes_bad_and_heals(RoleCredentials::Garbled, "the session token has a line break in it").await;
+async fn renewed_token_with_a_line_break_is_reported_and_recovers() {
+    fails_and_recovers(RoleCredentials::Garbled, "the session token has a line break in it").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn role_that_is_throttled_is_told_and_heals() {
-    goes_bad_and_heals(RoleCredentials::Throttled, "Throttling").await;
+async fn throttled_role_is_reported_and_recovers() {
+    fails_and_recovers(RoleCredentials::Throttled, "Throttling").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn role_that_is_denied_is_told_and_heals() {
-    goes_bad_and_heals(RoleCredentials::Denied, "AccessDenied").await;
+async fn denied_role_is_reported_and_recovers() {
+    fails_and_recovers(RoleCredentials::Denied, "AccessDenied").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn role_that_nobody_knows_how_to_read_is_told_and_heals() {
-    goes_bad_and_heals(RoleCredentials::Odd, "Credentials: ").await;
+async fn unreadable_role_answer_is_reported_and_recovers() {
+    fails_and_recovers(RoleCredentials::Odd, "Credentials: ").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn role_that_is_out_of_reach_is_told_and_heals() {
-    goes_bad_and_heals(RoleCredentials::OutOfReach, "connection refused").await;
+async fn unreachable_role_is_reported_and_recovers() {
+    fails_and_recovers(RoleCredentials::OutOfReach, "connection refused").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn leases_that_can_not_be_renewed_for_want_of_credentials_are_told_and_heal() {
+async fn leases_without_credentials_are_reported_and_recover() {
     with_store(
         &format!("dynamodb: {{table: {TABLE}, create: true}}"),
         RoleCredentials::Throttled,

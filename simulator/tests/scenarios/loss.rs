@@ -1,4 +1,4 @@
-//! What could lose a record.
+//! What could lose a record?
 
 use kinesis_simulator::faults::CallFault;
 use tokio::time::sleep;
@@ -19,7 +19,7 @@ async fn shard_end_while_events_are_buffered() {
     }
     bench.split(0).await;
     bench.put(1, 31..=33);
-    // Everything is read, the end too, and nothing is taken.
+    // Everything is read, including the end, and nothing is taken.
     sleep(MINUTE).await;
     assert!(!bench.row(0).ended, "nothing of it is acked");
     let mut taken = worker.hold(30).await;
@@ -45,7 +45,7 @@ async fn flush_fails_at_shard_end() {
     bench.split(0).await;
     bench.put(2, 4..=6);
     sleep(secs(5)).await;
-    // The table refuses whatever is written. Some of it are beats, which don't matter here.
+    // The table refuses every write. Some of the writes are heartbeats, which don't matter here.
     for _ in 0..10 {
         worker.link.next_call("UpdateItem", refused("AccessDeniedException", 400));
     }
@@ -90,7 +90,7 @@ async fn children_created_while_start_is_latest() {
     let worker = bench.connect("a").await;
     bench.put(0, 4..=6);
     assert_eq!(worker.numbers(3).await, [4, 5, 6]);
-    // It can't see that there are children until they have had records for some while.
+    // The worker can't see that there are children until they have had records for a while.
     worker.link.cut(true);
     bench.split(0).await;
     bench.put(1, 7..=9);
@@ -108,7 +108,7 @@ async fn latest_is_pinned_once() {
     let bench = Bench::new(1).await.lines("start_from_oldest: false");
     bench.put(0, 1..=3);
     sleep(secs(1)).await;
-    // Refused for its whole life, the first one stores no place.
+    // All its writes are refused, so the first worker stores no position.
     let first = bench.worker("a");
     for _ in 0..1000 {
         first.link.next_call("SubscribeToShard", refused("InternalFailure", 500));
@@ -142,9 +142,9 @@ async fn closed_shards_never_read_before() {
     bench.put(3, 10..=12);
     let worker = bench.connect("a").await;
     let numbers = worker.numbers(12).await;
-    let place = |number: u64| numbers.iter().position(|one| *one == number).unwrap();
-    assert!(place(3) < place(4) && place(3) < place(7) && place(6) < place(10), "{numbers:?}");
-    assert_eq!((1..=12).map(place).max(), Some(11), "{numbers:?}");
+    let position = |number: u64| numbers.iter().position(|one| *one == number).unwrap();
+    assert!(position(3) < position(4) && position(3) < position(7) && position(6) < position(10), "{numbers:?}");
+    assert_eq!((1..=12).map(position).max(), Some(11), "{numbers:?}");
     bench.close([worker]).await;
 }
 
@@ -184,7 +184,7 @@ async fn nack_then_ack_behind_it() {
     let again = worker.take().await;
     assert_eq!(again.numbers, [1, 2]);
     assert!(worker.is_quiet(2 * MINUTE).await);
-    assert_eq!(bench.row(0).stored, 0, "what is behind a nack is stored");
+    assert_eq!(bench.row(0).stored, 0, "a position behind a nack is stored");
     worker.ack(again).await;
     bench.until_stored(0, 4).await;
     bench.close([worker]).await;
@@ -197,7 +197,7 @@ async fn stored_sequence_expired() {
     let worker = bench.connect("a").await;
     assert_eq!(worker.numbers(3).await, [1, 2, 3]);
     bench.close([worker]).await;
-    // A day is kept: of what nobody has read, one half goes.
+    // Records are kept for a day: half of those that no worker has read expire.
     bench.put(0, 4..=6);
     sleep(13 * 60 * MINUTE).await;
     bench.put(0, 7..=9);

@@ -1,4 +1,4 @@
-//! What could stand still for ever.
+//! What could stand still indefinitely?
 
 use std::time::Duration;
 
@@ -34,13 +34,13 @@ async fn lease_lost_while_blocked() {
     held.extend(first.hold(1).await);
     second.input.connect().await.unwrap();
     assert!(second.is_quiet(MINUTE).await, "the lease of one that is blocked is taken");
-    // Blocked, and now without the table too.
+    // The worker is blocked, and now also without the table.
     first.link.cut_table(true);
     bench.until_held(0, "b").await;
     assert_eq!(first.status().pending_messages, 4, "it keeps more than its host holds");
     assert_eq!(second.numbers(19).await, (2..=20).collect::<Vec<_>>());
     bench.until_stored(0, 20).await;
-    // The first comes to, with acks that are late.
+    // The first worker recovers, and its acks are late.
     first.link.cut_table(false);
     for taken in held {
         first.ack(taken).await;
@@ -58,7 +58,7 @@ async fn first_connect_fails() {
     let bench = Bench::new(1).await;
     bench.put(0, 1..=3);
     let worker = bench.worker("a");
-    // Of each kind of call that connecting makes one, with all that the SDK tries by itself.
+    // One fault for each kind of call that connecting makes, with all the retries of the SDK.
     for operation in ["DescribeTable", "DescribeStreamSummary", "ListShards", "RegisterStreamConsumer", "UpdateItem"] {
         for _ in 0..4 {
             worker.link.next_call(operation, CallFault::Refused);
@@ -86,7 +86,7 @@ async fn close_before_connect() {
     assert!(matches!(worker.input.connect().await, Err(InputError::Fatal(_))));
     let read = worker.input.read_batch(Demand::new(1, Duration::ZERO)).await;
     assert!(matches!(read, Err(InputError::NotConnected(_))));
-    // Nor does it hang behind a connect that gets no answer.
+    // Nor does the worker hang behind a connect that gets no answer.
     let worker = bench.worker("b");
     worker.link.cut(true);
     assert!(timeout(secs(5), worker.input.connect()).await.is_err());
@@ -110,7 +110,7 @@ async fn explicit_shard_after_crash() {
     let waited = bench.now().since(killed);
     assert!(waited + secs(5) >= LEASE && waited <= LEASE + secs(35), "taken after {waited:?}");
     assert_eq!(second.numbers(3).await, [4, 5, 6]);
-    assert!(second.is_quiet(MINUTE).await, "it reads a shard that it was not told to");
+    assert!(second.is_quiet(MINUTE).await, "it reads a shard that it was not assigned");
     bench.close([second]).await;
 }
 
@@ -131,10 +131,10 @@ async fn all_explicit_shards_ended() {
     let again = bench.connect("a").await;
     assert!(matches!(again.input.read_batch(demand).await, Err(InputError::EndOfInput)));
     bench.close([again]).await;
-    assert_eq!(bench.subscribes(0).len(), calls, "what is ended is read again");
+    assert_eq!(bench.subscribes(0).len(), calls, "an ended shard is read again");
 }
 
-/// A host may connect and close in a task that nobody watches.
+/// A host may connect and close in a task that is not watched.
 #[tokio::test(start_paused = true)]
 async fn panic_while_connecting_or_closing_does_not_reach_the_host() {
     let bench = Bench::new(1).await;
@@ -145,7 +145,7 @@ async fn panic_while_connecting_or_closing_does_not_reach_the_host() {
     assert!(matches!(refused, InputError::BackOff { .. }) && refused.to_string().contains("panic"), "{refused}");
     first.input.connect().await.unwrap();
     assert_eq!(first.numbers(3).await, [1, 2, 3]);
-    // What the others are told is not worth it.
+    // Notifying the other workers is not worth a failure.
     first.link.next_call("DeleteItem", CallFault::Panic);
     first.close().await;
     assert_eq!((bench.row(0).stored, bench.holder(0)), (3, None));
@@ -154,7 +154,7 @@ async fn panic_while_connecting_or_closing_does_not_reach_the_host() {
     bench.put(0, 4..=5);
     let taken = second.take().await;
     second.ack(taken).await;
-    // What can't be stored is told.
+    // Checkpoints that can't be stored are reported.
     second.link.next_call("UpdateItem", CallFault::Panic);
     let error = second.input.close(secs(10)).await.unwrap_err().to_string();
     assert!(error.contains("store the last checkpoints"), "{error}");

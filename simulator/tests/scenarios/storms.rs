@@ -1,4 +1,4 @@
-//! What could be asked too often, or given up too early.
+//! What could be requested too often, or given up too early?
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn resource_in_use_inside_five_seconds() {
     worker.link.next_stream(StreamFault::Reset);
     worker.input.connect().await.unwrap();
     assert_eq!(worker.numbers(3).await, [1, 2, 3]);
-    // So that the first retry is not too early for the limit of one call a second.
+    // This keeps the first retry from being too early for the limit of one call a second.
     sleep(secs(1)).await;
     bench.put(0, 4..=6);
     assert_eq!(worker.numbers(3).await, [4, 5, 6]);
@@ -48,7 +48,7 @@ async fn limit_exceeded_on_mass_subscribe() {
     let mut numbers = worker.numbers(SHARDS as usize).await;
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=u64::from(SHARDS)).collect::<Vec<_>>());
-    // Ten seconds at the least; backing off may cost three times that, and no more.
+    // Ten seconds at least; the backoff may cost three times that, and no more.
     let waited = bench.now().since(connected);
     assert!(waited < secs(40), "{waited:?}");
     let calls = bench.calls_of("SubscribeToShard");
@@ -76,7 +76,7 @@ async fn success_without_events() {
     bench.close([worker]).await;
 }
 
-/// A subscription whose second event is spoiled so.
+/// Reads a subscription whose second event is malformed in this way.
 async fn malformed_end(shape: StreamFault) {
     let bench = Bench::new(1).await;
     bench.put(0, 1..=3);
@@ -121,7 +121,8 @@ async fn subscription_expires_after_five_minutes() {
     bench.close([worker]).await;
 }
 
-/// The worker reads 1 to 3, can't go on until somebody mends it, says so, and goes on. `4..=6` are put meanwhile.
+/// The worker reads 1 to 3, can't continue until the fault is fixed, reports it, and continues. `4..=6` are put
+/// meanwhile.
 async fn recovers_when_granted(code: &str) {
     let bench = Bench::new(1).await;
     let worker = bench.connect("a").await;
@@ -130,7 +131,7 @@ async fn recovers_when_granted(code: &str) {
     for _ in 0..8 {
         worker.link.next_call("SubscribeToShard", CallFault::Error { code: code.to_owned(), status: 400 });
     }
-    // The subscription that there is lives on until its five minutes are over.
+    // The existing subscription lives until its five minutes have passed.
     sleep(4 * MINUTE).await;
     assert_eq!(worker.status().state, State::Connected);
     sleep(2 * MINUTE).await;
@@ -169,7 +170,8 @@ async fn kms_denied() {
     bench.put(0, 1..=3);
     assert_eq!(worker.numbers(3).await, [1, 2, 3]);
     bench.put(0, 4..=6);
-    // Before these can be sent; the open subscription says so, and then each that is tried.
+    // The key is denied before these records can be sent; the open subscription reports it, and so does each that is
+    // tried.
     bench.set_key(Key::Denied);
     assert!(worker.is_quiet(10 * MINUTE).await);
     says_why(&worker, "KMSAccessDeniedException");
@@ -184,7 +186,7 @@ async fn kms_denied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn consumer_deleted_and_made_again() {
+async fn consumer_deleted_and_recreated() {
     let bench = Bench::new(1).await;
     let worker = bench.connect("a").await;
     bench.put(0, 1..=3);

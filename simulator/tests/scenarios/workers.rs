@@ -28,7 +28,8 @@ async fn kill_9() {
     bench.close([second]).await;
 }
 
-/// The process sleeps: its clock goes on, and nothing of it runs. So it has a runtime of its own, which stands still meanwhile.
+/// The process sleeps: its clock continues, and nothing in it runs. It therefore has a runtime of its own, which stands
+/// still meanwhile.
 #[test]
 fn pause_longer_than_the_lease() {
     let runtime = || Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -57,10 +58,11 @@ fn pause_longer_than_the_lease() {
     });
     let slept = ours.block_on(async { bench.now() }).since(began);
     paused.block_on(async {
-        // The host asks first, before anything else of it has noticed. What it has read by then is another one's.
+        // The host asks first, before anything else in the process has noticed. Another worker owns what was read by
+        // then.
         let asking = first.is_quiet(secs(5));
         let ((), is_quiet) = tokio::join!(biased; advance(slept), asking);
-        assert!(is_quiet, "what the other one has read is delivered");
+        assert!(is_quiet, "records of the other worker are delivered");
         first.ack(held).await;
         assert!(first.is_quiet(LEASE / 2).await, "it still reads");
         first.close().await;
@@ -106,7 +108,8 @@ async fn table_unreachable() {
             last_read = (read().len(), bench.now());
         }
     }
-    // As long as the leases are good, and not a moment longer: another may have them then.
+    // The host is given records as long as the leases are valid, and not a moment longer: another worker may hold them
+    // then.
     let stopped = last_read.1.since(cut);
     assert!(stopped <= LEASE && stopped + secs(10) >= LEASE, "the last record came after {stopped:?}");
     assert_eq!(bench.written().len(), written);
@@ -131,7 +134,7 @@ async fn clock_skew_of_minutes() {
     first.input.connect().await.unwrap();
     second.input.connect().await.unwrap();
     let of_second = bench.until_shared("a", "b").await;
-    // Who wrote down a time that is long past, or far ahead, keeps its lease all the same.
+    // A worker that stored a time that is long past, or far ahead, keeps its lease all the same.
     third.input.connect().await.unwrap();
     let leases = [0, 1].map(|shard| bench.row(shard).lease);
     let hosts = [&first, &second, &third].map(Host::of);
@@ -144,7 +147,7 @@ async fn clock_skew_of_minutes() {
     bench.until_stored(1, 600).await;
     assert_eq!([0, 1].map(|shard| bench.row(shard).lease), leases, "a lease was taken");
     assert_eq!(all_read(&[&hosts[0], &hosts[1], &hosts[2]]), (1..=600).collect::<Vec<_>>(), "a gap, or a duplicate");
-    // The dead are taken over when their lease is over by the clock of whoever watches, which goes right.
+    // Dead workers are taken over when their leases have expired by the clock of the observer, which runs correctly.
     let [_first, of_second_host, _third] = hosts;
     drop(of_second_host);
     second.kill();
@@ -177,7 +180,7 @@ async fn graceful_hand_over() {
     let moved = bench.until_shared("a", "b").await;
     let of_second = two.read().len();
     assert!(of_second > 0 && one.read().len() > of_second);
-    // And back, when the second stops softly.
+    // The shard comes back when the second worker stops gracefully.
     second.close().await;
     bench.until_held(moved, "a").await;
     put_for(30).await;
@@ -210,7 +213,7 @@ async fn merge_with_parents_on_two_workers() {
     both.sort_unstable();
     assert_eq!(both, [7, 8, 9]);
     assert!(bench.ended_at(of_second) <= Some(bench.subscribes(2)[0].at));
-    // Each end was stored by who had the parent.
+    // Each end was stored by the worker that had the parent.
     for (shard, by) in [(1 - of_second, "a"), (of_second, "b")] {
         let end = bench.written().into_iter().find(|written| written.shard == shard_id(shard) && written.is_end());
         assert_eq!(end.unwrap().by, by);

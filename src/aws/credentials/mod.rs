@@ -438,16 +438,16 @@ mod tests {
             where
                 Self: 'a,
             {
-                future::ProvideCredentials::new(async { panic!("so it was told") })
+                future::ProvideCredentials::new(async { panic!("injected by the test") })
             }
         }
         let error = Checked::new(SharedCredentialsProvider::new(Panics)).provide_credentials().await.unwrap_err();
-        assert!(causes(&error).contains("so it was told"), "{error:?}");
+        assert!(causes(&error).contains("injected by the test"), "{error:?}");
         assert!(matches!(judge(&error, false), AccessError::CredentialsUnavailable(_)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn provider_that_failed_is_left_alone_for_a_moment() {
+    async fn failed_provider_is_not_called_again_at_once() {
         #[derive(Debug, Default)]
         struct Counts {
             asked: AtomicUsize,
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn fatal_is_what_nobody_configured_or_what_can_not_be_right() {
+    fn missing_or_impossible_credentials_are_fatal() {
         let not_loaded = CredentialsError::not_loaded("no");
         assert!(matches!(judge(&not_loaded, false), AccessError::NoCredentials(_)));
         assert!(matches!(judge(&not_loaded, true), AccessError::CredentialsUnavailable(_)));

@@ -444,7 +444,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn setting_that_counts_is_taken_from_the_environment_before_the_profile() {
+    async fn environment_setting_precedes_the_profile() {
         let config = "[default]\nuse_fips_endpoint = true\nmax_attempts = 7\nretry_mode = adaptive\nuse_dualstack_endpoint = TRUE\n\
                       ec2_metadata_service_endpoint = http://metadata.example:1338/\nca_bundle = /a\n";
         let of_profile = settings(&[], config).await.unwrap();
@@ -483,7 +483,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn url_that_is_none_is_refused_and_not_shown() {
+    fn invalid_url_is_refused_and_not_shown() {
         for right in ["http://localhost:4566", "https://user:pass@host/path/", "http://[::1]:1"] {
             assert_eq!(check_url("AWS_ENDPOINT_URL", right), Ok(()));
         }

@@ -128,7 +128,7 @@ async fn half_open_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_never_says_a_word_is_given_up() {
+async fn silent_server_times_out() {
     let (ours, _theirs) = duplex(1 << 20);
     let (settings, tasks) = (Settings::default(), TaskTracker::new());
     let opening = Connection::open(Box::new(ours), &settings, &tasks, CancellationToken::new());
@@ -136,7 +136,7 @@ async fn a_server_that_never_says_a_word_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_limit_of_streams_is_ours_or_the_servers_whichever_is_less() {
+async fn stream_limit_is_the_lower_of_ours_and_the_servers() {
     for (theirs, ours) in [(3, 100), (100, 3)] {
         let pair = pair(theirs, Settings { streams: ours, ..Settings::default() }).await;
         let mut bodies = Vec::new();
@@ -232,7 +232,7 @@ async fn small_frames_do_not_pin_large_buffers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_is_closed_and_one_with_a_stream_is_not() {
+async fn idle_connection_is_closed_and_one_with_a_stream_is_not() {
     let pair = pair(100, Settings::default()).await;
     let body = pair.subscribe().await.unwrap();
     tokio::time::sleep(300 * SECOND).await;
@@ -247,7 +247,7 @@ async fn an_idle_connection_is_closed_and_one_with_a_stream_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stop_ends_it_whatever_it_carries() {
+async fn stop_ends_a_connection_with_open_streams() {
     let pair = pair(100, Settings::default()).await;
     let mut body = pair.subscribe().await.unwrap();
     drop(pair.stop);

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn machine_is_asked_without_proxies() {
+    fn metadata_is_requested_without_proxies() {
         let set = ["127.0.0.1:1338", "localhost:51679", "agent.example"].map(Authority::from_static);
         for (uri, expected) in [
             ("http://169.254.169.254/latest/api/token", true),

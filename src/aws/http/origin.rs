@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_scheme_host_and_port() {
+    fn origin_is_scheme_host_and_port() {
         let of = |uri: &'static str| Origin::of(&Uri::from_static(uri));
         assert_eq!(of("https://kinesis.eu-west-1.amazonaws.com/"), of("https://kinesis.eu-west-1.amazonaws.com:443/x"));
         assert_ne!(of("https://localhost:4567/"), of("http://localhost:4567/"));

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn proxy_that_is_not_there_is_named() {
+    async fn unreachable_proxy_is_named() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);

@@ -62,7 +62,8 @@ impl HttpConnector for FaultyConnector {
         let faults = Arc::clone(&self.faults);
         let target = |name: &str| request.headers().get("x-amz-target").is_some_and(|target| target.ends_with(name));
         let refuse = |code: &str| {
-            let body = format!(r#"{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"so it was told"}}"#);
+            let body =
+                format!(r#"{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"injected by the test"}}"#);
             HttpConnectorFuture::ready(Ok(HttpResponse::new(StatusCode::try_from(400).unwrap(), SdkBody::from(body))))
         };
         if target("TransactWriteItems") && one_of(&faults.conflicts) {
@@ -240,7 +241,7 @@ async fn write_without_a_checkpoint_leaves_what_is_stored() {
 }
 
 #[tokio::test]
-async fn a_busy_table_is_asked_again_and_beats_do_not_wait_for_it() {
+async fn busy_table_is_retried_and_heartbeats_do_not_wait() {
     let local = Local::start().await;
     let (store, faults) = local.faulty("a").await;
     let Claim::Owned(lease, _) = store.claim(&stream(), &"s".into(), ClaimFrom::Nobody).await.unwrap() else {
@@ -261,7 +262,7 @@ async fn a_busy_table_is_asked_again_and_beats_do_not_wait_for_it() {
 }
 
 #[tokio::test]
-async fn rows_that_are_changed_while_they_are_moved_are_moved_later() {
+async fn rows_changed_during_a_move_are_moved_later() {
     let local = Local::start().await;
     let (store, faults) = local.faulty("a").await;
     let strays = async || {
@@ -281,7 +282,7 @@ async fn rows_that_are_changed_while_they_are_moved_are_moved_later() {
 }
 
 #[tokio::test]
-async fn a_permission_that_is_missing_is_told_and_not_tried_again() {
+async fn missing_permission_is_an_error_without_a_retry() {
     let local = Local::start().await;
     let (store, faults) = local.faulty("a").await;
     faults.forbidden.store(true, Ordering::Relaxed);

@@ -145,7 +145,7 @@ impl DynamoDbStore {
         let Commit { stream, shard, epoch, checkpoint } = write;
         let checkpoint = self.onward(&stream, &shard, epoch, checkpoint);
         let update = self.update_owned(&stream, &shard, epoch).expression_attribute_values(":timeout", self.timeout());
-        let update = with_place(update, checkpoint.as_ref(), "SET LeaseTimeout = :timeout", "");
+        let update = with_checkpoint(update, checkpoint.as_ref(), "SET LeaseTimeout = :timeout", "");
         let update = match &checkpoint {
             Some(checkpoint) => not_back(update, checkpoint),
             None => update,
@@ -179,7 +179,7 @@ impl DynamoDbStore {
         let Release { stream, shard, epoch, checkpoint, mut to } = release;
         let checkpoint = self.onward(&stream, &shard, epoch, checkpoint);
         let written = loop {
-            match self.let_go(&stream, &shard, epoch, checkpoint.as_ref(), to.as_ref()).await? {
+            match self.release_row(&stream, &shard, epoch, checkpoint.as_ref(), to.as_ref()).await? {
                 Some(written) => break written,
                 None => to = None,
             }
@@ -190,7 +190,7 @@ impl DynamoDbStore {
 
     /// Releases a shard. Returns `None` if this worker still holds it because the requester `to` has withdrawn its
     /// request.
-    async fn let_go(
+    async fn release_row(
         &self,
         stream: &Stream,
         shard: &ShardId,
@@ -202,7 +202,7 @@ impl DynamoDbStore {
         let passed = fastrand::u64(..);
         let update = match to {
             // `LeaseID` stays: if the answer is lost, it shows that this worker released the shard.
-            None => with_place(update, checkpoint, "", "REMOVE ClientID, LeaseTimeout, WantedBy, ClaimedAt"),
+            None => with_checkpoint(update, checkpoint, "", "REMOVE ClientID, LeaseTimeout, WantedBy, ClaimedAt"),
             Some(to) => {
                 let update = update
                     .condition_expression(format!("{OWNED} AND WantedBy = :to"))
@@ -210,7 +210,7 @@ impl DynamoDbStore {
                     .expression_attribute_values(":passed", row::lease_id(to, passed))
                     .expression_attribute_values(":timeout", self.timeout());
                 let set = "SET ClientID = :to, LeaseID = :passed, LeaseTimeout = :timeout";
-                with_place(update, checkpoint, set, "REMOVE WantedBy")
+                with_checkpoint(update, checkpoint, set, "REMOVE WantedBy")
             }
         };
         let written = match update.send().await {
@@ -221,7 +221,7 @@ impl DynamoDbStore {
             Err(error) => {
                 let found = refused("give a lease back", error)?;
                 let is_ours = |id: AttributeValue| found.get("LeaseID") == Some(&id);
-                let let_go = match to {
+                let release_row = match to {
                     None => !found.contains_key("ClientID") && is_ours(row::lease_id(&self.me, epoch)),
                     Some(to) => is_ours(row::lease_id(to, passed)),
                 };
@@ -229,7 +229,7 @@ impl DynamoDbStore {
                     return Ok(None);
                 }
                 // The row was written by an attempt whose answer was lost.
-                if let_go {
+                if release_row {
                     CommitOutcome::Stored { checkpoint: checkpoint.cloned(), requester: None }
                 } else {
                     self.lost(stream, shard, &found)
@@ -291,7 +291,7 @@ fn not_back(update: UpdateItemFluentBuilder, checkpoint: &Checkpoint) -> UpdateI
 }
 
 /// Adds a checkpoint to the attributes that an update sets and removes.
-fn with_place(
+fn with_checkpoint(
     update: UpdateItemFluentBuilder,
     checkpoint: Option<&Checkpoint>,
     set: &str,

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_as_connect_writes_it() {
+    fn row_that_connect_writes_is_read() {
         let row = lease(&item(&[
             ("StreamID", "orders"),
             ("ShardID", "shardId-000000000001"),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_connect_took_from_us_is_theirs() {
+    fn shard_that_connect_took_belongs_to_connect() {
         // Connect changes the holder and keeps the attributes of this input.
         let row = lease(&item(&[("ShardID", "s"), ("ClientID", "theirs"), ("LeaseID", "ours/00000000000000ff")]));
         assert_eq!(row.hold.unwrap().epoch, None);

@@ -102,7 +102,7 @@ async fn claims_raced_by_fifty_have_one_winner() {
 }
 
 #[tokio::test]
-async fn a_row_is_what_connect_expects() {
+async fn row_is_what_connect_expects() {
     let local = Local::start().await;
     let store = local.store("ours").await;
     store.adopt(&stream(), "orders").await.unwrap();
@@ -126,7 +126,7 @@ async fn a_row_is_what_connect_expects() {
 }
 
 #[tokio::test]
-async fn a_row_that_connect_wrote_is_continued_and_fenced() {
+async fn row_that_connect_wrote_is_continued_and_fenced() {
     let local = Local::start().await;
     let store = local.store("ours").await;
     let row = [("StreamID", "orders"), ("ShardID", "s"), ("SequenceNumber", "42")];
@@ -208,7 +208,7 @@ async fn rows_under_the_other_name_are_moved() {
 }
 
 #[tokio::test]
-async fn a_table_that_is_missing_or_another_is_told() {
+async fn missing_table_or_one_with_other_keys_is_an_error() {
     let local = Local::start().await;
     let mut config = Local::config();
     config.create = false;
@@ -238,7 +238,7 @@ fn at(number: &str) -> Option<Checkpoint> {
 }
 
 #[tokio::test]
-async fn row_that_makes_no_sense_is_read_beside_the_others() {
+async fn invalid_row_is_read_beside_the_others() {
     let local = Local::start().await;
     let store = local.store("ours").await;
     put(&store, &[("StreamID", "orders"), ("ShardID", "a"), ("SequenceNumber", "LATEST")]).await;
@@ -282,7 +282,7 @@ async fn row_of_a_former_stream_is_set_aside_and_claims_keep_to_their_stream() {
 }
 
 #[tokio::test]
-async fn who_begins_later_goes_by_the_name() {
+async fn later_process_of_a_name_takes_precedence() {
     let local = Local::start().await;
     let (before, after) = (local.store("a").await, local.store("a").await);
     let presence = Presence::default();
@@ -294,7 +294,7 @@ async fn who_begins_later_goes_by_the_name() {
 }
 
 #[tokio::test]
-async fn an_end_is_never_replaced_by_a_row_under_the_other_name() {
+async fn end_is_never_replaced_by_a_row_under_the_other_name() {
     let local = Local::start().await;
     let store = local.store("ours").await;
     for id in ["orders", ARN] {

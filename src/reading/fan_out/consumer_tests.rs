@@ -104,7 +104,7 @@ fn stream() -> Stream {
 }
 
 fn fault(code: &str) -> Fault {
-    Fault { origin: Origin::Call, code: code.into(), message: "so it was told".into() }
+    Fault { origin: Origin::Call, code: code.into(), message: "injected by the test".into() }
 }
 
 fn refused(code: &str) -> Answer {
@@ -129,7 +129,7 @@ fn named() -> ConsumerSpec {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_there_is_used_and_never_removed() {
+async fn existing_consumer_is_used_and_never_removed() {
     let registry = Arc::new(Registry::default());
     registry.described.will_be([is(ConsumerStatus::Active)]);
     let consumer = open(&registry, named()).await.unwrap();
@@ -140,7 +140,7 @@ async fn one_that_is_there_is_used_and_never_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_not_there_is_made_waited_for_and_removed() {
+async fn missing_consumer_is_registered_awaited_and_removed() {
     let registry = Arc::new(Registry::default());
     registry.described.will_be([not_there(), is(ConsumerStatus::Creating), is(ConsumerStatus::Active)]);
     registry.registered.will_be([is(ConsumerStatus::Creating)]);
@@ -151,7 +151,7 @@ async fn one_that_is_not_there_is_made_waited_for_and_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_deleted_is_made_again_once_it_is_gone() {
+async fn consumer_in_deletion_is_registered_again_once_it_is_gone() {
     let registry = Arc::new(Registry::default());
     registry.described.will_be([is(ConsumerStatus::Deleting), not_there(), is(ConsumerStatus::Active)]);
     registry.registered.will_be([is(ConsumerStatus::Creating)]);
@@ -160,7 +160,7 @@ async fn one_that_is_deleted_is_made_again_once_it_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_process_may_be_faster() {
+async fn consumer_registered_by_a_faster_process_is_used() {
     let registry = Arc::new(Registry::default());
     registry.described.will_be([not_there(), is(ConsumerStatus::Creating), is(ConsumerStatus::Active)]);
     registry.registered.will_be([refused("ResourceInUseException")]);
@@ -170,7 +170,7 @@ async fn another_process_may_be_faster() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_many_at_once_is_tried_again_until_it_may() {
+async fn too_many_registrations_at_once_are_retried() {
     let registry = Arc::new(Registry::default());
     registry.described.will_be([not_there(), not_there(), not_there(), is(ConsumerStatus::Active)]);
     registry.registered.will_be([
@@ -185,7 +185,7 @@ async fn too_many_at_once_is_tried_again_until_it_may() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_does_not_become_active_is_an_error_that_says_what_was_seen() {
+async fn consumer_that_never_becomes_active_is_an_error_with_its_last_status() {
     for (answer, seen) in [(is(ConsumerStatus::Creating), "Creating"), (refused("InternalFailure"), "InternalFailure")]
     {
         let registry = Arc::new(Registry::default());
@@ -201,7 +201,7 @@ async fn one_that_does_not_become_active_is_an_error_that_says_what_was_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_is_told_at_once_with_what_to_do() {
+async fn refused_registration_is_an_error_that_says_what_to_do() {
     let registry = Arc::new(Registry::default());
     registry.described.will_be([refused("AccessDeniedException")]);
     let start = Instant::now();
@@ -219,7 +219,7 @@ async fn what_is_refused_is_told_at_once_with_what_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn consumer_deleted_and_made_again() {
+async fn consumer_deleted_and_recreated() {
     let registry = Arc::new(Registry::default());
     registry.described.will_be([is(ConsumerStatus::Active)]);
     let consumer = Arc::new(open(&registry, named()).await.unwrap());
@@ -241,7 +241,7 @@ async fn consumer_deleted_and_made_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_than_five_are_made_at_once() {
+async fn at_most_five_consumers_are_registered_at_once() {
     let registry = Arc::new(Registry::default());
     registry.described.will_be((0..12).map(|_| not_there()).chain([is(ConsumerStatus::Active)]));
     registry.registered.will_be([is(ConsumerStatus::Creating)]);

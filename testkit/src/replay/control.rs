@@ -1,4 +1,4 @@
-//! What do the control calls of a consumer get to hear? One stream, one consumer, as many shards as one likes.
+//! How are the control calls of a consumer answered? There are one stream, one consumer, and any number of shards.
 
 use serde_json::{Value, json};
 

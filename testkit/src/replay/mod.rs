@@ -30,21 +30,22 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use self::stream::{Shape, Stream, counted};
 use crate::AnyError;
 
-/// An idle shard says so as often.
+/// The interval of events on an idle shard.
 const IDLE: Duration = Duration::from_secs(5);
-/// Bytes handed to HTTP/2 at once.
+/// The number of bytes handed to HTTP/2 at once.
 const CHUNK: usize = 64 << 10;
 
-/// What the shards send.
+/// The load that the shards send.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Load {
     pub shape: Shape,
     pub shards: usize,
-    /// Payload that each shard sends before it falls idle.
+    /// The payload that each shard sends before it becomes idle.
     pub bytes_per_shard: u64,
-    /// Payload that each shard sends in a second; as much as windows allow if it isn't said.
+    /// The payload that each shard sends in a second; `None` for as much as windows allow.
     pub rate: Option<f64>,
-    /// Sequence numbers rise for ever, and events say when they were written. Costs the server some time.
+    /// Whether sequence numbers rise indefinitely, and events say when they were written. This costs the server some
+    /// time.
     pub rising: bool,
 }
 
@@ -55,23 +56,23 @@ struct Shards {
     seen: Arc<Seen>,
 }
 
-/// What the server sees of its readers.
+/// The server's view of its readers.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Bytes sent on subscriptions.
+    /// The number of bytes sent on subscriptions.
     pub sent: AtomicU64,
-    /// Subscriptions whose window is full.
+    /// The number of subscriptions whose window is full.
     pub full: AtomicUsize,
-    /// Signals every change.
+    /// Notified of every change.
     pub changed: Notify,
 }
 
-/// Serves until the process ends; tells the address first.
+/// Serves until the process ends. Reports the address first.
 pub async fn serve(
     load: Load,
     certificate: &[u8],
     key: &[u8],
-    tell: impl FnOnce(SocketAddr) -> Result<(), AnyError>,
+    report: impl FnOnce(SocketAddr) -> Result<(), AnyError>,
     seen: Arc<Seen>,
 ) -> Result<(), AnyError> {
     let certificates = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
@@ -81,7 +82,7 @@ pub async fn serve(
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    tell(listener.local_addr()?)?;
+    report(listener.local_addr()?)?;
     let shards = Arc::new(Shards { stream: Stream::new(load.shape), load, seen });
     let mut connections = JoinSet::new();
     loop {
@@ -114,7 +115,7 @@ async fn answer(request: Request<h2::RecvStream>, mut respond: SendResponse<Byte
         if let Ok(head) = head
             && let Ok(stream) = respond.send_response(head, false)
         {
-            // The reader has gone away when it has enough.
+            // The reader disconnects when it has enough.
             let _ = shards.events(stream, after(&asked)).await;
         }
         return;
@@ -127,18 +128,18 @@ async fn answer(request: Request<h2::RecvStream>, mut respond: SendResponse<Byte
     }
 }
 
-/// The number after which a subscription is to begin.
+/// The number after which a subscription begins.
 fn after(request: &[u8]) -> u64 {
     let request: Value = serde_json::from_slice(request).unwrap_or_default();
     request["StartingPosition"]["SequenceNumber"].as_str().and_then(counted).map_or(0, |last| last + 1)
 }
 
 impl Shards {
-    /// The events of one subscription, from a number on.
+    /// Sends the events of one subscription, from a number on.
     async fn events(&self, mut stream: SendStream<Bytes>, first: u64) -> io::Result<()> {
         let Stream { initial, events, records, payload_bytes, idle } = &self.stream;
         self.send(&mut stream, initial.clone()).await?;
-        // Shards don't speak in chorus.
+        // The phases differ, so that the shards don't send at the same time.
         let phase = fastrand::f64();
         let pace = self.load.rate.map(|rate| Duration::from_secs_f64(*payload_bytes as f64 / rate));
         let mut due = Instant::now() + pace.unwrap_or_default().mul_f64(phase);
@@ -208,7 +209,7 @@ impl Drop for Full<'_> {
     }
 }
 
-/// The time that all processes of this machine share.
+/// A clock that all processes of this machine share.
 pub fn now_nanos() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }

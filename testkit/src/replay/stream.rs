@@ -1,4 +1,4 @@
-//! What does the server send? Events encoded once, replayed for ever.
+//! What does the server send? Events that are encoded once and replayed indefinitely.
 
 use std::fmt::Write;
 
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame as write;
 
-/// Marks a record whose data begins with the time at which the server wrote it.
+/// The mark of a record whose data begins with the time at which the server wrote it.
 const STAMP: [u8; 4] = *b"\0at\0";
-/// Characters of base64 that hold the mark and the time.
+/// The number of base64 characters that hold the mark and the time.
 const STAMP_CHARS: usize = 16;
-/// Digits of a sequence number that are counted; those before are always the same.
+/// The number of digits of a sequence number that count; those before are always the same.
 const COUNTED: usize = 20;
 
-/// What the events of a stream are made of.
+/// The composition of the events of a stream.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Shape {
     pub record_bytes: usize,
-    /// Payload in an event, about.
+    /// The approximate payload of an event.
     pub event_bytes: usize,
 }
 
@@ -27,23 +27,23 @@ pub struct Shape {
 pub struct Stream {
     /// The first frame.
     pub initial: Bytes,
-    /// The events that are replayed.
+    /// The events that are replayed in turn.
     pub events: Vec<Event>,
-    /// Records in each.
+    /// The number of records in each event.
     pub records: usize,
-    /// Payload bytes in each.
+    /// The payload bytes in each event.
     pub payload_bytes: usize,
-    /// An event without records, as an idle shard sends.
+    /// An event without records, as an idle shard sends it.
     pub idle: Bytes,
 }
 
-/// An event, and where in it is what changes.
+/// An event, and the positions in it of the parts that change.
 #[derive(Clone)]
 pub struct Event {
     pub frame: Bytes,
-    /// Where the counted digits of each sequence number begin; the continuation's are the last.
+    /// The positions of the counted digits of each sequence number; those of the continuation come last.
     digits: Vec<usize>,
-    /// Where the data of the first record begins.
+    /// The position of the data of the first record.
     data: Option<usize>,
 }
 
@@ -57,7 +57,7 @@ impl Stream {
 }
 
 impl Event {
-    /// The event with sequence numbers from `first` on, and, if its records are large enough, the time in the first.
+    /// The event with sequence numbers from `first` on. If its records are large enough, the first contains the time.
     pub fn from(&self, first: u64, now_nanos: u64) -> Bytes {
         let mut frame = self.frame.to_vec();
         for (number, at) in (first..).zip(&self.digits) {
@@ -79,18 +79,18 @@ impl Event {
     }
 }
 
-/// The time at which the server wrote this record, if it says so.
+/// The time at which the server wrote this record, if it contains one.
 pub fn written_at(data: &[u8]) -> Option<u64> {
     let time = data.strip_prefix(&STAMP)?.first_chunk()?;
     Some(u64::from_le_bytes(*time))
 }
 
-/// What a sequence number counts, if it is one of ours.
+/// The count in a sequence number, if this server wrote it.
 pub fn counted(sequence: &str) -> Option<u64> {
     sequence.get(sequence.len().checked_sub(COUNTED)?..)?.parse().ok()
 }
 
-/// Writing to a string can't fail.
+/// An event of these records. Writing to a string can't fail.
 fn event(records: usize, record_bytes: usize, at: u64) -> Event {
     let mut json = String::from(r#"{"Records":["#);
     let mut digits = Vec::new();
@@ -117,7 +117,7 @@ fn event(records: usize, record_bytes: usize, at: u64) -> Event {
     sequence(&mut json, &mut digits, (at + 1) * records as u64 - u64::from(records > 0));
     json.push_str(r#"","MillisBehindLatest":0,"ChildShards":[]}"#);
     let frame = Bytes::from(write::event(&json));
-    // The payload is followed by the checksum alone.
+    // Only the checksum follows the payload.
     let start = frame.len() - 4 - json.len();
     for at in &mut digits {
         *at += start;

@@ -20,7 +20,7 @@ impl Publish for Push {
 }
 
 #[tokio::test]
-async fn the_suite_of_mq_bridge_passes() {
+async fn suite_of_mq_bridge_passes() {
     let queue = MemoryQueue::new();
     let options = ConformanceOptions::new("conformance", json!({ "topic": "t" }));
     let passed = run(registered("queue", &queue), Arc::new(Push(queue.clone())), options).await.unwrap();

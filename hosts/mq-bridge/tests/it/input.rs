@@ -1,4 +1,4 @@
-//! The input in memory is held to the contract of all inputs.
+//! Does the input in memory keep the contract of all inputs?
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ impl Source for Queue {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_input_in_memory_conforms() {
+async fn input_in_memory_conforms() {
     let report = conformance::run(&Queues, &Options::default()).await;
     assert_eq!(report.skipped().len(), 1);
     report.unwrap();

@@ -19,7 +19,7 @@ pub(crate) struct Plugin {
 #[derive(Debug, Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// Which topic to read.
+    /// The topic to read.
     #[garde(skip)]
     #[allow(dead_code)]
     topic: String,

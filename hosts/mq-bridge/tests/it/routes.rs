@@ -32,7 +32,7 @@ async fn outcome(handle: RouteHandle) -> Option<RouteOutcome> {
 }
 
 #[tokio::test]
-async fn a_registered_input_is_named_in_a_route_and_ends_with_its_queue() {
+async fn registered_input_is_named_in_a_route_and_ends_with_its_queue() {
     let queue = MemoryQueue::new();
     queue.push(numbers(1000));
     queue.finish();
@@ -53,7 +53,7 @@ async fn a_registered_input_is_named_in_a_route_and_ends_with_its_queue() {
 }
 
 #[tokio::test]
-async fn a_stopped_route_has_settled_all_that_it_took() {
+async fn stopped_route_has_settled_all_that_it_took() {
     let queue = MemoryQueue::new();
     queue.push(numbers(500));
     let attached = attach("queue_stopped", Arc::new(queue.input())).unwrap();
@@ -70,7 +70,7 @@ async fn a_stopped_route_has_settled_all_that_it_took() {
     assert_eq!((counts.open, counts.closed), (1, 0), "an attached input is its owner's to close");
 }
 
-/// Can't be connected until somebody changes something.
+/// An input that can't be connected until a person changes something.
 struct Hopeless;
 
 #[async_trait]
@@ -93,7 +93,7 @@ impl Input for Hopeless {
 }
 
 #[tokio::test]
-async fn an_input_that_can_not_work_fails_the_route_with_its_message_instead_of_being_retried() {
+async fn input_that_can_not_work_fails_the_route_with_its_message_instead_of_being_retried() {
     let attached = attach("hopeless", Arc::new(Hopeless)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let route = Route::new(attached.endpoint(), file(&folder.path().join("out")));

@@ -1,4 +1,4 @@
-//! Who closes an input, and when.
+//! Which consumer closes an input, and when?
 
 use mq_bridge::traits::{CustomEndpointFactory, MessageConsumer};
 use pipeline_plugin_mq_bridge::InputFactory;
@@ -19,7 +19,7 @@ fn setting() -> (MemoryQueue, InputFactory) {
 }
 
 #[tokio::test]
-async fn a_second_consumer_of_a_route_reads_the_input_of_the_first() {
+async fn second_consumer_of_a_route_reads_the_input_of_the_first() {
     let (queue, factory) = setting();
     let mut first = consumer(&factory).await;
     let mut second = consumer(&factory).await;
@@ -33,7 +33,7 @@ async fn a_second_consumer_of_a_route_reads_the_input_of_the_first() {
 }
 
 #[tokio::test]
-async fn a_consumer_dropped_without_a_word_closes_the_input() {
+async fn dropped_consumer_closes_the_input() {
     let (queue, factory) = setting();
     let mut first = consumer(&factory).await;
     first.receive_batch(1).await.unwrap();
@@ -53,11 +53,11 @@ async fn disconnecting_waits_until_the_input_is_closed() {
 }
 
 #[tokio::test]
-async fn a_consumer_created_while_the_input_closes_gets_a_new_one_without_a_fight() {
+async fn consumer_created_while_the_input_closes_gets_a_new_one() {
     let (queue, factory) = setting();
     let mut first = consumer(&factory).await;
     let batch = first.receive_batch(1).await.unwrap();
-    // The receipt is out, so closing takes as long as it is.
+    // The receipt is in flight, and closing waits for it.
     drop(first);
     let settle = async {
         tokio::task::yield_now().await;
@@ -70,7 +70,7 @@ async fn a_consumer_created_while_the_input_closes_gets_a_new_one_without_a_figh
 }
 
 #[tokio::test]
-async fn a_wrong_configuration_stops_a_route_instead_of_being_retried() {
+async fn wrong_configuration_stops_a_route_instead_of_being_retried() {
     let (_, factory) = setting();
     let Err(error) = factory.create_consumer("route", &json!({ "topik": "t" })).await else {
         panic!("it was accepted")

@@ -1,7 +1,7 @@
-//! The whole plugin in the simulated world, seed after seed, with every promise checked.
+//! The soak: the whole plugin in the simulated world, seed after seed, with every promise checked.
 //!
-//! `cargo run --release -p kinesis-simulator --bin soak -- --seeds 1000 --minutes-virtual 60`. A seed that fails is named with the
-//! command that replays it and writes down everything that happened.
+//! `cargo run --release -p kinesis-simulator --bin soak -- --seeds 1000 --minutes-virtual 60`. A seed that fails is
+//! named with the command that replays it and writes down everything that happened.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod log;
@@ -38,10 +38,10 @@ const HELP: &str = "soak: the Kinesis input in a simulated world, and an oracle 
   --log FILE            where to (default soak-SEED.log)
   --trace               with the plugin's own log lines on standard error";
 
-/// How often it says how far it is.
+/// The interval of progress reports.
 const PROGRESS: Duration = Duration::from_mins(1);
 
-/// What was asked for.
+/// The options of the command line.
 struct Asked {
     seeds: u64,
     from: Option<u64>,
@@ -69,7 +69,7 @@ fn asked() -> Result<Option<Asked>, String> {
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
         let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
         match word.as_str() {
             "--seeds" => asked.seeds = number(value()?)?,
@@ -106,7 +106,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Panics that the weather asks for are no news.
+/// Silences the panics that faults cause.
 fn quiet_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -150,8 +150,8 @@ fn replay(seed: u64, asked: &Asked) -> ExitCode {
     }
 }
 
-/// What a thread has to tell.
-enum Told {
+/// A message from a thread that runs seeds.
+enum Message {
     Begins(u64),
     Ends(u64, Result<Report, String>),
 }
@@ -164,33 +164,33 @@ fn soak(asked: &Asked) -> ExitCode {
     println!("seeds {first} to {}, {} virtual minutes each", first + asked.seeds.saturating_sub(1), asked.minutes);
     let begun = Instant::now();
     let next = Arc::new(AtomicU64::new(0));
-    let (tell, told) = mpsc::channel();
+    let (sender, messages) = mpsc::channel();
     for _ in 0..asked.threads {
-        let (next, tell, seeds, length) = (Arc::clone(&next), tell.clone(), asked.seeds, length(asked));
+        let (next, sender, seeds, length) = (Arc::clone(&next), sender.clone(), asked.seeds, length(asked));
         std::thread::spawn(move || {
             loop {
                 let at = next.fetch_add(1, Ordering::Relaxed);
-                // Nobody listens any more once one hangs.
-                if at >= seeds || tell.send(Told::Begins(first + at)).is_err() {
+                // Nothing receives messages any more once a seed hangs.
+                if at >= seeds || sender.send(Message::Begins(first + at)).is_err() {
                     return;
                 }
                 let report = world::run(Plan::draw(first + at, length), Log::default());
-                if tell.send(Told::Ends(first + at, report)).is_err() {
+                if sender.send(Message::Ends(first + at, report)).is_err() {
                     return;
                 }
             }
         });
     }
-    drop(tell);
+    drop(sender);
     let hangs_after = asked.hangs_after.unwrap_or_else(|| Duration::from_secs((5 * asked.minutes).max(300)));
     let (mut total, mut running) = (Total::default(), BTreeMap::new());
     let mut shown = begun;
     loop {
-        match told.recv_timeout(Duration::from_secs(1)) {
-            Ok(Told::Begins(seed)) => {
+        match messages.recv_timeout(Duration::from_secs(1)) {
+            Ok(Message::Begins(seed)) => {
                 running.insert(seed, Instant::now());
             }
-            Ok(Told::Ends(seed, report)) => {
+            Ok(Message::Ends(seed, report)) => {
                 running.remove(&seed);
                 match report {
                     Ok(report) => total.add(&report, asked.minutes),
@@ -203,7 +203,7 @@ fn soak(asked: &Asked) -> ExitCode {
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
-        // Something goes round without virtual time going on. Its thread can't be stopped, but the program ends.
+        // A seed makes no progress in virtual time. Its thread can't be stopped, but the program ends.
         if let Some((seed, _)) = running.iter().find(|(_, begun)| begun.elapsed() > hangs_after) {
             total.broken_seeds.push(*seed);
             println!("seed {seed} is broken 1 times. Hangs at 0: no end after {hangs_after:?}");

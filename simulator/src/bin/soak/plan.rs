@@ -1,4 +1,4 @@
-//! What is a seed's world like?
+//! What is the world of a seed like?
 
 use std::time::Duration;
 
@@ -12,36 +12,36 @@ use crate::oracle::Rules;
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    /// How long things go wrong, in virtual time.
+    /// How long faults are injected, in virtual time.
     pub(crate) length: Duration,
     pub(crate) settings: Settings,
     pub(crate) workers: usize,
     pub(crate) shards: u32,
     pub(crate) config: Config,
-    /// The service decides in which shard a record goes.
+    /// Whether the service decides into which shard a record goes.
     pub(crate) auto: bool,
-    /// Records put in a second, over all shards.
+    /// The number of records put in a second, over all shards.
     pub(crate) rate: f64,
     pub(crate) record_bytes: usize,
     /// The mean time between two events of the world.
     pub(crate) gap: Duration,
-    /// What goes wrong all the time.
+    /// The faults that are possible all the time.
     pub(crate) climate: Weather,
     /// The mean time between two events of the second kind, if there are any.
     pub(crate) second_gap: Option<Duration>,
-    /// In how many of a hundred cases something happens to a worker at the moment in which it wrote a row that matters.
+    /// In how many of a hundred cases a worker is struck at the moment in which it wrote a row that matters.
     pub(crate) triggers_per_cent: u32,
-    /// How long everything is calm at the end, at least, so that the workers share the shards for good.
-    pub(crate) rest: Option<Duration>,
+    /// The least time without faults at the end, so that the workers balance the shards for good.
+    pub(crate) balance_time: Option<Duration>,
 }
 
-/// What is drawn of a worker's configuration.
+/// The part of a worker's configuration that is drawn.
 #[expect(clippy::struct_excessive_bools, reason = "each is drawn for itself")]
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) commit: Duration,
     pub(crate) lease: Duration,
-    /// The leases of every second worker, if they differ.
+    /// The lease period of every second worker, if it differs.
     other_lease: Option<Duration>,
     rebalance: Duration,
     grace: Duration,
@@ -51,15 +51,15 @@ pub(crate) struct Config {
     pub(crate) max_bytes: u64,
     pub(crate) oldest: bool,
     by_arn: bool,
-    /// A worker keeps its name over restarts.
+    /// Whether a worker keeps its name across restarts.
     pub(crate) stable_names: bool,
-    /// It assumes a role, so that its credentials have to be renewed.
+    /// Whether a worker assumes a role, so that its credentials have to be renewed.
     role: bool,
-    /// It reads with two calls at a time, of which one is given up.
+    /// Whether a host reads with two calls at a time, of which one is canceled.
     pub(crate) impatient: bool,
-    /// It closes the input while it has batches in hand, and acknowledges them after that.
+    /// Whether a host closes the input while it has batches in flight, and acknowledges them after that.
     pub(crate) closes_first: bool,
-    /// How long it usually takes to acknowledge a batch, at most.
+    /// The longest time that a host usually takes to acknowledge a batch.
     pub(crate) usual: Duration,
 }
 
@@ -83,7 +83,7 @@ impl Plan {
         settings.activation = secs(rng.u64(1..20));
         settings.table_lag = Duration::from_millis(100 * (seed % 30));
         settings.unread = secs(pick(rng, &[40, 120, 300]));
-        // Longer than anybody may be kept waiting, unless all are down.
+        // The retention is longer than any record may be kept waiting, unless all workers are down.
         settings.retention = pick(rng, &[Duration::from_hours(24), Duration::from_hours(24), Duration::from_mins(17)]);
         let config = Config {
             commit: pick(rng, &[secs(1), secs(5), secs(5), secs(10)]),
@@ -122,39 +122,39 @@ impl Plan {
             climate,
             second_gap: None,
             triggers_per_cent: 0,
-            rest: None,
+            balance_time: None,
         };
         plan.draw_more(&mut Rng::with_seed(seed ^ 0x006d_6f72_6500));
         plan.draw_yet_more(&mut Rng::with_seed(seed ^ 0x0079_6574_0000));
         plan
     }
 
-    /// What came later: drawn by itself, so that the rest of a seed stays what it was.
+    /// Draws the first extension by itself, so that the rest of a seed stays the same.
     fn draw_more(&mut self, rng: &mut Rng) {
         let secs = Duration::from_secs;
         self.settings.listing_lag = pick(rng, &[Duration::ZERO, secs(1), secs(3), secs(6)]);
-        self.settings.role_life = pick(rng, &[secs(60), secs(120), secs(900)]);
+        self.settings.role_lifetime = pick(rng, &[secs(60), secs(120), secs(900)]);
         self.config.role = rng.u32(0..3) == 0;
         self.config.impatient = rng.u32(0..3) == 0;
         self.climate.panics_per_mille = pick(rng, &[0, 0, 0, 1, 5]);
-        // Events that are larger than the pool.
+        // Some events are larger than the pool.
         if rng.u32(0..6) == 0 {
             (self.record_bytes, self.rate) = (60_000, 0.5);
             (self.config.max_bytes, self.config.max_records) = (64 << 10, 50_000);
         }
-        // Positions that expire while a shard can't be read.
+        // Some positions expire while a shard can't be read.
         if rng.u32(0..8) == 0 {
             self.settings.retention = Duration::from_mins(4);
         }
     }
 
-    /// What came after that, drawn by itself again. In half of the seeds the world is what it was before.
+    /// Draws the second extension, by itself again. In half of the seeds the world is the same as without it.
     fn draw_yet_more(&mut self, rng: &mut Rng) {
         let secs = Duration::from_secs;
-        let rests = rng.u32(0..3) == 0;
+        let balances = rng.u32(0..3) == 0;
         let new = rng.bool();
         let longest = self.config.longest_lease();
-        self.rest = rests.then(|| self.config.rebalance * 3 + longest * 2 + secs(60));
+        self.balance_time = balances.then(|| self.config.rebalance * 3 + longest * 2 + secs(60));
         if !new {
             return;
         }
@@ -167,7 +167,7 @@ impl Plan {
             self.config.usual = self.config.usual.min(Duration::from_millis(100));
         }
         self.config.other_lease = pick(rng, &[None, Some(secs(15)), Some(secs(60))]);
-        // A listing must not lag for longer than a worker waits until it believes it.
+        // A listing must not lag for longer than a worker waits until it believes the listing.
         self.settings.page_lag = pick(rng, &[Duration::ZERO, secs(9).saturating_sub(self.settings.listing_lag)]);
         if rng.u32(0..4) == 0 {
             self.settings.retention = Duration::from_mins(4);
@@ -180,13 +180,13 @@ impl Plan {
 }
 
 impl Config {
-    /// What the oracle holds a worker to.
+    /// The rules that the oracle applies to a worker.
     pub(crate) fn rules(&self, retention: Duration) -> Rules {
         Rules {
             oldest: self.oldest,
             retention,
             checkpoint_limit: self.checkpoint_limit,
-            // A quarter of the grace is for storing the last position.
+            // A quarter of the grace period is for storing the last position.
             acks: self.grace.mul_f64(0.75),
             handed_over_within: self.commit + self.grace,
             rebalance: self.rebalance,
@@ -194,7 +194,7 @@ impl Config {
         }
     }
 
-    /// How long the leases of a worker are.
+    /// The lease period of a worker.
     pub(crate) fn lease_of(&self, worker: usize) -> Duration {
         self.other_lease.filter(|_| worker % 2 == 1).unwrap_or(self.lease)
     }
@@ -203,7 +203,7 @@ impl Config {
         self.lease.max(self.other_lease.unwrap_or_default())
     }
 
-    /// A worker's block.
+    /// The configuration of a worker.
     pub(crate) fn yaml(&self, client_id: &str, lease: Duration, settings: &Settings) -> String {
         let stream = if self.by_arn {
             format!("arn:aws:kinesis:{}:{}:stream/{STREAM}", settings.region, settings.account)

@@ -1,7 +1,7 @@
-//! A value that others wait for.
+//! A value whose changes tasks can wait for.
 //!
-//! As tokio's `watch`, but whoever waits is woken in the order in which it came; there the order is drawn, and a run would not
-//! be the same every time.
+//! It resembles tokio's `watch`, except that the tasks are woken in the order in which they began to wait; in `watch`
+//! the order is random, and a run would not be the same every time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,12 +40,12 @@ impl<T: Copy + PartialEq> Signal<T> {
         self.0.changed.notify_waiters();
     }
 
-    /// Waits until it is something else. Cancel safe.
+    /// Waits until the value differs from `old`. Cancel safe.
     pub(crate) async fn is_not(&self, old: T) {
         loop {
             let changed = self.0.changed.notified();
             let mut changed = std::pin::pin!(changed);
-            // Registered before looking, so that a change in between is not missed.
+            // The waiter is registered before the value is read, so that a change in between is not missed.
             changed.as_mut().enable();
             if self.get() != old {
                 return;

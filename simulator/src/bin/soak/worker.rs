@@ -1,7 +1,7 @@
 //! A worker: the whole plugin and a host, on a runtime and a clock of its own.
 //!
-//! Its runtime only goes while it is stepped. One that isn't is a process that was stopped; one whose runtime is dropped was
-//! killed.
+//! Its runtime only runs while it is stepped. A worker that is not stepped is a paused process; one whose runtime is
+//! dropped was killed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,24 +25,24 @@ use crate::signal::Signal;
 /// The most bytes of data in an event.
 const LARGEST_EVENT: u64 = 1 << 20;
 
-/// How a host treats what it is given.
+/// How a host treats its deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mood {
     /// Acknowledges at once, or as fast as it usually does.
     Prompt,
     /// Takes some time, and holds several batches meanwhile.
     Slow(Duration),
-    /// Refuses some messages of a hundred.
+    /// Nacks this many messages in a hundred.
     Refusing(u32),
-    /// Loses some receipts of a hundred.
+    /// Loses this many receipts in a hundred.
     Losing(u32),
     /// Settles nothing, and in the end takes nothing.
     Blocked,
-    /// Keeps the first batch that it is given, and acknowledges all others at once.
+    /// Keeps its first batch, and acknowledges all others at once.
     Holding,
 }
 
-/// What everybody looks at.
+/// The parts of the world that everything shares.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
     pub(crate) simulator: Simulator,
@@ -56,16 +56,16 @@ impl Shared {
     }
 }
 
-/// Where a host is.
+/// The state of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Running,
-    /// It is to stop gracefully.
+    /// The host has been told to stop gracefully.
     Stopping,
     Stopped,
 }
 
-/// A worker that runs, or stands still.
+/// A worker, running or paused.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) name: String,
@@ -74,7 +74,7 @@ pub(crate) struct Worker {
     clock: Clock,
     mood: Signal<Mood>,
     stage: Signal<Stage>,
-    /// Since when it stands still.
+    /// Since when the worker is paused.
     paused: Option<Time>,
 }
 
@@ -103,7 +103,7 @@ impl Worker {
             shared: shared.clone(),
             mood: mood.clone(),
             stage: stage.clone(),
-            out: Arc::default(),
+            in_flight: Arc::default(),
             most: (config.max_records, config.max_bytes),
             rng: fastrand::Rng::with_seed(seed ^ 0x05e1),
             impatient: config.impatient,
@@ -133,14 +133,14 @@ impl Worker {
         self.paused.get_or_insert(now);
     }
 
-    /// Goes on after a pause, in which its clock went on.
+    /// Continues after a pause, in which the clock of the worker continued.
     pub(crate) fn resume(&mut self, now: Time) {
         if let Some(since) = self.paused.take() {
             self.runtime.block_on(advance(now.since(since)));
         }
     }
 
-    /// Stops gracefully: takes nothing more, settles what it has, closes.
+    /// Stops gracefully: takes nothing more, settles what is in flight, and closes.
     pub(crate) fn stop(&self, now: Time, oracle: &mut Oracle) {
         if self.stage.get() == Stage::Running {
             oracle.stopping(&self.name, now);
@@ -152,32 +152,32 @@ impl Worker {
         self.stage.get() == Stage::Stopped
     }
 
-    /// Runs until this time, unless it stands still.
+    /// Runs until this time, unless the worker is paused.
     pub(crate) fn step(&self, until: Time) {
         if self.paused.is_none() {
-            // Only on its runtime the clock is that runtime's.
+            // Only on its runtime is the clock that of the runtime.
             self.runtime.block_on(async { sleep(until.since(self.clock.now())).await });
         }
     }
 
-    /// Whether it runs and reaches the services.
-    pub(crate) fn is_well(&self) -> bool {
-        self.paused.is_none() && self.link.is_well()
+    /// Whether the worker runs and reaches the services.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.paused.is_none() && self.link.is_healthy()
     }
 
-    /// Whether its host acknowledges everything as fast as it can.
+    /// Whether the host acknowledges everything as fast as it can.
     pub(crate) fn is_prompt(&self) -> bool {
         self.mood.get() == Mood::Prompt
     }
 
-    /// Tasks that are there.
+    /// The number of live tasks.
     pub(crate) fn tasks(&self) -> usize {
         self.runtime.metrics().num_alive_tasks()
     }
 }
 
-/// What is out: messages and bytes.
-type Out = Arc<Mutex<(u64, u64)>>;
+/// What is in flight: messages and bytes.
+type InFlight = Arc<Mutex<(u64, u64)>>;
 
 struct Host {
     name: String,
@@ -187,10 +187,10 @@ struct Host {
     shared: Shared,
     mood: Signal<Mood>,
     stage: Signal<Stage>,
-    out: Out,
+    in_flight: InFlight,
     most: (u64, u64),
     rng: fastrand::Rng,
-    /// How impatiently it reads.
+    /// Whether the host cancels reads.
     impatient: bool,
     closes_first: bool,
     usual: Duration,
@@ -203,7 +203,7 @@ struct Host {
 struct Seen {
     shard: String,
     number: String,
-    /// Under which of the worker's leases it came.
+    /// The claim that it came under.
     claim: u64,
 }
 
@@ -226,11 +226,11 @@ impl Host {
                 self.stage.set(Stage::Stopped);
                 return;
             };
-            // Somebody starts it again, as somebody would.
+            // The program is started again, as an operator would do.
             self.fail(&reason);
             drop(input);
-            // Of the new one, nothing is out.
-            self.out = Arc::default();
+            // Nothing of the new input is in flight.
+            self.in_flight = Arc::default();
             sleep(Duration::from_secs(10)).await;
         }
     }
@@ -248,8 +248,9 @@ impl Host {
         let mut oracle = self.shared.oracle();
         oracle.advance(self.clock.now());
         oracle.failed(&self.name);
-        // A program that is started while there is no stream, or with credentials that nobody can use, is told so. And one in
-        // which a task panics that can't begin anew ends, rather than look well and do nothing.
+        // A program that is started while there is no stream, or with credentials that can't be used, fails with that
+        // reason. And an input in which a task panics that can't be restarted fails, rather than look healthy and do
+        // nothing.
         if reason.contains(PANIC) || oracle.is_stream_missing() || self.link.credentials() == RoleCredentials::Garbled {
             self.shared.log.line(self.clock.now(), &self.name, &format!("fails: {reason}"));
             return;
@@ -257,7 +258,7 @@ impl Host {
         oracle.violate(Broken::Failed, format!("{}: {reason}", self.name));
     }
 
-    /// Reads until it is told to stop. A reason if the input gave up by itself.
+    /// Reads until the host is told to stop. Returns a reason if the input failed by itself.
     async fn host(&mut self, input: &Arc<dyn Input>) -> Option<String> {
         let mut settling = JoinSet::new();
         let mut connected = false;
@@ -288,7 +289,7 @@ impl Host {
                 if connected {
                     let demand = Demand::new(self.rng.usize(1..200), Duration::from_millis(self.rng.u64(0..2000)));
                     if impatient {
-                        // The one that is too late is given up, wherever it is.
+                        // The slower call is canceled, wherever it is.
                         let wait = Duration::from_millis(self.rng.u64(0..3000));
                         tokio::select! {
                             biased;
@@ -350,7 +351,8 @@ impl Host {
         None
     }
 
-    /// Closes the input. One that has not connected since it was built knows nothing of what an input before it has left.
+    /// Closes the input. One that has not connected since it was built knows nothing of what an input before it has
+    /// left.
     async fn close(&self, input: &Arc<dyn Input>, connected: bool) -> Result<(), InputError> {
         let close = input.close(Duration::from_secs(30)).await;
         let now = self.clock.now();
@@ -383,35 +385,38 @@ impl Host {
                 &format!("is given {} of {}: {} to {}", seen.len(), first.shard, first.number, last.number),
             );
         }
-        let out = {
-            let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-            out.0 += seen.len() as u64;
-            out.1 += bytes;
-            *out
+        let in_flight = {
+            let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            in_flight.0 += seen.len() as u64;
+            in_flight.1 += bytes;
+            *in_flight
         };
         let status = input.status();
         let (pending, held) = (status.pending_messages, status.pending_bytes);
         // An event that is larger than the pool is admitted alone.
-        if out.0.max(pending) > self.most.0 || out.1 > self.most.1.max(LARGEST_EVENT) {
+        if in_flight.0.max(pending) > self.most.0 || in_flight.1 > self.most.1.max(LARGEST_EVENT) {
             oracle.violate(
                 Broken::OverBound,
-                format!("{}: {out:?} is out, and {pending} pending, of {:?}", self.name, self.most),
+                format!("{}: {in_flight:?} in flight, and {pending} pending, of {:?}", self.name, self.most),
             );
         }
-        // What is out is held, and the input says so.
-        if out.1 > held || out.0 > pending {
+        // What is in flight is held, and the input says so.
+        if in_flight.1 > held || in_flight.0 > pending {
             oracle.violate(
                 Broken::OverBound,
-                format!("{}: {out:?} is out, and it counts {pending} messages and {held} bytes", self.name),
+                format!(
+                    "{}: {in_flight:?} in flight, and the input counts {pending} messages and {held} bytes",
+                    self.name
+                ),
             );
         }
         Held { receipt, seen, bytes }
     }
 
-    /// What becomes of a batch.
+    /// Settles a batch, as the mood of the host says.
     fn settle(&mut self, held: Held, mood: Mood, input: Arc<dyn Input>) -> impl Future<Output = ()> + Send + 'static {
         let verdicts = self.verdicts(&held, mood);
-        // Of several, the first.
+        // The first of several moods.
         let mood = match mood {
             Mood::Holding if self.holds_one => Mood::Prompt,
             other => other,
@@ -431,8 +436,8 @@ impl Host {
             Duration::from_millis(self.rng.u64(0..longest))
         });
         let (moods, stage) = (self.mood.clone(), self.stage.clone());
-        let (shared, clock, name, out) =
-            (self.shared.clone(), self.clock.clone(), self.name.clone(), Arc::clone(&self.out));
+        let (shared, clock, name, in_flight) =
+            (self.shared.clone(), self.clock.clone(), self.name.clone(), Arc::clone(&self.in_flight));
         async move {
             match hurries {
                 None => sleep(wait).await,
@@ -455,26 +460,26 @@ impl Host {
             match verdicts {
                 None => {
                     for one in &seen {
-                        shared.oracle().refused(now, &one.shard, &one.number, one.claim);
+                        shared.oracle().nacked(now, &one.shard, &one.number, one.claim);
                     }
                     drop(receipt);
                 }
                 Some(verdicts) => {
                     let acked = seen.iter().enumerate().filter(|(at, _)| is_ack(&verdicts, *at));
                     acked.for_each(|(_, one)| shared.oracle().acked(now, &name, &one.shard, &one.number, one.claim));
-                    let refused = seen.iter().enumerate().filter(|(at, _)| !is_ack(&verdicts, *at));
-                    refused.for_each(|(_, one)| shared.oracle().refused(now, &one.shard, &one.number, one.claim));
-                    // As many verdicts as messages.
+                    let nacked = seen.iter().enumerate().filter(|(at, _)| !is_ack(&verdicts, *at));
+                    nacked.for_each(|(_, one)| shared.oracle().nacked(now, &one.shard, &one.number, one.claim));
+                    // There are as many verdicts as messages.
                     let _ = input.ack(receipt, verdicts).await;
                 }
             }
-            let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-            out.0 -= count;
-            out.1 -= bytes;
+            let mut in_flight = in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            in_flight.0 -= count;
+            in_flight.1 -= bytes;
         }
     }
 
-    /// `None` if the receipt is lost.
+    /// The verdicts; `None` if the receipt is lost.
     fn verdicts(&mut self, held: &Held, mood: Mood) -> Option<Verdicts> {
         match mood {
             Mood::Refusing(of_hundred) => {
@@ -497,5 +502,5 @@ fn is_ack(verdicts: &Verdicts, at: usize) -> bool {
     }
 }
 
-/// Workers by their place in the fleet.
+/// The workers, by their index in the fleet.
 pub(crate) type Fleet = BTreeMap<usize, Worker>;

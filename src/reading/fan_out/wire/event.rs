@@ -591,7 +591,7 @@ mod tests {
                          "ParentShards": ["shardId-000000000000"], "ShardId": "shardId-000000000001"}] } "#;
 
     #[test]
-    fn an_event_is_read_whatever_the_order_and_form_of_its_fields() {
+    fn event_is_read_whatever_the_order_and_form_of_its_fields() {
         let event = Event::parse(EVENT.as_bytes()).unwrap();
         let records: Vec<_> = event.rows.iter().collect();
         assert_eq!((records.len(), event.rows.len()), (3, 3));
@@ -628,7 +628,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_may_be_cut_anywhere() {
+    fn event_may_be_cut_anywhere() {
         let whole = Event::parse(EVENT.as_bytes()).unwrap();
         for len in 1..EVENT.len() {
             assert_eq!(in_pieces(EVENT.as_bytes(), &[len]).as_ref(), Ok(&whole), "pieces of {len} bytes");
@@ -636,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn a_space_within_data_is_refused_wherever_it_is_cut() {
+    fn space_within_data_is_refused_wherever_it_is_cut() {
         let text = br#"{"Records":[{"SequenceNumber":"1","Data":"aGVs bG8="}]}"#;
         for len in 1..text.len() {
             assert!(in_pieces(text, &[len]).is_err(), "pieces of {len} bytes");
@@ -644,7 +644,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_names_no_more_shards_than_there_can_be() {
+    fn event_names_at_most_as_many_shards_as_possible() {
         let children = |count: usize, parents: usize| {
             let child = format!(r#"{{"ShardId":"a","ParentShards":[{}]}}"#, vec![r#""b""#; parents].join(","));
             Event::parse(format!(r#"{{"ChildShards":[{}]}}"#, vec![child; count].join(",")).as_bytes())
@@ -654,7 +654,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_comes_twice_the_last_counts() {
+    fn last_value_of_a_repeated_field_counts() {
         let text = r#"{
             "Records": [{"SequenceNumber":"7","Data":"eA=="}, {"SequenceNumber":"8"}],
             "Records": [{"SequenceNumber":"1","SequenceNumber":"2","Data":"eHh4","Data":"YQ==","PartitionKey":"k","PartitionKey":null,
@@ -672,7 +672,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_broken_event_gets_into_the_next() {
+    fn broken_event_leaves_nothing_for_the_next() {
         let text = EVENT.trim_end().as_bytes();
         let whole = Event::parse(text).unwrap();
         for len in 0..text.len() {
@@ -689,7 +689,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_field_may_be_cut_but_none_beyond_all_limits() {
+    fn long_field_may_be_cut_but_not_exceed_the_limits() {
         let event = |len: usize| format!(r#"{{"ChildShards":[{{"ShardId":"{}"}}]}}"#, "s".repeat(len));
         let long = event(3000);
         for len in [100, 500, 2000] {
@@ -699,14 +699,14 @@ mod tests {
     }
 
     #[test]
-    fn an_error_tells_its_place_however_the_event_was_cut() {
+    fn error_names_its_position_however_the_event_was_cut() {
         for len in 1..8 {
             assert_eq!(in_pieces(br#"{"x":1} y"#, &[len]).unwrap_err().at, 8, "pieces of {len} bytes");
         }
     }
 
     #[test]
-    fn what_is_cut_is_counted_once() {
+    fn cut_field_is_counted_once() {
         let parents = vec![r#""shardId-000000000001""#; 900].join(",");
         let text = format!(r#"{{"ChildShards":[{{"ShardId":"a","ParentShards":[{parents}]}}]}}"#);
         for len in [1, 7, 100] {
@@ -716,7 +716,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_before_all_times_is_not_none() {
+    fn time_before_all_times_is_not_none() {
         let event =
             Event::parse(br#"{"Records":[{"SequenceNumber":"1","ApproximateArrivalTimestamp":-1e300}]}"#).unwrap();
         assert_eq!(event.rows.last().unwrap().arrival_millis(), Some(i64::MIN + 1));
@@ -748,7 +748,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_message_keeps_its_page_and_not_the_event() {
+    fn kept_message_keeps_its_page_and_not_the_event() {
         use crate::records::PAGE;
         let sizes: Vec<_> = (0..5000).map(|_| 300).chain([1 << 20, 10, 10]).chain((0..30_000).map(|_| 0)).collect();
         let pages = Event::parse(event_of(&sizes).as_bytes()).unwrap().rows.into_pages();
@@ -775,7 +775,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_read_is_refused() {
+    fn unreadable_events_are_refused() {
         for text in [
             "",
             "[]",
@@ -806,19 +806,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn no_bytes_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Event::parse(&bytes);
         }
 
         #[test]
-        fn no_change_of_a_good_event_makes_it_panic(at in 0..EVENT.len(), byte in any::<u8>()) {
+        fn no_change_of_a_valid_event_causes_a_panic(at in 0..EVENT.len(), byte in any::<u8>()) {
             let mut bytes = EVENT.as_bytes().to_vec();
             bytes[at] = byte;
             let _ = Event::parse(&bytes);
         }
 
         #[test]
-        fn both_ways_and_all_cuts_read_the_same(
+        fn both_paths_and_all_cuts_read_the_same(
             sizes in proptest::collection::vec(prop_oneof![0_usize..400, 0_usize..100_000], 0..12),
             lens in proptest::collection::vec(prop_oneof![1_usize..20, 1_usize..40_000], 1..6),
         ) {
@@ -833,7 +833,7 @@ mod tests {
         }
 
         #[test]
-        fn no_cut_of_a_bad_event_makes_it_panic(at in 0..EVENT.len(), byte in any::<u8>(), len in 1_usize..30) {
+        fn no_cut_of_a_bad_event_causes_a_panic(at in 0..EVENT.len(), byte in any::<u8>(), len in 1_usize..30) {
             let mut bytes = EVENT.as_bytes().to_vec();
             bytes[at] = byte;
             prop_assert_eq!(in_pieces(&bytes, &[len]).ok(), Event::parse(&bytes).ok());

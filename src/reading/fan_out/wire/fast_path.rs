@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_service_writes_is_taken() {
+    fn form_of_the_service_takes_the_fast_path() {
         let usual = "4".repeat(USUAL_SEQUENCE);
         for sequence in ["495", &usual] {
             let fields = [
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_for_it_is_left_to_the_general_way() {
+    fn other_forms_are_left_to_the_general_path() {
         for text in [
             r#" {"SequenceNumber":"1","Data":""}"#,
             r#"{"SequenceNumber": "1","Data":""}"#,
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_sequence_number_ends_at_its_own_quote() {
+    fn short_sequence_number_ends_at_its_own_quote() {
         for len in 0..2 * USUAL_SEQUENCE {
             for sequence in ["1", "12"] {
                 let key = "k".repeat(len);

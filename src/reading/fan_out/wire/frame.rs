@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_frame_is_told_by_its_headers() {
+    fn each_kind_of_frame_is_recognized_by_its_headers() {
         let initial = frame::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"");
         assert_eq!(read(&initial).unwrap().0, Kind::InitialResponse);
         assert_eq!(read(&frame::event("{}")), Ok((Kind::Event, &b"{}"[..])));
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_every_type_are_passed_over() {
+    fn headers_of_every_type_are_skipped() {
         let mut head = Vec::new();
         for (value_type, len) in [(0, 0), (1, 0), (2, 1), (3, 2), (4, 4), (5, 8), (8, 8), (9, 16)] {
             head.extend([1, b'x', value_type]);
@@ -313,7 +313,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), PRELUDE_LEN..200)) {
+        fn no_bytes_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), PRELUDE_LEN..200)) {
             if let Some(prelude) = bytes.first_chunk() {
                 let _ = Prelude::parse(prelude);
             }

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_cut_asks_for_more_and_a_wrong_one_does_not() {
+    fn cut_token_needs_more_input_and_a_wrong_one_does_not() {
         let more = |stopped: bool, json: &str| assert!(stopped, "{json}");
         for json in ["", " ", "\"", "\"a", "\"a\\", "\"a\\\""] {
             more(Cursor::new(json.as_bytes()).string().err() == Some(Stop::More), json);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_passed_and_no_more() {
+    fn skip_ends_behind_the_token() {
         let mut cursor = Cursor::new(b" \n\r\t\"a\\\"b\" , null 12}");
         assert_eq!(cursor.string().unwrap().text().unwrap(), "a\"b");
         assert_eq!(cursor.rest(), b" , null 12}");
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_in_every_form() {
+    fn whole_numbers_are_read_in_every_form() {
         for (number, expected) in
             [("0", 0), ("-12", -12), ("12.0", 12), ("1e3", 1000), ("9223372036854775807", i64::MAX)]
         {
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn times_in_every_form_of_a_number() {
+    fn times_are_read_in_every_form_of_a_number() {
         for (text, expected) in [
             ("1700000000.123", 1_700_000_000_123),
             ("1.700000000123E9", 1_700_000_000_123),

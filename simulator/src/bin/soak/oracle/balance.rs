@@ -1,5 +1,5 @@
-//! The workers share the shards: each gets the same number or one more, takes its part step by step, and asks for nothing while
-//! workers still come.
+//! The workers share the shards: each gets the same number or one more, claims its part step by step, and requests
+//! nothing while workers still start.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use kinesis_simulator::{RowWritten, Time};
 
 use super::{Broken, Oracle};
 
-/// How long after a worker came shards are asked for at the latest.
+/// The time after a worker's start within which shards may not be requested.
 const SETTLE: Duration = Duration::from_secs(10);
-/// Claims of one worker within this time are of two rounds at most.
+/// Claims of one worker within this time belong to at most two rebalances.
 const BURST: Duration = Duration::from_millis(300);
-/// The fewest free shards of which two rounds leave some.
+/// The fewest free shards of which two rebalances leave some.
 const ENOUGH_FOR_TWO_ROUNDS: usize = 4;
-/// A look that a worker acts on is at most so old.
-const OLD_LOOK: Duration = Duration::from_secs(2);
+/// The largest age of the table that a worker acts on.
+const OLDEST_READ: Duration = Duration::from_secs(2);
 
 impl Oracle {
-    /// Whether a shard can be claimed by any worker.
+    /// Whether any worker may claim a shard.
     fn is_free(&self, id: u32) -> bool {
         self.books.get(&id).is_some_and(|book| {
             let is_done = |parent: &u32| {
@@ -28,10 +28,10 @@ impl Oracle {
         })
     }
 
-    /// Half of the shards that are free are claimed at a time, so that workers that come at the same time get their part. The
-    /// children of a shard that the worker itself has read are another matter.
+    /// A rebalance claims half of the free shards, so that workers that start at the same time get their part. The
+    /// children of a shard that the worker itself has read are an exception.
     pub(super) fn check_share_of_free(&mut self, id: u32, by: &str) {
-        // The calls of a worker with a slow table arrive together, whichever round they are of.
+        // The calls of a worker with a slow table arrive together, whichever rebalance they belong to.
         if !self.is_sound(by) {
             return;
         }
@@ -57,40 +57,40 @@ impl Oracle {
         }
     }
 
-    /// A worker asks for a shard, or a wish is taken back.
-    pub(super) fn note_wish(&mut self, id: u32, row: &RowWritten<'_>, wanted: Option<&str>) {
-        let Some(wanted) = wanted else { return };
+    /// Notes that a worker requests a shard, or that a request is withdrawn.
+    pub(super) fn note_request(&mut self, id: u32, row: &RowWritten<'_>, requester: Option<&str>) {
+        let Some(requester) = requester else { return };
         let now = self.now;
         let book = self.books.entry(id).or_default();
-        if book.wanted.as_ref().is_some_and(|(by, _)| by == wanted) {
+        if book.requester.as_ref().is_some_and(|(by, _)| by == requester) {
             return;
         }
-        book.wanted = Some((wanted.to_owned(), now));
+        book.requester = Some((requester.to_owned(), now));
         book.asked = Some(now);
-        if wanted == row.by {
-            self.check_settled(id, wanted, row.sent.unwrap_or(now));
+        if requester == row.by {
+            self.check_settled(id, requester, row.sent.unwrap_or(now));
         }
     }
 
-    /// Nothing is asked for shortly after a worker came, the one that asks included: another one may be about to come.
+    /// Nothing is requested shortly after a worker started, the requester included: another one may be about to start.
     fn check_settled(&mut self, id: u32, by: &str, sent: Time) {
         if !self.is_sound(by) {
             return;
         }
         let settle = SETTLE.min(self.rules.rebalance / 3);
-        // A worker that was there before may not have been missed, and one that holds something is not new.
+        // A worker that was present before may not have been missed, and one that holds something is not new.
         let came = self.workers.iter().find_map(|(name, known)| {
             let after = sent.since(known.came.filter(|came| *came <= sent && known.shown.is_some())?);
             let holds = self.books.values().any(|book| book.holder.as_deref() == Some(name));
-            (after < settle && after > OLD_LOOK && !holds).then(|| (name.clone(), after))
+            (after < settle && after > OLDEST_READ && !holds).then(|| (name.clone(), after))
         });
         if let Some((name, after)) = came {
             self.violate(Broken::Unbalanced, format!("{by} asked for shard {id} {after:?} after {name} came"));
         }
     }
 
-    /// After a long calm every shard is held by a worker that lives, each of these has the same number or one more, and none
-    /// moves any more.
+    /// After a long calm every shard is held by a live worker, each of these has the same number or one more, and no
+    /// shard moves any more.
     pub(crate) fn check_spread(&mut self, alive: &[&str], calm: Duration) {
         let mut counts: BTreeMap<&str, usize> = alive.iter().map(|name| (*name, 0)).collect();
         let mut unheld = Vec::new();

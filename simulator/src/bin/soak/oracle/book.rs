@@ -1,4 +1,4 @@
-//! What the oracle knows of a shard and of a worker.
+//! What does the oracle know of a shard and of a worker?
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use kinesis_simulator::Time;
 use kinesis_simulator::kinesis::Number;
 
-/// Which records are to be read.
+/// The records that have to be read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scope {
-    /// All records are to be read, whenever they came.
+    /// Whether all records have to be read, whenever they arrived.
     pub(super) oldest: bool,
-    /// From when on records are to be read, if not all.
+    /// The time from which on records have to be read, if not all.
     pub(super) pinned: Option<Time>,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Put {
     pub(super) at: Time,
     pub(super) delivered: bool,
     pub(super) acked: bool,
-    /// It was past retention before it was acknowledged: there is no getting it any more.
+    /// Whether the record passed its retention before it was acknowledged: it can't be read any more.
     pub(super) expired: bool,
     /// The last acknowledgement.
     pub(super) last_ack: Option<Ack>,
@@ -34,38 +34,38 @@ pub(super) struct Ack {
     pub(super) by: String,
     pub(super) claim: u64,
     pub(super) at: Time,
-    /// Which of all acknowledgements it was.
+    /// The ordinal of this acknowledgement among all.
     pub(super) order: u64,
 }
 
 /// A worker's claim of a shard.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Claim {
-    /// The position that was stored when it was made.
+    /// The position that was stored at the time of the claim.
     pub(super) start: Option<Number>,
-    /// Which of all claims it is.
+    /// The ordinal of this claim among all.
     pub(super) number: u64,
-    /// When the worker gave it back by itself.
+    /// When the worker released the shard by itself.
     pub(super) released: Option<Time>,
-    /// Another worker had asked for the shard by then.
+    /// Whether another worker had requested the shard by then.
     pub(super) asked: bool,
 }
 
-/// What was handed out under a claim and is not settled, or was refused.
+/// The records that were delivered under a claim and are not settled, or were nacked.
 #[derive(Debug, Default)]
-pub(super) struct Out {
+pub(super) struct InFlight {
     pub(super) records: BTreeSet<usize>,
-    /// They come again before anything that is newer.
-    pub(super) refused: BTreeSet<usize>,
-    /// How often each record was refused that is not acknowledged.
-    pub(super) refusals: BTreeMap<usize, u32>,
-    /// Nothing of the shard may come before, because something was refused.
-    pub(super) rests_until: Time,
-    /// When something was handed out last.
+    /// The nacked records. They come again before anything newer.
+    pub(super) nacked: BTreeSet<usize>,
+    /// The number of nacks of each record that is not acknowledged.
+    pub(super) nacks: BTreeMap<usize, u32>,
+    /// The time before which nothing of the shard may come, because of a nack.
+    pub(super) retry_at: Time,
+    /// When something was last delivered.
     pub(super) last: Time,
 }
 
-/// What is known of a shard.
+/// The state of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     pub(super) parents: Vec<u32>,
@@ -76,51 +76,52 @@ pub(super) struct Book {
     pub(super) unacked: usize,
     pub(super) stored: Option<Number>,
     pub(super) ended: bool,
-    /// Which worker stored its end, and when.
+    /// The worker that stored the end of the shard, and when.
     pub(super) ended_by: Option<(String, Time)>,
-    /// Which worker holds it, as the table says.
+    /// The worker that holds the shard, according to the table.
     pub(super) holder: Option<String>,
-    /// Which worker asked the holder for it, as the table says, and when.
-    pub(super) wanted: Option<(String, Time)>,
-    /// When another worker last asked its holder for it, even if the wish was taken back since.
+    /// The worker that requested the shard from its holder, according to the table, and when.
+    pub(super) requester: Option<(String, Time)>,
+    /// When another worker last requested the shard from its holder, even if the request was withdrawn since.
     pub(super) asked: Option<Time>,
-    /// When its holder took it.
+    /// When the holder claimed the shard.
     pub(super) claimed: Time,
-    /// The last claim of each worker that holds it or held it.
+    /// The last claim of each worker that holds the shard or held it.
     pub(super) claims: BTreeMap<String, Claim>,
-    /// What each of the claims has out.
-    pub(super) out: BTreeMap<u64, Out>,
+    /// The records in flight under each claim.
+    pub(super) in_flight: BTreeMap<u64, InFlight>,
 }
 
-/// What is known of a worker.
+/// The state of a worker.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// How long its leases are.
+    /// The lease period of the worker.
     pub(super) lease: Duration,
-    /// Its last heartbeat that was written.
-    pub(super) beat: Option<Heartbeat>,
-    /// When it was last started, or came back after a silence in which its leases expired.
-    pub(super) life: Time,
-    /// When its process was last started.
+    /// The last heartbeat of the worker that was written.
+    pub(super) heartbeat: Option<Heartbeat>,
+    /// When the worker was last started, or came back after a silence in which its leases expired.
+    pub(super) alive_since: Time,
+    /// When the process of the worker was last started.
     pub(super) started: Time,
-    /// When it last stood still, or could not reach the services.
-    pub(super) ill: Time,
-    /// Since when its row has been in the table.
+    /// When the worker last was paused, or could not reach the services.
+    pub(super) last_fault: Time,
+    /// Since when the row of the worker has been in the table.
     pub(super) shown: Option<Time>,
-    /// When its row came into the table for the first time.
+    /// When the row of the worker first came into the table.
     pub(super) came: Option<Time>,
-    /// When its graceful stop began.
+    /// When the graceful stop of the worker began.
     pub(super) stopping: Option<Time>,
-    /// Its graceful stop is over, and all was stored.
+    /// Whether the graceful stop of the worker is complete, and everything was stored.
     pub(super) stopped: bool,
-    /// When it claimed free shards last: the first of them, how many there were to claim then, and how many it claimed.
+    /// The worker's last claims of free shards: when the first of them was made, how many shards were free then, and
+    /// how many the worker claimed.
     pub(super) burst: Option<(Time, usize, usize)>,
 }
 
 /// A heartbeat in the table.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Heartbeat {
-    /// When the request set out.
+    /// When the request was sent.
     pub(super) sent: Time,
     pub(super) written: Time,
 }
@@ -132,7 +133,7 @@ impl Put {
 }
 
 impl Book {
-    /// Strikes off the records that came before, and returns when each of them came and its number.
+    /// Removes the records that arrived earlier. Returns the arrival and the number of each.
     pub(super) fn expire(&mut self, before: Time, scope: Scope) -> Vec<(Time, Number)> {
         let mut expired = Vec::new();
         while let Some(put) = self.puts.get_mut(self.unacked).filter(|put| put.at < before) {
@@ -156,12 +157,13 @@ impl Book {
         self.puts[self.unacked..].iter().filter(|put| !put.acked).count()
     }
 
-    /// The last record up to which a worker acknowledged everything under its claim by this time, and that was acknowledged after all
-    /// before it.
+    /// The last record up to which a worker had acknowledged everything under its claim by this time, and whose
+    /// acknowledgement came after all those before it.
     ///
-    /// The second part makes allowance for a fault of the input: when a gap closes, it can't name the position behind what was
-    /// acknowledged above the gap if that is only a part of an event and the rest of the event is not in memory any more, which
-    /// is so at a stop and a hand-over. Then these records come again, though they must not.
+    /// The second condition makes allowance for a fault of the input: when a gap closes, the input can't name the
+    /// position behind the records acknowledged above the gap if these are only a part of an event and the rest of the
+    /// event is not in memory any more. This is so at a stop and at a hand-over. These records then come again, though
+    /// they must not.
     pub(super) fn acked_without_a_gap(&self, worker: &str, claim: Claim, until: Time, scope: Scope) -> Option<Number> {
         let begin = claim.start.map_or(0, |start| self.puts.partition_point(|put| put.number <= start));
         let (mut last, mut position) = (0, None);

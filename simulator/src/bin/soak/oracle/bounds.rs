@@ -1,4 +1,4 @@
-//! How far the records of a shard that are in flight lie apart is bounded.
+//! The distance between the records of a shard that are in flight is bounded.
 
 use super::{Broken, Oracle};
 

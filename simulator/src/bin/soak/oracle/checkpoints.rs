@@ -28,7 +28,10 @@ impl Oracle {
         let before = row.before.filter(is_of_today);
         if row.after.is_some_and(|after| !is_of_today(&after)) {
             if before.is_some() {
-                self.violate(Broken::Unfenced, format!("{} wrote {shard} of a former stream over today's", row.by));
+                self.violate(
+                    Broken::Unfenced,
+                    format!("{} wrote {shard} of a former stream over one of the present stream", row.by),
+                );
             }
             return;
         }
@@ -66,13 +69,13 @@ impl Oracle {
         }
         let lease = |item: Option<&Item>| item.and_then(|item| text(item, "LeaseID")).map(ToOwned::to_owned);
         let claimed = after_holder.as_deref() == Some(row.by) && lease(row.before) != lease(Some(after));
-        let wanted = text(after, "WantedBy");
-        self.note_wish(id, row, wanted);
+        let requester = text(after, "WantedBy");
+        self.note_request(id, row, requester);
         if claimed {
             self.check_claim(id, row.by, before_holder.as_deref());
         }
-        let given_back = before_holder.as_deref() == Some(row.by) && after_holder != before_holder;
-        if given_back && !ended {
+        let released = before_holder.as_deref() == Some(row.by) && after_holder != before_holder;
+        if released && !ended {
             self.check_release(id, row, after_position);
         }
         let now = self.now;
@@ -85,11 +88,11 @@ impl Oracle {
             book.ended_by = Some((row.by.to_owned(), now));
         }
         book.ended = ended;
-        if given_back && let Some(claim) = book.claims.get_mut(row.by) {
+        if released && let Some(claim) = book.claims.get_mut(row.by) {
             (claim.released, claim.asked) = (Some(now), book.asked.is_some());
         }
-        if wanted.is_none() {
-            book.wanted = None;
+        if requester.is_none() {
+            book.requester = None;
         }
         if claimed {
             self.counts.claims += 1;
@@ -101,10 +104,10 @@ impl Oracle {
         book.holder = after_holder;
     }
 
-    /// A shard is claimed.
+    /// Checks that a claim of a shard is allowed.
     fn check_claim(&mut self, id: u32, by: &str, from: Option<&str>) {
         self.check_claim_after_stop(id, by);
-        // Its reader is a new one, which has not been told anything.
+        // The reader is a new one, which has not been refused anything yet.
         if let Some((_, refused)) = self.grants.get_mut(&id) {
             refused.retain(|other| other != by);
         }
@@ -115,7 +118,7 @@ impl Oracle {
         }
     }
 
-    /// Everything up to a position, or all of it, has to be acknowledged.
+    /// Checks that everything up to a position, or everything in the shard, is acknowledged.
     fn check_covered(&mut self, id: u32, position: Option<Number>, by: &str) {
         self.expire(id);
         let Some(book) = self.books.get(&id) else { return };

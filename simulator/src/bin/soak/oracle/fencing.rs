@@ -1,4 +1,4 @@
-//! A shard has one reader at a time: the worker that holds its lease, as long as that lasts.
+//! A shard has one reader at a time: the worker that holds its lease, as long as the lease is valid.
 
 use std::time::Duration;
 
@@ -6,23 +6,23 @@ use kinesis_simulator::Time;
 
 use super::{Broken, Oracle, SLACK};
 
-/// How long a worker that lost a shard may go on until it looks into the table.
+/// How long a worker that lost a shard may continue until it reads the table.
 const UNAWARE: Duration = Duration::from_mins(2);
 
 impl Oracle {
-    /// A worker counts its lease from before its heartbeat set out, and delivers nothing after that. The other workers count from
-    /// when they saw the heartbeat, which is later: whatever its answer took, they wait for longer.
+    /// A worker counts its lease from before its heartbeat was sent, and delivers nothing after that. The other workers
+    /// count from when they saw the heartbeat, which is later: however long the answer took, they wait longer.
     pub(super) fn check_lease(&mut self, worker: &str, shard: &str) {
         let Some(known) = self.workers.get(worker) else { return };
-        let Some(beat) = known.beat else { return };
-        let silent = self.now.since(beat.sent);
+        let Some(heartbeat) = known.heartbeat else { return };
+        let silent = self.now.since(heartbeat.sent);
         if silent > known.lease + SLACK {
-            let what = format!("{worker} was given a record of {shard}, {silent:?} after its last heartbeat set out");
+            let what = format!("{worker} was given a record of {shard}, {silent:?} after its last heartbeat was sent");
             self.violate(Broken::Unfenced, what);
         }
     }
 
-    /// A worker delivers what it has claimed, and not for long what another worker has taken since.
+    /// A worker delivers the shards that it has claimed, and continues only briefly after another worker has taken one.
     pub(super) fn check_holder(&mut self, worker: &str, shard: &str, id: u32) {
         let Some(book) = self.books.get(&id) else { return };
         let since = self.now.since(book.claimed);
@@ -37,22 +37,22 @@ impl Oracle {
         }
     }
 
-    /// A worker that lives is asked first, and is given time to hand over. What it took before it was started anew, or fell
-    /// silent, it does not hold any more.
+    /// A live worker is asked first, and is given time to hand over. A shard that it claimed before it was restarted,
+    /// or before it fell silent, is not its own any more.
     pub(super) fn check_taking(&mut self, shard: u32, by: &str, from: &str) {
         let Some(book) = self.books.get(&shard) else { return };
         let Some(known) = self.workers.get(from) else { return };
-        let Some(beat) = known.beat else { return };
-        // A worker whose row is gone has left, whatever it was handed over in that moment.
+        let Some(heartbeat) = known.heartbeat else { return };
+        // A worker whose row is gone has left, even if a shard was handed over to it at that moment.
         if known.shown.is_none() {
             return;
         }
-        let former = known.life > book.claimed;
-        let silent = self.now.since(beat.written);
+        let former = known.alive_since > book.claimed;
+        let silent = self.now.since(heartbeat.written);
         if former || silent >= known.lease {
             return;
         }
-        match book.wanted.as_ref().filter(|(asker, _)| asker == by) {
+        match book.requester.as_ref().filter(|(asker, _)| asker == by) {
             None => {
                 let what =
                     format!("{by} took shard {shard} from {from} without asking, {silent:?} after its last heartbeat");

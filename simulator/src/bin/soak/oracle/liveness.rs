@@ -1,4 +1,4 @@
-//! Nothing waits indefinitely: records come, workers show themselves, and everything is acknowledged in calm weather.
+//! Nothing waits indefinitely: records come, workers write heartbeats, and everything is acknowledged in calm weather.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use kinesis_simulator::Time;
 use super::{Broken, Oracle};
 
 impl Oracle {
-    /// Checks that no record waits for longer than this, since a worker was there.
+    /// Checks that no record waits for longer than this, since a worker has been present.
     pub(crate) fn check_stalls(&mut self, longest: Duration, since: Time) {
         let now = self.now;
         let stalled: Vec<String> = (self.books.iter())
@@ -23,23 +23,26 @@ impl Oracle {
         }
     }
 
-    /// Checks that a worker shows itself, whatever its host does.
-    pub(crate) fn check_beat(&mut self, worker: &str) {
+    /// Checks that a worker writes heartbeats, whatever its host does.
+    pub(crate) fn check_heartbeat(&mut self, worker: &str) {
         let Some(known) = self.workers.get(worker) else { return };
-        let Some(beat) = known.beat else { return };
-        let silent = self.now.since(beat.written);
-        // A worker that stops keeps its leases until what is in flight is settled.
+        let Some(heartbeat) = known.heartbeat else { return };
+        let silent = self.now.since(heartbeat.written);
+        // A worker that stops keeps its leases until everything in flight is settled.
         let holds = self.books.values().any(|book| book.holder.as_deref() == Some(worker));
         if known.stopping.is_some() && holds && silent > known.lease * 2 / 3 && self.is_sound(worker) {
             let what = format!("{worker} is stopping, and has shown no heartbeat for {silent:?} while it holds shards");
             self.violate(Broken::Stalled, what);
-        } else if beat.written >= known.life && silent > known.lease && self.well_for(worker) > known.lease * 2 {
+        } else if heartbeat.written >= known.alive_since
+            && silent > known.lease
+            && self.healthy_for(worker) > known.lease * 2
+        {
             let what = format!("{worker} has shown no heartbeat for {silent:?}, and nothing is wrong with it");
             self.violate(Broken::Stalled, what);
         }
     }
 
-    /// Nothing is put any more, and all that was has been waited for.
+    /// Checks that everything is acknowledged, after the end of all writes and a long wait.
     pub(crate) fn finish(&mut self) {
         let mut open = Vec::new();
         for (id, book) in &self.books {

@@ -1,4 +1,5 @@
-//! A worker that is told that a shard was just subscribed to, waits until that may be done again.
+//! A worker that is refused a subscription, because the last one to the shard was made a moment ago, waits until a new
+//! one is allowed.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use kinesis_simulator::kinesis::parse_shard_id;
 use super::{Broken, Oracle};
 
 impl Oracle {
-    /// A worker asked Kinesis for something.
+    /// Notes that a worker called Kinesis.
     pub(crate) fn called(&mut self, call: &Call<'_>, takeover: Duration) {
         self.advance(call.at);
         if call.operation != "SubscribeToShard" {
@@ -28,7 +29,10 @@ impl Oracle {
             let after = call.at.since(*granted);
             self.violate(
                 Broken::Hasty,
-                format!("{} asks for {shard} again {after:?} after it was granted, and was told so", call.by),
+                format!(
+                    "{} subscribes to {shard} again {after:?} after it was granted, though it was refused before",
+                    call.by
+                ),
             );
         } else {
             refused.push(call.by.to_owned());

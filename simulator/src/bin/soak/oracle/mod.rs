@@ -1,9 +1,9 @@
-//! What was promised, and is it kept?
+//! Which promises does a run have to keep, and does it?
 //!
-//! The oracle knows every record that was put, sees every row of the table that is written, and is told what each host is given and
-//! what it acknowledges. It knows nothing of how the input works.
+//! The oracle knows every record that was put, sees every row of the table that is written, and is notified of what
+//! each host is given and what it acknowledges. It knows nothing of how the input works.
 //!
-//! Here are its state and its entry points; each promise is checked in a file of its own.
+//! This file has its state and its entry points; each promise is checked in a file of its own.
 
 mod balance;
 mod book;
@@ -27,26 +27,26 @@ use kinesis_simulator::{Item, RowWritten, Time, text};
 
 use book::{Ack, Book, Heartbeat, Known, Put, Scope};
 
-/// What is broken.
+/// The kinds of violations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Broken {
-    /// A record is done in the table, and no host acknowledged it; or it expired though it could have been read.
+    /// A record is stored as done, and no host acknowledged it; or it expired though it could have been read.
     Lost,
     /// A record came before one that it must follow.
     OutOfOrder,
     /// A record came again that must not.
     Duplicated,
-    /// More is out than may be.
+    /// More is in flight than the bounds allow.
     OverBound,
     /// Nothing comes, though it should.
     Stalled,
-    /// The table was written without a lease, or set back.
+    /// The table was written without a lease, or a position was set back.
     Unfenced,
     /// Something was done before its time.
     Hasty,
-    /// Something is left over.
+    /// Something is left over after a stop.
     Leaked,
-    /// The input gave up, and there was no reason to.
+    /// The input failed without a reason.
     Failed,
     /// The workers do not share the shards as they should.
     Unbalanced,
@@ -66,18 +66,18 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Counts for the report.
+/// The counts for the report.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) records: u64,
     pub(crate) deliveries: u64,
     pub(crate) duplicates: u64,
     pub(crate) claims: u64,
-    /// Of these, leases that another worker had.
+    /// Of these, claims of shards that another worker had held.
     pub(crate) moves: u64,
-    /// Records that no worker could read before they were past retention.
+    /// Records that passed their retention before any worker could read them.
     pub(crate) expired: u64,
-    /// How often the stream was made.
+    /// How often the stream was created.
     pub(crate) streams: u64,
 }
 
@@ -86,21 +86,21 @@ pub(crate) struct Counts {
 pub(crate) struct Rules {
     pub(crate) oldest: bool,
     pub(crate) retention: Duration,
-    /// How far records that are out may lie apart in a shard.
+    /// The largest distance between records of a shard that are in flight.
     pub(crate) checkpoint_limit: usize,
-    /// How long acks are waited for before a shard is handed over.
+    /// How long a worker waits for acks before it hands a shard over.
     pub(crate) acks: Duration,
-    /// How long a worker that asked for a shard waits for it before it takes the shard by force.
+    /// How long a requester waits for a shard before it takes the shard by force.
     pub(crate) handed_over_within: Duration,
     pub(crate) rebalance: Duration,
     /// The longest lease period of a worker.
     pub(crate) longest_lease: Duration,
 }
 
-/// What a look and a tick may add.
+/// The time that a rebalance and a tick may add.
 const SLACK: Duration = Duration::from_millis(200);
-/// A worker is well when nothing has been wrong with it for so long: what was under way by then is over.
-const WELL: Duration = Duration::from_secs(30);
+/// A worker is healthy when it had no fault for this long: what was under way at its last fault is complete by then.
+const HEALTHY: Duration = Duration::from_secs(30);
 
 /// Checks a run.
 #[derive(Debug)]
@@ -108,27 +108,28 @@ pub(crate) struct Oracle {
     now: Time,
     scope: Scope,
     rules: Rules,
-    /// When the stream of today was created: what is older is of a former one. `None` while there is none.
+    /// When the present stream was created: what is older belongs to a former one. `None` while there is no stream.
     created: Option<Time>,
-    /// When it was deleted last, or made.
+    /// When the stream was last deleted or created.
     changed: Time,
     books: BTreeMap<u32, Book>,
     /// The shards that are not past retention.
     known: BTreeSet<u32>,
-    /// When a subscription of each shard was last granted, and which workers were refused since, for that was not long ago.
+    /// When a subscription to each shard was last granted, and which workers have been refused since because that was
+    /// only a moment ago.
     grants: BTreeMap<u32, (Time, Vec<String>)>,
     workers: BTreeMap<String, Known>,
-    /// Since when nothing has been wrong with any worker or the stream; `None` while something is.
-    well_since: Option<Time>,
-    /// When that was so before, if it was for long.
-    well_before: Vec<(Time, Time)>,
-    /// When a shard was last claimed, or given back.
+    /// Since when no worker and no stream has had a fault; `None` while one has.
+    healthy_since: Option<Time>,
+    /// The earlier spans without faults, if they were long.
+    healthy_before: Vec<(Time, Time)>,
+    /// When a shard was last claimed or released.
     last_move: Time,
-    /// How many acknowledgements there were.
+    /// The number of acknowledgements.
     acks: u64,
     pub(crate) counts: Counts,
     pub(crate) violations: Vec<Violation>,
-    /// No record may come any more.
+    /// Whether no record may come any more.
     all_done: bool,
 }
 
@@ -144,8 +145,8 @@ impl Oracle {
             known: BTreeSet::new(),
             grants: BTreeMap::new(),
             workers: BTreeMap::new(),
-            well_since: None,
-            well_before: Vec::new(),
+            healthy_since: None,
+            healthy_before: Vec::new(),
             last_move: Time::default(),
             acks: 0,
             counts: Counts::default(),
@@ -156,7 +157,7 @@ impl Oracle {
 
     pub(crate) fn violate(&mut self, broken: Broken, what: String) {
         let at = self.now;
-        // The first ones tell; a thousand of their consequences don't.
+        // The first violations are informative; a thousand of their consequences are not.
         if self.violations.len() < 50 {
             self.violations.push(Violation { at, broken, what });
         }
@@ -166,7 +167,7 @@ impl Oracle {
         self.now = self.now.max(now);
     }
 
-    /// The stream was deleted, or made: nothing of a former one counts any more.
+    /// The stream was deleted or created: nothing of a former one counts any more.
     pub(crate) fn made(&mut self, created: Option<Time>) {
         if self.created == created {
             return;
@@ -176,7 +177,7 @@ impl Oracle {
         self.books.clear();
         self.known.clear();
         self.grants.clear();
-        self.well_before.clear();
+        self.healthy_before.clear();
     }
 
     /// Whether there is no stream, or was none some seconds ago.
@@ -184,7 +185,7 @@ impl Oracle {
         self.is_stream_young(Duration::from_secs(30))
     }
 
-    /// Whether there is no stream, or it was made again so short a time ago.
+    /// Whether there is no stream, or it was recreated less than this long ago.
     pub(crate) fn is_stream_young(&self, age: Duration) -> bool {
         self.created.is_none() || self.counts.streams > 1 && self.now.since(self.changed) < age
     }
@@ -193,7 +194,7 @@ impl Oracle {
         Number::parse(number).is_some_and(|number| self.created.is_none_or(|created| number.time() < created))
     }
 
-    /// Learns which shards there are, and what is past retention.
+    /// Learns which shards exist, and which records are past retention.
     pub(crate) fn learn(&mut self, parents: BTreeMap<u32, Vec<u32>>) {
         for id in self.books.keys().copied().collect::<Vec<_>>() {
             self.expire(id);
@@ -214,7 +215,7 @@ impl Oracle {
         put.is_expected(self.scope)
     }
 
-    /// A host was given a record. Returns the claim that it came under, which is to be named when it is settled.
+    /// A host was given a record. Returns the claim that it came under, which has to be named when it is settled.
     pub(crate) fn delivered(&mut self, now: Time, worker: &str, shard: &str, number: &str) -> u64 {
         self.advance(now);
         self.check_delivery(worker, shard, number);
@@ -223,11 +224,11 @@ impl Oracle {
         claim.map_or(0, |claim| claim.number)
     }
 
-    /// A worker has failed: what it has out is no worker's any more.
+    /// A worker has failed: its records in flight belong to no worker any more.
     pub(crate) fn failed(&mut self, worker: &str) {
         for book in self.books.values_mut() {
             if let Some(claim) = book.claims.get(worker) {
-                book.out.remove(&claim.number);
+                book.in_flight.remove(&claim.number);
             }
         }
     }
@@ -241,9 +242,9 @@ impl Oracle {
         if let Some(book) = self.books.get_mut(&id) {
             book.puts[at].acked = true;
             book.puts[at].last_ack = Some(Ack { by: worker.to_owned(), claim, at: now, order });
-            if let Some(out) = book.out.get_mut(&claim) {
-                out.records.remove(&at);
-                out.refusals.remove(&at);
+            if let Some(in_flight) = book.in_flight.get_mut(&claim) {
+                in_flight.records.remove(&at);
+                in_flight.nacks.remove(&at);
             }
             book.advance(scope);
         }
@@ -277,15 +278,15 @@ impl Oracle {
         }
         worker.shown = worker.shown.or(Some(now));
         worker.came = worker.came.or(Some(now));
-        // A call that arrives twice shows nothing new. Neither does one that was overtaken: whoever looked before and after
-        // may have seen the same heartbeat both times.
-        let beat = |item: Option<&Item>| item.and_then(|item| text(item, "Beat")).map(ToOwned::to_owned);
-        let (before, sent) = (worker.beat, row.sent.unwrap_or(now));
+        // A call that arrives twice shows nothing new. Neither does one that was overtaken: a worker that read the
+        // table before and after may have seen the same heartbeat both times.
+        let heartbeat = |item: Option<&Item>| item.and_then(|item| text(item, "Beat")).map(ToOwned::to_owned);
+        let (before, sent) = (worker.heartbeat, row.sent.unwrap_or(now));
         let is_newest = before.is_none_or(|before| before.sent < sent);
-        if row.by == name && is_newest && beat(row.before) != beat(row.after) {
-            worker.beat = Some(Heartbeat { sent, written: now });
+        if row.by == name && is_newest && heartbeat(row.before) != heartbeat(row.after) {
+            worker.heartbeat = Some(Heartbeat { sent, written: now });
             if before.is_some_and(|before| now.since(before.written) > worker.lease) {
-                worker.life = now;
+                worker.alive_since = now;
             }
         }
     }
@@ -296,42 +297,42 @@ impl Oracle {
         known.filter_map(|(_, book)| book.holder.as_deref())
     }
 
-    /// How many records are still to be acknowledged.
+    /// How many records are not acknowledged yet.
     pub(crate) fn unacked(&self) -> usize {
         self.books.values().map(Book::open).sum()
     }
 
-    /// A worker begins, with leases of this length, and knows of nothing.
+    /// A worker starts, with leases of this length and without any knowledge.
     pub(crate) fn started(&mut self, worker: &str, lease: Duration) {
         let now = self.now;
         let known = self.workers.entry(worker.to_owned()).or_default();
-        (known.lease, known.life, known.started, known.ill) = (lease, now, now, now);
+        (known.lease, known.alive_since, known.started, known.last_fault) = (lease, now, now, now);
         (known.stopping, known.stopped, known.burst) = (None, false, None);
         for (_, refused) in self.grants.values_mut() {
             refused.retain(|other| other != worker);
         }
     }
 
-    /// Something is wrong with a worker now: it stands still, or can't reach the services.
-    pub(crate) fn ill(&mut self, worker: &str, now: Time) {
+    /// A worker has a fault now: it is paused, or can't reach the services.
+    pub(crate) fn note_fault(&mut self, worker: &str, now: Time) {
         if let Some(known) = self.workers.get_mut(worker) {
-            known.ill = now;
+            known.last_fault = now;
         }
     }
 
-    /// Whether nothing has been wrong with a worker for long, or since it was started.
+    /// Whether a worker had no fault for a long time, or since it was started.
     fn is_sound(&self, worker: &str) -> bool {
         let known = self.workers.get(worker);
-        known.is_some_and(|known| known.ill <= known.started || self.now.since(known.ill) > WELL)
+        known.is_some_and(|known| known.last_fault <= known.started || self.now.since(known.last_fault) > HEALTHY)
     }
 
-    /// For how long nothing has been wrong with a worker.
-    fn well_for(&self, worker: &str) -> Duration {
-        self.workers.get(worker).map_or(Duration::ZERO, |known| self.now.since(known.ill))
+    /// For how long a worker had no fault.
+    fn healthy_for(&self, worker: &str) -> Duration {
+        self.workers.get(worker).map_or(Duration::ZERO, |known| self.now.since(known.last_fault))
     }
 }
 
-/// An attribute that is a time, in milliseconds since 1970.
+/// An attribute that is a time in milliseconds since 1970.
 fn time(item: &Item, name: &str) -> Option<Time> {
     let number = serde_json::to_value(item.get(name)?).ok()?;
     Some(Time::from_millis(number["N"].as_str()?.parse().ok()?))

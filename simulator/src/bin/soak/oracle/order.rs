@@ -1,11 +1,11 @@
-//! Records of a shard come in order, after those of its parents, and a record that was refused comes before newer ones.
+//! Records of a shard come in order, after those of its parents, and nacked records come before newer ones.
 
 use super::{Broken, Oracle};
 
 impl Oracle {
     pub(super) fn check_delivery(&mut self, worker: &str, shard: &str, number: &str) {
         self.counts.deliveries += 1;
-        // Of a stream that is gone: it may be delivered, and is not missed.
+        // The record is of a stream that is gone: it may be delivered, and is not missed.
         if self.is_former(number) {
             return;
         }
@@ -16,13 +16,13 @@ impl Oracle {
         if self.all_done {
             self.violate(Broken::Duplicated, format!("{worker} was given {shard} {number} after a clean stop"));
         }
-        // Records that have just expired are not waited for.
+        // The run does not wait for records that have just expired.
         self.expire(id);
         self.check_lease(worker, shard);
         self.check_holder(worker, shard, id);
         self.check_limit(worker, shard, id, at);
-        self.check_rest(worker, shard, id, at);
-        self.goes_out(worker, shard, id, at);
+        self.check_backoff(worker, shard, id, at);
+        self.note_delivery(worker, shard, id, at);
         self.check_parents(worker, shard, id, number);
         let Some(book) = self.books.get(&id) else { return };
         let put = &book.puts[at];
@@ -51,18 +51,18 @@ impl Oracle {
         }
     }
 
-    /// A record is in flight now; a record that was refused has to come before it.
-    fn goes_out(&mut self, worker: &str, shard: &str, id: u32, at: usize) {
+    /// A record is in flight now; a nacked record has to come before it.
+    fn note_delivery(&mut self, worker: &str, shard: &str, id: u32, at: usize) {
         let now = self.now;
         let Some(book) = self.books.get_mut(&id) else { return };
         let claim = book.claims.get(worker).map_or(0, |claim| claim.number);
-        let out = book.out.entry(claim).or_default();
-        let before = out.refused.first().copied().filter(|refused| *refused < at);
-        out.refused.remove(&at);
-        out.records.insert(at);
-        out.last = now;
-        if let Some(refused) = before {
-            let what = format!("{worker} was given {shard} {at} before {refused}, which was refused");
+        let in_flight = book.in_flight.entry(claim).or_default();
+        let before = in_flight.nacked.first().copied().filter(|nacked| *nacked < at);
+        in_flight.nacked.remove(&at);
+        in_flight.records.insert(at);
+        in_flight.last = now;
+        if let Some(nacked) = before {
+            let what = format!("{worker} was given {shard} {at} before {nacked}, which was nacked");
             self.violate(Broken::OutOfOrder, what);
         }
     }

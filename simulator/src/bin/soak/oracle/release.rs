@@ -1,5 +1,5 @@
-//! A worker that gives a shard back has waited for what is in flight, and has stored what was acknowledged; one that stopped
-//! gracefully leaves nothing behind.
+//! A worker that releases a shard has waited for what is in flight, and has stored what was acknowledged; one that
+//! stopped gracefully leaves nothing behind.
 
 use std::time::Duration;
 
@@ -7,50 +7,53 @@ use kinesis_simulator::kinesis::Number;
 use kinesis_simulator::{RowWritten, Time, text};
 
 use super::book::Claim;
-use super::{Broken, Oracle, SLACK, WELL};
+use super::{Broken, HEALTHY, Oracle, SLACK};
 
-/// How long a release may have been composed before it sets out, where calls do not fail.
+/// How long before it is sent a release may have been composed, where calls do not fail.
 const COMPOSED: Duration = Duration::from_millis(100);
 
 impl Oracle {
-    /// A worker gives a shard back, to another worker or to none.
+    /// Checks that a worker may release a shard, to another worker or to none.
     pub(super) fn check_release(&mut self, id: u32, row: &RowWritten<'_>, stored: Option<Number>) {
         self.check_waited(id, row.by);
         self.check_stores_all(id, row, stored);
     }
 
-    /// A worker that hands a shard over waits for what is in flight, for a while.
+    /// Checks that a worker that hands a shard over waits for what is in flight, for a while.
     fn check_waited(&mut self, id: u32, by: &str) {
         let Some(book) = self.books.get(&id) else { return };
-        let Some(out) = book.claims.get(by).and_then(|claim| book.out.get(&claim.number)) else { return };
-        let waited = self.now.since(out.last);
+        let Some(in_flight) = book.claims.get(by).and_then(|claim| book.in_flight.get(&claim.number)) else { return };
+        let waited = self.now.since(in_flight.last);
         let known = self.workers.get(by);
-        let is_alive =
-            known.is_some_and(|known| known.beat.is_some_and(|beat| self.now.since(beat.written) < known.lease / 2));
-        if is_alive && !out.records.is_empty() && waited + SLACK < self.rules.acks {
-            let count = out.records.len();
-            let what =
-                format!("{by} gave shard {id} back {waited:?} after it was given {count} records that are out still");
+        let is_alive = known.is_some_and(|known| {
+            known.heartbeat.is_some_and(|heartbeat| self.now.since(heartbeat.written) < known.lease / 2)
+        });
+        if is_alive && !in_flight.records.is_empty() && waited + SLACK < self.rules.acks {
+            let count = in_flight.records.len();
+            let what = format!(
+                "{by} released shard {id} {waited:?} after it was given {count} records that are still in flight"
+            );
             self.violate(Broken::Hasty, what);
         }
     }
 
-    /// What a worker stores with its release covers all that was acknowledged without a gap when the release was composed. While
-    /// calls fail, a release may set out again as it was composed before, so that only a worker counts that has been well.
+    /// Checks that the position that a worker stores with its release covers everything that was acknowledged without a
+    /// gap when the release was composed. While calls fail, a release may be sent again as it was composed before, so
+    /// only a worker without faults counts.
     fn check_stores_all(&mut self, id: u32, row: &RowWritten<'_>, stored: Option<Number>) {
-        let Some(book) = self.books.get(&id).filter(|_| self.well_for(row.by) > WELL) else { return };
+        let Some(book) = self.books.get(&id).filter(|_| self.healthy_for(row.by) > HEALTHY) else { return };
         let Some(claim) = book.claims.get(row.by) else { return };
-        // A process knows nothing of what was acknowledged in another one under its name, and leaves what is stored.
+        // A process knows nothing of what was acknowledged in another process of its name, and leaves what is stored.
         if self.workers.get(row.by).is_some_and(|known| known.started > book.claimed) {
             return;
         }
-        let waits = book.out.get(&claim.number).is_some_and(|out| !out.records.is_empty());
+        let waits = book.in_flight.get(&claim.number).is_some_and(|in_flight| !in_flight.records.is_empty());
         let sent = row.sent.unwrap_or(self.now);
         let is_handed_over = row.after.is_some_and(|after| text(after, "ClientID").is_some());
         let until = match (is_handed_over, book.asked) {
-            // It was composed when it set out.
+            // The release was composed when it was sent.
             (true, _) => sent,
-            // The worker that had asked for the shard did not want it any more, and the release was composed for that worker first.
+            // The requester had withdrawn its request, and the release was composed for that requester first.
             (false, Some(_)) => sent - COMPOSED,
             (false, None) if waits => sent - COMPOSED,
             (false, None) => self.now,
@@ -58,7 +61,7 @@ impl Oracle {
         let acked = book.acked_without_a_gap(row.by, *claim, until, self.scope);
         if stored < acked {
             let what =
-                format!("{} gave shard {id} back at {stored:?}, and all up to {acked:?} is acknowledged", row.by);
+                format!("{} released shard {id} at {stored:?}, and everything up to {acked:?} is acknowledged", row.by);
             self.violate(Broken::Duplicated, what);
         }
     }
@@ -71,7 +74,7 @@ impl Oracle {
         }
     }
 
-    /// A worker has stopped gracefully, and says that it could store everything.
+    /// A worker has stopped gracefully, and reports that everything was stored.
     pub(crate) fn has_stopped(&mut self, worker: &str, now: Time) {
         self.advance(now);
         let Some(known) = self.workers.get_mut(worker) else { return };
@@ -79,24 +82,27 @@ impl Oracle {
         let Some(stopping) = known.stopping else { return };
         known.stopped = true;
         let (shown, started) = (known.shown, known.started);
-        // What goes wrong while it stops may keep it from taking things back; the others find out later.
-        let was_ill = self.workers.get(worker).is_some_and(|known| known.ill > known.started);
-        if was_ill && self.well_for(worker) < WELL + now.since(stopping) {
+        // Faults during the stop may keep it from withdrawing its requests; the other workers find out later.
+        let had_fault = self.workers.get(worker).is_some_and(|known| known.last_fault > known.started);
+        if had_fault && self.healthy_for(worker) < HEALTHY + now.since(stopping) {
             return;
         }
         let mut left = Vec::new();
         if let Some(since) = shown {
             let time = now.since(since);
-            left.push((Broken::Leaked, format!("{worker} has stopped, and still shows itself, since {time:?}")));
+            left.push((
+                Broken::Leaked,
+                format!("{worker} has stopped, and its row is still in the table, since {time:?}"),
+            ));
         }
         for (id, book) in self.books.iter().filter(|(id, _)| self.known.contains(id)) {
-            if book.wanted.as_ref().is_some_and(|(by, _)| by == worker) {
-                left.push((Broken::Leaked, format!("{worker} has stopped, and still wants shard {id}")));
+            if book.requester.as_ref().is_some_and(|(by, _)| by == worker) {
+                left.push((Broken::Leaked, format!("{worker} has stopped, and still requests shard {id}")));
             }
             if book.holder.as_deref() == Some(worker) {
                 left.push((Broken::Leaked, format!("{worker} has stopped, and still holds shard {id}")));
             }
-            // What was given back before, or handed over, counts by itself.
+            // What was released before, or handed over, counts by itself.
             let claim = book.claims.get(worker).filter(|claim| claim.released.is_none_or(|at| at >= stopping));
             let claim = claim.filter(|claim| !claim.asked && book.claimed >= started);
             let lost_it = |claim: &&Claim| claim.released.is_none() && book.holder.as_deref() != Some(worker);
@@ -115,7 +121,7 @@ impl Oracle {
         }
     }
 
-    /// A claim that was on its way when its worker was told to stop is waited for, and given back.
+    /// A worker that is told to stop waits for the claims in progress, and releases them.
     pub(super) fn check_claim_after_stop(&mut self, id: u32, by: &str) {
         if self.workers.get(by).is_some_and(|known| known.stopped) {
             self.violate(Broken::Leaked, format!("{by} claimed shard {id} though it has stopped"));
@@ -145,7 +151,7 @@ impl Oracle {
         self.all_done = true;
     }
 
-    /// For how long no shard has been claimed or given back.
+    /// For how long no shard has been claimed or released.
     pub(crate) fn unmoved_for(&self) -> Duration {
         self.now.since(self.last_move)
     }

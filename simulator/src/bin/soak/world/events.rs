@@ -1,4 +1,4 @@
-//! What goes wrong, and when is it over?
+//! What goes wrong, and when does it end?
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{STALLED, World};
 use crate::plan::{CONSUMER, STREAM};
 use crate::worker::{Mood, Worker};
 
-/// Something that will be over, or will come.
+/// The end of a fault, or a fault to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Later {
     Start(usize),
@@ -28,18 +28,18 @@ pub(super) enum Later {
     Table,
     /// The table is as fast as before for a worker.
     Hurry(usize),
-    /// The table is cut off from a worker, for so many seconds.
+    /// The table is cut off from a worker, for this many seconds.
     CutTable(usize, u64),
-    /// The table is there again for a worker.
+    /// The table can be reached again by a worker.
     FindTable(usize),
     /// A worker stops gracefully.
     Stop(usize),
-    /// A shard is split, and then so many more, one as soon as the other.
+    /// A shard is split, and then this many more, each as soon as the one before.
     Cascade(u32),
 }
 
 impl World {
-    /// A worker that is up and goes.
+    /// A worker that is up and not paused.
     pub(super) fn some_worker(&mut self) -> Option<usize> {
         let up: Vec<usize> = self.fleet.iter().filter(|(_, worker)| !worker.is_paused()).map(|(at, _)| *at).collect();
         if up.is_empty() { None } else { Some(up[self.rng.usize(0..up.len())]) }
@@ -49,7 +49,7 @@ impl World {
         self.now + Duration::from_millis(self.rng.u64(200..longest * 1000))
     }
 
-    /// Something happens, to a worker or to the world.
+    /// Lets something happen, to a worker or to the world.
     pub(super) fn event(&mut self) {
         let kind = self.rng.u32(0..44);
         match (kind, self.some_worker()) {
@@ -80,7 +80,7 @@ impl World {
             }
             4 | 5 => {
                 self.stop_worker(at);
-                // The same name must not be there twice.
+                // Two workers must not run under the same name.
                 let again = self.now + Duration::from_secs(self.rng.u64(60..120));
                 self.later.push((again, Later::Start(at)));
             }
@@ -140,7 +140,7 @@ impl World {
                 self.later.push((until, Later::Key));
             }
             3 => {
-                // It may be gone already.
+                // The consumer may be gone already.
                 let arn = format!(
                     "arn:aws:kinesis:{}:{}:stream/{STREAM}",
                     self.plan.settings.region, self.plan.settings.account
@@ -149,9 +149,10 @@ impl World {
                 let again = self.now + self.plan.settings.deletion + Duration::from_millis(self.rng.u64(100..20_000));
                 self.later.push((again, Later::Consumer));
             }
-            4 if !self.fleet.is_empty() => self.everybody_is_killed(),
+            4 if !self.fleet.is_empty() => self.kill_all(),
             5 => {
-                // A copy of it follows under its name, as when somebody deploys anew; always before anybody takes it for gone.
+                // A copy of the stream follows under its name, as when an operator deploys it anew; always before any
+                // worker considers it gone.
                 if self.call("DeleteStream", &json!({ "StreamName": STREAM })).is_ok() {
                     self.shared.oracle().made(None);
                     let again =
@@ -159,7 +160,7 @@ impl World {
                     self.later.push((again, Later::Stream));
                 }
             }
-            6 => self.credentials_go_bad(),
+            6 => self.break_credentials(),
             7 => {
                 let until = self.seconds(60);
                 self.say("the table is UPDATING");
@@ -170,8 +171,8 @@ impl World {
         }
     }
 
-    /// Those of one worker, or of all.
-    fn credentials_go_bad(&mut self) {
+    /// Makes the credentials of one worker, or of all, fail.
+    fn break_credentials(&mut self) {
         let bad = [RoleCredentials::Denied, RoleCredentials::Throttled, RoleCredentials::Garbled];
         let (bad, all) = (bad[self.rng.usize(0..bad.len())], self.rng.bool());
         let chosen: Vec<usize> = self.fleet.keys().copied().filter(|_| all || self.rng.u32(0..3) == 0).collect();
@@ -183,9 +184,9 @@ impl World {
         }
     }
 
-    /// All are gone for a while; for longer than records are kept, if that is not too long.
-    fn everybody_is_killed(&mut self) {
-        self.say("everybody is killed");
+    /// Kills all workers for a while; for longer than records are kept, if that is not too long.
+    fn kill_all(&mut self) {
+        self.say("all workers are killed");
         let retention = self.plan.settings.retention;
         let away = if retention < STALLED * 2 && self.rng.bool() { retention } else { Duration::ZERO };
         for (at, worker) in std::mem::take(&mut self.fleet) {
@@ -196,11 +197,11 @@ impl World {
     }
 
     fn set_key(&self, key: Key) {
-        // It went with its stream, if that is gone.
+        // The key went with its stream, if that is gone.
         let _ = self.shared.simulator.kinesis(|kinesis| kinesis.set_key(STREAM, key));
     }
 
-    /// Splits, merges, or changes the number of shards; unless the stream is busy with that.
+    /// Splits or merges shards, or changes their number, unless the stream is being changed.
     pub(super) fn reshard(&mut self) {
         let open = self.shared.simulator.kinesis(|kinesis| kinesis.open_shards(STREAM));
         if open.is_empty() {
@@ -233,7 +234,7 @@ impl World {
         let _ = self.call(operation, &input);
     }
 
-    /// What was to come, or to be over.
+    /// Carries out what is due.
     pub(super) fn now_due(&mut self, later: Later) -> Result<(), String> {
         self.say(&format!("{later:?}"));
         let (now, climate) = (self.now, self.plan.climate);
@@ -272,7 +273,7 @@ impl World {
             Later::Stop(_) => {}
             Later::Cascade(left) => self.cascade(left),
             Later::Key => self.set_key(Key::Usable),
-            // At the end of the weather it may be on its way out still.
+            // At the end of the faults it may still be in deletion.
             Later::Stream if self.shared.simulator.kinesis(|kinesis| kinesis.is_there(STREAM)) => {
                 self.later.push((now + Duration::from_secs(1), Later::Stream));
             }
@@ -285,14 +286,14 @@ impl World {
                     "arn:aws:kinesis:{}:{}:stream/{STREAM}",
                     self.plan.settings.region, self.plan.settings.account
                 );
-                // A worker may have been quicker.
+                // A worker may have been faster.
                 let _ = self.call("RegisterStreamConsumer", &json!({ "StreamARN": arn, "ConsumerName": CONSUMER }));
             }
         }
         Ok(())
     }
 
-    /// A worker stops gracefully, and is stepped beside the others until it has.
+    /// Stops a worker gracefully. It is stepped beside the others until it has stopped.
     fn stop_worker(&mut self, at: usize) {
         let Some(worker) = self.fleet.remove(&at) else { return };
         self.say(&format!("{} is stopped gracefully", worker.name));

@@ -1,11 +1,12 @@
-//! A run: what happens to workers, streams and networks, and when.
+//! A run: what happens to workers, streams and networks, and when?
 //!
 //! ```text
 //! rough weather ─▶ calm: everybody up, all that was put has to be acknowledged ─▶ all stop gracefully ─▶ one more looks: nothing comes
 //! ```
 //!
-//! Time goes in ticks. In each the world acts first, and then each worker's runtime runs up to its end, one after the other, in an
-//! order that is drawn. So a run is one thread and one seed, and the same every time.
+//! Time advances in ticks. In each tick the world acts first, and then each worker's runtime runs to the end of the
+//! tick, one after the other, in an order that is drawn. A run is therefore one thread and one seed, and the same every
+//! time.
 
 mod events;
 mod second;
@@ -26,20 +27,20 @@ use crate::oracle::{Broken, Counts, Oracle, Violation};
 use crate::plan::{Plan, STREAM};
 use crate::worker::{Fleet, Mood, Shared, Worker};
 
-/// How far everybody goes at a time.
+/// The length of a tick.
 const TICK: Duration = Duration::from_millis(20);
-/// How long a record may wait in rough weather. Nothing that goes wrong lasts longer than three minutes.
+/// How long a record may wait while there are faults. No fault lasts longer than three minutes.
 const STALLED: Duration = Duration::from_mins(15);
-/// How long it may take in calm weather until everything is acknowledged.
+/// How long it may take without faults until everything is acknowledged.
 const CALM: Duration = Duration::from_mins(10);
-/// How long everything is quiet before all stop.
+/// How long everything is quiet before all workers stop.
 const SETTLE: Duration = Duration::from_secs(30);
 /// How long a graceful stop may take.
 const STOP: Duration = Duration::from_mins(2);
-/// How long a worker that has stopped is stepped for what is still on its way.
+/// How long a worker that has stopped is stepped for its calls that have not arrived yet.
 const GONE: Duration = Duration::from_secs(5);
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) seed: u64,
@@ -61,21 +62,21 @@ struct World {
     start: Time,
     now: Time,
     fleet: Fleet,
-    /// Workers that are stopping, beside those that took their place.
+    /// Workers that are stopping, beside those that replaced them.
     leaving: Vec<Worker>,
     starts: u64,
     later: Vec<(Time, Later)>,
     next_event: Time,
-    /// What is drawn for the events of the second kind.
+    /// The generator of the events of the second kind.
     second: Rng,
     next_second: Time,
     next_trigger: Time,
     written: Written,
-    /// Workers that have stopped, and when: what they sent to the table may still be on its way.
+    /// Workers that have stopped, and when: their calls to the table may not have arrived yet.
     gone: Vec<(Time, Worker)>,
     next_put: Time,
     serial: u64,
-    /// Since when somebody has been there.
+    /// Since when at least one worker has been up.
     up_since: Time,
     rough: bool,
     faults: u64,
@@ -84,7 +85,7 @@ struct World {
 
 /// Runs a plan.
 pub(crate) fn run(plan: Plan, log: Log) -> Result<Report, String> {
-    // Whatever is drawn without saying from where, is drawn from here.
+    // Code that draws without a generator uses this one.
     fastrand::seed(plan.seed);
     let simulator = Simulator::new(plan.settings.clone()).map_err(|error| error.to_string())?;
     let oracle = std::sync::Arc::new(std::sync::Mutex::new(Oracle::new(plan.config.rules(plan.settings.retention))));
@@ -118,12 +119,12 @@ pub(crate) fn run(plan: Plan, log: Log) -> Result<Report, String> {
     world.rough_weather()?;
     world.calm_weather()?;
     world.stop_all();
-    world.look_again()?;
+    world.start_last_worker()?;
     Ok(world.report())
 }
 
 impl World {
-    /// Has the oracle and the log see what is written and asked.
+    /// Shows the oracle and the log what is written and called.
     fn watch(&mut self) {
         let oracle = std::sync::Arc::clone(&self.shared.oracle);
         let log = self.shared.log.clone();
@@ -195,7 +196,7 @@ impl World {
         Ok(())
     }
 
-    /// Everything is well again; then nothing is put any more, and all that was has to be acknowledged.
+    /// Ends all faults; then nothing is put any more, and all records have to be acknowledged.
     fn calm_weather(&mut self) -> Result<(), String> {
         self.rough = false;
         self.say("calm weather");
@@ -222,21 +223,21 @@ impl World {
         let mut settle = self.now + SETTLE;
         while self.now < end && (self.now < settle || self.unacked() > 0) {
             self.tick()?;
-            // What they were given and did not store, somebody else has to read again.
-            if self.is_held_by_the_dead() {
+            // Another worker has to read again what dead workers were given and did not store.
+            if self.is_held_by_stopped_worker() {
                 settle = self.now + SETTLE;
             }
         }
         self.shared.oracle().finish();
-        if let Some(rest) = self.plan.rest {
-            self.rest(calm, rest)?;
+        if let Some(balance_time) = self.plan.balance_time {
+            self.balance(calm, balance_time)?;
         }
         Ok(())
     }
 
-    /// Has the workers share the shards for good.
-    fn rest(&mut self, calm: Time, rest: Duration) -> Result<(), String> {
-        let end = calm + rest;
+    /// Lets the workers balance the shards for good.
+    fn balance(&mut self, calm: Time, balance_time: Duration) -> Result<(), String> {
+        let end = calm + balance_time;
         while self.now < end {
             self.tick()?;
         }
@@ -245,8 +246,8 @@ impl World {
         Ok(())
     }
 
-    /// Whether a shard is held by a worker that is not there any more.
-    fn is_held_by_the_dead(&self) -> bool {
+    /// Whether a shard is held by a worker that does not run any more.
+    fn is_held_by_stopped_worker(&self) -> bool {
         let alive: Vec<&str> = self.fleet.values().chain(&self.leaving).map(|worker| worker.name.as_str()).collect();
         self.shared.oracle().holders().any(|holder| !alive.contains(&holder))
     }
@@ -264,7 +265,7 @@ impl World {
         while self.now < end && !self.fleet.values().all(Worker::has_stopped) {
             self.step_all();
         }
-        // What was told to end has a moment to do so.
+        // Tasks that were told to end have a moment to do so.
         for _ in 0..50 {
             self.step_all();
         }
@@ -286,17 +287,17 @@ impl World {
         let open = self.shared.simulator.kinesis(|kinesis| kinesis.open_subscriptions());
         let mut oracle = self.shared.oracle();
         if open > 0 {
-            oracle.violate(Broken::Leaked, format!("{open} subscriptions are open though everybody stopped"));
+            oracle.violate(Broken::Leaked, format!("{open} subscriptions are open though all workers stopped"));
         }
         oracle.stopped();
     }
 
-    /// One more worker, which has to find nothing.
-    fn look_again(&mut self) -> Result<(), String> {
+    /// Starts one more worker, which must not be given anything.
+    fn start_last_worker(&mut self) -> Result<(), String> {
         if !self.shared.oracle().violations.is_empty() {
             return Ok(());
         }
-        self.say("one more looks");
+        self.say("one more worker starts");
         self.start_worker(0)?;
         let end = self.now + Duration::from_mins(2);
         while self.now < end {
@@ -330,7 +331,7 @@ impl World {
             let mut oracle = self.shared.oracle();
             oracle.check_stalls(STALLED, self.up_since);
             for worker in self.fleet.values().chain(&self.leaving) {
-                oracle.check_beat(&worker.name);
+                oracle.check_heartbeat(&worker.name);
             }
         }
         Ok(())
@@ -347,11 +348,11 @@ impl World {
             let mut oracle = self.shared.oracle();
             oracle.advance(now);
             oracle.learn(parents);
-            for worker in self.fleet.values().chain(&self.leaving).filter(|worker| !worker.is_well()) {
-                oracle.ill(&worker.name, until);
+            for worker in self.fleet.values().chain(&self.leaving).filter(|worker| !worker.is_healthy()) {
+                oracle.note_fault(&worker.name, until);
             }
-            let is_well = self.is_well() && !oracle.is_stream_missing();
-            oracle.weather(is_well);
+            let is_healthy = self.is_healthy() && !oracle.is_stream_missing();
+            oracle.weather(is_healthy);
         }
         let mut order: Vec<&Worker> = self.fleet.values().chain(&self.leaving).collect();
         self.rng.shuffle(&mut order);
@@ -370,20 +371,20 @@ impl World {
         self.now = until;
     }
 
-    /// Whether nothing is wrong: whatever goes wrong, has something that is to end it.
-    fn is_well(&self) -> bool {
+    /// Whether there is no fault: every fault has an event that will end it.
+    fn is_healthy(&self) -> bool {
         let comes_by_itself = |later: &Later| matches!(later, Later::Start(_) | Later::Skew(_) | Later::Stop(_));
         self.leaving.is_empty()
             && !self.fleet.is_empty()
             && self.later.iter().all(|(_, later)| comes_by_itself(later))
-            && self.fleet.values().all(|worker| worker.is_well() && worker.is_prompt())
+            && self.fleet.values().all(|worker| worker.is_healthy() && worker.is_prompt())
     }
 
     fn put(&mut self) {
         let gap = Duration::from_secs_f64(1.0 / self.plan.rate);
         while self.next_put <= self.now {
             self.next_put = self.next_put + Duration::from_millis(self.rng.u64(0..=2 * gap.as_millis() as u64).max(1));
-            // Now and then many at once.
+            // Now and then many records are put at once.
             let count = if self.rng.u32(0..200) == 0 { self.rng.usize(20..200) } else { 1 };
             for _ in 0..count {
                 self.serial += 1;
@@ -393,7 +394,7 @@ impl World {
                 let (now, data) = (self.now, Bytes::from(data));
                 let key = (!self.plan.auto || self.rng.bool()).then_some(key.as_str());
                 let put = self.shared.simulator.kinesis(|kinesis| kinesis.put(STREAM, key, data, now));
-                // Refused, for the shard or its key is over its limits: then it isn't there.
+                // If the put is refused, because the shard or its key is over its limits, the record does not exist.
                 if let Ok((shard, number)) = put {
                     self.shared.oracle().put(shard, number, number.time());
                 }
@@ -440,7 +441,7 @@ impl World {
 mod tests {
     use super::*;
 
-    /// A run of some minutes, and what it wrote down.
+    /// A run of some minutes, and the hash of its log.
     fn fingerprint(seed: u64) -> (Option<u64>, Vec<Violation>) {
         let folder = tempfile::tempdir().unwrap();
         let log = Log::to(&folder.path().join("log")).unwrap();
@@ -449,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_the_same_run_every_time() {
+    fn seed_is_the_same_run_every_time() {
         for seed in [7, 12] {
             let (first, violations) = fingerprint(seed);
             assert!(violations.is_empty(), "{violations:?}");

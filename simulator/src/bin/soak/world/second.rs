@@ -1,5 +1,5 @@
-//! What goes wrong since the world was enlarged: events that are drawn by themselves, and those that strike a worker at the moment
-//! in which it wrote a row that matters.
+//! The second kind of events: those that are drawn by a generator of their own, and those that strike a worker at the
+//! moment in which it wrote a row that matters.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,28 +14,28 @@ use super::events::Later;
 use crate::plan::STREAM;
 use crate::worker::Mood;
 
-/// What a worker wrote.
+/// The kind of row that a worker wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wrote {
     FirstHeartbeat,
     Claim,
-    Wish,
+    Request,
     Release,
     End,
 }
 
-/// Rows that matter, and the names of the workers that wrote them, since the world looked last.
+/// The rows that matter and the names of the workers that wrote them, since the world last looked.
 pub(super) type Written = Arc<Mutex<Vec<(String, Wrote)>>>;
 
-/// The least time between two events that a row brings about.
+/// The least time between two events that a row triggers.
 const TRIGGER_GAP: Duration = Duration::from_secs(20);
 
-/// Records that are kept for less expire while all workers are away.
+/// Records with a retention below this expire while all workers are away.
 const SHORT_RETENTION: Duration = Duration::from_mins(5);
-/// The least age of a stream that is made again.
+/// The least age of a stream that is recreated.
 const MADE_AGAIN_GAP: Duration = Duration::from_mins(4);
 
-/// Which kind of row was written, if it matters.
+/// The kind of the row, if it matters.
 pub(super) fn kind_of(row: &RowWritten<'_>) -> Option<Wrote> {
     let after = row.after?;
     match text(after, "StreamID")? {
@@ -50,7 +50,7 @@ pub(super) fn kind_of(row: &RowWritten<'_>) -> Option<Wrote> {
     if flag(after, "Ended") && !row.before.is_some_and(|before| flag(before, "Ended")) {
         Some(Wrote::End)
     } else if now("WantedBy") == Some(row.by) && before("WantedBy") != Some(row.by) {
-        Some(Wrote::Wish)
+        Some(Wrote::Request)
     } else if now("ClientID") == Some(row.by) && now("LeaseID") != before("LeaseID") {
         Some(Wrote::Claim)
     } else {
@@ -59,7 +59,7 @@ pub(super) fn kind_of(row: &RowWritten<'_>) -> Option<Wrote> {
 }
 
 impl World {
-    /// Has rows that matter noted for [`triggers`](Self::triggers).
+    /// Notes a row that matters for [`triggers`](Self::triggers).
     pub(super) fn note(written: &Written, row: &RowWritten<'_>) {
         if let Some(kind) = kind_of(row) {
             written.lock().unwrap_or_else(PoisonError::into_inner).push((row.by.to_owned(), kind));
@@ -70,7 +70,7 @@ impl World {
         Duration::from_millis(self.second.u64(0..to.as_millis().max(1) as u64))
     }
 
-    /// An event of the second kind, if one is due.
+    /// Lets an event of the second kind happen, if one is due.
     pub(super) fn second_event(&mut self) {
         let Some(gap) = self.plan.second_gap else { return };
         if self.now < self.next_second {
@@ -88,7 +88,7 @@ impl World {
                 self.later.push((until, Later::Hurry(at)));
             }
             2 | 3 => {
-                // A heartbeat is answered late, and no further one gets through until the lease is over.
+                // A heartbeat is answered late, and no further one gets through until the leases have expired.
                 self.slow_table(at);
                 let cut = self.now + Duration::from_secs(5) + self.draw(Duration::from_secs(15));
                 let seconds = self.plan.config.lease_of(at).as_secs() + self.second.u64(5..30);
@@ -101,11 +101,11 @@ impl World {
                 self.fleet[&at].set_mood(mood);
                 self.later.push((until, Later::Cheer(at)));
             }
-            5 => self.made_again_behind_a_back(at),
+            5 => self.recreate_stream_unseen(at),
             6 => self.later.push((self.now, Later::Cascade(3))),
-            7 if self.plan.settings.retention < SHORT_RETENTION => self.everybody_is_away(),
+            7 if self.plan.settings.retention < SHORT_RETENTION => self.stop_all_for_long(),
             _ => {
-                // A host that is slow is told to stop.
+                // A slow host is told to stop.
                 let longest = Duration::from_millis(self.second.u64(300..8_000));
                 self.say(&format!("{name} is slow, and will be stopped"));
                 self.fleet[&at].set_mood(Mood::Slow(longest));
@@ -115,9 +115,9 @@ impl World {
         }
     }
 
-    /// All are gone for longer than records are kept.
-    fn everybody_is_away(&mut self) {
-        self.say("everybody is away");
+    /// Kills all workers for longer than records are kept.
+    fn stop_all_for_long(&mut self) {
+        self.say("all workers are away");
         let until = self.now + self.plan.settings.retention;
         for (at, worker) in std::mem::take(&mut self.fleet) {
             self.faults += worker.link.faults();
@@ -133,10 +133,10 @@ impl World {
         worker.link.slow_table(Some(seed));
     }
 
-    /// The stream is deleted and made again while a worker is cut off or stands still, or while it is there.
-    fn made_again_behind_a_back(&mut self, at: usize) {
-        // A worker that is cut off while the stream is made again twice takes the second stream for the first: the input does not
-        // notice that yet, so the world leaves it time to.
+    /// Deletes and recreates the stream while a worker is cut off, paused or running.
+    fn recreate_stream_unseen(&mut self, at: usize) {
+        // A worker that is cut off while the stream is recreated twice takes the second stream for the first: the input
+        // does not notice that yet, so the world leaves it time to.
         if self.shared.oracle().is_stream_young(MADE_AGAIN_GAP) {
             return;
         }
@@ -164,12 +164,12 @@ impl World {
         }
     }
 
-    /// Splits the shard that is the youngest, so that a listing that lags knows the child of a shard that it does not show.
+    /// Splits the youngest shard, so that a listing that lags knows the child of a shard that it does not show.
     pub(super) fn cascade(&mut self, left: u32) {
         let open = self.shared.simulator.kinesis(|kinesis| kinesis.open_shards(STREAM));
         let Some(youngest) = open.iter().max().filter(|_| open.len() < 14) else { return };
         let split = json!({ "StreamName": STREAM, "ShardToSplit": shard_id(*youngest) });
-        // A stream that is being changed is tried again.
+        // If the stream is being changed, the split is tried again.
         let left = if self.call("SplitShard", &split).is_ok() { left - 1 } else { left };
         if left > 0 && self.rough {
             self.later.push((self.now + Duration::from_secs(1), Later::Cascade(left)));
@@ -201,7 +201,7 @@ impl World {
         let now = self.now;
         let until = now + Duration::from_millis(500) + self.draw(Duration::from_mins(1));
         match (wrote, self.second.u32(0..6)) {
-            // Another worker takes what was given back, and is stopped while it does.
+            // Another worker claims what was released, and is stopped meanwhile.
             (Wrote::Release, 0..=3) => {
                 let others: Vec<usize> = self.fleet.keys().copied().filter(|other| *other != at).collect();
                 if let Some(other) = self.second.choice(&others).copied() {
@@ -210,13 +210,13 @@ impl World {
                     self.later.push((stop, Later::Stop(other)));
                 }
             }
-            // A worker that has just come is stopped while it claims.
+            // A worker that has just started is stopped while it claims.
             (Wrote::FirstHeartbeat, 0..=3) => {
                 self.slow_table(at);
                 let stop = now + self.draw(Duration::from_secs(5));
                 self.later.push((stop, Later::Stop(at)));
             }
-            (Wrote::End | Wrote::Claim, 0) => self.made_again_behind_a_back(at),
+            (Wrote::End | Wrote::Claim, 0) => self.recreate_stream_unseen(at),
             (_, 0..=2) => self.later.push((now, Later::Stop(at))),
             (_, 3) => {
                 if let Some(worker) = self.fleet.remove(&at) {
@@ -239,7 +239,7 @@ impl World {
         }
     }
 
-    /// The generator of what goes wrong here.
+    /// The generator of this file's faults.
     pub(super) fn second_generator(seed: u64) -> Rng {
         Rng::with_seed(seed ^ 0x0073_6563_6f6e_6400)
     }

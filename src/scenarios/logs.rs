@@ -1,4 +1,4 @@
-//! What an operator is told, by metrics and in the log.
+//! What does an operator see in metrics and in the log?
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
@@ -116,7 +116,7 @@ impl tracing::Subscriber for Log {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_healthy_run_says_that_it_started_and_that_it_stopped() {
+async fn healthy_run_logs_its_start_and_its_stop() {
     let (counts, log) = (Counts::default(), Log::default());
     let (_recording, _listening) = (counts.record(), log.listen());
     let script = Script::new(["s"]);
@@ -146,7 +146,7 @@ async fn a_healthy_run_says_that_it_started_and_that_it_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stored_sequence_that_expired_is_an_error_and_is_counted() {
+async fn stored_sequence_that_expired_is_an_error_and_is_counted() {
     let (counts, log) = (Counts::default(), Log::default());
     let (_recording, _listening) = (counts.record(), log.listen());
     let bench = Bench::new(Script::new(["s"]), "");
@@ -168,7 +168,7 @@ async fn a_stored_sequence_that_expired_is_an_error_and_is_counted() {
 
 /// In both cases nothing more is read: the pool is full, or one shard has as much out as it may.
 #[tokio::test(start_paused = true)]
-async fn acks_that_never_come_are_one_warning_a_minute() {
+async fn missing_acks_are_one_warning_a_minute() {
     for limit in ["enhanced_fan_out: {enabled: true, max_pending_records: 20}", "checkpoint_limit: 20"] {
         let log = Log::default();
         let _listening = log.listen();
@@ -202,7 +202,7 @@ async fn acks_that_never_come_are_one_warning_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_can_not_be_read_is_a_warning_now_and_then() {
+async fn unreadable_shard_is_an_occasional_warning() {
     let (counts, log) = (Counts::default(), Log::default());
     let (_recording, _listening) = (counts.record(), log.listen());
     let script = Script::new(["s"]);
@@ -219,7 +219,7 @@ async fn a_shard_that_can_not_be_read_is_a_warning_now_and_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_breaks_now_and_then_is_counted_and_not_news() {
+async fn occasional_broken_connection_is_counted_and_not_logged() {
     let (counts, log) = (Counts::default(), Log::default());
     let (_recording, _listening) = (counts.record(), log.listen());
     let script = Script::new(["s"]);
