@@ -329,7 +329,9 @@ impl World {
         }
         if self.now.since(self.start).as_millis() % 10_000 < TICK.as_millis() {
             let mut oracle = self.shared.oracle();
-            oracle.check_stalls(STALLED, self.up_since);
+            // A host that takes a moment for each record has a backlog to work through, shard after shard.
+            let backlog = self.plan.config.usual * oracle.unacked() as u32;
+            oracle.check_stalls(STALLED + backlog, self.up_since);
             for worker in self.fleet.values().chain(&self.leaving) {
                 oracle.check_heartbeat(&worker.name);
             }
