@@ -23,6 +23,10 @@ pub(crate) struct Plan {
     /// The number of records put in a second, over all shards.
     pub(crate) rate: f64,
     pub(crate) record_bytes: usize,
+    /// How many of a hundred records are aggregates.
+    pub(crate) aggregates_per_cent: u32,
+    /// Whether an aggregate holds records of any key.
+    pub(crate) mixes_keys: bool,
     /// The mean time between two events of the world.
     pub(crate) gap: Duration,
     /// The faults that are possible all the time.
@@ -61,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) closes_first: bool,
     /// The longest time that a host usually takes to acknowledge a batch.
     pub(crate) usual: Duration,
+    /// Whether user records of other shards are delivered.
+    pub(crate) delivers_outside: bool,
 }
 
 pub(crate) const STREAM: &str = "orders";
@@ -102,6 +108,7 @@ impl Plan {
             other_lease: None,
             closes_first: false,
             usual: Duration::ZERO,
+            delivers_outside: false,
         };
         let climate = Weather {
             calls_per_mille: pick(rng, &[0, 0, 2, 10, 30]),
@@ -123,9 +130,12 @@ impl Plan {
             second_gap: None,
             triggers_per_cent: 0,
             balance_time: None,
+            aggregates_per_cent: 0,
+            mixes_keys: false,
         };
         plan.draw_more(&mut Rng::with_seed(seed ^ 0x006d_6f72_6500));
         plan.draw_yet_more(&mut Rng::with_seed(seed ^ 0x0079_6574_0000));
+        plan.draw_aggregates(&mut Rng::with_seed(seed ^ 0x006b_706c_0000));
         plan
     }
 
@@ -146,6 +156,14 @@ impl Plan {
         if rng.u32(0..8) == 0 {
             self.settings.retention = Duration::from_mins(4);
         }
+    }
+
+    /// Draws how writers pack their records. In half of the seeds they pack none.
+    fn draw_aggregates(&mut self, rng: &mut Rng) {
+        self.aggregates_per_cent = pick(rng, &[0, 0, 20, 100]);
+        // Writers other than the KPL put records of any key into one aggregate, so every shard gets some of others.
+        self.mixes_keys = rng.bool();
+        self.config.delivers_outside = self.mixes_keys;
     }
 
     /// Draws the second extension, by itself again. In half of the seeds the world is the same as without it.
@@ -222,6 +240,7 @@ impl Config {
              rebalance_period: {rebalance}\n\
              steal_grace_period: {grace}\n\
              start_from_oldest: {oldest}\n\
+             kpl: {{out_of_range: {outside}}}\n\
              checkpoint_limit: {limit}\n\
              message_buffer_cap: {buffer}\n\
              enhanced_fan_out:\n  enabled: true\n  consumer_name: {CONSUMER}\n  reader_threads: 0\n  \
@@ -234,6 +253,7 @@ impl Config {
             rebalance = millis(self.rebalance),
             grace = millis(self.grace),
             oldest = self.oldest,
+            outside = if self.delivers_outside { "deliver" } else { "auto" },
             limit = self.checkpoint_limit,
             buffer = self.buffer,
             records = self.max_records,

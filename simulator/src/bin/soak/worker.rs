@@ -372,7 +372,10 @@ impl Host {
         let mut seen = Vec::with_capacity(messages.len());
         let mut bytes = 0;
         for message in &messages {
-            let (shard, number) = (text(message, "kinesis_shard"), text(message, "kinesis_sequence_number"));
+            let (shard, mut number) = (text(message, "kinesis_shard"), text(message, "kinesis_sequence_number"));
+            if message.get("kinesis_sub_sequence_number").is_some() {
+                number = format!("{number}/{}", text(message, "kinesis_sub_sequence_number"));
+            }
             let claim = oracle.delivered(now, &self.name, &shard, &number);
             let one = Seen { shard, number, claim };
             bytes += message.payload().len() as u64;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kinesis_simulator::Time;
-use kinesis_simulator::kinesis::Number;
+
+use super::Position;
 
 /// The records that have to be read.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +19,7 @@ pub(super) struct Scope {
 /// A record that was put.
 #[derive(Debug)]
 pub(super) struct Put {
-    pub(super) number: Number,
+    pub(super) number: Position,
     pub(super) at: Time,
     pub(super) delivered: bool,
     pub(super) acked: bool,
@@ -42,7 +43,7 @@ pub(super) struct Ack {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Claim {
     /// The position that was stored at the time of the claim.
-    pub(super) start: Option<Number>,
+    pub(super) start: Option<Position>,
     /// The ordinal of this claim among all.
     pub(super) number: u64,
     /// When the worker released the shard by itself.
@@ -74,7 +75,7 @@ pub(super) struct Book {
     pub(super) frontier: usize,
     /// The first record that was not acknowledged yet and should be.
     pub(super) unacked: usize,
-    pub(super) stored: Option<Number>,
+    pub(super) stored: Option<Position>,
     pub(super) ended: bool,
     /// The worker that stored the end of the shard, and when.
     pub(super) ended_by: Option<(String, Time)>,
@@ -134,7 +135,7 @@ impl Put {
 
 impl Book {
     /// Removes the records that arrived earlier. Returns the arrival and the number of each.
-    pub(super) fn expire(&mut self, before: Time, scope: Scope) -> Vec<(Time, Number)> {
+    pub(super) fn expire(&mut self, before: Time, scope: Scope) -> Vec<(Time, Position)> {
         let mut expired = Vec::new();
         while let Some(put) = self.puts.get_mut(self.unacked).filter(|put| put.at < before) {
             put.expired = true;
@@ -164,7 +165,13 @@ impl Book {
     /// position behind the records acknowledged above the gap if these are only a part of an event and the rest of the
     /// event is not in memory any more. This is so at a stop and at a hand-over. These records then come again, though
     /// they must not.
-    pub(super) fn acked_without_a_gap(&self, worker: &str, claim: Claim, until: Time, scope: Scope) -> Option<Number> {
+    pub(super) fn acked_without_a_gap(
+        &self,
+        worker: &str,
+        claim: Claim,
+        until: Time,
+        scope: Scope,
+    ) -> Option<Position> {
         let begin = claim.start.map_or(0, |start| self.puts.partition_point(|put| put.number <= start));
         let (mut last, mut position) = (0, None);
         for put in &self.puts[begin..] {

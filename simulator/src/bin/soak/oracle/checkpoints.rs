@@ -1,10 +1,10 @@
 //! A stored position or end is covered by acknowledgements, is stored by the holder of the lease, and never moves back.
 
-use kinesis_simulator::kinesis::{Number, parse_shard_id};
+use kinesis_simulator::kinesis::parse_shard_id;
 use kinesis_simulator::{Item, RowWritten, flag, text};
 
 use super::book::Claim;
-use super::{Broken, Oracle, time};
+use super::{Broken, Oracle, Position, time};
 
 impl Oracle {
     pub(super) fn pin(&mut self, item: &Item) {
@@ -40,7 +40,7 @@ impl Oracle {
         }
         let row = &RowWritten { before, ..*row };
         let holder = |item: &Item| text(item, "ClientID").map(ToOwned::to_owned);
-        let position = |item: &Item| text(item, "SequenceNumber").and_then(Number::parse);
+        let position = |item: &Item| Position::stored(text(item, "SequenceNumber"), text(item, "AggregatePosition"));
         let before_holder = row.before.and_then(holder);
         let before_position = row.before.and_then(position);
         let Some(after) = row.after else {
@@ -119,7 +119,7 @@ impl Oracle {
     }
 
     /// Checks that everything up to a position, or everything in the shard, is acknowledged.
-    fn check_covered(&mut self, id: u32, position: Option<Number>, by: &str) {
+    fn check_covered(&mut self, id: u32, position: Option<Position>, by: &str) {
         self.expire(id);
         let Some(book) = self.books.get(&id) else { return };
         let up_to = |position| book.puts.partition_point(|put| put.number <= position);

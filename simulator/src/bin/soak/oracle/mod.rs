@@ -14,6 +14,7 @@ mod fencing;
 mod liveness;
 mod manners;
 mod order;
+mod position;
 mod redelivery;
 mod release;
 mod retention;
@@ -22,10 +23,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use kinesis_simulator::kinesis::{Number, shard_id};
+use kinesis_simulator::kinesis::shard_id;
 use kinesis_simulator::{Item, RowWritten, Time, text};
 
 use book::{Ack, Book, Heartbeat, Known, Put, Scope};
+pub(crate) use position::Position;
 
 /// The kinds of violations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -191,7 +193,7 @@ impl Oracle {
     }
 
     fn is_former(&self, number: &str) -> bool {
-        Number::parse(number).is_some_and(|number| self.created.is_none_or(|created| number.time() < created))
+        Position::parse(number).is_some_and(|number| self.created.is_none_or(|created| number.number.time() < created))
     }
 
     /// Learns which shards exist, and which records are past retention.
@@ -205,7 +207,7 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn put(&mut self, shard: u32, number: Number, at: Time) {
+    pub(crate) fn put(&mut self, shard: u32, number: Position, at: Time) {
         self.counts.records += 1;
         let put = Put { number, at, delivered: false, acked: false, expired: false, last_ack: None };
         self.books.entry(shard).or_default().puts.push(put);
@@ -219,7 +221,7 @@ impl Oracle {
     pub(crate) fn delivered(&mut self, now: Time, worker: &str, shard: &str, number: &str) -> u64 {
         self.advance(now);
         self.check_delivery(worker, shard, number);
-        let id = Number::parse(number).map(Number::shard);
+        let id = Position::parse(number).map(|position| position.number.shard());
         let claim = id.and_then(|id| self.books.get(&id)?.claims.get(worker));
         claim.map_or(0, |claim| claim.number)
     }
@@ -251,10 +253,11 @@ impl Oracle {
     }
 
     fn find(&self, shard: &str, number: &str) -> Option<(u32, usize)> {
-        let number = Number::parse(number)?;
-        let book = self.books.get(&number.shard()).filter(|_| shard == shard_id(number.shard()))?;
+        let number = Position::parse(number)?;
+        let id = number.number.shard();
+        let book = self.books.get(&id).filter(|_| shard == shard_id(id))?;
         let at = book.puts.binary_search_by_key(&number, |put| put.number).ok()?;
-        Some((number.shard(), at))
+        Some((id, at))
     }
 
     /// A row of the table was written.

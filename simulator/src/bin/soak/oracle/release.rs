@@ -3,18 +3,17 @@
 
 use std::time::Duration;
 
-use kinesis_simulator::kinesis::Number;
 use kinesis_simulator::{RowWritten, Time, text};
 
 use super::book::Claim;
-use super::{Broken, HEALTHY, Oracle, SLACK};
+use super::{Broken, HEALTHY, Oracle, Position, SLACK};
 
 /// How long before it is sent a release may have been composed, where calls do not fail.
 const COMPOSED: Duration = Duration::from_millis(100);
 
 impl Oracle {
     /// Checks that a worker may release a shard, to another worker or to none.
-    pub(super) fn check_release(&mut self, id: u32, row: &RowWritten<'_>, stored: Option<Number>) {
+    pub(super) fn check_release(&mut self, id: u32, row: &RowWritten<'_>, stored: Option<Position>) {
         self.check_waited(id, row.by);
         self.check_stores_all(id, row, stored);
     }
@@ -40,7 +39,7 @@ impl Oracle {
     /// Checks that the position that a worker stores with its release covers everything that was acknowledged without a
     /// gap when the release was composed. While calls fail, a release may be sent again as it was composed before, so
     /// only a worker without faults counts.
-    fn check_stores_all(&mut self, id: u32, row: &RowWritten<'_>, stored: Option<Number>) {
+    fn check_stores_all(&mut self, id: u32, row: &RowWritten<'_>, stored: Option<Position>) {
         let Some(book) = self.books.get(&id).filter(|_| self.healthy_for(row.by) > HEALTHY) else { return };
         let Some(claim) = book.claims.get(row.by) else { return };
         // A process knows nothing of what was acknowledged in another process of its name, and leaves what is stored.

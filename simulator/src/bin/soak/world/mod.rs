@@ -17,13 +17,14 @@ use bytes::Bytes;
 use fastrand::Rng;
 use kinesis_simulator::faults::{RoleCredentials, Weather};
 use kinesis_simulator::{Simulator, Time};
+use kinesis_testkit::aggregate::aggregate;
 use serde_json::json;
 
 use events::Later;
 use second::Written;
 
 use crate::log::Log;
-use crate::oracle::{Broken, Counts, Oracle, Violation};
+use crate::oracle::{Broken, Counts, Oracle, Position, Violation};
 use crate::plan::{Plan, STREAM};
 use crate::worker::{Fleet, Mood, Shared, Worker};
 
@@ -393,12 +394,28 @@ impl World {
                 let key = format!("key-{}", self.rng.u32(0..1000));
                 let mut data = self.serial.to_string().into_bytes();
                 data.resize(data.len().max(self.plan.record_bytes), b'.');
+                let is_aggregate =
+                    self.plan.aggregates_per_cent > 0 && self.rng.u32(0..100) < self.plan.aggregates_per_cent;
+                // Some aggregates hold nothing.
+                let user_records = is_aggregate.then(|| self.rng.u32(0..12));
+                if let Some(count) = user_records {
+                    let key_of = |sub: u32| if self.plan.mixes_keys { format!("key-{sub}") } else { key.clone() };
+                    data = aggregate((0..count).map(|sub| (key_of(sub), &data)));
+                }
                 let (now, data) = (self.now, Bytes::from(data));
                 let key = (!self.plan.auto || self.rng.bool()).then_some(key.as_str());
                 let put = self.shared.simulator.kinesis(|kinesis| kinesis.put(STREAM, key, data, now));
                 // If the put is refused, because the shard or its key is over its limits, the record does not exist.
                 if let Ok((shard, number)) = put {
-                    self.shared.oracle().put(shard, number, number.time());
+                    let mut oracle = self.shared.oracle();
+                    match user_records {
+                        None => oracle.put(shard, Position::whole(number), number.time()),
+                        Some(count) => {
+                            for sub in 0..count {
+                                oracle.put(shard, Position::within(number, sub), number.time());
+                            }
+                        }
+                    }
                 }
             }
         }
