@@ -9,7 +9,7 @@
 //! - [`mod@input`]: the `Input` trait, its errors and its status.
 //! - [`message`]: a message, its payload and its metadata.
 //! - [`batch`]: what a host asks for and what it gets.
-//! - [`receipt`]: how a host says what became of a batch.
+//! - [`receipt`]: how a host says what became of a batch, and `reason`: why it refuses a message.
 //! - [`registry`]: the inputs a host can build, by name.
 //! - [`config`]: one declared type gives parsing, lint, schema, reference and example.
 //! - [`driver`]: connect, read, settle and stop, as every host needs it.
@@ -24,6 +24,7 @@ mod deadline;
 pub mod driver;
 pub mod input;
 pub mod message;
+mod reason;
 pub mod receipt;
 pub mod registry;
 
@@ -32,4 +33,5 @@ pub use causes::causes;
 pub use deadline::deadline;
 pub use input::{AckError, BoxError, Input, InputError, State, Status};
 pub use message::{Message, MetadataTable, Value};
+pub use reason::Reason;
 pub use receipt::{Receipt, Settle, Verdict, Verdicts};

@@ -218,7 +218,7 @@ async fn batches_are_settled_in_any_order_from_any_task() {
     let first = driver.next().await.unwrap().unwrap();
     let (messages, second) = driver.next().await.unwrap().unwrap().into_parts();
     assert_eq!(messages.len(), 2);
-    let each = Verdicts::Each(vec![Verdict::Ack, Verdict::Nack]);
+    let each = Verdicts::Each(vec![Verdict::Ack, Verdict::nack("disk full")]);
     JoinSet::from_iter([second.settle(each.clone())]).join_all().await.remove(0).unwrap();
     first.settle(Verdicts::ACK).await.unwrap();
     assert_eq!(input.heard()[1..], [Heard::Settled(1, each), Heard::Settled(0, Verdicts::ACK)]);
