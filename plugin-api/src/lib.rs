@@ -2,7 +2,8 @@
 //!
 //! A host reads batches of [`Message`]s from an [`Input`] and settles each batch through its [`Receipt`];
 //! an input's author implements [`Input`], declares a configuration type, and is listed in a [`Registry`](registry::Registry).
-//! Nothing here knows any particular input or any particular host.
+//! Nothing here knows any particular input or any particular host. What an input's author needs of other packages for these
+//! traits is re-exported: [`async_trait`], [`Bytes`], and the derive macros in [`config`].
 //!
 //! # Layout
 //!
@@ -27,6 +28,11 @@ pub mod message;
 mod reason;
 pub mod receipt;
 pub mod registry;
+
+/// The macro of the `async-trait` crate, with which an [`Input`] is implemented.
+pub use async_trait::async_trait;
+/// The bytes of the `bytes` crate, of which a payload is made.
+pub use bytes::Bytes;
 
 pub use batch::{Batch, Demand};
 pub use causes::causes;
