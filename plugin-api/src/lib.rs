@@ -1,9 +1,9 @@
 //! What a pipeline engine (the *host*) and an input plugin agree on.
 //!
 //! A host reads batches of [`Message`]s from an [`Input`] and settles each batch through its [`Receipt`];
-//! an input's author implements [`Input`], declares a configuration type, and is listed in a [`Registry`](registry::Registry).
+//! an input's author implements [`Input`], declares a configuration type, and is listed in a `Registry`.
 //! Nothing here knows any particular input or any particular host. What an input's author needs of other packages for these
-//! traits is re-exported: [`async_trait`], [`Bytes`], and the derive macros in [`config`].
+//! traits is re-exported: [`macro@async_trait`], [`Bytes`], and the derive macros in `config`.
 //!
 //! # Layout
 //!
@@ -11,13 +11,16 @@
 //! - [`message`]: a message, its payload and its metadata.
 //! - [`batch`]: what a host asks for and what it gets.
 //! - [`receipt`]: how a host says what became of a batch, and `reason`: why it refuses a message.
-//! - [`registry`]: the inputs a host can build, by name.
-//! - [`config`]: one declared type gives parsing, lint, schema, reference and example.
 //! - [`driver`]: connect, read, settle and stop, as every host needs it.
+//! - `registry`: the inputs a host can build, by name (feature `config`).
+//! - `config`: one declared type gives parsing, lint, schema, reference and example (feature `config`).
 //! - `conformance`: a suite that any `Input` can be run through (feature `conformance`).
+//!
+//! Both features are off by default. A host that is handed its inputs ready made needs neither.
 
 pub mod batch;
 mod causes;
+#[cfg(feature = "config")]
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -27,6 +30,7 @@ pub mod input;
 pub mod message;
 mod reason;
 pub mod receipt;
+#[cfg(feature = "config")]
 pub mod registry;
 
 /// The macro of the `async-trait` crate, with which an [`Input`] is implemented.
