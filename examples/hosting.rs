@@ -63,7 +63,7 @@ pub async fn host(file: &str, output: fn(&[Message]) -> Verdicts) -> Result<Endi
 fn print(messages: &[Message]) -> Verdicts {
     let verdicts = messages.iter().map(|message| {
         // Metadata is typed where it matters, and looked up by key where it doesn't.
-        let Some(record) = KinesisRecord::of(message) else { return Verdict::Nack };
+        let Some(record) = KinesisRecord::of(message) else { return Verdict::nack("not of Kinesis") };
         println!("{} {} {} bytes", record.shard(), record.sequence_number(), message.payload().len());
         Verdict::Ack
     });

@@ -17,14 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use garde::Validate;
 use mq_bridge::models::{Endpoint, EndpointType, FileConfig, FileFsync, NameBy, RouteOptions};
 use pipeline_plugin_api::Input;
+use pipeline_plugin_api::config::schemars::{self, JsonSchema};
 use pipeline_plugin_api::config::{
     ConfigSpec, Configuration, Diagnostic, Diagnostics, Document, Duration as Span, Environment,
 };
 use pipeline_plugin_api::registry::{BuildError, RegisteredInput, Registry};
-use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The parts that a pipeline file may have.
@@ -71,21 +70,20 @@ pub enum PipelineError {
 }
 
 /// How the input and the output are joined.
-#[derive(Debug, Deserialize, JsonSchema, Validate)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(deny_unknown_fields, default)]
 struct Settings {
     /// The most messages that go to the output at once.
-    #[garde(range(min = 1))]
+    #[schemars(range(min = 1))]
     batch_size: usize,
     /// How many batches are written at a time. Above 1, messages of a shard may overtake each other on their way into
     /// outputs that don't keep order themselves.
-    #[garde(range(min = 1))]
+    #[schemars(range(min = 1))]
     concurrency: usize,
     /// How long to wait before an output that failed is tried again.
-    #[garde(skip)]
     reconnect_interval: Span,
     /// How long the output may take to connect at the start.
-    #[garde(skip)]
     startup_timeout: Span,
 }
 

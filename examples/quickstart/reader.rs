@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kinesis_input_cli::{Pipeline, RunOptions, StopHandle, registry, run};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use pipeline_plugin_api::{AckError, Batch, Demand, Input, InputError, Receipt, Status, Verdict, Verdicts};
+use pipeline_plugin_api::{AckError, Batch, Demand, Input, InputError, Receipt, Status, Verdicts};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
@@ -244,10 +244,10 @@ impl Input for Witnessed {
             let mut check = check.lock().unwrap_or_else(PoisonError::into_inner);
             for (at, payload) in payloads.iter().enumerate() {
                 let verdict = match verdicts {
-                    Verdicts::All(verdict) => *verdict,
-                    Verdicts::Each(each) => each[at],
+                    Verdicts::All(verdict) => verdict,
+                    Verdicts::Each(each) => &each[at],
                 };
-                if verdict == Verdict::Ack {
+                if verdict.is_ack() {
                     check.take(payload);
                 }
             }

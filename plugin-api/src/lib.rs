@@ -1,22 +1,26 @@
 //! What a pipeline engine (the *host*) and an input plugin agree on.
 //!
 //! A host reads batches of [`Message`]s from an [`Input`] and settles each batch through its [`Receipt`];
-//! an input's author implements [`Input`], declares a configuration type, and is listed in a [`Registry`](registry::Registry).
-//! Nothing here knows any particular input or any particular host.
+//! an input's author implements [`Input`], declares a configuration type, and is listed in a `Registry`.
+//! Nothing here knows any particular input or any particular host. What an input's author needs of other packages for these
+//! traits is re-exported: [`macro@async_trait`], [`Bytes`], and the derive macros in `config`.
 //!
 //! # Layout
 //!
 //! - [`mod@input`]: the `Input` trait, its errors and its status.
 //! - [`message`]: a message, its payload and its metadata.
 //! - [`batch`]: what a host asks for and what it gets.
-//! - [`receipt`]: how a host says what became of a batch.
-//! - [`registry`]: the inputs a host can build, by name.
-//! - [`config`]: one declared type gives parsing, lint, schema, reference and example.
+//! - [`receipt`]: how a host says what became of a batch, and `reason`: why it refuses a message.
 //! - [`driver`]: connect, read, settle and stop, as every host needs it.
+//! - `registry`: the inputs a host can build, by name (feature `config`).
+//! - `config`: one declared type gives parsing, lint, schema, reference and example (feature `config`).
 //! - `conformance`: a suite that any `Input` can be run through (feature `conformance`).
+//!
+//! Both features are off by default. A host that is handed its inputs ready made needs neither.
 
 pub mod batch;
 mod causes;
+#[cfg(feature = "config")]
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -24,12 +28,20 @@ mod deadline;
 pub mod driver;
 pub mod input;
 pub mod message;
+mod reason;
 pub mod receipt;
+#[cfg(feature = "config")]
 pub mod registry;
+
+/// The macro of the `async-trait` crate, with which an [`Input`] is implemented.
+pub use async_trait::async_trait;
+/// The bytes of the `bytes` crate, of which a payload is made.
+pub use bytes::Bytes;
 
 pub use batch::{Batch, Demand};
 pub use causes::causes;
 pub use deadline::deadline;
 pub use input::{AckError, BoxError, Input, InputError, State, Status};
 pub use message::{Message, MetadataTable, Value};
+pub use reason::Reason;
 pub use receipt::{Receipt, Settle, Verdict, Verdicts};

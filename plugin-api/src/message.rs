@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 /// One message: a payload and what is known about it.
 ///
@@ -50,12 +51,15 @@ pub enum Value<'a> {
 
 impl<'a> Value<'a> {
     /// The value as text: numbers in decimal, times as RFC 3339 with milliseconds, in UTC
-    /// (`2023-11-14T22:13:20.007Z`; a time before 1970 reads as 1970).
+    /// (`2023-11-14T22:13:20.007Z`; a time before 1970 reads as 1970, and one after the year 9999 as its end).
     pub fn to_text(self) -> Cow<'a, str> {
         match self {
             Self::Text(text) => Cow::Borrowed(text),
             Self::Integer(number) => Cow::Owned(number.to_string()),
-            Self::Time(time) => Cow::Owned(humantime::format_rfc3339_millis(time.max(UNIX_EPOCH)).to_string()),
+            Self::Time(time) => {
+                let time = Timestamp::try_from(time.max(UNIX_EPOCH)).unwrap_or(Timestamp::MAX);
+                Cow::Owned(format!("{time:.3}"))
+            }
         }
     }
 }
@@ -260,6 +264,9 @@ mod tests {
         let time = UNIX_EPOCH + Duration::from_millis(1_700_000_000_007);
         assert_eq!(Value::Time(time).to_text(), "2023-11-14T22:13:20.007Z");
         assert_eq!(Value::Time(UNIX_EPOCH - Duration::from_millis(1500)).to_text(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(Value::Time(UNIX_EPOCH + Duration::from_nanos(1_999_999)).to_text(), "1970-01-01T00:00:00.001Z");
+        let far = UNIX_EPOCH + Duration::from_secs(1 << 40);
+        assert_eq!(Value::Time(far).to_text(), "9999-12-30T22:00:00.999Z");
     }
 
     #[test]

@@ -2,15 +2,32 @@
 
 use std::fmt;
 
-use crate::AckError;
+use crate::{AckError, Reason};
 
 /// What became of one message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+///
+/// Two nacks with different reasons are not equal: [`is_ack`](Self::is_ack) asks for the verdict alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// It is safe where it was meant to go; it need not be delivered again.
+    /// The message is safe where it was meant to go; it need not be delivered again.
     Ack,
-    /// It is not; deliver it again.
-    Nack,
+    /// The message is not safe, and is to be delivered again. The reason is for the log of the input and changes nothing else.
+    Nack(Option<Reason>),
+}
+
+impl Verdict {
+    /// A nack without a reason.
+    pub const NACK: Self = Self::Nack(None);
+
+    /// A nack with a reason.
+    pub fn nack(reason: impl Into<Reason>) -> Self {
+        Self::Nack(Some(reason.into()))
+    }
+
+    /// Whether the message is acknowledged.
+    pub fn is_ack(&self) -> bool {
+        matches!(self, Self::Ack)
+    }
 }
 
 /// What became of the messages of a batch.
@@ -26,7 +43,12 @@ impl Verdicts {
     /// All messages are done.
     pub const ACK: Self = Self::All(Verdict::Ack);
     /// No message is done.
-    pub const NACK: Self = Self::All(Verdict::Nack);
+    pub const NACK: Self = Self::All(Verdict::NACK);
+
+    /// No message is done, for this reason.
+    pub fn nack(reason: impl Into<Reason>) -> Self {
+        Self::All(Verdict::nack(reason))
+    }
 }
 
 /// What an input does when a batch is settled. Implemented by inputs, called once by a [`Receipt`].
@@ -139,9 +161,19 @@ mod tests {
         receipt.settle(Verdicts::ACK).unwrap();
         let hear = wrapper.clone();
         drop(Receipt::new(1, heard.clone()).on_settle(move |verdicts| Box::new(hear).settle(verdicts.clone())));
+        let hear = wrapper.clone();
+        let receipt = Receipt::new(1, heard.clone()).on_settle(move |verdicts| Box::new(hear).settle(verdicts.clone()));
+        receipt.settle(Verdicts::nack("disk full")).unwrap();
         for all in [heard, wrapper] {
-            assert_eq!(*all.0.lock().unwrap(), [Verdicts::ACK, Verdicts::NACK]);
+            assert_eq!(*all.0.lock().unwrap(), [Verdicts::ACK, Verdicts::NACK, Verdicts::nack("disk full")]);
         }
+    }
+
+    #[test]
+    fn nacks_with_and_without_a_reason_are_both_no_acks() {
+        assert!(Verdict::Ack.is_ack());
+        assert!(!Verdict::NACK.is_ack() && !Verdict::nack("disk full").is_ack());
+        assert_ne!(Verdict::NACK, Verdict::nack("disk full"));
     }
 
     #[derive(Clone, Default)]

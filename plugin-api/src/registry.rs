@@ -257,7 +257,6 @@ mod tests {
     use std::time::Duration;
 
     use async_trait::async_trait;
-    use garde::Validate;
     use schemars::JsonSchema;
     use serde::Deserialize;
     use serde_json::json;
@@ -266,11 +265,10 @@ mod tests {
     use crate::config::Environment;
     use crate::{Batch, Demand, InputError, State, Status};
 
-    #[derive(Debug, Deserialize, JsonSchema, Validate)]
+    #[derive(Debug, Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     struct ToyConfig {
         /// What to read.
-        #[garde(skip)]
         topic: String,
     }
 

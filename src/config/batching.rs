@@ -1,42 +1,37 @@
 //! When is a batch of messages complete?
 
-use garde::Validate;
+use pipeline_plugin_api::config::schemars::JsonSchema;
 use pipeline_plugin_api::config::{ByteSize, Duration, Optional};
-use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
 /// The block `batching`. Batches are formed for each shard separately.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Validate)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Batching {
     /// A batch is complete with so many messages; `0` for no such limit.
-    #[garde(skip)]
     pub count: usize,
 
     /// A batch is complete with so many bytes; `0` for no such limit.
-    #[garde(skip)]
     pub byte_size: ByteSize,
 
     /// A batch is complete after this time, however few messages it has. Empty: only the other limits count.
     #[schemars(extend("examples" = ["1s", "500ms"]))]
-    #[garde(skip)]
     pub period: Optional<Duration>,
 
     /// Adds a random part of up to `jitter` times `period` to each period, so that shards don't flush together.
     #[schemars(extend("x-advanced" = true, "examples" = [0.1]))]
-    #[garde(range(min = 0.0))]
+    #[schemars(range(min = 0.0))]
     pub jitter: f64,
 
     /// Has to be empty. Where Redpanda Connect and Bento take a query here, this belongs to the host's pipeline.
     #[schemars(length(max = 0), extend("x-advanced" = true))]
-    #[garde(custom(no_query))]
     pub check: String,
 
     /// Has to be empty. Where Redpanda Connect and Bento take processors here, they belong to the host's pipeline.
     #[schemars(length(max = 0), extend("x-advanced" = true))]
-    #[garde(custom(no_processors))]
     pub processors: Vec<Value>,
 }
 
@@ -45,21 +40,4 @@ impl Batching {
     pub fn is_off(&self) -> bool {
         self.count == 0 && self.byte_size.bytes() == 0 && self.period.is_none_or(|period| period.is_zero())
     }
-}
-
-fn no_query(check: &str, (): &()) -> garde::Result {
-    if check.is_empty() {
-        return Ok(());
-    }
-    Err(garde::Error::new(
-        "this input runs no queries: end batches by `count`, `byte_size` and `period`, and do the rest in the pipeline of \
-         the host",
-    ))
-}
-
-fn no_processors(processors: &[Value], (): &()) -> garde::Result {
-    if processors.is_empty() {
-        return Ok(());
-    }
-    Err(garde::Error::new("this input runs no processors: move them to the pipeline of the host"))
 }

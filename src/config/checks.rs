@@ -4,10 +4,14 @@ use pipeline_plugin_api::config::{Configuration, Findings};
 
 use super::session::{is_region, odd_key};
 use super::streams::{StreamArn, StreamRef};
-use super::unsupported;
 use super::{BillingMode, Config, Credentials, DynamoDb, EnhancedFanOut, Tcp};
+use super::{unsupported, values};
 
 impl Configuration for Config {
+    fn values(&self, findings: &mut Findings) {
+        values::check(self, findings);
+    }
+
     fn check(&self, findings: &mut Findings) {
         checkpoints(self, findings);
         periods(self, findings);

@@ -1,72 +1,63 @@
 //! How are shards read by enhanced fan-out?
 
-use garde::Validate;
+use pipeline_plugin_api::config::schemars::JsonSchema;
 use pipeline_plugin_api::config::{ByteSize, Duration, Optional};
-use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The block `enhanced_fan_out`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct EnhancedFanOut {
     /// Whether to read by enhanced fan-out. If not, shards are polled.
     #[schemars(extend("x-example" = true))]
-    #[garde(skip)]
     pub enabled: bool,
 
     /// The name of the consumer to register at each stream. Empty: a name made from the lease table or the checkpoint
     /// file, the same after every restart. At most one of this and `consumer_arn`.
     #[schemars(regex(pattern = r"^[a-zA-Z0-9_.-]{0,128}$"))]
-    #[garde(custom(a_consumer_name))]
     pub consumer_name: Optional<String>,
 
     /// The ARN of a consumer that exists already, to be used instead of registering one. With one stream only, to which it
     /// must belong.
     #[schemars(extend("x-advanced" = true))]
-    #[garde(skip)]
     pub consumer_arn: Optional<String>,
 
     /// How long to wait for a consumer that was registered to become active.
     #[schemars(extend("x-advanced" = true))]
-    #[garde(custom(super::positive))]
     pub consumer_activation_timeout: Duration,
 
     /// Whether to deregister the consumer when the input closes, if this process registered it.
     #[schemars(extend("x-advanced" = true))]
-    #[garde(skip)]
     pub deregister_on_close: bool,
 
     /// How many records may be held at once, over all shards, from the socket to the final acknowledgement.
-    #[garde(range(min = 1))]
+    #[schemars(range(min = 1))]
     pub max_pending_records: usize,
 
     /// How much memory records may take at once, over all shards, from the socket to the final acknowledgement. A fifth is
     /// counted with every byte, for what an allocator needs beside. A single event that is larger is taken alone.
-    #[garde(custom(some_bytes))]
     pub max_pending_bytes: ByteSize,
 
     /// The longest wait between two attempts to subscribe; the first is 300ms.
     #[schemars(extend("x-advanced" = true))]
-    #[garde(custom(super::positive))]
     pub max_resubscribe_interval: Duration,
 
     /// How much memory of each subscription may wait in its connection before it is read, from 64KiB to 16MiB. Five sixths of
     /// it are the window of its HTTP/2 stream. It adds to `max_pending_bytes`, for each shard.
     #[schemars(extend("x-advanced" = true))]
-    #[garde(custom(a_window))]
     pub stream_window: ByteSize,
 
     /// How many threads of their own read the shards, each with connections of its own; at most 64. One reads several
     /// hundred MB in a second. With 0 they are read on the threads of the host, which costs more.
     #[schemars(extend("x-advanced" = true))]
-    #[garde(range(max = 64))]
+    #[schemars(range(max = 64))]
     pub reader_threads: usize,
 
     /// Has no effect: memory is bounded by `max_pending_records` and `max_pending_bytes`.
     #[schemars(extend("x-advanced" = true, "deprecated" = true))]
     #[schemars(extend("x-deprecated" = "it has no effect; use `max_pending_records` and `max_pending_bytes`"))]
-    #[garde(skip)]
     pub record_buffer_cap: usize,
 }
 
@@ -86,24 +77,4 @@ impl Default for EnhancedFanOut {
             record_buffer_cap: 0,
         }
     }
-}
-
-/// Checks the name of a consumer by the rules of AWS.
-fn a_consumer_name(name: &Optional<String>, (): &()) -> garde::Result {
-    let Some(name) = name.as_deref() else { return Ok(()) };
-    if name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
-        return Ok(());
-    }
-    Err(garde::Error::new("the name of a consumer has at most 128 characters: letters, digits, `_`, `.` and `-`"))
-}
-
-fn some_bytes(size: &ByteSize, (): &()) -> garde::Result {
-    if size.bytes() == 0 { Err(garde::Error::new("the size must be at least one byte")) } else { Ok(()) }
-}
-
-fn a_window(size: &ByteSize, (): &()) -> garde::Result {
-    if (64 << 10..=16 << 20).contains(&size.bytes()) {
-        return Ok(());
-    }
-    Err(garde::Error::new("the window of a stream is between 64KiB and 16MiB"))
 }

@@ -5,15 +5,13 @@
 //!
 //! # Layout
 //!
+//! - `values`: the rules for single fields that their types don't hold.
 //! - `checks`: the rules that several fields must satisfy together.
 //! - [`streams`]: the syntax of the `streams` entries.
 //! - `session`: how to reach AWS: region, endpoint, credentials, sockets.
 //! - `dynamodb`, `batching`, `fan_out`: the blocks with those names.
 //! - `timestamp`: points in time.
 //! - `about`: the text around the fields, for the documentation.
-
-// Checks of single fields get the arguments that garde passes: references, whatever the size.
-#![allow(clippy::trivially_copy_pass_by_ref)]
 
 mod about;
 mod batching;
@@ -30,12 +28,12 @@ pub mod streams;
 mod tests;
 mod timestamp;
 pub(crate) mod unsupported;
+mod values;
 
 use std::path::PathBuf;
 
-use garde::Validate;
+use pipeline_plugin_api::config::schemars::JsonSchema;
 use pipeline_plugin_api::config::{Duration, Optional};
-use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use about::about;
@@ -52,7 +50,8 @@ pub use timestamp::Timestamp;
 /// `Debug` shows no secrets. A configuration that is built by hand is unchecked; [`Document::parse`] checks it.
 ///
 /// [`Document::parse`]: pipeline_plugin_api::config::Document::parse
-#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema, Validate)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Config {
@@ -63,69 +62,59 @@ pub struct Config {
     /// shards, exactly those are read; the two can't be mixed. List a stream once for each of its shards.
     #[schemars(extend("x-example" = ["orders"]))]
     #[schemars(extend("examples" = [["orders"], ["arn:aws:kinesis:eu-west-1:111122223333:stream/orders"], ["orders:shardId-000000000000,orders:shardId-000000000001"]]))]
-    #[garde(skip)]
     pub streams: Streams,
 
     /// The table that holds leases and checkpoints. It makes any number of processes share the shards of a stream.
     #[serde(default)]
-    #[garde(dive)]
     pub dynamodb: DynamoDb,
 
     /// A file that holds leases and checkpoints instead of a table, for one process alone. Exactly one of
     /// `dynamodb.table` and `checkpoint_file` has to be set.
     #[serde(default)]
     #[schemars(extend("examples" = ["/var/lib/pipeline/orders.checkpoints"]))]
-    #[garde(skip)]
     pub checkpoint_file: Optional<PathBuf>,
 
     /// The name under which this process holds leases; each process needs its own. One that stays the same over restarts
     /// (such as the name of a pod in a `StatefulSet`) gets its shards back at once after a crash. Empty: a random one.
     #[serde(default)]
     #[schemars(extend("x-advanced" = true, "examples" = ["pipeline-0"]))]
-    #[garde(custom(worker_name))]
     pub client_id: Optional<String>,
 
     /// How many messages of one shard may be on their way at once: from the oldest that isn't acknowledged to the newest
     /// that was delivered. `1` makes delivery strictly one after the other.
     #[serde(default = "default_checkpoint_limit")]
-    #[garde(range(min = 1))]
+    #[schemars(range(min = 1))]
     pub checkpoint_limit: usize,
 
     /// Whether messages that are rejected by the rest of the pipeline are delivered again, until they are accepted. If
     /// `false` they are dropped, counted and logged.
     #[serde(default = "yes")]
-    #[garde(skip)]
     pub auto_replay_nacks: bool,
 
     /// How often checkpoints are stored. What was acknowledged since the last time is read again after a crash. Must be
     /// shorter than `lease_period`.
     #[serde(default = "default_commit_period")]
-    #[garde(custom(positive))]
     pub commit_period: Duration,
 
     /// How long beyond the owner's next commit a process waits for a shard that it takes over to be handed to it. Longer
     /// means slower balancing and fewer duplicates.
     #[serde(default = "default_steal_grace_period")]
-    #[garde(skip)]
     pub steal_grace_period: Duration,
 
     /// How often each process looks whether shards should change hands.
     #[serde(default = "default_rebalance_period")]
     #[schemars(extend("x-advanced" = true))]
-    #[garde(custom(positive))]
     pub rebalance_period: Duration,
 
     /// A lease that was not renewed for this long may be taken by another process.
     #[serde(default = "default_lease_period")]
     #[schemars(extend("x-advanced" = true))]
-    #[garde(custom(positive))]
     pub lease_period: Duration,
 
     /// Where to start in a shard that has no checkpoint, and no parent that is read: at the oldest record (`true`), or
     /// with what is written from now on (`false`). "Now" is the first connect, and is kept over restarts and reshards, so
     /// that nothing in between is skipped.
     #[serde(default = "yes")]
-    #[garde(skip)]
     pub start_from_oldest: bool,
 
     /// Start at the first record written at or after this time, in RFC 3339, in shards that have no checkpoint.
@@ -133,73 +122,63 @@ pub struct Config {
     #[serde(default)]
     #[schemars(extend("x-advanced" = true))]
     #[schemars(extend("examples" = ["2026-11-01T00:00:00Z"]))]
-    #[garde(skip)]
     pub start_at_timestamp: Optional<Timestamp>,
 
     /// When polling, the shortest time between two reads of one shard; `0s` reads as fast as AWS allows. At most
     /// `lease_period`. Nothing to do with enhanced fan-out.
     #[serde(default)]
     #[schemars(extend("x-advanced" = true))]
-    #[garde(skip)]
     pub poll_period: Duration,
 
     /// How many batches may wait to be taken by the pipeline; `0` hands each over directly.
     #[serde(default = "default_message_buffer_cap")]
     #[schemars(extend("x-advanced" = true))]
-    #[garde(skip)]
     pub message_buffer_cap: usize,
 
     /// Whether records that the Kinesis Producer Library packed into one are delivered one by one (`auto`), or as they
     /// are stored (`off`).
     #[serde(default)]
     #[schemars(extend("x-advanced" = true))]
-    #[garde(skip)]
     pub deaggregate: Deaggregate,
 
     /// How user records of aggregates are treated.
     #[serde(default)]
     #[schemars(extend("x-advanced" = true))]
-    #[garde(dive)]
     pub kpl: Kpl,
 
     /// Reading by enhanced fan-out: 2 MB/s of its own for every shard, pushed as records arrive. AWS charges for it by
     /// shard, hour and volume. Without it shards are polled.
     #[serde(default)]
-    #[garde(dive)]
     pub enhanced_fan_out: EnhancedFanOut,
 
     /// Messages of one shard are gathered into batches. Without any limit here every message is a batch of its own.
     #[serde(default)]
-    #[garde(dive)]
     pub batching: Batching,
 
     /// The AWS region. Empty: from the environment or the profile.
     #[serde(default)]
     #[schemars(extend("x-advanced" = true, "examples" = ["eu-west-1"]))]
-    #[garde(skip)]
     pub region: Optional<String>,
 
     /// Another endpoint than AWS's own, as an `http` or `https` URL, such as that of a local server.
     #[serde(default)]
     #[schemars(regex(pattern = session::ENDPOINT), extend("x-advanced" = true, "examples" = ["http://localhost:4566"]))]
-    #[garde(custom(session::endpoint_url))]
     pub endpoint: Optional<String>,
 
     /// Timeouts and probes of the TCP connections to AWS.
     #[serde(default)]
     #[schemars(extend("x-advanced" = true))]
-    #[garde(dive)]
     pub tcp: Tcp,
 
     /// Credentials for AWS, where those of the environment, of the machine or of a web identity won't do.
     #[serde(default)]
     #[schemars(extend("x-advanced" = true))]
-    #[garde(dive)]
     pub credentials: Credentials,
 }
 
 /// How records that the Kinesis Producer Library aggregated are delivered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(rename_all = "lowercase")]
 pub enum Deaggregate {
     /// Each user record becomes a message.
@@ -210,7 +189,8 @@ pub enum Deaggregate {
 }
 
 /// How user records of aggregates are treated.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema, Validate)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(deny_unknown_fields)]
 pub struct Kpl {
     /// What happens to a user record whose hash key lies outside its shard, which is found in aggregates that were on
@@ -219,12 +199,12 @@ pub struct Kpl {
     /// the stream distributes its records automatically.
     #[serde(default)]
     #[schemars(extend("x-advanced" = true))]
-    #[garde(skip)]
     pub out_of_range: OutOfRange,
 }
 
 /// What happens to a user record whose hash key lies outside its shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(rename_all = "lowercase")]
 pub enum OutOfRange {
     /// It is dropped where hash keys decide the shard, and delivered where the service distributes the records.
@@ -297,20 +277,4 @@ fn default_lease_period() -> Duration {
 
 fn default_message_buffer_cap() -> usize {
     64
-}
-
-/// Checks a worker name: it must be usable as a key of the table, and readable in a log.
-fn worker_name(id: &Optional<String>, (): &()) -> garde::Result {
-    let Some(id) = id.as_deref() else { return Ok(()) };
-    let is_plain = id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
-    if is_plain && id.len() <= 255 {
-        Ok(())
-    } else {
-        Err(garde::Error::new("expected at most 255 letters, digits and signs other than `/`, without spaces"))
-    }
-}
-
-/// Checks a period that must not be zero.
-fn positive(period: &Duration, _: &()) -> garde::Result {
-    if period.is_zero() { Err(garde::Error::new("the period must be longer than 0s")) } else { Ok(()) }
 }

@@ -3,19 +3,18 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use garde::Validate;
+use pipeline_plugin_api::config::schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use pipeline_plugin_api::config::{Duration, Optional, Secret};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Credentials for AWS. `Debug` shows no secrets.
 ///
 /// A profile takes precedence over an id; a role is then assumed with either; the machine's role takes precedence
 /// over all of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Validate)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("x-advanced" = true))]
-#[garde(allow_unvalidated)]
 #[non_exhaustive]
 pub struct Credentials {
     /// A profile of `~/.aws/credentials`. Used rather than `id`.
@@ -52,9 +51,9 @@ pub struct Credentials {
 }
 
 /// The settings of TCP sockets.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Validate)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(deny_unknown_fields, default)]
-#[garde(allow_unvalidated)]
 #[non_exhaustive]
 pub struct Tcp {
     /// How long connecting may take; `0s` for as long as the system allows.
@@ -72,9 +71,9 @@ pub struct Tcp {
 }
 
 /// The probes on an idle TCP connection.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(deny_unknown_fields, default)]
-#[garde(allow_unvalidated)]
 #[non_exhaustive]
 pub struct KeepAlive {
     /// How long a connection must be idle before the first probe. `0s` means `15s`; a negative duration turns probes off.
@@ -176,17 +175,13 @@ impl JsonSchema for KeepAliveIdle {
     }
 }
 
-/// The pattern that [`endpoint_url`] accepts, for the schema.
+/// The pattern of what [`is_url`] takes, and of none at all, for the schema.
 pub(super) const ENDPOINT: &str = r"^(https?://\S+)?$";
 
-/// Checks that an endpoint is a URL: without a scheme the AWS SDK would fail only at the first request.
-pub(super) fn endpoint_url(endpoint: &Optional<String>, (): &()) -> garde::Result {
-    let Some(url) = endpoint.as_deref() else { return Ok(()) };
-    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    match host {
-        Some(host) if !host.is_empty() && !host.contains(char::is_whitespace) => Ok(()),
-        _ => Err(garde::Error::new("expected a URL that starts with `http://` or `https://`")),
-    }
+/// Returns whether an endpoint is a URL: without a scheme the AWS SDK would fail only at the first request.
+pub(super) fn is_url(endpoint: &str) -> bool {
+    let host = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
+    host.is_some_and(|host| !host.is_empty() && !host.contains(char::is_whitespace))
 }
 
 /// Returns whether this can be the name of a region. New regions need no new version.

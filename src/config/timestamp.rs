@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::SystemTime;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use pipeline_plugin_api::config::schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A point in time, written in RFC 3339: `2026-11-01T00:00:00Z`, `2026-11-01T01:00:00.5+01:00`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pipeline_plugin_api::{Batch, Demand, Receipt, Settle, Verdict, Verdicts};
+use pipeline_plugin_api::{Batch, Demand, Reason, Receipt, Settle, Verdict, Verdicts};
 
 use super::Delivery;
 use super::outbox::{Closed, Outbox};
@@ -41,7 +41,7 @@ impl Settle for InFlight {
         let Some(delivery) = self.delivery.take() else { return };
         match verdicts {
             Verdicts::All(Verdict::Ack) => acked(delivery),
-            Verdicts::All(Verdict::Nack) => nacked(delivery, &self.outbox),
+            Verdicts::All(Verdict::Nack(reason)) => nacked(delivery, &self.outbox, reason.as_ref()),
             Verdicts::Each(each) => settle_each(delivery, &each, &self.outbox),
         }
     }
@@ -54,14 +54,23 @@ impl Drop for InFlight {
     }
 }
 
-/// Settles runs of the same verdict together.
+/// Settles runs of the same verdict together. Nacks with different reasons are one run, so that what comes again is not cut up;
+/// its first reason stands for it.
 fn settle_each(mut delivery: Delivery, verdicts: &[Verdict], outbox: &Outbox) {
-    for run in verdicts.chunk_by(PartialEq::eq) {
+    for run in verdicts.chunk_by(|one, next| one.is_ack() == next.is_ack()) {
         let part = delivery.split_first(run.len());
-        match run[0] {
-            Verdict::Ack => acked(part),
-            Verdict::Nack => nacked(part, outbox),
+        if run[0].is_ack() {
+            acked(part);
+        } else {
+            nacked(part, outbox, run.iter().find_map(reason));
         }
+    }
+}
+
+fn reason(verdict: &Verdict) -> Option<&Reason> {
+    match verdict {
+        Verdict::Ack => None,
+        Verdict::Nack(reason) => reason.as_ref(),
     }
 }
 
@@ -74,13 +83,14 @@ fn acked(delivery: Delivery) {
 }
 
 /// Returns the delivery to the outbox, or drops its records if nacks are not redelivered.
-fn nacked(mut delivery: Delivery, outbox: &Outbox) {
+fn nacked(mut delivery: Delivery, outbox: &Outbox, reason: Option<&Reason>) {
     let (progress, count) = (Arc::clone(&delivery.progress), delivery.rows.len());
     progress.meter.nacked(count);
     if !progress.redeliver_nacks {
-        progress.meter.dropped(&progress.names, count);
+        progress.meter.dropped(count, reason);
         progress.ack(delivery.ordinals());
     } else if progress.is_live() {
+        progress.meter.redelivers(count, reason);
         delivery.nacks += 1;
         outbox.redeliver(delivery);
     }

@@ -199,7 +199,7 @@ async fn what_was_refused_comes_before_what_is_new_of_its_shard() {
     // The deliveries are nacked in reverse order, and half of the older one is acked: they are delivered in their order
     // all the same.
     second.settle_in_test(Verdicts::NACK).unwrap();
-    first.settle_in_test(Verdicts::Each(vec![Verdict::Ack, Verdict::Nack])).unwrap();
+    first.settle_in_test(Verdicts::Each(vec![Verdict::Ack, Verdict::NACK])).unwrap();
     let mut came = Vec::new();
     let mut receipts = Vec::new();
     while came.len() < 7 {

@@ -128,7 +128,7 @@ async fn out_of_order_acks() {
     }
     tokio::time::sleep(10 * MINUTE).await;
     assert_eq!(bench.stored("s").await, None, "the first is not acked");
-    first.settle_in_test(Verdicts::Each(vec![Verdict::Ack, Verdict::Nack])).unwrap();
+    first.settle_in_test(Verdicts::Each(vec![Verdict::Ack, Verdict::NACK])).unwrap();
     tokio::time::sleep(MINUTE).await;
     assert_eq!(bench.stored("s").await, after(1));
     close(&session).await;

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, LocalRecorderGuard, Metadata, SharedString, Unit};
-use pipeline_plugin_api::Verdicts;
+use pipeline_plugin_api::{Verdict, Verdicts};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
@@ -164,6 +164,48 @@ async fn stored_sequence_that_expired_is_an_error_and_is_counted() {
     let errors = log.at(Level::ERROR);
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert!(errors[0].contains("retention") && errors[0].contains("from=\"3\""), "{errors:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nack_with_a_reason_is_logged_once_a_minute_and_one_without_is_not() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let script = Script::new(["s"]);
+    script.answer("s", [body([records(1..=3), Piece::Hang])]);
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    take(&session).await.2.settle_in_test(Verdicts::NACK).unwrap();
+    assert_eq!(log.at(Level::WARN), [""; 0]);
+    for _ in 0..2 {
+        let each = vec![Verdict::Ack, Verdict::NACK, Verdict::nack("disk full")];
+        let (_, came, receipt) = take(&session).await;
+        let verdicts = if came.len() == 3 { Verdicts::Each(each) } else { Verdicts::nack("still full") };
+        receipt.settle_in_test(verdicts).unwrap();
+    }
+    let warnings = log.at(Level::WARN);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    for part in ["the output nacked records", "shard=s ", "records=2 ", "reason=disk full"] {
+        assert!(warnings[0].contains(part), "{part}: {warnings:?}");
+    }
+    assert_eq!(numbers(&session, 2).await, [2, 3]);
+    close(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nack_that_is_not_redelivered_is_logged_with_its_reason() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let script = Script::new(["s"]);
+    script.answer("s", [body([records(1..=3), Piece::Hang])]);
+    let bench = Bench::new(script, "auto_replay_nacks: false");
+    let session = bench.open().await;
+    take(&session).await.2.settle_in_test(Verdicts::nack("disk full")).unwrap();
+    let warnings = log.at(Level::WARN);
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("dropped records") && warnings[0].contains("disk full"),
+        "{warnings:?}"
+    );
+    close(&session).await;
 }
 
 /// In both cases nothing more is read: the pool is full, or one shard has as much out as it may.

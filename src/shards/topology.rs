@@ -298,9 +298,10 @@ impl Topology {
                 && node.end_believed_at.is_some_and(|believed| believed <= *asked_at);
             node.contradicted_since = is_doubted.then(|| node.contradicted_since.unwrap_or(*asked_at));
             if node.contradicted_since.is_some_and(confirmed) {
-                match node.end_is_of_this_stream {
-                    true => self.is_doubted = true,
-                    false => learned.contradicted.push(shard.id.clone()),
+                if node.end_is_of_this_stream {
+                    self.is_doubted = true;
+                } else {
+                    learned.contradicted.push(shard.id.clone());
                 }
             }
         }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, gauge};
+use pipeline_plugin_api::Reason;
 use tokio::time::Instant;
 
 use crate::model::{ShardId, ShardNames, StartPosition, Stream, WorkerId};
@@ -366,9 +367,11 @@ pub(crate) struct ShardMeter {
     acked: Counter,
     nacked: Counter,
     subscribed: Counter,
-    /// Whether aggregated records have been logged.
+    /// Whether an aggregate that contradicts itself has been logged, and user records that were dropped.
     logged_malformed: AtomicBool,
     logged_out_of_range: AtomicBool,
+    /// When a nack with a reason was logged last.
+    logged_nacked: RateLimited,
     unread: Unread,
 }
 
@@ -400,6 +403,7 @@ impl ShardMeter {
             subscribed: of(SUBSCRIBED),
             logged_malformed: AtomicBool::new(false),
             logged_out_of_range: AtomicBool::new(false),
+            logged_nacked: RateLimited::new(),
             unread: Unread { start: Instant::now(), behind: AtomicI64::new(0), said_at: AtomicU64::new(0) },
         }
     }
@@ -435,9 +439,26 @@ impl ShardMeter {
         self.nacked.increment(records as u64);
     }
 
-    pub(crate) fn dropped(&self, names: &ShardNames, records: usize) {
+    /// Counts nacked records that are dropped, and logs them with the reason that the host gave.
+    pub(crate) fn dropped(&self, records: usize, reason: Option<&Reason>) {
         counter!(DROPPED, shard_labels(&self.names)).increment(records as u64);
-        tracing::warn!(stream = %names.stream, shard = %names.shard, records, "dropped records that the output nacked");
+        let ShardNames { stream, shard } = &*self.names;
+        tracing::warn!(%stream, %shard, records, reason = reason.map(display), "dropped records that the output nacked");
+    }
+
+    /// Logs that nacked records will be delivered again. A host that gives a reason wants an operator to see it.
+    pub(crate) fn redelivers(&self, records: usize, reason: Option<&Reason>) {
+        let ShardNames { stream, shard } = &*self.names;
+        if let Some(reason) = reason
+            && self.logged_nacked.is_due(Instant::now())
+        {
+            tracing::warn!(%stream, %shard, records, %reason, "the output nacked records; delivering them again");
+        } else {
+            tracing::debug!(
+                %stream, %shard, records, reason = reason.map(display),
+                "the output nacked records; delivering them again"
+            );
+        }
     }
 
     pub(crate) fn skipped(&self, records: usize) {

@@ -50,7 +50,7 @@ async fn unacked_records_come_again_after_a_stop() {
     let (messages, receipt) = read(&*first).await.into_parts();
     assert_eq!(messages.len(), 10);
     // The first five and the eighth are acked: only the five may be stored.
-    let verdicts = (0..10).map(|at| if at < 5 || at == 7 { Verdict::Ack } else { Verdict::Nack }).collect();
+    let verdicts = (0..10).map(|at| if at < 5 || at == 7 { Verdict::Ack } else { Verdict::NACK }).collect();
     first.ack(receipt, Verdicts::Each(verdicts)).await.unwrap();
     close(&*first).await;
     let second = bench.input("orders", "");

@@ -60,8 +60,8 @@ impl Meter {
         let total = expected as u64;
         let acked = match verdicts {
             Verdicts::All(Verdict::Ack) => total,
-            Verdicts::All(Verdict::Nack) => 0,
-            Verdicts::Each(each) => each.iter().filter(|verdict| **verdict == Verdict::Ack).count() as u64,
+            Verdicts::All(Verdict::Nack(_)) => 0,
+            Verdicts::Each(each) => each.iter().filter(|verdict| verdict.is_ack()).count() as u64,
         };
         self.0.delivered.fetch_add(acked, Ordering::Relaxed);
         self.0.returned.fetch_add(total.saturating_sub(acked), Ordering::Relaxed);

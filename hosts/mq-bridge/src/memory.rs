@@ -245,12 +245,12 @@ impl Settle for Settlement {
         }
         let mut again = Vec::new();
         for (index, id) in self.ids.iter().enumerate() {
-            let verdict = match &verdicts {
-                Verdicts::All(verdict) => *verdict,
-                Verdicts::Each(each) => each.get(index).copied().unwrap_or(Verdict::Nack),
+            let acked = match &verdicts {
+                Verdicts::All(verdict) => verdict.is_ack(),
+                Verdicts::Each(each) => each.get(index).is_some_and(Verdict::is_ack),
             };
             let Some(message) = inside.in_flight.remove(id) else { continue };
-            if verdict == Verdict::Ack {
+            if acked {
                 inside.counts.acked += 1;
             } else {
                 inside.counts.nacked += 1;

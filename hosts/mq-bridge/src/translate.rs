@@ -26,20 +26,25 @@ pub(crate) fn message(message: Message) -> CanonicalMessage {
 pub(crate) fn commit(input: Arc<dyn Input>, receipt: Receipt) -> BatchCommitFunc {
     Box::new(move |dispositions| {
         Box::pin(async move {
-            input.ack(receipt, verdicts(&dispositions)).await?;
+            let verdicts = verdicts(receipt.expected(), &dispositions);
+            input.ack(receipt, verdicts).await?;
             Ok(())
         })
     })
 }
 
-/// The verdicts for a batch. Usually the whole batch is acked, which needs no list.
-fn verdicts(dispositions: &[MessageDisposition]) -> Verdicts {
+/// The verdicts on a batch of `expected` messages. The whole batch is usually acked, and then needs no list. mq-bridge gives no
+/// reason for a nack.
+fn verdicts(expected: usize, dispositions: &[MessageDisposition]) -> Verdicts {
     let verdict = |disposition: &MessageDisposition| match disposition {
         // An input takes no replies; a reply means that the message was processed.
         MessageDisposition::Ack | MessageDisposition::Reply(_) => Verdict::Ack,
-        MessageDisposition::Nack => Verdict::Nack,
+        MessageDisposition::Nack => Verdict::NACK,
     };
-    // This is never shortened to "all", so that a list of the wrong length is recognized as wrong.
+    // A list of the wrong length is never shortened to "all": it must be seen to be wrong.
+    if dispositions.len() == expected && dispositions.iter().all(|disposition| verdict(disposition).is_ack()) {
+        return Verdicts::ACK;
+    }
     Verdicts::Each(dispositions.iter().map(verdict).collect())
 }
 
@@ -82,7 +87,14 @@ mod tests {
             MessageDisposition::Nack,
             MessageDisposition::Reply(CanonicalMessage::from("thanks")),
         ];
-        assert_eq!(verdicts(&all), Verdicts::Each(vec![Verdict::Ack, Verdict::Nack, Verdict::Ack]));
+        assert_eq!(verdicts(3, &all), Verdicts::Each(vec![Verdict::Ack, Verdict::NACK, Verdict::Ack]));
+    }
+
+    #[test]
+    fn list_of_acks_is_shortened_only_if_its_length_is_right() {
+        let all = [MessageDisposition::Ack, MessageDisposition::Ack];
+        assert_eq!(verdicts(2, &all), Verdicts::ACK);
+        assert_eq!(verdicts(3, &all), Verdicts::Each(vec![Verdict::Ack, Verdict::Ack]));
     }
 
     #[derive(Clone, Default)]

@@ -10,9 +10,17 @@ use super::diagnostic::{Kind, Severity};
 /// - `Deserialize` (with `deny_unknown_fields` and `default`) says how it is read,
 /// - `JsonSchema` with doc comments says what the schema, the reference and the example hold; `schemars(extend(…))`
 ///   adds `"x-advanced" = true`, `"x-since" = "0.2.0"`, `"deprecated" = true` and `"x-deprecated" = "use … instead"`,
-/// - `garde::Validate` says what a single value must satisfy,
+/// - `schemars(range(min = 1, max = 100))` and `schemars(length(min = 1))` set the bounds of numbers, and of the length of texts
+///   and lists: they stand in the schema, and a document is held to them,
+/// - [`values`](Self::values) says what else a single value must satisfy,
 /// - [`check`](Self::check) says what several fields together must satisfy.
-pub trait Configuration: DeserializeOwned + JsonSchema + garde::Validate<Context = ()> + Send + 'static {
+pub trait Configuration: DeserializeOwned + JsonSchema + Send + 'static {
+    /// Adds what is wrong about single values, beyond their type and the bounds in the schema. What is found here counts
+    /// instead of what the bounds say of the same field.
+    fn values(&self, findings: &mut Findings) {
+        let _ = findings;
+    }
+
     /// Adds what is wrong, or odd, about the fields together. Called only when each field is right by itself.
     ///
     /// A field that holds its default counts as not given: full examples list every default and mean nothing by it.
@@ -27,7 +35,7 @@ pub trait Configuration: DeserializeOwned + JsonSchema + garde::Validate<Context
     }
 }
 
-/// What [`Configuration::check`] found. Paths are relative to the configuration; messages must hold no values of
+/// What a [`Configuration`] finds wrong or odd about itself. Paths are relative to the configuration; messages must hold no values of
 /// secret fields.
 #[derive(Debug, Default)]
 pub struct Findings {

@@ -2,7 +2,13 @@
 
 use std::error::Error;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+/// What stands in place of the name of a file that is not known.
+const NO_FILE: &str = "configuration";
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,36 +128,40 @@ impl Diagnostic {
         self
     }
 
-    fn place(&self) -> Option<String> {
-        let file = self.file.as_deref().unwrap_or("configuration");
-        match (self.line, self.column) {
-            (Some(line), Some(column)) => Some(format!("{file}:{line}:{column}")),
-            _ if self.file.is_some() => Some(file.to_owned()),
-            _ => None,
-        }
+    /// The characters of the source line that are meant, as a range of bytes. A place beyond its end is its end.
+    fn range(source: &str, column: usize, length: usize) -> Range<usize> {
+        let at = |char: usize| source.char_indices().nth(char).map_or(source.len(), |(at, _)| at);
+        let first = column.saturating_sub(1);
+        at(first)..at(first.saturating_add(length.max(1)))
     }
 }
 
 impl fmt::Display for Diagnostic {
     /// Several lines, the last without a line break: message, place, source line and caret, advice.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.severity)?;
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
-        }
-        f.write_str(&self.message)?;
-        let gutter = self.line.map_or(1, |line| line.to_string().len());
-        if let Some(place) = self.place() {
-            write!(f, "\n{:gutter$}--> {place}", "")?;
-        }
-        if let (Some(line), Some(column), Some(source)) = (self.line, self.column, &self.source) {
-            // Tabs are kept in front of the caret, so that it stays under its character.
-            let before: String =
-                source.chars().take(column.saturating_sub(1)).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-            let carets = "^".repeat(self.length.max(1));
-            write!(f, "\n{:gutter$} |\n{line} | {source}\n{:gutter$} | {before}{carets}", "", "")?;
-        }
+        let level = match self.severity {
+            Severity::Warning => Level::WARNING,
+            Severity::Error => Level::ERROR,
+        };
+        let subject = if self.path.is_empty() { String::new() } else { format!("{}: ", self.path) };
+        let title = level.primary_title(format!("{subject}{}", self.message));
+        let file = self.file.as_deref();
+        let place = (self.line, self.column, &self.source);
+        let group = if let (Some(line), Some(column), Some(source)) = place {
+            let meant = AnnotationKind::Primary.span(Self::range(source, column, self.length));
+            let snippet = Snippet::source(source).line_start(line).path(file.unwrap_or(NO_FILE)).annotation(meant);
+            Group::with_title(title).element(snippet)
+        } else if let (Some(line), Some(column)) = (self.line, self.column) {
+            Group::with_title(title).element(Origin::path(file.unwrap_or(NO_FILE)).line(line).char_column(column))
+        } else if let Some(file) = file {
+            Group::with_title(title).element(Origin::path(file))
+        } else {
+            Group::with_title(title)
+        };
+        f.write_str(&Renderer::plain().render(&[group]))?;
         if let Some(help) = &self.help {
+            // Not an element of the group, for an empty line would come before it.
+            let gutter = self.line.map_or(1, |line| line.to_string().len());
             write!(f, "\n{:gutter$} = help: {help}", "")?;
         }
         Ok(())
@@ -286,8 +296,32 @@ error: input.x: unknown field `x`
     }
 
     #[test]
+    fn caret_stands_under_the_word_behind_wide_characters() {
+        let mut one = Diagnostic::new(Severity::Error, Kind::WrongType, "", "expected text");
+        (one.line, one.column, one.length, one.source) = (Some(1), Some(5), 2, Some("世界: 12".into()));
+        let expected = "\
+error: expected text
+ --> configuration:1:5
+  |
+1 | 世界: 12
+  |       ^^";
+        assert_eq!(one.to_string(), expected);
+    }
+
+    #[test]
+    fn place_beyond_the_line_is_its_end() {
+        for (column, length) in [(4, 1), (40, 9), (usize::MAX, usize::MAX), (0, 0)] {
+            let mut one = Diagnostic::new(Severity::Error, Kind::Syntax, "", "broken");
+            (one.line, one.column, one.length, one.source) = (Some(1), Some(column), length, Some("a: ".into()));
+            assert!(one.to_string().contains('^'), "{column}, {length}: {one}");
+        }
+    }
+
+    #[test]
     fn without_a_position_there_is_no_source() {
         let one = Diagnostic::new(Severity::Warning, Kind::NoEffect, "a.b", "does nothing");
         assert_eq!(one.to_string(), "warning: a.b: does nothing");
+        let one = Diagnostic { file: Some("a.yaml".into()), ..one.with_help("remove it") };
+        assert_eq!(one.to_string(), "warning: a.b: does nothing\n--> a.yaml\n  = help: remove it");
     }
 }

@@ -10,7 +10,7 @@ use super::de_error::DeError;
 use super::diagnostic::{Diagnostic, Diagnostics, Kind, Severity};
 use super::environment::Environment;
 use super::node::{Content, Node, Path, Span, Step};
-use super::{lint, mask, nearest, schema, yaml};
+use super::{bounds, lint, mask, nearest, schema, yaml};
 
 /// After so many errors the rest is probably their consequence.
 const MOST_ERRORS: usize = 50;
@@ -117,7 +117,7 @@ impl Document {
         }
         let config = part.read::<T>();
         if let Some(config) = &config {
-            part.check(config);
+            part.check(config, &schema);
             if !part.found.has_errors() {
                 let mut findings = Findings::default();
                 more(config, &mut findings);
@@ -298,17 +298,21 @@ impl Part<'_> {
             })
     }
 
-    fn check<T: Configuration>(&mut self, config: &T) {
-        if let Err(report) = config.validate() {
-            for (path, error) in report.iter() {
-                let path = Path::parse(&path.to_string());
-                self.add(Severity::Error, Kind::InvalidValue, &path, &sentence(error.message()), None);
-            }
-            return;
-        }
+    fn check<T: Configuration>(&mut self, config: &T, schema: &Value) {
         let mut findings = Findings::default();
-        config.check(&mut findings);
+        config.values(&mut findings);
         self.take(findings);
+        for one in bounds::violations(&self.node, schema) {
+            let path = self.base.join(&one.path).to_string();
+            if self.found.errors().all(|found| found.path != path) {
+                self.add(Severity::Error, Kind::InvalidValue, &one.path, &one.message, None);
+            }
+        }
+        if !self.found.has_errors() {
+            let mut findings = Findings::default();
+            config.check(&mut findings);
+            self.take(findings);
+        }
     }
 
     fn take(&mut self, findings: Findings) {
@@ -346,16 +350,5 @@ fn collections(node: &Node, schema: &Value, environment: &Environment, path: &mu
             }
         }
         _ => {}
-    }
-}
-
-/// `garde` says `lower than 1`; that alone is no sentence.
-fn sentence(message: &str) -> String {
-    match message {
-        message if message.starts_with("lower than") || message.starts_with("greater than") => {
-            format!("the value is {message}")
-        }
-        message if message.starts_with("length is ") => format!("the {message}"),
-        message => message.to_owned(),
     }
 }

@@ -1,4 +1,5 @@
-//! How is a span of time written in a configuration?
+//! How is a span of time written in a configuration? Read by hand: it has to be what Go's `time.ParseDuration` takes, and the
+//! crates for durations take other units, other spellings and no fractions.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! Where do the values of `${VAR}` come from, and how do they get into a configuration?
+//! Where do the values of `${VAR}` come from, and how do they get into a configuration? Filled in by hand: the YAML parser's own
+//! interpolation knows no `${VAR:default}`, fails at the first unset variable, and doesn't say which values must not be shown.
 
 use std::collections::HashMap;
 use std::fmt;

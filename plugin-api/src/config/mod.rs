@@ -7,16 +7,45 @@
 //! - [`Diagnostics`] say what is wrong, as data and as text with file, line, column and a caret,
 //! - [`ConfigSpec`] gives the JSON Schema, the reference in Markdown, the annotated example, and lints.
 //!
+//! # Derive macros
+//!
+//! A plugin needs no `serde` and no `schemars` of its own: both are re-exported here, in the versions that this package is built
+//! with (`serde` 1, `schemars` 1.2 or later), and a new major version of either is an incompatible version of this package. The
+//! macros have to be told where they are:
+//!
+//! ```
+//! use pipeline_plugin_api::config::schemars::{self, JsonSchema};
+//! use pipeline_plugin_api::config::serde::{self, Deserialize};
+//! use pipeline_plugin_api::config::{Configuration, Document, Environment};
+//!
+//! /// Reads a topic.
+//! #[derive(Debug, Deserialize, JsonSchema)]
+//! #[serde(crate = "pipeline_plugin_api::config::serde", deny_unknown_fields)]
+//! #[schemars(crate = "pipeline_plugin_api::config::schemars")]
+//! struct Config {
+//!     /// The topic to read.
+//!     #[schemars(length(min = 1))]
+//!     topic: String,
+//! }
+//!
+//! impl Configuration for Config {}
+//!
+//! let document = Document::from_yaml("pipeline.yaml", "topic: ''", &Environment::empty()).unwrap();
+//! let found = document.parse::<Config>(&[]).unwrap_err();
+//! assert!(found.to_string().contains("topic: the length is lower than 1"));
+//! ```
+//!
 //! # Layout
 //!
 //! - `document`: reading, from text or a value to a checked type.
 //! - `yaml`, `node`, `scalar`: the parsed document with positions; `de`, `de_error`: from there to serde.
 //! - `environment`: `${VAR}`.
-//! - `check`: what a configuration type adds to its attributes.
+//! - `check`: what a configuration type adds to its attributes; `bounds`: what the attributes say of numbers and lengths.
 //! - `diagnostic`: findings and how they are shown; `mask`: what of a line must not be; `lint`: deprecated fields.
 //! - `spec`, `schema`, `field`, `reference`, `example`: what is generated.
 //! - `duration`, `size`, `secret`, `optional`: value types.
 
+mod bounds;
 mod check;
 mod de;
 mod de_error;
@@ -39,6 +68,8 @@ mod spec;
 #[cfg(test)]
 mod tests;
 mod yaml;
+
+pub use {schemars, serde};
 
 pub use check::{Configuration, Findings};
 pub use diagnostic::{Diagnostic, Diagnostics, Kind, Severity};

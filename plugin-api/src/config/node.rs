@@ -169,7 +169,7 @@ impl Path {
         Self(keys.iter().map(|key| Step::Key((*key).to_owned())).collect())
     }
 
-    /// Reads `a.b[0].c`, as `garde` writes it. Keys with dots in them are not for configurations.
+    /// Reads `a.b[0].c`, as a [`Findings`](super::Findings) has it. Keys with dots in them are not for configurations.
     pub(super) fn parse(text: &str) -> Self {
         let mut steps = Vec::new();
         for part in text.split('.').filter(|part| !part.is_empty()) {

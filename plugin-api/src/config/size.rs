@@ -1,4 +1,5 @@
-//! How is a number of bytes written in a configuration?
+//! How is a number of bytes written in a configuration? Read by hand: the crate `bytesize` makes the largest size of one that is
+//! too large, where this has to be an error, and takes more spellings than the pattern in the schema.
 
 use std::borrow::Cow;
 use std::fmt;

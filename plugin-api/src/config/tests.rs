@@ -1,6 +1,5 @@
 //! Does one declaration give parsing, lint, schema, reference and example that fit each other?
 
-use garde::Validate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,40 +8,35 @@ use super::*;
 use crate::registry::{About, Stability};
 
 /// A configuration with one field of each kind.
-#[derive(Debug, PartialEq, Deserialize, JsonSchema, Validate)]
+#[derive(Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Toy {
     /// What to read, by name.
-    #[garde(length(min = 1))]
+    #[schemars(length(min = 1))]
     #[schemars(extend("examples" = ["news"]))]
     topic: String,
     /// How many at once.
     #[serde(default = "ten")]
-    #[garde(range(min = 1, max = 100))]
+    #[schemars(range(min = 1, max = 100))]
     limit: u32,
     /// How long to wait.
     ///
     /// A second paragraph.
     #[serde(default)]
     #[schemars(extend("x-advanced" = true, "x-since" = "0.2.0"))]
-    #[garde(skip)]
     wait: Duration,
     /// The old name of `limit`.
     #[serde(default)]
     #[schemars(extend("deprecated" = true, "x-deprecated" = "use `limit`"))]
-    #[garde(skip)]
     max: u32,
     /// Which way to go.
     #[serde(default)]
-    #[garde(skip)]
     way: Way,
     /// Who reads.
     #[serde(default)]
-    #[garde(dive)]
     login: Login,
     /// Words that go with it.
     #[serde(default)]
-    #[garde(skip)]
     tags: Vec<String>,
 }
 
@@ -58,14 +52,12 @@ enum Way {
 }
 
 /// A login.
-#[derive(Debug, Default, PartialEq, Deserialize, JsonSchema, Validate)]
+#[derive(Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Login {
     /// The name of the user.
-    #[garde(skip)]
     user: String,
     /// What only the user knows.
-    #[garde(skip)]
     pass: Secret,
 }
 

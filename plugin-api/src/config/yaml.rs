@@ -1,4 +1,5 @@
-//! How does YAML text become nodes with positions?
+//! How does YAML text become nodes with positions? By nodes of our own, because reading a type straight from YAML ends at the first
+//! error, and the author of a configuration wants to see all of them.
 //!
 //! The parser is serde-saphyr, asked for whatever is there together with its place. Types are not decided here: an
 //! unquoted scalar keeps its text, so that `no`, `1e3` and `0123` are what their field wants them to be.

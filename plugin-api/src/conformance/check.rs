@@ -61,9 +61,9 @@ checks! {
     EndOfInput = reading::end_of_input,
     /// Batches acked last first.
     OutOfOrderAcks = settling::out_of_order_acks,
-    /// Whole batches nacked.
+    /// Whole batches nacked, with and without a reason.
     Nacks = settling::nacks,
-    /// Single messages of a batch nacked.
+    /// Single messages of a batch nacked, with and without a reason.
     PartialNacks = settling::partial_nacks,
     /// Batches dropped.
     DroppedReceipts = settling::dropped_receipts,

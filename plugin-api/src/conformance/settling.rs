@@ -6,6 +6,9 @@ use super::bench::{Bench, Id, Ledger};
 use super::{Failure, Rule, Support};
 use crate::{AckError, Batch, Input, Verdict, Verdicts};
 
+/// The reason of nacks that have one: it changes nothing about what a nack means.
+const REASON: &str = "refused by the conformance suite";
+
 pub(super) async fn out_of_order_acks(mut bench: Bench<'_>) -> Result<Support, Failure> {
     bench.put(8).await?;
     let input = bench.open().await?;
@@ -34,9 +37,12 @@ pub(super) async fn out_of_order_acks(mut bench: Bench<'_>) -> Result<Support, F
 }
 
 pub(super) async fn nacks(bench: Bench<'_>) -> Result<Support, Failure> {
+    let mut with_reason = false;
     again_first(bench, Rule::NackedComesFirst, async |bench, input, batch| {
         let (_, receipt) = batch.into_parts();
-        bench.settle(input, receipt, Verdicts::NACK).await
+        with_reason = !with_reason;
+        let verdicts = if with_reason { Verdicts::nack(REASON) } else { Verdicts::NACK };
+        bench.settle(input, receipt, verdicts).await
     })
     .await
 }
@@ -129,8 +135,12 @@ pub(super) async fn partial_nacks(mut bench: Bench<'_>) -> Result<Support, Failu
         let batch = bench.next(&*input, 4, Rule::NothingLost).await?;
         let ids = Ledger::default().take(batch.messages())?;
         let (messages, receipt) = batch.into_parts();
-        // Every other message, the first too, so that an acked one stands behind one that was not.
-        let verdicts = (0..messages.len()).map(|at| if at % 2 == 0 { Verdict::Nack } else { Verdict::Ack });
+        // Every other message, the first too, so that an acked one stands behind one that was not; some with a reason.
+        let verdicts = (0..messages.len()).map(|at| match at % 4 {
+            0 => Verdict::NACK,
+            2 => Verdict::nack(REASON),
+            _ => Verdict::Ack,
+        });
         bench.settle(&*input, receipt, Verdicts::Each(verdicts.collect())).await?;
         let acked: Vec<_> = ids.iter().skip(1).step_by(2).collect();
         wanted.retain(|id| !acked.contains(&id));

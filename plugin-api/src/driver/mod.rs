@@ -1,9 +1,10 @@
 //! How does a host drive an input: connect, read, settle, stop?
 //!
-//! What every host would otherwise write. Three layers, to be entered where it suits the host:
+//! What every host would otherwise write. Four ways in, to be entered where it suits the host:
 //!
 //! - [`Reader`]: reads one input and connects it whenever that is needed. For hosts with a pull loop of their own.
 //! - [`Driver::next`]: the same, with bounded batches in flight and a stop that others can ask for.
+//! - [`Driver::into_stream`]: the same as a stream, which closes the input when it ends.
 //! - [`Driver::run`]: all of it; the host gives an async handler from messages to verdicts.
 //!
 //! ```
@@ -21,13 +22,14 @@
 //! ```
 //!
 //! No layer logs; what changes is told to an observer as an [`Event`]. No layer spawns a task that outlives it:
-//! `Reader` and `next` spawn none, and those of `run` end before it returns or when it is dropped.
+//! `Reader`, `next` and the stream spawn none, and those of `run` end before it returns or when it is dropped.
 
 mod backoff;
 mod delivery;
 mod event;
 mod reader;
 mod stop;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +46,7 @@ pub use delivery::{Delivery, Settlement};
 pub use event::{Event, Observer};
 pub use reader::Reader;
 pub use stop::{Stop, StopHandle};
+pub use stream::Deliveries;
 
 use delivery::InFlight;
 
@@ -192,6 +195,12 @@ impl Driver {
         self.in_flight.nack_all();
         self.reader.tell(&Event::Closed { result: &result });
         result
+    }
+
+    /// Turns the driver into a stream of its deliveries, for the combinators of the `futures` crate. The stream closes the input
+    /// when it ends: see [`Deliveries`]. A [`stop_handle`](Self::stop_handle) that was taken before stops it.
+    pub fn into_stream(self) -> Deliveries {
+        Deliveries::new(self)
     }
 
     /// Hands every batch to `handler`, settles it with the verdicts that come back, and closes the input in the end.

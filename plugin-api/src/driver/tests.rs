@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -218,7 +219,7 @@ async fn batches_are_settled_in_any_order_from_any_task() {
     let first = driver.next().await.unwrap().unwrap();
     let (messages, second) = driver.next().await.unwrap().unwrap().into_parts();
     assert_eq!(messages.len(), 2);
-    let each = Verdicts::Each(vec![Verdict::Ack, Verdict::Nack]);
+    let each = Verdicts::Each(vec![Verdict::Ack, Verdict::nack("disk full")]);
     JoinSet::from_iter([second.settle(each.clone())]).join_all().await.remove(0).unwrap();
     first.settle(Verdicts::ACK).await.unwrap();
     assert_eq!(input.heard()[1..], [Heard::Settled(1, each), Heard::Settled(0, Verdicts::ACK)]);
@@ -424,4 +425,101 @@ async fn dropping_a_run_cancels_its_handlers() {
     assert_eq!(input.heard()[1..], [Heard::Settled(0, Verdicts::NACK)]);
     let only = Arc::strong_count(&input);
     assert_eq!(only, 1, "nothing of the driver is left");
+}
+
+/// The function of this name in `docs/hosting.md`, word for word.
+mod shown {
+    use std::num::NonZeroUsize;
+    use std::sync::Arc;
+
+    use futures::TryStreamExt;
+
+    use crate::driver::{Driver, DriverOptions};
+    use crate::{BoxError, Input, Message, Verdicts};
+
+    pub(super) async fn consume(input: Arc<dyn Input>) -> Result<(), BoxError> {
+        let options = DriverOptions { in_flight: NonZeroUsize::MIN.saturating_add(7), ..DriverOptions::default() };
+        let deliveries = Driver::new(input, options).into_stream().map_err(BoxError::from);
+        deliveries
+            .try_for_each_concurrent(None, |delivery| async move {
+                let verdicts = match write(delivery.messages()).await {
+                    Ok(()) => Verdicts::ACK,
+                    Err(error) => Verdicts::nack(error.to_string()),
+                };
+                Ok(delivery.settle(verdicts).await?)
+            })
+            .await
+    }
+
+    /// Takes a second, and refuses batches of two.
+    async fn write(messages: &[Message]) -> Result<(), BoxError> {
+        tokio::time::sleep(super::SECOND).await;
+        if messages.len() == 2 { Err("disk full".into()) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn stream_example_of_the_docs_is_the_one_that_is_tested() {
+    let (_, function) = include_str!("tests.rs").split_once("pub(super) async fn consume").unwrap();
+    let (function, _) = function.split_once("\n    }\n").unwrap();
+    let function = format!("async fn consume{}\n}}\n", function.replace("\n    ", "\n"));
+    let page = include_str!("../../../docs/hosting.md");
+    assert!(page.contains(&function), "docs/hosting.md does not show:\n{function}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stream_of_an_input_that_ends_settles_side_by_side_and_closes_it() {
+    let reads = [Ok(1), Ok(2), Ok(1), Err(InputError::EndOfInput)];
+    let input = Arc::new(Scripted::new(reads));
+    let start = Instant::now();
+    shown::consume(Arc::clone(&input) as Arc<dyn Input>).await.unwrap();
+    assert_eq!(start.elapsed(), SECOND, "all at a time, and closing waits for them");
+    let settled = [Verdicts::ACK, Verdicts::nack("disk full"), Verdicts::ACK].into_iter().enumerate();
+    let settled = settled.map(|(number, verdicts)| Heard::Settled(number, verdicts));
+    let heard = input.heard();
+    assert_eq!(heard[..2], [Heard::Connect, Heard::Close(SECOND * 20)]);
+    assert_eq!(heard[2..], settled.collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn error_ends_a_stream_once_the_input_is_closed() {
+    let failing = Scripted::new([Ok(1), Err(InputError::Fatal("access denied".into()))]);
+    let unclosed = Scripted { close_fails: true, ..Scripted::new([Ok(1), Err(InputError::EndOfInput)]) };
+    for (input, text) in [(failing, "access denied"), (unclosed, "no disk")] {
+        let input = Arc::new(input);
+        let mut stream = driver(&input, 2).into_stream();
+        stream.next().await.unwrap().unwrap().settle(Verdicts::ACK).await.unwrap();
+        let error = stream.next().await.unwrap().unwrap_err();
+        assert!(error.to_string().contains(text), "{error}");
+        assert_eq!(input.heard().last(), Some(&Heard::Close(SECOND * 20)));
+        assert!(stream.next().await.is_none() && stream.next().await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_ends_a_stream_and_dropped_calls_take_nothing() {
+    let input = Arc::new(Scripted::new([Err(back_off(SECOND * 7)), Ok(1)]));
+    let driver = driver(&input, 1);
+    let stop = driver.stop_handle();
+    let mut stream = driver.into_stream();
+    let start = Instant::now();
+    for _ in 0..3 {
+        assert!(tokio::time::timeout(SECOND, stream.next()).await.is_err());
+    }
+    let delivery = stream.next().await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), SECOND * 7);
+    stop.soft(SECOND * 3);
+    let (ended, settled) = tokio::join!(stream.next(), delivery.settle(Verdicts::ACK));
+    assert!(ended.is_none() && settled.is_ok());
+    assert_eq!(input.heard()[1..], [Heard::Close(SECOND * 3), Heard::Settled(0, Verdicts::ACK)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_stream_leaves_its_deliveries_to_be_settled_and_does_not_close() {
+    let input = Arc::new(Scripted::new([Ok(1)]));
+    let mut stream = driver(&input, 1).into_stream();
+    let delivery = stream.next().await.unwrap().unwrap();
+    drop(stream);
+    delivery.settle(Verdicts::ACK).await.unwrap();
+    assert_eq!(input.heard(), [Heard::Connect, Heard::Settled(0, Verdicts::ACK)]);
 }

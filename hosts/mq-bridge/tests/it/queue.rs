@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use garde::Validate;
 use pipeline_plugin_api::config::Configuration;
+use pipeline_plugin_api::config::schemars::JsonSchema;
+use pipeline_plugin_api::config::serde::Deserialize;
 use pipeline_plugin_api::registry::{About, InputPlugin, RegisteredInput};
 use pipeline_plugin_api::{BoxError, Input, Message};
 use pipeline_plugin_mq_bridge::memory::MemoryQueue;
-use schemars::JsonSchema;
-use serde::Deserialize;
 
 /// Builds inputs that read this queue.
 pub(crate) struct Plugin {
@@ -16,11 +15,11 @@ pub(crate) struct Plugin {
     pub(crate) queue: MemoryQueue,
 }
 
-#[derive(Debug, Deserialize, JsonSchema, Validate)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(crate = "pipeline_plugin_api::config::schemars")]
+#[serde(crate = "pipeline_plugin_api::config::serde", deny_unknown_fields)]
 pub(crate) struct Config {
     /// The topic to read.
-    #[garde(skip)]
     #[allow(dead_code)]
     topic: String,
 }

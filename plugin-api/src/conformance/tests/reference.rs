@@ -42,6 +42,7 @@ pub(super) enum Flaw {
     StoresNewest,
     NeedsOrderedAcks,
     IgnoresNacks,
+    AcksWhatHasAReason,
     NackedLast,
     DroppedIsAcked,
     AnyCount,
@@ -367,15 +368,19 @@ impl Settle for Settlement {
         let lane = &mut stored.lanes[self.lane];
         for (index, &at) in self.ids.iter().enumerate() {
             let verdict = match &verdicts {
-                Verdicts::All(Verdict::Nack) if flaw == Some(Flaw::DroppedIsAcked) => Verdict::Ack,
-                Verdicts::All(verdict) => *verdict,
-                Verdicts::Each(each) => each[index],
+                Verdicts::All(verdict) => verdict,
+                Verdicts::Each(each) => &each[index],
+            };
+            let acked = match verdict {
+                Verdict::Ack => true,
+                Verdict::Nack(None) => flaw == Some(Flaw::DroppedIsAcked) && matches!(verdicts, Verdicts::All(_)),
+                Verdict::Nack(Some(_)) => flaw == Some(Flaw::AcksWhatHasAReason),
             };
             if flaw != Some(Flaw::Stutters) && !progress.out.remove(&at) {
                 continue;
             }
             progress.out.remove(&at);
-            if verdict == Verdict::Nack {
+            if !acked {
                 progress.nacked.insert(at);
                 continue;
             }

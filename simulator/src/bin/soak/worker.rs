@@ -489,7 +489,7 @@ impl Host {
                 let each = held
                     .seen
                     .iter()
-                    .map(|_| if self.rng.u32(0..100) < of_hundred { Verdict::Nack } else { Verdict::Ack });
+                    .map(|_| if self.rng.u32(0..100) < of_hundred { Verdict::NACK } else { Verdict::Ack });
                 Some(Verdicts::Each(each.collect()))
             }
             Mood::Losing(of_hundred) if self.rng.u32(0..100) < of_hundred => None,
@@ -500,8 +500,8 @@ impl Host {
 
 fn is_ack(verdicts: &Verdicts, at: usize) -> bool {
     match verdicts {
-        Verdicts::All(verdict) => *verdict == Verdict::Ack,
-        Verdicts::Each(each) => each[at] == Verdict::Ack,
+        Verdicts::All(verdict) => verdict.is_ack(),
+        Verdicts::Each(each) => each[at].is_ack(),
     }
 }
 
