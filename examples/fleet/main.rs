@@ -192,9 +192,9 @@ async fn run(arguments: &Arguments) -> Result<bool, AnyError> {
     let writer = Writer::new(format!("http://{}", kinesis.address), arguments.shards, rate).await?;
     let check = Arc::new(Mutex::new(Check::new(start)));
     let other = arguments.other_binary.as_ref().map(std::fs::canonicalize).transpose()?;
-    let place =
+    let setup =
         Setup { folder: folder.path().to_owned(), kinesis: kinesis.address, table: dynamodb.address, other, clocks };
-    let mut fleet = Fleet::new(place, Arc::clone(&check), arguments.seed);
+    let mut fleet = Fleet::new(setup, Arc::clone(&check), arguments.seed);
     for _ in 0..arguments.workers {
         fleet.add().await?;
     }

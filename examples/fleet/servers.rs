@@ -77,7 +77,7 @@ struct Seen {
     holders: HashMap<String, String>,
     moves: u64,
     /// The position of each shard, and how often one went back: a worker wrote that did not own it.
-    paths: HashMap<String, String>,
+    positions: HashMap<String, String>,
     steps_back: u64,
 }
 
@@ -85,7 +85,7 @@ struct Seen {
 struct Lease {
     shard: String,
     holder: Option<String>,
-    place: Option<String>,
+    position: Option<String>,
 }
 
 impl Table {
@@ -106,12 +106,12 @@ impl Table {
             // The table does not exist at first.
             if let Ok(leases) = self.leases().await {
                 let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                for Lease { shard, holder, place } in leases {
-                    if let Some(place) = place {
-                        let before = seen.paths.insert(shard.clone(), place.clone());
+                for Lease { shard, holder, position } in leases {
+                    if let Some(position) = position {
+                        let before = seen.positions.insert(shard.clone(), position.clone());
                         // These are decimal numbers: one with more digits is greater.
-                        let order = |place: &str| (place.len(), place.to_owned());
-                        seen.steps_back += u64::from(before.is_some_and(|before| order(&before) > order(&place)));
+                        let order = |position: &str| (position.len(), position.to_owned());
+                        seen.steps_back += u64::from(before.is_some_and(|before| order(&before) > order(&position)));
                     }
                     let Some(holder) = holder else { continue };
                     let before = seen.holders.insert(shard, holder.clone());
@@ -151,7 +151,7 @@ impl Table {
         let lease = |item| Lease {
             shard: text(item, "ShardID").unwrap_or_default(),
             holder: text(item, "ClientID"),
-            place: text(item, "SequenceNumber"),
+            position: text(item, "SequenceNumber"),
         };
         Ok(items.iter().map(lease).collect())
     }

@@ -42,7 +42,7 @@ pub struct Setup {
 
 /// All workers.
 pub struct Fleet {
-    place: Setup,
+    setup: Setup,
     check: Arc<Mutex<Check>>,
     pub workers: Vec<Worker>,
     random: fastrand::Rng,
@@ -68,9 +68,9 @@ pub struct Worker {
 }
 
 impl Fleet {
-    pub fn new(place: Setup, check: Arc<Mutex<Check>>, seed: u64) -> Self {
+    pub fn new(setup: Setup, check: Arc<Mutex<Check>>, seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
-        Self { place, check, workers: Vec::new(), random, named: 0, unclean: 0 }
+        Self { setup, check, workers: Vec::new(), random, named: 0, unclean: 0 }
     }
 
     fn check(&self) -> MutexGuard<'_, Check> {
@@ -82,17 +82,17 @@ impl Fleet {
         self.named += 1;
         let name = format!("worker-{}", self.named);
         let id = self.check().worker(&name);
-        let stream = Arc::new(Link::start(self.place.kinesis, None).await?);
+        let stream = Arc::new(Link::start(self.setup.kinesis, None).await?);
         let witness = Witness { check: Arc::clone(&self.check), worker: id };
-        let table = Arc::new(Link::start(self.place.table, Some(witness.clone())).await?);
-        let pipeline = self.place.folder.join(format!("{name}.yaml"));
-        let offset = self.place.folder.join(format!("{name}.clock"));
+        let table = Arc::new(Link::start(self.setup.table, Some(witness.clone())).await?);
+        let pipeline = self.setup.folder.join(format!("{name}.yaml"));
+        let offset = self.setup.folder.join(format!("{name}.clock"));
         std::fs::write(&pipeline, yaml(&name, stream.address, table.address))?;
         let this = std::env::current_exe()?;
-        let other = self.place.other.as_ref().filter(|_| self.named.is_multiple_of(2));
+        let other = self.setup.other.as_ref().filter(|_| self.named.is_multiple_of(2));
         let program = other.unwrap_or(&this);
         let apart = self.random.u64(..30 * 24 * 3600);
-        let mut command = self.place.clocks.command(program.as_os_str(), &offset, apart)?;
+        let mut command = self.setup.clocks.command(program.as_os_str(), &offset, apart)?;
         let arguments = if other.is_some() {
             ["run", "--log-level", "warn"].map(OsStr::new)
         } else {
@@ -147,7 +147,7 @@ impl Fleet {
         while worker.reading.join_next().await.is_some() {}
         let _ = (std::fs::remove_file(&worker.pipeline), std::fs::remove_file(&worker.offset));
         if let Some(process) = process {
-            self.place.clocks.clean_up(process);
+            self.setup.clocks.clean_up(process);
         }
     }
 

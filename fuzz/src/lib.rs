@@ -1,7 +1,7 @@
 //! What must hold for any bytes from the wire?
 //!
-//! The fuzz targets check it with the inputs of a fuzzer, and a test of the project with the seeds in `corpus/` and
-//! these files, so that they stay valid.
+//! The fuzz targets check it with the inputs of a fuzzer, and a test of the project checks it with the seeds in
+//! `corpus/`, so that both stay valid without a fuzzer.
 
 #![forbid(unsafe_code)]
 

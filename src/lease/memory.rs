@@ -311,7 +311,7 @@ impl SharedStore for MemoryStore {
     }
 
     async fn heartbeat(&self, presence: &Presence) -> Result<HeartbeatAnswer, StoreError> {
-        let heartbeat = self.core("beat").await.map(|mut core| {
+        let heartbeat = self.core("heartbeat").await.map(|mut core| {
             let heartbeat = core.next().to_string();
             let wake_ups = match core.workers.get(&self.me) {
                 // The name belongs to the process that started later.
@@ -323,7 +323,7 @@ impl SharedStore for MemoryStore {
             core.workers.insert(self.me.clone(), Member { shown, life: self.life, wake_ups });
             HeartbeatAnswer::Alive { wake_ups }
         });
-        self.answered("beat").await;
+        self.answered("heartbeat").await;
         heartbeat
     }
 

@@ -1,4 +1,4 @@
-//! A session that reads a script.
+//! The bench of the scenarios: a session that reads a script.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,13 +22,13 @@ use crate::session::error::ConnectError;
 use crate::session::open::Connecting;
 use crate::sync::{Mutex, lock};
 
-/// A store that can be told to fail, and counts what it was asked to write.
+/// A store that fails on request, and counts its writes.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     pub(super) memory: MemoryStore,
     pub(super) fails: AtomicBool,
     pub(super) writes: AtomicU64,
-    /// The lease of this shard is someone else's.
+    /// The shard whose lease belongs to another worker.
     pub(super) lost: Mutex<Option<ShardId>>,
 }
 
@@ -104,7 +104,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// With `more` lines of configuration.
+    /// A bench with `more` lines of configuration.
     pub(super) fn new(script: Script, more: &str) -> Self {
         let streams = if more.contains("streams:") { "" } else { "streams: [orders]\n" };
         let fan_out = if more.contains("enhanced_fan_out") { "" } else { "enhanced_fan_out: {enabled: true}\n" };
@@ -141,7 +141,7 @@ impl Bench {
         session.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// How far a shard is stored.
+    /// The stored checkpoint of a shard.
     pub(super) async fn stored(&self, shard: &str) -> Option<Checkpoint> {
         let rows = self.store.rows(&Stream::new("orders", "arn:orders")).await.unwrap();
         rows.into_iter().find(|row| row.shard == shard.into()).map(|row| row.checkpoint).unwrap_or_default()
@@ -173,7 +173,7 @@ fn parts(batch: Batch) -> (String, Vec<u64>, Receipt) {
     (shard, numbers, receipt)
 }
 
-/// Takes and acks until so many records came; what came, in order, with the shards that it came from.
+/// Takes and acks until this many records came. Returns them in order, with their shards.
 pub(super) async fn take_and_ack(session: &Session, count: usize) -> Vec<(String, u64)> {
     let mut all = Vec::new();
     while all.len() < count {
@@ -184,17 +184,17 @@ pub(super) async fn take_and_ack(session: &Session, count: usize) -> Vec<(String
     all
 }
 
-/// As [`take_and_ack`], where the shard is plain.
+/// The same as [`take_and_ack`], without the shards.
 pub(super) async fn numbers(session: &Session, count: usize) -> Vec<u64> {
     take_and_ack(session, count).await.into_iter().map(|(_, number)| number).collect()
 }
 
-/// Whether nothing comes for so long.
+/// Whether nothing comes for this long.
 pub(super) async fn is_quiet(session: &Session, time: Duration) -> bool {
     session.read(Demand::new(1000, time)).await.unwrap().is_empty()
 }
 
-/// Closes, and sees that nothing is left.
+/// Closes the session, and checks that nothing is left.
 pub(super) async fn close(session: &Session) {
     session.close(Duration::from_secs(10)).await.unwrap();
     assert_eq!((session.pool.records().used, session.pool.bytes().used), (0, 0), "the pool is not empty");

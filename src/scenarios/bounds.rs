@@ -1,4 +1,4 @@
-//! The pool, acks that come late, twice or never, and what is left in the end.
+//! The pool, acks that come late, twice or never, and what is left at the end.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -171,7 +171,7 @@ async fn message_buffer_cap_holds() {
         let bench = Bench::new(script, &format!("message_buffer_cap: {cap}"));
         let session = bench.open().await;
         tokio::time::sleep(Duration::from_secs(20)).await;
-        // Those that wait, and the one whose task waits with it.
+        // The buffered records, and the one whose task waits with it.
         assert_eq!(session.pool.records().used, cap + 1);
         assert_eq!(numbers(&session, 10).await, (1..=10).collect::<Vec<_>>());
         close(&session).await;
@@ -189,7 +189,7 @@ async fn everything_released() {
     let session = bench.open().await;
     let (shard, came, late) = take_at_most(&session, 5).await;
     let (_, _, acked) = take_at_most(&session, 5).await;
-    // Closing while shards wait for everything there is to wait for, and a receipt is out.
+    // The session is closed while shards wait for everything that they can wait for, and a receipt is in flight.
     let closing = session.close(Duration::from_secs(5));
     let acking = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -199,7 +199,7 @@ async fn everything_released() {
     assert!(session.tasks.is_empty());
     assert_eq!(session.pool.records().used, came.len() as u64, "only what the host still holds");
     let stored = bench.stored(&shard).await;
-    // Too late: it counts for nothing, and gives back what it held.
+    // The ack comes too late: it has no effect, and frees what the receipt held.
     late.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!((session.pool.records().used, session.pool.bytes().used), (0, 0));
     assert_eq!(bench.stored(&shard).await, stored);
@@ -242,7 +242,7 @@ async fn idle_cpu() {
     let session = bench.open().await;
     assert!(is_quiet(&session, 4 * MINUTE).await);
     assert_eq!(bench.script.calls().len(), 1000, "an idle shard keeps its subscription");
-    // Stored now and then, so that the place doesn't expire, and not at each of 48 events.
+    // The position is stored now and then, so that it doesn't expire, and not at each of 48 events.
     let writes = bench.store.writes.load(Ordering::Relaxed);
     assert!(writes <= 1000, "{writes} writes for 1000 idle shards in four minutes");
     close(&session).await;

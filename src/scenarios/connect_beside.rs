@@ -12,7 +12,7 @@ use crate::lease::{Checkpoint, Hold};
 use crate::model::StartPosition;
 use crate::sync::lock;
 
-/// What rows say of time is by the clocks of others, and decides nothing.
+/// The times in rows are by the clocks of others, and decide nothing.
 #[tokio::test(start_paused = true)]
 async fn clock_skew_of_minutes() {
     let script = Script::new(["renewed", "left"]);
@@ -28,7 +28,7 @@ async fn clock_skew_of_minutes() {
         }
         lock(&table.0.core).rows.insert((stream(), shard.into()), row);
     }
-    // Alive, with a clock that is decades behind.
+    // The worker is alive, with a clock that is decades behind.
     let renewing = async {
         for count in 0.. {
             if let Some(hold) = &mut lock(&table.0.core).rows.get_mut(&(stream(), "renewed".into())).unwrap().hold {
@@ -72,12 +72,12 @@ async fn worker_from_connect_in_the_same_table() {
     let run = async {
         let begun = Instant::now();
         let ours = bench.join(&table.worker("ours")).await;
-        // One of three is our share; theirs is two, and is left to them.
+        // Our share is one of three; theirs is two, and is left to them.
         sleep(5 * MINUTE).await;
         assert_eq!(table.counts(&["ours", "theirs"]), [1, 2]);
         let calls = bench.script.calls();
         assert_eq!(calls.len(), 1);
-        // It was waited for their last commit.
+        // The worker waited for their last commit.
         let StartPosition::After(start) = &calls[0].start else { panic!("{:?}", calls[0]) };
         assert_eq!(Some(Checkpoint::After(start.clone())), table.checkpoint(calls[0].shard.as_str()));
         assert!(*start > checkpoint(100));
@@ -88,7 +88,7 @@ async fn worker_from_connect_in_the_same_table() {
         ours = run => ours,
         _ = renewing => panic!("nothing is left to them"),
     };
-    // They are gone: what they held is taken once it was not renewed for three leases.
+    // They are gone: their shards are taken over once they were not renewed for three lease periods.
     sleep(2 * LEASE + PERIOD / 2).await;
     assert_eq!(table.counts(&["ours", "theirs"]), [1, 2]);
     sleep(2 * PERIOD).await;
@@ -96,7 +96,7 @@ async fn worker_from_connect_in_the_same_table() {
     close(&ours).await;
 }
 
-/// Programs that know no beats go by the row: Connect takes one that was not renewed for three lease periods.
+/// Programs without heartbeats are judged by the row: Connect takes one that was not renewed for three lease periods.
 #[tokio::test(start_paused = true)]
 async fn row_of_an_idle_shard_is_renewed_for_other_programs() {
     let script = Script::new(["one"]);
@@ -123,7 +123,7 @@ async fn shard_that_connect_takes_is_released() {
     let ours = bench.join(&table.worker("ours")).await;
     take_and_ack(&ours, 3).await;
     table.until("one", "stored", |row| row.checkpoint == Some(Checkpoint::After(checkpoint(3)))).await;
-    // It changes the holder, and begins after its own lease period.
+    // Connect changes the holder, and begins after its own lease period.
     if let Some(row) = lock(&table.0.core).rows.get_mut(&(stream(), "one".into())) {
         row.hold = Some(Hold { worker: "theirs".into(), epoch: None, stamp: "x".into() });
     }
@@ -153,7 +153,7 @@ async fn shard_that_connect_ends_is_not_read_again() {
     let a = bench.join(&table.worker("a")).await;
     table.until_held("two", "a").await;
     sleep(secs(2)).await;
-    // It has read the shard to its end, and removes the row. The last listing still shows the shard open.
+    // Connect has read the shard to its end, and removes the row. The last listing still shows the shard open.
     bench.script.list(vec![listed("one", &[], true), listed("child", &["one"], false), listed("two", &[], false)]);
     lock(&table.0.core).rows.remove(&(stream(), "one".into()));
     table.wake("a").await;
@@ -163,7 +163,7 @@ async fn shard_that_connect_ends_is_not_read_again() {
     close(&a).await;
 }
 
-/// Connect is done with a parent, so it has no row, and reads a child.
+/// Connect is done with a parent, which therefore has no row, and reads a child.
 #[tokio::test(start_paused = true)]
 async fn stop_during_the_end_of_a_connect_shard_leaves_no_partial_write() {
     let (bench, table) = (Bench::new(Script::new(["child"]), ""), Table::new());
@@ -186,7 +186,8 @@ async fn stop_during_the_end_of_a_connect_shard_leaves_no_partial_write() {
     close(&b).await;
 }
 
-/// After it has taken a shard, it waits for up to two leases before it reads it, and renews nothing meanwhile.
+/// After Connect has taken a shard, it waits for up to two lease periods before it reads the shard, and renews nothing
+/// meanwhile.
 #[tokio::test(start_paused = true)]
 async fn shard_that_connect_takes_is_left_alone_until_connect_reads_it() {
     let script = Script::new(["one", "two", "three"]);
@@ -202,12 +203,12 @@ async fn shard_that_connect_takes_is_left_alone_until_connect_reads_it() {
     }
     sleep(2 * LEASE + secs(1)).await;
     assert_eq!(table.holder("one"), Some("theirs".into()));
-    // It never came to read it.
+    // Connect never began to read the shard.
     table.until_held("one", "a").await;
     close(&a).await;
 }
 
-/// Connect claims the children of a shard before it is done with it, and may die with both.
+/// Connect claims the children of a shard before it is done with the shard, and may die with both.
 #[tokio::test(start_paused = true)]
 async fn child_is_not_taken_from_connect_before_its_parent_is_done() {
     let script = Script::new(["child"]);

@@ -1,4 +1,4 @@
-//! What does sharing shards through a table cost?
+//! What does it cost to share shards through a table?
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ async fn an_hour(busy: bool, settings: &str) -> BTreeMap<&'static str, u64> {
         acking.spawn(ack_all(Arc::clone(&session)));
         sessions.push(session);
     }
-    // Shared and quiet.
+    // The shards are balanced and quiet.
     sleep(Duration::from_mins(5)).await;
     let start = Instant::now();
     lock(&table.core).by_call.clear();
@@ -75,7 +75,7 @@ async fn calls_to_the_table_in_an_hour() {
         let settings = format!("commit_period: {commit}\nlease_period: {lease}");
         let mut calls = an_hour(busy, &settings).await;
         let mut take = |kind| calls.remove(kind).unwrap_or_default();
-        let (writes, heartbeats) = (take("update"), take("beat"));
+        let (writes, heartbeats) = (take("update"), take("heartbeat"));
         let reads = take("rows") + take("workers");
         let others: u64 = calls.values().sum();
         let kind = if busy { "busy" } else { "idle" };
@@ -86,7 +86,7 @@ async fn calls_to_the_table_in_an_hour() {
             reads as f64 / WORKERS as f64,
         );
         assert!(writes <= most * SHARDS, "{writes} writes");
-        // One stream: its rows and the workers are read at each look, every 27 to 30 s.
+        // There is one stream: its rows and the heartbeats are read at each rebalance, every 27 to 30 s.
         assert!(reads <= 2 * 134 * WORKERS, "{reads} reads");
         assert_eq!(others, 0, "{calls:?}");
     }

@@ -1,4 +1,4 @@
-//! The edges of the world: streams that are made again, panics, rows by hand, stores and hosts that fail for long.
+//! Faults outside a well-behaved world: recreated streams, panics, rows by hand, stores and hosts that fail for long.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -35,8 +35,8 @@ async fn read_a_split(bench: &Bench) -> Session {
     session
 }
 
-/// Deletes the stream and makes it again with one shard of the id that the first had.
-fn make_again(bench: &Bench) {
+/// Deletes the stream and recreates it with one shard of the id that the first had.
+fn recreate_stream(bench: &Bench) {
     bench.script.create_stream(2);
     bench.script.list(vec![begins(100, listed("a", &[], false))]);
     bench.script.answer("a", [body([records(101..=120), Piece::Hang])]);
@@ -48,7 +48,7 @@ async fn recreated_stream_is_read_after_a_restart() {
     let _listening = log.listen();
     let bench = Bench::new(Script::new(["a"]), "");
     close(&read_a_split(&bench).await).await;
-    make_again(&bench);
+    recreate_stream(&bench);
     let session = bench.open().await;
     assert_eq!(numbers(&session, 20).await, (101..=120).collect::<Vec<_>>());
     close(&session).await;
@@ -59,7 +59,7 @@ async fn recreated_stream_is_read_after_a_restart() {
     {
         assert!(warnings[0].contains(said), "{warnings:?}");
     }
-    // Set aside, not deleted; and once.
+    // The rows are set aside, not deleted, and only once.
     assert_eq!(bench.store.memory.former(), [("a", 2), ("b", 4), ("c", 5)].map(|(id, at)| (id.into(), checkpoint(at))));
     let session = bench.open().await;
     assert!(is_quiet(&session, secs(60)).await);
@@ -75,12 +75,12 @@ async fn recreated_stream_is_read_while_running() {
     let session = read_a_split(&bench).await;
     bench.script.lose_stream(fault("ResourceNotFoundException"));
     bench.script.refuse_all(Some(fault("ResourceNotFoundException")));
-    // What is open breaks, and the stream is away for a minute.
+    // Open subscriptions break, and the stream is gone for a minute.
     assert!(is_quiet(&session, MINUTE).await);
     assert_eq!(session.status().state, State::Degraded);
     assert!(session.status().reason.unwrap().contains("does not exist"), "{:?}", session.status());
     bench.script.refuse_all(None);
-    make_again(&bench);
+    recreate_stream(&bench);
     assert_eq!(numbers(&session, 20).await, (101..=120).collect::<Vec<_>>());
     assert_eq!(session.status().state, State::Connected, "{:?}", session.status());
     close(&session).await;
@@ -108,7 +108,7 @@ async fn recreated_stream_is_noticed_by_where_its_shards_begin() {
 
 #[tokio::test(start_paused = true)]
 async fn end_that_an_earlier_version_stored_is_not_believed_of_an_open_shard() {
-    // Its rows don't say of which stream they are; of two, one has no number either.
+    // The rows don't say which stream they belong to; of two, one has no number either.
     for last in [Some(checkpoint(5)), None] {
         let bench = Bench::new(Script::new(["a"]), "");
         bench.store.memory.put(Row::new("a", Some(Checkpoint::ShardEnd(last.clone()))));
@@ -135,7 +135,7 @@ async fn recreated_stream_is_read_by_workers_that_share_it() {
     bench.script.create_stream(2);
     bench.script.list(["a", "b"].map(|id| begins(100, listed(id, &[], false))).to_vec());
     for shard in ["a", "b"] {
-        // Each worker may read it for a moment, before the other's rows are out of the way.
+        // Each worker may read the shard for a moment, before the other's rows are out of the way.
         bench.script.answer(shard, (0..8).map(|_| body([records(101..=103), Piece::Hang])));
     }
     let got = drain(&[&one, &two], 6).await;
@@ -153,7 +153,7 @@ async fn recreated_stream_is_read_by_workers_that_share_it() {
     close(&two).await;
 }
 
-/// Takes and acks until this much came, and one second longer.
+/// Takes and acks until this much came, and for one second longer.
 async fn drain(sessions: &[&Session], count: usize) -> Vec<u64> {
     let mut got = Vec::new();
     let all = async {
@@ -184,7 +184,8 @@ async fn drain(sessions: &[&Session], count: usize) -> Vec<u64> {
 async fn shard_gone_needs_a_listing_newer_than_the_shard() {
     let bench = Bench::new(Script::new(["a"]), "rebalance_period: 1h\nlease_period: 2h");
     bench.script.answer("a", [body([Piece::Wait(secs(1)), end([1], &[("b", &["a"])])])]);
-    // The child is not found at first, and the listing of a moment ago does not know it; for some seconds, the next neither.
+    // The child is not found at first, and the listing of a moment ago does not contain it; for some seconds, the next
+    // does not either.
     bench.script.answer("b", (0..2).map(|_| Answer::Refused(fault("ResourceNotFoundException"))));
     bench.script.answer("b", [body([records([2]), Piece::Hang])]);
     let session = bench.open().await;
@@ -226,7 +227,7 @@ async fn hand_made_position_stops_its_shard_alone() {
     assert_eq!(status.state, State::Degraded);
     assert!(status.reason.is_some_and(|reason| reason.contains("orders a") && reason.contains("LATEST")));
     assert!(log.at(Level::WARN).iter().any(|line| line.contains("shard=a ") && line.contains("LATEST")));
-    // Corrected, it is read without a restart.
+    // Once corrected, the shard is read without a restart.
     lock(&table.0.core).rows.insert((stream(), "a".into()), Row::new("a", Some(Checkpoint::After(checkpoint(9)))));
     bench.script.answer("a", [then_idle(10..=12)]);
     assert_eq!(numbers(&session, 3).await, [10, 11, 12]);
@@ -240,16 +241,16 @@ async fn lease_claimed_under_a_validity_is_started_under_it() {
     script.answer("a", (0..20).map(|_| then_idle(1..=3)));
     let (bench, table) = (Bench::new(script, ""), Table::new());
     let slow = table.worker("slow");
-    // Its claim is answered only when its leases were past their time and are renewed again.
+    // The claim is answered only when the leases had expired and were renewed again.
     slow.trouble("claim", Some(Trouble::LateAnswer(4 * LEASE)));
     let one = bench.join(&slow).await;
     table.until_held("a", "slow").await;
-    slow.trouble("beat", Some(Trouble::Fails));
+    slow.trouble("heartbeat", Some(Trouble::Fails));
     let two = bench.join(&table.worker("other")).await;
     table.until_held("a", "other").await;
     assert_eq!(numbers(&two, 3).await, [1, 2, 3]);
-    slow.trouble("beat", None);
-    // It comes while the other one holds the shard, and for a while nobody looks at the table.
+    slow.trouble("heartbeat", None);
+    // The worker starts while the other one holds the shard, and for a while no worker reads the table.
     slow.trouble("rows", Some(Trouble::Slow(LEASE)));
     let came = one.read(Demand::new(1000, 5 * LEASE)).await.unwrap();
     assert!(came.is_empty(), "what another worker holds is delivered");
@@ -260,7 +261,7 @@ async fn lease_claimed_under_a_validity_is_started_under_it() {
 
 #[tokio::test(start_paused = true)]
 async fn panicking_task_is_noticed() {
-    for (call, restarted) in [("beat", false), ("rows", false), ("commit", true), ("release", false)] {
+    for (call, restarted) in [("heartbeat", false), ("rows", false), ("commit", true), ("release", false)] {
         let (counts, log) = (Counts::default(), Log::default());
         let (_recording, _listening) = (counts.record(), log.listen());
         let script = Script::new(["a"]);
@@ -272,7 +273,7 @@ async fn panicking_task_is_noticed() {
         store.trouble(call, Some(Trouble::Panics));
         if call == "release" {
             let row = table.row("a").unwrap();
-            // A worker that is alive asks for it.
+            // A live worker requests the shard.
             let other = table.worker("other");
             other.heartbeat(&reads("arn:orders")).await.unwrap();
             assert!(other.ask(&stream(), &"a".into(), row.hold.as_ref().unwrap(), None).await.unwrap());
@@ -327,7 +328,7 @@ async fn panicking_shard_task_is_noticed() {
     close(&session).await;
 }
 
-/// An event that is larger than the pool, six other shards that fill it, and each ack after more than a reader's patience.
+/// An event is larger than the pool, six other shards fill the pool, and each ack takes longer than a reader waits.
 #[tokio::test(start_paused = true)]
 async fn oversize_event_comes_with_late_acks() {
     let others = ["s0", "s1", "s2", "s3", "s4", "s5"];
@@ -335,7 +336,7 @@ async fn oversize_event_comes_with_late_acks() {
     let oversize = |_| body([Piece::Wait(secs(9)), large(1000, 100_000), Piece::Hang]);
     script.answer("big", (0..200).map(oversize));
     for (at, shard) in others.into_iter().enumerate() {
-        // A subscription goes on behind what was taken, so each has all that may be left.
+        // A subscription continues behind what was taken, so each has everything that may be left.
         let every = secs(5 + at as u64 % 5);
         let busy = |from: u64| body((0..60).flat_map(move |at| [Piece::Wait(every), records([from * 60 + at + 1])]));
         script.answer(shard, (0..40).map(busy));
@@ -434,7 +435,7 @@ async fn store_unreachable_is_degraded_within_a_minute() {
     let status = session.status();
     assert_eq!(status.state, State::Degraded);
     assert!(status.reason.as_ref().is_some_and(|reason| reason.contains("checkpoints can't be stored")), "{status:?}");
-    // What is closed like that is not all well.
+    // A session that is closed like this is not healthy.
     let closed = session.close(secs(10)).await;
     assert!(closed.is_err());
     assert!(!log.at(Level::INFO).iter().any(|line| line.contains("everything that was delivered is stored")));
@@ -498,11 +499,11 @@ async fn lag_grows_with_the_clock() {
     let session = bench.open().await;
     let (_, _, receipt) = take(&session).await;
     sleep(secs(30)).await;
-    // The record that is out arrived long after this test's clock began, so nothing is said by its arrival.
+    // The record in flight arrived long after this test's clock began, so its arrival says nothing.
     receipt.settle_in_test(Verdicts::ACK).unwrap();
     sleep(secs(10)).await;
     assert_eq!(lag("a"), Some(0.0));
-    // Nothing more comes, and nothing can be asked: whatever is in the shard waits.
+    // Nothing more comes, and no call succeeds: whatever is in the shard waits.
     bench.script.refuse_all(Some(fault("InternalFailureException")));
     sleep(5 * MINUTE).await;
     let before = lag("a").unwrap();
@@ -519,7 +520,7 @@ async fn dropped_session_leaves_nothing() {
     let (bench, table) = (Bench::new(script, ""), Table::new());
     let session = bench.join(&table.worker("one")).await;
     numbers(&session, 5).await;
-    // Its leases are over and can't be given back.
+    // The leases have expired and can't be released.
     table.close(true);
     sleep(2 * LEASE).await;
     drop(session);
@@ -531,8 +532,8 @@ async fn dropped_session_leaves_nothing() {
 async fn cancelled_connect_leaves_nothing() {
     let (bench, table) = (Bench::new(Script::new(["a"]), ""), Table::new());
     let store = table.worker("one");
-    // The first heartbeat is written, and its answer is on the way when the host gives up.
-    store.trouble("beat", Some(Trouble::LateAnswer(secs(3))));
+    // The first heartbeat is written, and its answer is on the way when the host cancels.
+    store.trouble("heartbeat", Some(Trouble::LateAnswer(secs(3))));
     assert!(timeout(secs(1), bench.join(&store)).await.is_err());
     assert_eq!(lock(&table.0.core).workers.len(), 1);
     sleep(secs(5)).await;
@@ -562,7 +563,7 @@ async fn one_odd_answer_for_one_shard() {
 async fn two_streams_one_table_cleanup() {
     let table = Table::new();
     let others = table.worker("aaa");
-    let _beats = super::table::keeps_beating(others, reads("arn:others"));
+    let _beats = super::table::sends_heartbeats(others, reads("arn:others"));
     let gone = Row::new("gone", Some(Checkpoint::ShardEnd(None)));
     lock(&table.0.core).rows.insert((stream(), "gone".into()), gone);
     let bench = Bench::new(Script::new(["a"]), "");
@@ -593,7 +594,7 @@ async fn taken_over_subscriptions_are_reported_as_another_fleet() {
 #[tokio::test(start_paused = true)]
 async fn latest_is_pinned_by_the_clock_of_the_service() {
     let bench = Bench::new(Script::new(["a"]), "start_from_oldest: false");
-    // Minutes behind ours: by ours, what came since would be skipped.
+    // The clock of the service is minutes behind ours: by ours, records that came since would be skipped.
     bench.script.tell_time(std::time::UNIX_EPOCH + secs(1_000));
     bench.script.answer("a", [then_idle(1..=1)]);
     let session = bench.open().await;
@@ -602,7 +603,7 @@ async fn latest_is_pinned_by_the_clock_of_the_service() {
     close(&session).await;
 }
 
-/// The one that passes a shard on stops at the same time, so that no worker is left.
+/// The worker that hands a shard over stops at the same time, so that no worker is left.
 #[tokio::test(start_paused = true)]
 async fn shard_handed_to_the_last_worker_to_stop_is_released() {
     let (bench, table) = (Bench::new(Script::new(["a"]), "rebalance_period: 1h\nlease_period: 2h"), Table::new());

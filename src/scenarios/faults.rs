@@ -1,4 +1,4 @@
-//! What goes wrong with subscriptions.
+//! What goes wrong with subscriptions?
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-/// Whatever breaks a subscription after records 1 to 3: it goes on behind them, with nothing twice and nothing lost.
-async fn goes_on_after(broken: impl IntoIterator<Item = Piece>) -> Bench {
+/// Whatever breaks a subscription after records 1 to 3, reading continues behind them, without duplicates or losses.
+async fn continues_after(broken: impl IntoIterator<Item = Piece>) -> Bench {
     let script = Script::new(["s"]);
     let first = std::iter::once(records(1..=3)).chain(broken);
     script.answer("s", [body(first), body([records(4..=6), Piece::Hang])]);
@@ -36,15 +36,15 @@ async fn goes_on_after(broken: impl IntoIterator<Item = Piece>) -> Bench {
 async fn truncated_frame() {
     let whole = bytes(records(4..=6));
     for cut in [1, 11, 12, 13, whole.len() - 1] {
-        goes_on_after([Piece::Bytes(whole[..cut].to_vec())]).await;
+        continues_after([Piece::Bytes(whole[..cut].to_vec())]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn rst_no_error_mid_event() {
     let whole = bytes(records(4..=6));
-    goes_on_after([Piece::Bytes(whole[..40].to_vec()), Piece::Broken]).await;
-    goes_on_after([Piece::Broken]).await;
+    continues_after([Piece::Bytes(whole[..40].to_vec()), Piece::Broken]).await;
+    continues_after([Piece::Broken]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,16 +52,16 @@ async fn bad_crc() {
     let mut bent = bytes(records(4..=6));
     let last = bent.len() - 1;
     bent[last] ^= 1;
-    goes_on_after([Piece::Bytes(bent)]).await;
+    continues_after([Piece::Bytes(bent)]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn error_frame() {
     use kinesis_testkit::frame::frame;
     let headers = [(":message-type", "error"), (":error-code", "InternalError"), (":error-message", "oops")];
-    goes_on_after([Piece::Bytes(frame(&headers, b""))]).await;
+    continues_after([Piece::Bytes(frame(&headers, b""))]).await;
     for code in ["InternalFailureException", "KMSThrottlingException", "SomethingNewException"] {
-        goes_on_after([exception(code)]).await;
+        continues_after([exception(code)]).await;
     }
 }
 
@@ -69,10 +69,10 @@ async fn error_frame() {
 async fn unknown_event() {
     use kinesis_testkit::frame::frame;
     let headers = [(":message-type", "event"), (":event-type", "Tomorrow")];
-    goes_on_after([Piece::Bytes(frame(&headers, b"{}"))]).await;
-    // Not JSON, and JSON of another kind.
-    goes_on_after([Piece::Bytes(kinesis_testkit::frame::event("{\"Records\":["))]).await;
-    goes_on_after([Piece::Bytes(kinesis_testkit::frame::event("[]"))]).await;
+    continues_after([Piece::Bytes(frame(&headers, b"{}"))]).await;
+    // A payload that is not JSON, and JSON of another kind.
+    continues_after([Piece::Bytes(kinesis_testkit::frame::event("{\"Records\":["))]).await;
+    continues_after([Piece::Bytes(kinesis_testkit::frame::event("[]"))]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,7 +90,8 @@ async fn subscription_expires_after_five_minutes() {
     let session = bench.open().await;
     assert_eq!(numbers(&session, 5).await, [1, 2, 3, 100, 101]);
     let calls = bench.script.calls();
-    // Behind the last empty event, not behind the last record; and at once, as far as the backoff's first step goes.
+    // The subscription begins behind the last empty event, not behind the last record, and as soon as the first step of
+    // the backoff allows.
     assert_eq!(calls[1].start, after(68));
     assert!(calls[1].at - calls[0].at < secs(301), "{:?}", calls[1].at - calls[0].at);
     assert_eq!(session.status().state, State::Connected);
@@ -112,7 +113,7 @@ async fn half_open_connection() {
 #[tokio::test(start_paused = true)]
 async fn initial_response_never_arrives() {
     let script = Script::new(["s"]);
-    // No answer at all; an answer without a frame; a frame.
+    // The cases are no answer at all, an answer without a frame, and a frame.
     script.answer("s", [Answer::Silence, Answer::Body(vec![Piece::Hang]), body([records(1..=3), Piece::Hang])]);
     let bench = Bench::new(script, "");
     let session = bench.open().await;
@@ -161,7 +162,7 @@ async fn resource_in_use_inside_five_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn taken_over_subscription_is_resumed_after_five_seconds() {
-    let bench = goes_on_after([Piece::Wait(secs(1)), exception("ResourceInUseException")]).await;
+    let bench = continues_after([Piece::Wait(secs(1)), exception("ResourceInUseException")]).await;
     let calls = bench.script.calls();
     assert!(calls[1].at - calls[0].at >= secs(5));
 }
@@ -169,7 +170,7 @@ async fn taken_over_subscription_is_resumed_after_five_seconds() {
 #[tokio::test(start_paused = true)]
 async fn resource_in_use_though_nothing_was_granted_to_us() {
     let script = Script::new(["s"]);
-    // Another worker just let go of it; or we were granted it, and did not get the answer.
+    // Either another worker just released the shard, or the subscription was granted to us without an answer.
     script.answer("s", [Answer::Refused(fault("ResourceInUseException")), body([records(1..=3), Piece::Hang])]);
     let bench = Bench::new(script, "");
     let session = bench.open().await;
@@ -288,7 +289,7 @@ async fn limit_exceeded_on_mass_subscribe() {
     let start = Instant::now();
     let session = bench.open().await;
     assert_eq!(numbers(&session, 500).await.len(), 500);
-    // Ten seconds at the least; backing off may cost three times that, and no more.
+    // Ten seconds at least; the backoff may cost three times that, and no more.
     assert!(start.elapsed() < secs(40), "{:?}", start.elapsed());
     let calls = bench.script.calls();
     assert!(calls.len() < 2500, "{} calls for 500 shards", calls.len());

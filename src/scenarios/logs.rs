@@ -19,7 +19,7 @@ use crate::sync::{Mutex, lock};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Keeps what is counted.
+/// A recorder that keeps the counts.
 #[derive(Debug, Default)]
 pub(super) struct Counts(Mutex<HashMap<Key, Arc<AtomicU64>>>);
 
@@ -32,7 +32,7 @@ impl Counts {
         labelled.map(|(_, count)| count.load(Ordering::Relaxed)).sum()
     }
 
-    /// What a gauge says, of the one whose label values hold `label`; `None` if there is none.
+    /// The value of the gauge whose label values hold `label`; `None` if there is none.
     pub(super) fn gauge(&self, name: &str, label: &str) -> Option<f64> {
         let counts = lock(&self.0);
         let mut named = counts.iter().filter(|(key, _)| key.name() == name);
@@ -63,11 +63,11 @@ impl metrics::Recorder for Counts {
     }
 }
 
-/// A second subscriber, beside that of the test. While there is one alone, a place that logs for the first time asks the
-/// subscriber of its own thread, and is silent for good if another test has none there.
+/// A second subscriber, beside that of the test. While there is only one, a call site that logs for the first time asks
+/// the subscriber of its own thread, and stays silent if another test has none there.
 static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Log::default()));
 
-/// Keeps what is logged above debug.
+/// A subscriber that keeps what is logged above debug.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<(Level, String)>>>);
 
@@ -208,7 +208,7 @@ async fn nack_that_is_not_redelivered_is_logged_with_its_reason() {
     close(&session).await;
 }
 
-/// In both cases nothing more is read: the pool is full, or one shard has as much out as it may.
+/// In both cases nothing more is read: the pool is full, or one shard has as many records in flight as it may.
 #[tokio::test(start_paused = true)]
 async fn missing_acks_are_one_warning_a_minute() {
     for limit in ["enhanced_fan_out: {enabled: true, max_pending_records: 20}", "checkpoint_limit: 20"] {
@@ -216,7 +216,7 @@ async fn missing_acks_are_one_warning_a_minute() {
         let _listening = log.listen();
         let script = Script::new(["s"]);
         let events = |from: u64, to: u64| (from..to).map(|at| records(at * 10 + 1..=at * 10 + 10)).chain([Piece::Hang]);
-        // The first subscription is closed after 30 s, with the third event in hand.
+        // The first subscription is closed after 30 s, with the third event read and not delivered.
         script.answer("s", [body(events(0, 10)), body(events(3, 10))]);
         let bench = Bench::new(script, limit);
         let session = bench.open().await;
@@ -228,13 +228,13 @@ async fn missing_acks_are_one_warning_a_minute() {
             receipts.push(receipt);
         }
         assert!(is_quiet(&session, 10 * MINUTE).await);
-        // A subscription that says nothing is a warning too, but another one.
+        // A silent subscription is a warning too, but another one.
         let blocked = || log.at(Level::WARN).iter().filter(|line| line.contains("acknowledges nothing")).count();
         assert!((8..=10).contains(&blocked()), "{limit}: {} in ten minutes", blocked());
         for receipt in receipts {
             receipt.settle_in_test(Verdicts::ACK).unwrap();
         }
-        // Once it goes on, nothing is said any more.
+        // Once delivery continues, nothing more is logged.
         numbers(&session, 80).await;
         let before = blocked();
         assert!(is_quiet(&session, 10 * MINUTE).await);

@@ -21,7 +21,7 @@ mod stalls;
 mod table;
 mod workers;
 
-/// A service with one shard that says nothing.
+/// A service with one silent shard.
 pub(crate) fn a_service() -> std::sync::Arc<dyn crate::aws::Service> {
     std::sync::Arc::new(script::Script::new(["a"]))
 }

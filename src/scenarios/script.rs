@@ -1,4 +1,4 @@
-//! A service that answers as it was told, and remembers what it was asked.
+//! A service that gives scripted answers, and remembers the calls.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -18,19 +18,19 @@ use crate::retry::{Fault, Origin};
 use crate::sync::{Mutex, lock};
 use kinesis_testkit::frame;
 
-/// What a call for a subscription gets.
+/// The answer to a call for a subscription.
 #[derive(Debug)]
 pub(super) enum Answer {
     Refused(Fault),
     /// No answer.
     Silence,
-    /// The task that asks panics.
+    /// The calling task panics.
     Panic,
     /// A body of these pieces.
     Body(Vec<Piece>),
 }
 
-/// A piece of a body. After the last the body ends, in good order.
+/// A piece of a body. After the last piece the body ends properly.
 #[derive(Debug)]
 pub(super) enum Piece {
     Bytes(Vec<u8>),
@@ -58,23 +58,23 @@ pub(super) struct Script {
 #[derive(Debug)]
 struct Core {
     answers: HashMap<ShardId, VecDeque<Answer>>,
-    /// What every subscription gets that no answer is left for.
+    /// The answer to subscriptions that have no scripted answer left.
     otherwise: Option<Fault>,
     listing: Vec<ListedShard>,
-    /// What time the service says it is.
+    /// The time on the clock of the service.
     time: Option<std::time::SystemTime>,
     /// When the stream was created.
     created: Option<i64>,
-    /// Why the stream is not found.
+    /// The error with which the stream is not found.
     unfound: Option<Fault>,
     /// Whether calls for the listing get no answer.
     listing_is_silent: bool,
-    /// Calls for subscriptions that are let through in a second, over all shards.
+    /// The number of calls for subscriptions that are admitted in a second, over all shards.
     rate: Option<usize>,
-    /// When those were, of the last second.
+    /// The times of the calls admitted within the last second.
     let_through: Vec<Instant>,
     arn: String,
-    /// Nobody has registered the consumer yet.
+    /// Whether the consumer has not been registered yet.
     unregistered: bool,
     deregistered: usize,
     calls: Vec<Call>,
@@ -102,12 +102,12 @@ impl Script {
         Self { core: Mutex::new(core), called: Notify::new() }
     }
 
-    /// The next subscriptions of a shard get these, in turn. After them a subscription stays open and says nothing.
+    /// Sets the answers to the next subscriptions of a shard, in turn. After them a subscription stays open and silent.
     pub(super) fn answer(&self, shard: &str, answers: impl IntoIterator<Item = Answer>) {
         lock(&self.core).answers.entry(shard.into()).or_default().extend(answers);
     }
 
-    /// Every subscription gets this, until `None`.
+    /// Every subscription gets this answer, until `None`.
     pub(super) fn refuse_all(&self, fault: Option<Fault>) {
         lock(&self.core).otherwise = fault;
     }
@@ -125,29 +125,29 @@ impl Script {
         lock(&self.core).listing_is_silent = true;
     }
 
-    /// The stream can't be found.
+    /// From now on the stream can't be found.
     pub(super) fn lose_stream(&self, fault: Fault) {
         lock(&self.core).unfound = Some(fault);
     }
 
-    /// The service says that it is this time.
+    /// Sets the time on the clock of the service.
     pub(super) fn tell_time(&self, time: std::time::SystemTime) {
         lock(&self.core).time = Some(time);
     }
 
-    /// The stream was created at this time. One that was deleted is there again, without its consumer.
+    /// Sets the time at which the stream was created. A deleted stream exists again, without its consumer.
     pub(super) fn create_stream(&self, created: i64) {
         let mut core = lock(&self.core);
         (core.created, core.unfound) = (Some(created), None);
         core.arn = format!("arn:orders/consumer/of-{created}");
     }
 
-    /// The consumer is another one now.
+    /// Replaces the consumer.
     pub(super) fn consumer(&self, arn: &str) {
         lock(&self.core).arn = arn.into();
     }
 
-    /// There is no consumer until somebody registers it.
+    /// There is no consumer until one is registered.
     pub(super) fn without_consumer(self) -> Self {
         lock(&self.core).unregistered = true;
         self
@@ -166,7 +166,7 @@ impl Script {
         self.calls().into_iter().filter(|call| call.shard == shard.into()).collect()
     }
 
-    /// Waits until there were so many calls for subscriptions.
+    /// Waits until there were this many calls for subscriptions.
     pub(super) async fn called(&self, count: usize) {
         self.until(|| self.calls().len() >= count).await;
     }
@@ -224,7 +224,7 @@ pub(super) fn records(numbers: impl IntoIterator<Item = u64> + Clone) -> Piece {
     event(numbers, last, &[])
 }
 
-/// An event of one record of so many bytes.
+/// An event of one record of this many bytes.
 pub(super) fn large(number: u64, bytes: usize) -> Piece {
     Piece::Bytes(frame::event(&event_json([number], Some(number), &[], bytes)))
 }
@@ -268,7 +268,7 @@ fn event_json(
                 "SequenceNumber": number.to_string(),
                 "Data": base64_simd::STANDARD.encode_to_string(data),
                 "PartitionKey": "key",
-                // Long after any time to start from.
+                // This is long after any time to start from.
                 "ApproximateArrivalTimestamp": 4_000_000_000 + number,
             })
         })
@@ -288,7 +288,7 @@ pub(super) fn exception(code: &str) -> Piece {
     Piece::Bytes(frame::frame(&headers, br#"{"message":"injected by the test"}"#))
 }
 
-/// Bytes of a frame, to be cut or bent.
+/// The bytes of a frame, to be cut or altered.
 pub(super) fn bytes(piece: Piece) -> Vec<u8> {
     match piece {
         Piece::Bytes(bytes) => bytes,

@@ -1,4 +1,4 @@
-//! Ends of shards, parents and children, and what is stored when.
+//! Ends of shards, parents and children, and when each is stored.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,7 +23,7 @@ async fn shard_end_while_events_are_buffered() {
     script.answer("child", [body([records(10..=11), Piece::Hang])]);
     let bench = Bench::new(script, "");
     let session = bench.open().await;
-    // The end has long been read when the first record is taken.
+    // The end was read long before the first record is taken.
     tokio::time::sleep(MINUTE).await;
     assert!(bench.script.calls_of("child").is_empty());
     let mut taken = Vec::new();
@@ -39,7 +39,7 @@ async fn shard_end_while_events_are_buffered() {
     for receipt in receipts {
         receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
-    // All but the last are acked: not the end.
+    // All records but the last are acked, so the end is not.
     assert!(is_quiet(&session, MINUTE).await);
     assert_eq!(bench.stored("parent").await, Some(Checkpoint::After(checkpoint(6))));
     last.settle_in_test(Verdicts::ACK).unwrap();
@@ -99,7 +99,7 @@ async fn latest_is_pinned_once() {
     let script = Script::new(["s"]);
     script.answer("s", (0..3).map(|_| Answer::Refused(fault("InternalFailureException"))));
     let bench = Bench::new(script, "start_from_oldest: false");
-    // A time that is not now: so the first connect found it.
+    // The time is not now, so the first connect found it stored.
     let pinned = bench.store.pin_latest(&crate::model::Stream::new("orders", "arn:orders"), 1_234).await.unwrap();
     let session = bench.open().await;
     bench.script.called(4).await;
@@ -141,7 +141,7 @@ async fn double_reshard_while_down() {
     let session = bench.open().await;
     assert_eq!(numbers(&session, 2).await, [1, 2]);
     close(&session).await;
-    // While nobody reads, `a` is split and its left half is split again.
+    // While no worker reads, `a` is split and its left half is split again.
     bench.script.list(vec![
         listed("a", &[], true),
         listed("b", &["a"], true),
@@ -183,7 +183,7 @@ async fn merge_waits_for_both_parents() {
 async fn children_beside_a_continuation_do_not_end_a_shard() {
     let script = Script::new(["parent"]);
     let child: &[(&str, &[&str])] = &[("child", &["parent"])];
-    // As a local server says it: children on every event, with records still to come.
+    // Some local servers send children with every event, with records still to come.
     script.answer(
         "parent",
         [

@@ -1,4 +1,4 @@
-//! What one shard waits for holds up no other, and nothing holds up close.
+//! What one shard waits for does not block another, and nothing blocks close.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ fn secs(secs: u64) -> Duration {
 #[tokio::test(start_paused = true)]
 async fn refused_shard_frees_the_space_that_it_waited_for() {
     let script = Script::new(["large", "small"]);
-    // Fills the pool until it is acked, after 45 s, and has more after a minute.
+    // This shard fills the pool until it is acked, after 45 s, and has more after a minute.
     let idle = || event([], Some(1), &[]);
     script.answer(
         "small",
         [body([large(1, 8000), Piece::Wait(secs(30)), idle(), Piece::Wait(secs(30)), records(2..=3)])],
     );
-    // Waits for space, gives up its subscription after 30 s, and is never granted another.
+    // This shard waits for space, closes its subscription after 30 s, and is never granted another.
     script.answer("large", [body([Piece::Wait(secs(1)), large(11, 8000), Piece::Hang])]);
     script.answer("large", (0..1000).map(|_| Answer::Refused(fault("AccessDeniedException"))));
     let bench = Bench::new(script, "enhanced_fan_out: {enabled: true, max_pending_bytes: 20KiB}");
@@ -43,7 +43,7 @@ async fn close_does_not_wait_for_a_listing_that_never_comes() {
     let bench = Bench::new(Script::new(["s"]), "rebalance_period: 30s");
     let session = bench.open().await;
     bench.script.silence_listing();
-    // Past the next look at the listing.
+    // This is longer than until the next listing.
     assert!(is_quiet(&session, secs(45)).await);
     timeout(secs(1), close(&session)).await.expect("close waits for the listing");
 }
@@ -51,7 +51,7 @@ async fn close_does_not_wait_for_a_listing_that_never_comes() {
 /// The service refuses a time that is ahead of its clock, and ours may be ahead of it.
 #[tokio::test(start_paused = true)]
 async fn start_in_the_future_of_the_service_is_retried_until_it_comes() {
-    // These arrive in the year 2096, as the script has it, so they are not older than the start.
+    // These records arrive in the year 2096, according to the script, so they are not older than the start.
     const ARRIVAL: u64 = 4_000_000_000;
     let script = Script::new(["s"]);
     script.answer("s", (0..5).map(|_| Answer::Refused(fault("InvalidArgumentException"))));
@@ -96,7 +96,7 @@ async fn lease_lost_while_blocked() {
     assert_eq!((first, second), ((1..=5).collect(), (6..=10).collect()));
     tokio::time::sleep(secs(10)).await;
     assert_eq!(session.pool.records().used, 20);
-    // The next write finds that the shard is someone else's.
+    // The next write finds that the shard belongs to another worker.
     *lock(&bench.store.lost) = Some("lost".into());
     acked.settle_in_test(Verdicts::ACK).unwrap();
     tokio::time::sleep(secs(5)).await;
@@ -104,7 +104,7 @@ async fn lease_lost_while_blocked() {
     let calls = bench.script.calls_of("lost").len();
     let kept = timeout(secs(60), numbers(&session, 20)).await.expect("the other shard stands still");
     assert_eq!(kept, (1001..=1020).collect::<Vec<_>>());
-    // What is acked now counts for nothing, even if the store took it.
+    // An ack has no effect now, even if the store accepted it.
     *lock(&bench.store.lost) = None;
     late.settle_in_test(Verdicts::ACK).unwrap();
     assert!(is_quiet(&session, secs(60)).await);

@@ -1,4 +1,4 @@
-//! A lease table in memory, and who uses it beside the workers under test.
+//! A lease table in memory, and the workers that use it beside those under test.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) fn stream() -> Stream {
     Stream::new("orders", "arn:orders")
 }
 
-/// These records, and then for an hour what an idle shard says.
+/// These records, and then the events of an idle shard for an hour.
 pub(super) fn then_idle(numbers: std::ops::RangeInclusive<u64>) -> Answer {
     let last = *numbers.end();
     let idle = (0..720).flat_map(move |_| [Piece::Wait(secs(5)), event([], Some(last), &[])]);
@@ -59,21 +59,21 @@ impl Table {
         self.row(shard).map(|row| row.checkpoint).unwrap_or_default()
     }
 
-    /// Has a worker look at once.
+    /// Makes a worker rebalance at once.
     pub(super) async fn wake(&self, worker: &str) {
         self.worker("somebody").wake(&worker.into()).await.unwrap();
     }
 
-    /// The one of these shards that somebody asks for.
-    pub(super) fn wanted<'s>(&self, shards: &[&'s str]) -> Option<&'s str> {
+    /// The first of these shards that another worker requests.
+    pub(super) fn requested<'s>(&self, shards: &[&'s str]) -> Option<&'s str> {
         shards.iter().copied().find(|shard| self.row(shard).is_some_and(|row| row.requester.is_some()))
     }
 
-    /// Waits until somebody asks for one of these shards.
-    pub(super) async fn until_wanted<'s>(&self, shards: &[&'s str]) -> &'s str {
+    /// Waits until one of these shards is requested.
+    pub(super) async fn until_requested<'s>(&self, shards: &[&'s str]) -> &'s str {
         let asked = async {
             loop {
-                match self.wanted(shards) {
+                match self.requested(shards) {
                     Some(shard) => return shard,
                     None => sleep(Duration::from_millis(10)).await,
                 }
@@ -105,7 +105,7 @@ impl Table {
         self.until(shard, by, |row| row.hold.as_ref().is_some_and(|hold| hold.worker.as_str() == by)).await;
     }
 
-    /// Waits until each of these has so many shards.
+    /// Waits until each of these workers has this many shards.
     pub(super) async fn until_counts(&self, workers: &[&str], counts: &[usize]) {
         let wait = async {
             while self.counts(workers) != counts {
@@ -115,7 +115,7 @@ impl Table {
         timeout(10 * MINUTE, wait).await.unwrap_or_else(|_| panic!("{:?}", self.counts(workers)));
     }
 
-    /// How many shards each of these has.
+    /// The number of shards of each of these workers.
     pub(super) fn counts(&self, workers: &[&str]) -> Vec<usize> {
         let core = lock(&self.0.core);
         let holds = |worker: &str| {
@@ -136,7 +136,7 @@ pub(super) async fn connect_renews(table: &Table, shard: &str, mut number: u64) 
             let mut core = lock(&table.0.core);
             let row = core.rows.get_mut(&key).unwrap();
             if row.hold.as_ref().is_none_or(|hold| hold.worker.as_str() != "theirs") {
-                // It yields: the last place, and nothing else.
+                // It yields: it writes the last position, and nothing else.
                 row.checkpoint = Some(Checkpoint::After(checkpoint(number)));
                 return;
             }
@@ -153,8 +153,8 @@ pub(super) fn connect_row(shard: &str, number: u64) -> Row {
     Row { hold: Some(hold), foreign: true, ..Row::new(shard, Some(Checkpoint::After(checkpoint(number)))) }
 }
 
-/// A worker that shows itself and does nothing else, until this is dropped.
-pub(super) fn keeps_beating(store: Arc<MemoryStore>, presence: Presence) -> JoinSet<()> {
+/// A worker that sends heartbeats and does nothing else, until this is dropped.
+pub(super) fn sends_heartbeats(store: Arc<MemoryStore>, presence: Presence) -> JoinSet<()> {
     let mut beating = JoinSet::new();
     beating.spawn(async move {
         loop {
@@ -165,7 +165,7 @@ pub(super) fn keeps_beating(store: Arc<MemoryStore>, presence: Presence) -> Join
     beating
 }
 
-/// What a worker shows that shares the shards of a stream.
+/// The presence of a worker that shares the shards of a stream.
 pub(super) fn reads(arn: &str) -> Presence {
     Presence { streams: [arn.to_owned()].into(), ..Presence::default() }
 }

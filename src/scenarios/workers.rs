@@ -9,22 +9,22 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
 use super::script::{Piece, Script, body, end, event, listed, records};
-use super::table::{LEASE, MINUTE, PERIOD, Table, checkpoint, keeps_beating, reads, secs, stream, then_idle};
+use super::table::{LEASE, MINUTE, PERIOD, Table, checkpoint, reads, secs, sends_heartbeats, stream, then_idle};
 use crate::lease::memory::{MemoryStore, Trouble};
 use crate::lease::{Checkpoint, LeaseStore, Presence, Row, SharedStore};
 use crate::model::StartPosition;
 use crate::session::Session;
 use crate::sync::lock;
 
-/// `a` has two shards, and what it was given of them is out; `b` asks for one of them.
-struct Asked {
+/// `a` has two shards, whose records are in flight; `b` requests one of them.
+struct Requested {
     a: Session,
     b: Session,
     receipts: Vec<Receipt>,
     moved: &'static str,
 }
 
-async fn b_asks_a(bench: &Bench, table: &Table, store: &Arc<MemoryStore>) -> Asked {
+async fn b_requests_from_a(bench: &Bench, table: &Table, store: &Arc<MemoryStore>) -> Requested {
     let a = bench.join(store).await;
     let mut receipts = Vec::new();
     for _ in 0..2 {
@@ -33,9 +33,9 @@ async fn b_asks_a(bench: &Bench, table: &Table, store: &Arc<MemoryStore>) -> Ask
         receipts.push(receipt);
     }
     let b = bench.join(&table.worker("b")).await;
-    let moved = table.until_wanted(&["one", "two"]).await;
+    let moved = table.until_requested(&["one", "two"]).await;
     assert_eq!(table.row(moved).and_then(|row| row.requester), Some("b".into()));
-    Asked { a, b, receipts, moved }
+    Requested { a, b, receipts, moved }
 }
 
 #[tokio::test(start_paused = true)]
@@ -45,8 +45,8 @@ async fn graceful_hand_over() {
         script.answer(shard, [then_idle(1..=3), then_idle(4..=4)]);
     }
     let (bench, table) = (Bench::new(script, ""), Table::new());
-    // The holder waits for what is out.
-    let Asked { a, b, receipts, moved } = b_asks_a(&bench, &table, &table.worker("a")).await;
+    // The owner waits for what is in flight.
+    let Requested { a, b, receipts, moved } = b_requests_from_a(&bench, &table, &table.worker("a")).await;
     sleep(secs(1)).await;
     assert_eq!(table.holder(moved), Some("a".into()));
     for receipt in receipts {
@@ -57,7 +57,7 @@ async fn graceful_hand_over() {
     bench.script.called(3).await;
     assert_eq!(bench.script.calls_of(moved)[1].start, StartPosition::After(checkpoint(3)), "a duplicate, or a gap");
     assert_eq!(table.counts(&["a", "b"]), [1, 1]);
-    // It goes on behind what the other one had, and nothing moves any more.
+    // Reading continues behind what the other worker had, and nothing moves any more.
     assert_eq!(numbers(&b, 1).await, [4]);
     assert!(is_quiet(&b, 5 * MINUTE).await);
     assert_eq!(bench.script.calls().len(), 3);
@@ -73,10 +73,10 @@ async fn stopped_worker_withdraws_its_requests() {
         script.answer(shard, [then_idle(1..=3), then_idle(4..=4)]);
     }
     let (bench, table) = (Bench::new(script, ""), Table::new());
-    let Asked { a, b, receipts, moved } = b_asks_a(&bench, &table, &table.worker("a")).await;
+    let Requested { a, b, receipts, moved } = b_requests_from_a(&bench, &table, &table.worker("a")).await;
     close(&b).await;
-    assert_eq!(table.wanted(&["one", "two"]), None);
-    // The holder was about to pass it on.
+    assert_eq!(table.requested(&["one", "two"]), None);
+    // The owner was about to hand the shard over.
     for receipt in receipts {
         receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
@@ -94,17 +94,17 @@ async fn shard_that_is_not_handed_over_is_taken_by_force() {
     }
     let (bench, table) = (Bench::new(script, ""), Table::new());
     let store = table.worker("a");
-    let Asked { a, b, receipts, moved } = b_asks_a(&bench, &table, &store).await;
-    // It beats on, but can't give the shard back: only that call hangs, as far as the other can see.
+    let Requested { a, b, receipts, moved } = b_requests_from_a(&bench, &table, &store).await;
+    // It sends heartbeats, but can't release the shard: only that call hangs, as far as the other worker can see.
     store.freeze(true);
     let asked = Instant::now();
     table.until_held(moved, "b").await;
-    // commit_period 1 s and steal_grace_period 2 s, and the next round.
+    // This is commit_period 1 s and steal_grace_period 2 s, and the next rebalance.
     assert!(asked.elapsed() >= secs(2) && asked.elapsed() <= secs(5), "after {:?}", asked.elapsed());
     store.freeze(false);
     let (shard, taken, again) = take(&b).await;
     assert_eq!((&*shard, taken), (moved, vec![1, 2, 3]), "what was not acked comes again");
-    // What the old one acks now counts for nothing.
+    // Acks at the old owner have no effect now.
     for receipt in receipts {
         receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
@@ -116,7 +116,7 @@ async fn shard_that_is_not_handed_over_is_taken_by_force() {
     close(&b).await;
 }
 
-/// The process sleeps: its clock goes on, and nothing of it runs.
+/// The process sleeps: its clock continues, and nothing in it runs.
 #[tokio::test(start_paused = true)]
 async fn pause_longer_than_the_lease() {
     let script = Script::new(["one"]);
@@ -131,7 +131,7 @@ async fn pause_longer_than_the_lease() {
     };
     let other = table.worker("b");
     let taking_over = async {
-        // Another one has waited for its lease, read what it had read, and is done with it.
+        // Another worker has waited until the lease expired, read the shard, and is done with it.
         other.heartbeat(&Presence::default()).await.unwrap();
         let hold = table.row("one").and_then(|row| row.hold).unwrap();
         let claim = other.claim(&stream(), &"one".into(), crate::lease::ClaimFrom::Holder(&hold)).await.unwrap();
@@ -139,7 +139,7 @@ async fn pause_longer_than_the_lease() {
         let write = crate::lease::Commit::new(&lease, Some(Checkpoint::After(checkpoint(6))));
         other.commit(vec![write]).await.remove(0).unwrap();
     };
-    // The host asks first, before anything else of it has noticed.
+    // The host asks first, before anything else in the process has noticed.
     let asking = a.read(Demand::new(1000, secs(5)));
     let ((), batch, ()) = tokio::join!(biased; meanwhile, asking, taking_over);
     assert!(batch.unwrap().is_empty(), "what the other one has read is delivered");
@@ -149,7 +149,7 @@ async fn pause_longer_than_the_lease() {
         (table.holder("one"), table.checkpoint("one")),
         (Some("b".into()), Some(Checkpoint::After(checkpoint(6))))
     );
-    // The other one is gone, and it goes on behind it.
+    // The other worker is gone, and reading continues behind it.
     table.until_held("one", "a").await;
     assert_eq!(numbers(&a, 3).await, [10, 11, 12]);
     assert_eq!(bench.script.calls().last().unwrap().start, StartPosition::After(checkpoint(6)));
@@ -172,7 +172,7 @@ async fn worker_cut_off_beyond_its_lease_stores_and_reads_nothing() {
     assert!(frozen.elapsed() + secs(1) >= LEASE, "taken after {:?}", frozen.elapsed());
     assert_eq!(numbers(&b, 3).await, [1, 2, 3]);
     table.until("one", "stored", |row| row.checkpoint == Some(Checkpoint::After(checkpoint(3)))).await;
-    // The one before comes to, with an ack that is late: it stores nothing, and reads nothing.
+    // The former owner recovers, with a late ack: it stores nothing, and reads nothing.
     store.freeze(false);
     receipt.settle_in_test(Verdicts::ACK).unwrap();
     assert!(is_quiet(&a, 10 * MINUTE).await, "it still reads");
@@ -223,7 +223,7 @@ async fn expired_lease_stops_delivery() {
     sleep(secs(1)).await;
     store.freeze(true);
     sleep(LEASE + secs(1)).await;
-    // Another worker may read them by now.
+    // Another worker may read the shards by now.
     assert!(is_quiet(&a, MINUTE).await);
     store.freeze(false);
     assert_eq!(numbers(&a, 6).await, [1, 2, 3, 4, 5, 6]);
@@ -234,7 +234,7 @@ async fn expired_lease_stops_delivery() {
 async fn table_unreachable() {
     let script = Script::new(["one", "two"]);
     for shard in ["one", "two"] {
-        // Each subscription begins where the one before may have got to.
+        // Each subscription begins where the one before may have ended.
         let answer = |first: u64| {
             let numbers = move |at: u64| first + at * 10 + 1..=first + at * 10 + 10;
             body((0..200).flat_map(move |at| [records(numbers(at)), Piece::Wait(secs(1))]))
@@ -273,7 +273,7 @@ async fn table_unreachable() {
     assert_eq!(held(&table), before, "nothing was stored");
     let calls = bench.script.calls().len();
     table.close(false);
-    // What was acked is stored, and each goes on from there.
+    // The acked records are stored, and each shard continues from there.
     bench.script.called(calls + 2).await;
     for call in &bench.script.calls()[calls..] {
         let before = before.iter().find(|row| row.shard == call.shard).unwrap();
@@ -281,7 +281,7 @@ async fn table_unreachable() {
         let Some(Checkpoint::After(stored)) = &before.checkpoint else { panic!("{before:?}") };
         assert!(start > stored, "what was acked while the table was away is read again: {start} after {stored}");
     }
-    // Whoever sees the table first may have claimed both; then one of them goes back.
+    // The worker that sees the table first may have claimed both; then one of them moves back.
     table.until_counts(&["a", "b"], &[1, 1]).await;
     close(&a).await;
     close(&b).await;
@@ -291,7 +291,7 @@ async fn table_unreachable() {
 async fn renewal_during_two_minutes_of_backpressure() {
     let script = Script::new(["one", "two"]);
     for shard in ["one", "two"] {
-        // Each of many subscriptions: one that nothing is taken from is closed and opened again.
+        // There are many subscriptions, because one that is not read is closed and opened again.
         script.answer(shard, (0..20).map(|_| body((0..10).map(|at| records(at * 10 + 1..=at * 10 + 10)))));
     }
     let more = "enhanced_fan_out: {enabled: true, max_pending_records: 50}";
@@ -301,7 +301,7 @@ async fn renewal_during_two_minutes_of_backpressure() {
     table.until_held("two", "a").await;
     let epochs = |table: &Table| ["one", "two"].map(|shard| table.row(shard).unwrap().hold.unwrap().epoch);
     let before = epochs(&table);
-    // Nobody takes anything, and somebody else watches that may take shards, but none of these.
+    // No host takes anything, and another worker watches that may take shards, but none of these.
     let other = table.worker("b");
     let presence = Presence { explicit: true, ..reads("arn:orders") };
     let watching = async {
@@ -326,7 +326,7 @@ async fn merge_with_parents_on_two_workers() {
     let child: &[(&str, &[&str])] = &[("child", &["one", "two"])];
     let idle = |at| (0..12).flat_map(move |_| [Piece::Wait(secs(5)), event([], Some(at), &[])]);
     for shard in ["one", "two"] {
-        // Whoever gets it later goes on behind the second record.
+        // The next owner continues behind the second record.
         let first = std::iter::once(records(1..=2)).chain(idle(2)).chain([end([3], child)]);
         script.answer(shard, [body(first), body(idle(2).chain([end([3], child)]))]);
     }
@@ -388,7 +388,7 @@ async fn explicit_shard_after_crash() {
     let script = Script::new(["one", "two"]);
     script.answer("one", [body([records(1..=3), Piece::Hang])]);
     let (bench, table) = (Bench::new(script, "streams: ['orders:one']"), Table::new());
-    // Who read it is gone, without a word.
+    // The reader of the shard is gone without a release.
     let dead = table.worker("dead");
     dead.heartbeat(&Presence::default()).await.unwrap();
     dead.claim(&stream(), &"one".into(), crate::lease::ClaimFrom::Nobody).await.unwrap();
@@ -438,7 +438,7 @@ async fn restarted_worker_of_the_same_name_has_its_shards_at_once() {
     let before = bench.join(&table.worker("a")).await;
     table.until_held("one", "a").await;
     table.until_held("two", "a").await;
-    // Crashed: nothing is given back.
+    // This is a crash: nothing is released.
     before.keep.token().cancel();
     before.stop.token().cancel();
     let calls = bench.script.calls().len();
@@ -481,9 +481,9 @@ async fn row_of_a_shard_missing_from_the_last_listing_is_kept() {
     let (bench, table) = (Bench::new(Script::new(["one"]), ""), Table::new());
     let a = bench.join(&table.worker("a")).await;
     table.until_held("one", "a").await;
-    let beating = keeps_beating(table.worker("b"), reads("arn:orders"));
+    let beating = sends_heartbeats(table.worker("b"), reads("arn:orders"));
     sleep(secs(3)).await;
-    // A shard was born since, was read by a third worker, which stopped softly and told the others.
+    // A shard was created since and read by a third worker, which stopped gracefully and woke the others.
     bench.script.list(vec![
         listed("one", &[], false),
         listed("parent", &[], true),
@@ -498,7 +498,7 @@ async fn row_of_a_shard_missing_from_the_last_listing_is_kept() {
     sleep(2 * MINUTE).await;
     assert_eq!(table.checkpoint("child"), Some(Checkpoint::After(checkpoint(777))));
     drop(beating);
-    // It goes on where that one stopped.
+    // Reading continues where that worker stopped.
     table.until_held("child", "a").await;
     // The lease is in the table before the shard is read.
     bench.script.called_for("child").await;
@@ -506,7 +506,8 @@ async fn row_of_a_shard_missing_from_the_last_listing_is_kept() {
     close(&a).await;
 }
 
-/// Queries of rows take long, be it that the table is busy or that the looker sleeps meanwhile; the others beat all the time.
+/// Queries of rows are slow, because the table is busy or the worker sleeps meanwhile; the others send heartbeats all
+/// the time.
 #[tokio::test(start_paused = true)]
 async fn slow_rebalance_takes_nothing_from_live_workers() {
     for offset in [0, 700, 1400, 2100, 2800] {
@@ -534,7 +535,8 @@ async fn slow_rebalance_takes_nothing_from_live_workers() {
     }
 }
 
-/// Whoever claims a shard has beaten before. So whom a row shows that was read first, the workers show as alive.
+/// A worker that claims a shard has sent a heartbeat before. The workers that a row shows are therefore alive by the
+/// heartbeats that are read after it.
 #[tokio::test(start_paused = true)]
 async fn rebalance_reads_rows_before_heartbeats() {
     let script = Script::new(["one"]);
@@ -563,7 +565,7 @@ async fn worker_without_heartbeats_claims_nothing() {
     let (sa, sb) = (table.worker("a"), table.worker("b"));
     let (a, b) = (bench.join(&sa).await, bench.join(&sb).await);
     table.until_counts(&["a", "b"], &[1, 1]).await;
-    sb.trouble("beat", Some(Trouble::Fails));
+    sb.trouble("heartbeat", Some(Trouble::Fails));
     table.until_counts(&["a", "b"], &[2, 0]).await;
     sleep(MINUTE).await;
     let calls = bench.script.calls().len();
@@ -572,8 +574,8 @@ async fn worker_without_heartbeats_claims_nothing() {
     assert_eq!(table.counts(&["a", "b"]), [2, 0]);
     assert_eq!((table.calls("claim"), table.calls("ask")), before);
     assert!(bench.script.calls().len() - calls <= 6, "subscriptions open anew: {}", bench.script.calls().len() - calls);
-    // It is seen again.
-    sb.trouble("beat", None);
+    // Its heartbeats are seen again.
+    sb.trouble("heartbeat", None);
     table.until_counts(&["a", "b"], &[1, 1]).await;
     close(&a).await;
     close(&b).await;
@@ -589,7 +591,7 @@ async fn dead_requester_gets_nothing_and_may_be_replaced() {
     let a = bench.join(&table.worker("a")).await;
     take_and_ack(&a, 6).await;
     let held = table.row("one").and_then(|row| row.hold).unwrap();
-    // It asked, and died.
+    // The worker requested the shard, and died.
     assert!(table.worker("dead").ask(&stream(), &"one".into(), &held, None).await.unwrap());
     sleep(MINUTE).await;
     let looks = table.calls("workers");
@@ -627,14 +629,15 @@ async fn close_does_not_wait_for_unanswered_claims() {
     assert!(start.elapsed() <= secs(5), "it took {:?}", start.elapsed());
 }
 
-/// Killed, and started again under the same name to read something else: it shows itself, and knows nothing of its leases.
+/// The worker was killed, and restarted under the same name to read something else: it sends heartbeats, and knows
+/// nothing of its leases.
 #[tokio::test(start_paused = true)]
 async fn leases_of_an_earlier_process_are_taken_though_the_name_is_alive() {
     for presence in [reads("arn:other"), Presence { explicit: true, ..reads("arn:orders") }] {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
         let pod = table.worker("pod");
         pod.claim(&stream(), &"one".into(), crate::lease::ClaimFrom::Nobody).await.unwrap();
-        let beating = keeps_beating(pod, presence);
+        let beating = sends_heartbeats(pod, presence);
         let a = bench.join(&table.worker("a")).await;
         let start = Instant::now();
         table.until_held("one", "a").await;
@@ -664,7 +667,7 @@ async fn consumer_in_use_by_others_is_not_deregistered() {
     for (others, deregistered) in [(true, 0), (false, 1)] {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]).without_consumer(), more), Table::new());
         let a = bench.join(&table.worker("a")).await;
-        let elsewhere = keeps_beating(table.worker("elsewhere"), reads("arn:other"));
+        let elsewhere = sends_heartbeats(table.worker("elsewhere"), reads("arn:other"));
         if others {
             let b = bench.join(&table.worker("b")).await;
             table.until_counts(&["a", "b"], &[1, 1]).await;
@@ -679,7 +682,7 @@ async fn consumer_in_use_by_others_is_not_deregistered() {
     }
 }
 
-/// The service limits how many subscriptions a second it admits; that is nothing that a host should hear of.
+/// The service limits how many subscriptions a second it admits, which a host should not notice.
 #[tokio::test(start_paused = true)]
 async fn six_workers_start_together() {
     let shards: Vec<String> = (0..24).map(|number| format!("s{number:02}")).collect();
@@ -729,7 +732,7 @@ async fn rolling_restart_of_five_moves_as_few_shards_as_it_has_to() {
         let now: Vec<&str> = names.iter().map(String::as_str).collect();
         table.until_counts(&now, &[2; 5]).await;
         sleep(2 * PERIOD).await;
-        // Two go to others, and two to the new one.
+        // Two shards go to other workers, and two to the new one.
         assert_eq!(table.calls("claimed") - before, 4);
     }
     for session in &sessions {

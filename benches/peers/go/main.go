@@ -23,7 +23,7 @@ import (
 
 const consumer = "arn:aws:kinesis:us-east-1:000000000000:stream/bench/consumer/bench:1"
 
-// meter counts payload, and says what it cost: CPU time of the process, from the first tenth of the bytes to the last.
+// meter counts payload, and reports its cost: CPU time of the process, from the first tenth of the bytes to the last.
 type meter struct {
 	sync.Mutex
 	goal, bytes, startBytes int64
@@ -44,7 +44,7 @@ func (m *meter) count(bytes int64) {
 	if m.bytes >= m.goal {
 		cpu, seconds := cpuSeconds()-m.startCPU, time.Since(m.start).Seconds()
 		fmt.Printf("{\"bytes\":%d,\"cpu_seconds\":%.2f,\"seconds\":%.3f}\n", m.bytes-m.startBytes, cpu, seconds)
-		// Whoever measures looks at this process from outside before it goes.
+		// The measuring process looks at this one from outside before it ends.
 		os.Stdin.Read(make([]byte, 1))
 		os.Exit(0)
 	}

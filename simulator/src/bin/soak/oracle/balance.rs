@@ -8,12 +8,12 @@ use kinesis_simulator::{RowWritten, Time};
 
 use super::{Broken, Oracle};
 
-/// The time after a worker's start within which shards may not be requested.
+/// The longest time after a worker's start during which no shard may be requested.
 const SETTLE: Duration = Duration::from_secs(10);
 /// Claims of one worker within this time belong to at most two rebalances.
 const BURST: Duration = Duration::from_millis(300);
 /// The fewest free shards of which two rebalances leave some.
-const ENOUGH_FOR_TWO_ROUNDS: usize = 4;
+const ENOUGH_FOR_TWO_REBALANCES: usize = 4;
 /// The largest age of the table that a worker acts on.
 const OLDEST_READ: Duration = Duration::from_secs(2);
 
@@ -51,13 +51,13 @@ impl Oracle {
             _ => (now, free, 1),
         };
         known.burst = Some((begin, free, claimed));
-        if claimed >= free && free >= ENOUGH_FOR_TWO_ROUNDS {
+        if claimed >= free && free >= ENOUGH_FOR_TWO_REBALANCES {
             let what = format!("{by} claimed all {free} shards that were free within {:?}", now.since(begin));
             self.violate(Broken::Unbalanced, what);
         }
     }
 
-    /// Notes that a worker requests a shard, or that a request is withdrawn.
+    /// Notes that a worker requests a shard.
     pub(super) fn note_request(&mut self, id: u32, row: &RowWritten<'_>, requester: Option<&str>) {
         let Some(requester) = requester else { return };
         let now = self.now;

@@ -24,7 +24,7 @@ import software.amazon.kinesis.metrics.NullMetricsFactory;
 import software.amazon.kinesis.processor.ShardRecordProcessor;
 import software.amazon.kinesis.processor.SingleStreamTracker;
 
-/** The KCL with its defaults, but for what would call somebody outside: metrics, and the worker's own figures. */
+/** The KCL with its defaults, except for what would call other services: metrics, and the worker's own figures. */
 public final class Kcl {
     public static void main(String[] arguments) {
         URI endpoint = URI.create(arguments[0]);
@@ -36,7 +36,7 @@ public final class Kcl {
                 .region(Region.US_EAST_1).endpointOverride(endpoint).credentialsProvider(credentials));
         DynamoDbAsyncClient dynamo = DynamoDbAsyncClient.builder()
                 .region(Region.US_EAST_1).endpointOverride(table).credentialsProvider(credentials).build();
-        // Never called: the metrics go nowhere.
+        // This is never called, because the metrics are discarded.
         CloudWatchAsyncClient cloudWatch = CloudWatchAsyncClient.builder()
                 .region(Region.US_EAST_1).endpointOverride(table).credentialsProvider(credentials).build();
         var tracker = new SingleStreamTracker("bench",

@@ -5,9 +5,9 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.BitSet;
 
-/** Counts payload, and says what it cost: CPU time of the process, from the end of the warm-up to the last byte. */
+/** Counts payload, and reports its cost: CPU time of the process, from the end of the warm-up to the last byte. */
 final class Meter {
-    /** A virtual machine needs some seconds before it runs as fast as it will. */
+    /** The time that a virtual machine needs to reach its speed. */
     private static final double WARM_UP_SECONDS = 5;
 
     private final long goal;
@@ -24,7 +24,7 @@ final class Meter {
         this.shards = shards;
     }
 
-    /** Counts what a shard brought. Ends the program once there is enough. */
+    /** Counts the records of a shard. Ends the program once there is enough. */
     synchronized void count(int shard, long more) {
         if (seen.isEmpty()) {
             firstNanos = System.nanoTime();
@@ -43,11 +43,11 @@ final class Meter {
             double seconds = (System.nanoTime() - startNanos) / 1e9;
             System.out.printf("{\"bytes\":%d,\"cpu_seconds\":%.2f,\"seconds\":%.3f}%n", bytes - startBytes, cpu, seconds);
             System.out.flush();
-            // Whoever measures looks at this process from outside before it goes.
+            // The measuring process looks at this one from outside before it ends.
             try {
                 System.in.read();
             } catch (IOException ignored) {
-                // It is gone.
+                // The measuring process is gone.
             }
             Runtime.getRuntime().halt(0);
         }

@@ -54,7 +54,7 @@ public final class Reader {
         reader.write();
         DynamoDbAsyncClient dynamo = DynamoDbAsyncClient.builder()
                 .region(Region.EU_WEST_1).endpointOverride(table).credentialsProvider(credentials).build();
-        // Never called: the metrics go nowhere.
+        // This is never called, because the metrics are discarded.
         CloudWatchAsyncClient cloudWatch = CloudWatchAsyncClient.builder()
                 .region(Region.EU_WEST_1).endpointOverride(table).credentialsProvider(credentials).build();
         var tracker = new SingleStreamTracker(reader.stream,
