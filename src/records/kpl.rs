@@ -125,7 +125,7 @@ impl Survey {
         let mut survey = Self::default();
         let mut last = 0;
         let mut cursor = Cursor { data, at: body.start, end: body.end };
-        while let Some((number, value)) = cursor.field()? {
+        while let Some((number, value)) = cursor.field().ok()? {
             let (at @ KEYS..=RECORDS, Field::Bytes(content)) = (number, value) else {
                 last = 0;
                 continue;
@@ -170,7 +170,7 @@ impl Survey {
         let mut cursor = Cursor { data, at: body.start, end: body.end };
         loop {
             let tag_at = cursor.at;
-            let Some((number, value)) = cursor.field().flatten() else { break };
+            let Ok(Some((number, value))) = cursor.field() else { break };
             let (at @ KEYS..=RECORDS, Field::Bytes(content)) = (number, value) else { continue };
             let kind = at as usize - 1;
             if seen[kind].is_multiple_of(strides[kind]) {
@@ -279,9 +279,9 @@ impl Fields {
         let at = *self.offsets.get((index / self.stride) as usize)? as usize;
         let mut cursor = Cursor { data, at, end: data.len().checked_sub(SUM_LEN)? };
         for _ in 0..index % self.stride {
-            cursor.field()??;
+            cursor.field().ok()??;
         }
-        match cursor.field()?? {
+        match cursor.field().ok()?? {
             (_, Field::Bytes(content)) => Some(content),
             _ => None,
         }
@@ -293,7 +293,7 @@ impl Fields {
 fn record(data: &[u8], content: Range<usize>) -> Option<(u64, Option<u64>, Range<usize>)> {
     let (mut key, mut hash_key, mut payload) = (None, None, None);
     let mut cursor = Cursor { data, at: content.start, end: content.end };
-    while let Some((number, value)) = cursor.field()? {
+    while let Some((number, value)) = cursor.field().ok()? {
         match (number, value) {
             (1, Field::Number(index)) => key = Some(index),
             (2, Field::Number(index)) => hash_key = Some(index),
@@ -314,6 +314,10 @@ enum Field {
     Other,
 }
 
+/// The error of bytes that are not protobuf.
+#[derive(Debug)]
+struct NotProtobuf;
+
 /// Reads protobuf fields.
 #[derive(Debug)]
 struct Cursor<'a> {
@@ -323,13 +327,14 @@ struct Cursor<'a> {
 }
 
 impl Cursor<'_> {
-    /// Reads the next field. `Some(None)` means that there is none, and `None` that this is not protobuf.
-    fn field(&mut self) -> Option<Option<(u64, Field)>> {
+    /// Reads the next field; `None` at the end.
+    fn field(&mut self) -> Result<Option<(u64, Field)>, NotProtobuf> {
         if self.at >= self.end {
-            return Some(None);
+            return Ok(None);
         }
-        let (number, wire) = self.tag()?;
-        Some(Some((number, self.value(number, wire, 0)?)))
+        let (number, wire) = self.tag().ok_or(NotProtobuf)?;
+        let value = self.value(number, wire, 0).ok_or(NotProtobuf)?;
+        Ok(Some((number, value)))
     }
 
     fn tag(&mut self) -> Option<(u64, u64)> {

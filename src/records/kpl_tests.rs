@@ -1,5 +1,7 @@
 //! Are aggregates read as the KPL writes them, and is everything else left as it is?
 
+use std::fmt::Write;
+
 use md5::{Digest, Md5};
 use proptest::prelude::*;
 use serde_json::Value as Json;
@@ -20,6 +22,14 @@ fn rows(records: &[&[u8]]) -> Rows {
         filling.end((100 + at).to_string().as_bytes(), Some(b"outer"), Some(7)).unwrap();
     }
     filling.finish().unwrap()
+}
+
+fn hex(data: &[u8]) -> String {
+    let mut hex = String::new();
+    for byte in data {
+        write!(hex, "{byte:02x}").unwrap();
+    }
+    hex
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -52,7 +62,7 @@ fn delivered(rows: &Rows, drops: bool) -> Vec<Json> {
     let records = rows.iter().filter(|record| !(drops && record.is_outside()));
     let each = records.map(|record| {
         assert_eq!((record.sequence(), record.arrival_millis()), ("100", Some(7)));
-        let data: String = record.data().iter().map(|byte| format!("{byte:02x}")).collect();
+        let data = hex(&record.data());
         let mut json = serde_json::json!({ "pk": record.partition_key(), "data_hex": data });
         if let Some(sub) = record.sub_sequence_number() {
             json["sub"] = sub.into();

@@ -148,7 +148,8 @@ impl OwnedShard {
         let moved = checkpoint.is_some() && checkpoint != self.stored;
         let old = self.stored_at.elapsed() >= idle;
         let renew = old && (moved || renews);
-        if !renew && !(moved && done > self.stored_done) {
+        let is_due = renew || moved && done > self.stored_done;
+        if !is_due {
             return None;
         }
         let checkpoint = checkpoint.filter(|_| moved);

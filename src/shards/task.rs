@@ -157,10 +157,9 @@ async fn deliver(
     let ordinals = |rows: &Range<usize>| base + rows.start as u64..base + rows.end as u64;
     for (fate, run) in fates {
         match fate {
-            Fate::Deliver => {}
+            Fate::Deliver | Fate::Done => {}
             Fate::Early => progress.meter.skipped(run.len()),
             Fate::Outside => progress.meter.out_of_range(run.len()),
-            Fate::Done => {}
         }
         if fate != Fate::Deliver {
             progress.ack(ordinals(&run));

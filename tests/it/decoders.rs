@@ -570,7 +570,8 @@ fn sdk_and_ours_recognize_the_same_kinds_of_frames() {
 
 #[test]
 fn seeds_of_the_fuzzer_pass() {
-    let checks: [(_, fn(&[u8])); 3] =
+    type Check = fn(&[u8]);
+    let checks: [(&str, Check); 3] =
         [("event", event::check_input), ("frames", frames::check_input), ("kpl", kpl::check_input)];
     for (folder, check) in checks {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(folder);
