@@ -40,7 +40,7 @@ pub fn watch(arguments: &Arguments) -> Result<(), AnyError> {
         let mut least = None;
         for shards in &arguments.shards {
             let load = Load {
-                shape: Shape { record_bytes: 16, event_bytes: 16 },
+                shape: Shape { record_bytes: 16, event_bytes: 16, user_record_bytes: None },
                 shards: *shards,
                 bytes_per_shard: 1,
                 rate: None,

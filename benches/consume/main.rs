@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo bench --bench consume                                  # the table
 //! cargo bench --bench consume -- --record-bytes 1024 --shards 10,100,1000
+//! cargo bench --bench consume -- --record-bytes 10240 --aggregated 200 --paths ours
 //! cargo bench --bench consume -- --peers                       # and consumers in other languages
 //! cargo bench --bench consume -- --measure blocked --shards 1000
 //! cargo bench --bench consume -- --measure flood --shards 1000
@@ -52,6 +53,9 @@ struct Arguments {
     /// Payload of an event, in KiB.
     #[arg(long, default_value_t = 256)]
     event_bytes: usize,
+    /// Each record is a KPL aggregate of user records of this size.
+    #[arg(long)]
+    aggregated: Option<usize>,
     /// Numbers of shards to try.
     #[arg(long, value_delimiter = ',', default_values_t = [4])]
     shards: Vec<usize>,
@@ -108,7 +112,8 @@ enum Role {
 impl Arguments {
     /// Shards that send as fast as the windows allow, indefinitely.
     fn load(&self, record_bytes: usize, shards: usize) -> Load {
-        let shape = Shape { record_bytes, event_bytes: self.event_bytes << 10 };
+        let (event_bytes, user_record_bytes) = (self.event_bytes << 10, self.aggregated);
+        let shape = Shape { record_bytes, event_bytes, user_record_bytes };
         Load { shape, shards, bytes_per_shard: u64::MAX, rate: None, rising: false }
     }
 }

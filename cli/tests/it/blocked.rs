@@ -45,7 +45,7 @@ async fn outputs_blocked_with_1000_shards() {
     let certificate = folder.path().join("certificate");
     std::fs::write(&certificate, key.cert.pem()).unwrap();
     let load = Load {
-        shape: Shape { record_bytes: 1024, event_bytes: 256 << 10 },
+        shape: Shape { record_bytes: 1024, event_bytes: 256 << 10, user_record_bytes: None },
         shards: SHARDS,
         bytes_per_shard: u64::MAX,
         rate: None,

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::aggregate::aggregate;
 use crate::frame as write;
 
 /// The mark of a record whose data begins with the time at which the server wrote it.
@@ -14,12 +15,17 @@ const STAMP_CHARS: usize = 16;
 /// The number of digits of a sequence number that count; those before are always the same.
 const COUNTED: usize = 20;
 
+/// What a user record of some hundred bytes takes in an aggregate beside its data.
+const USER_RECORD_OVERHEAD: usize = 8;
+
 /// The composition of the events of a stream.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Shape {
     pub record_bytes: usize,
     /// The approximate payload of an event.
     pub event_bytes: usize,
+    /// The size of the user records that each record holds, if it is an aggregate.
+    pub user_record_bytes: Option<usize>,
 }
 
 /// The event stream of one subscription.
@@ -48,11 +54,11 @@ pub struct Event {
 }
 
 impl Stream {
-    pub fn new(Shape { record_bytes, event_bytes }: Shape) -> Self {
+    pub fn new(Shape { record_bytes, event_bytes, user_record_bytes }: Shape) -> Self {
         let records = (event_bytes / record_bytes.max(1)).max(1);
-        let events = (0..4).map(|at| event(records, record_bytes, at)).collect();
+        let events = (0..4).map(|at| event(records, record_bytes, user_record_bytes, at)).collect();
         let initial = write::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"{}").into();
-        Self { initial, events, records, payload_bytes: records * record_bytes, idle: event(0, 0, 0).frame }
+        Self { initial, events, records, payload_bytes: records * record_bytes, idle: event(0, 0, None, 0).frame }
     }
 }
 
@@ -91,7 +97,7 @@ pub fn counted(sequence: &str) -> Option<u64> {
 }
 
 /// An event of these records. Writing to a string can't fail.
-fn event(records: usize, record_bytes: usize, at: u64) -> Event {
+fn event(records: usize, record_bytes: usize, user_record_bytes: Option<usize>, at: u64) -> Event {
     let mut json = String::from(r#"{"Records":["#);
     let mut digits = Vec::new();
     let mut first_data = None;
@@ -104,11 +110,19 @@ fn event(records: usize, record_bytes: usize, at: u64) -> Event {
             json.push(',');
         }
         let mut random = fastrand::Rng::with_seed(at * 1_000_000 + record as u64);
-        let data: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(record_bytes).collect();
+        let mut bytes = |len: usize| -> Vec<u8> { std::iter::repeat_with(|| random.u8(..)).take(len).collect() };
+        let data = match user_record_bytes {
+            None => bytes(record_bytes),
+            Some(len) => {
+                let count = (record_bytes / (len + USER_RECORD_OVERHEAD)).max(1);
+                aggregate((0..count).map(|_| (format!("key-{record}"), bytes(len))))
+            }
+        };
         json.push_str(r#"{"SequenceNumber":""#);
         sequence(&mut json, &mut digits, at * records as u64 + record as u64);
         let _ = write!(json, r#"","ApproximateArrivalTimestamp":1.7000000{record:05}E9,"Data":""#);
-        if record == 0 && record_bytes >= STAMP_CHARS {
+        // A time in an aggregate would not fit its checksum.
+        if record == 0 && record_bytes >= STAMP_CHARS && user_record_bytes.is_none() {
             first_data = Some(json.len());
         }
         let _ = write!(json, r#"{}","PartitionKey":"key-{record}"}}"#, base64_simd::STANDARD.encode_to_string(&data));
