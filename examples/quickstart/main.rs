@@ -6,6 +6,7 @@
 //! ```sh
 //! cargo run --release --example quickstart
 //! cargo run --release --example quickstart -- --records 200000 --kill
+//! cargo run --release --example quickstart -- --kpl --kill
 //! ```
 //!
 //! - `local`: the local Kinesis; `writer`: puts and reshards; `reader`: the pipeline; `check`: what arrived.
@@ -58,6 +59,9 @@ struct Arguments {
     /// Where the records go: a file, or `drop` to discard them. The default is a file in a temporary folder.
     #[arg(long, value_name = "FILE|drop")]
     output: Option<PathBuf>,
+    /// Pack records into aggregates, as the Kinesis Producer Library does.
+    #[arg(long)]
+    kpl: bool,
     /// Stop gracefully half-way, and continue from the checkpoint file.
     #[arg(long, conflicts_with = "kill")]
     restart: bool,
@@ -130,7 +134,7 @@ async fn quickstart(arguments: &Arguments, metrics: Metrics) -> Result<bool, Any
     let pipeline = folder.path().join("pipeline.yaml");
     std::fs::write(&pipeline, yaml(arguments, &server.endpoint(), folder.path(), &output))?;
     let start = Instant::now();
-    let writer = Writer::new(server.endpoint(), arguments.shards, record_bytes).await?;
+    let writer = Writer::new(server.endpoint(), arguments.shards, record_bytes, arguments.kpl).await?;
     let mut run = Run {
         arguments,
         pipeline,

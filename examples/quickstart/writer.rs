@@ -4,6 +4,7 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{PutRecordsRequestEntry, Shard, StreamStatus};
+use kinesis_testkit::aggregate::aggregate;
 use tokio::sync::watch;
 
 use crate::{AnyError, check};
@@ -13,16 +14,21 @@ pub const REGION: &str = "us-east-1";
 /// The most records and bytes of one call: the service limits the former, the local service the latter.
 const BATCH: (u64, usize) = (500, 1 << 20);
 
+/// The most user records in one aggregate.
+const PACKED: u64 = 10;
+
 /// Puts records `0..records`. There is one writer and one call at a time, because concurrent calls have no order.
 pub struct Writer {
     client: Client,
     record_bytes: usize,
+    /// Whether records are packed into aggregates, as the Kinesis Producer Library does.
+    packs: bool,
     /// The number of records that have been put.
     put: watch::Sender<u64>,
 }
 
 impl Writer {
-    pub async fn new(endpoint: String, shards: i32, record_bytes: usize) -> Result<Self, AnyError> {
+    pub async fn new(endpoint: String, shards: i32, record_bytes: usize, packs: bool) -> Result<Self, AnyError> {
         let config = aws_sdk_kinesis::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(REGION))
@@ -30,7 +36,7 @@ impl Writer {
             .http_client(aws_smithy_http_client::Builder::new().build_http())
             .endpoint_url(endpoint)
             .build();
-        let writer = Self { client: Client::from_conf(config), record_bytes, put: watch::channel(0).0 };
+        let writer = Self { client: Client::from_conf(config), record_bytes, packs, put: watch::channel(0).0 };
         writer.client.create_stream().stream_name(STREAM).shard_count(shards).send().await?;
         writer.until_active().await?;
         Ok(writer)
@@ -51,24 +57,47 @@ impl Writer {
     }
 
     async fn put(&self, from: u64, to: u64) -> Result<(), AnyError> {
-        let batch = BATCH.0.min((BATCH.1 / self.record_bytes.max(1)).max(1) as u64);
+        // An aggregate is a record, and has to fit into a call.
+        let packed = PACKED.min((BATCH.1 / (self.record_bytes + 32)) as u64).max(1);
+        let step = if self.packs { check::KEYS * packed } else { BATCH.0 };
         let mut start = from;
         while start < to {
-            let end = to.min(start + batch);
-            let entries = (start..end)
-                .map(|number| {
-                    PutRecordsRequestEntry::builder()
-                        .partition_key(format!("key-{}", check::key(number)))
-                        .data(Blob::new(check::data(number, self.record_bytes)))
-                        .build()
-                })
-                .collect::<Result<Vec<_>, _>>()?;
-            let answer = self.client.put_records().stream_name(STREAM).set_records(Some(entries)).send().await?;
-            if answer.failed_record_count().unwrap_or(0) > 0 {
-                return Err("the local Kinesis refused records".into());
+            let end = to.min(start + step);
+            let records = if self.packs { self.packed(start, end) } else { self.plain(start, end) };
+            let size = records.first().map_or(1, |(_, data)| data.len().max(1));
+            for batch in records.chunks((BATCH.1 / size).clamp(1, BATCH.0 as usize)) {
+                self.put_batch(batch).await?;
             }
             self.put.send_replace(end);
             start = end;
+        }
+        Ok(())
+    }
+
+    /// These records, each with its partition key.
+    fn plain(&self, start: u64, end: u64) -> Vec<(String, Vec<u8>)> {
+        (start..end).map(|number| (partition_key(number), check::data(number, self.record_bytes))).collect()
+    }
+
+    /// These records in aggregates, one for each partition key.
+    fn packed(&self, start: u64, end: u64) -> Vec<(String, Vec<u8>)> {
+        let first = start..end.min(start + check::KEYS);
+        let aggregates = first.map(|first| {
+            let numbers = (first..end).step_by(check::KEYS as usize);
+            let records = numbers.map(|number| (partition_key(number), check::data(number, self.record_bytes)));
+            (partition_key(first), aggregate(records))
+        });
+        aggregates.collect()
+    }
+
+    async fn put_batch(&self, records: &[(String, Vec<u8>)]) -> Result<(), AnyError> {
+        let entry = |(key, data): &(String, Vec<u8>)| {
+            PutRecordsRequestEntry::builder().partition_key(key).data(Blob::new(data.as_slice())).build()
+        };
+        let entries = records.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+        let answer = self.client.put_records().stream_name(STREAM).set_records(Some(entries)).send().await?;
+        if answer.failed_record_count().unwrap_or(0) > 0 {
+            return Err("the local Kinesis refused records".into());
         }
         Ok(())
     }
@@ -120,4 +149,8 @@ impl Writer {
             tokio::task::yield_now().await;
         }
     }
+}
+
+fn partition_key(number: u64) -> String {
+    format!("key-{}", check::key(number))
 }

@@ -160,6 +160,35 @@ async fn row_that_connect_wrote_is_continued_and_fenced() {
     assert_eq!((hold.worker.as_str(), hold.epoch), ("theirs", None));
 }
 
+/// Connect resumes behind the last whole record, and knows nothing of the attribute that names a part of one.
+#[tokio::test]
+async fn handed_to_connect_inside_an_aggregate() {
+    let local = Local::start().await;
+    let store = local.store("ours").await;
+    let number = |text: &str| SequenceNumber::new(text).unwrap();
+    let within = Some(Checkpoint::Within(Within { after: Some(number("99")), record: number("100"), sub: 3 }));
+    for (theirs, expected) in [
+        // It stored nothing: the part that is processed stays so.
+        (None, within.clone()),
+        (Some("100"), Some(Checkpoint::After(number("100")))),
+        (Some("250"), Some(Checkpoint::After(number("250")))),
+    ] {
+        let shard = ShardId::from(theirs.unwrap_or("nothing"));
+        let Claim::Owned(lease, _) = store.claim(&stream(), &shard, ClaimFrom::Nobody).await.unwrap() else { panic!() };
+        store.release(vec![Release::new(&lease, within.clone(), None)]).await.remove(0).unwrap();
+        let row = get(&store, "orders", shard.as_str()).await.unwrap();
+        assert_eq!((&row["SequenceNumber"], row.contains_key("ClientID")), (&text("99"), false));
+        if let Some(position) = theirs {
+            let update = store.table.update("orders", shard.as_str()).update_expression("SET SequenceNumber = :theirs");
+            update.expression_attribute_values(":theirs", text(position)).send().await.unwrap();
+        }
+        let Claim::Owned(_, checkpoint) = store.claim(&stream(), &shard, ClaimFrom::Nobody).await.unwrap() else {
+            panic!()
+        };
+        assert_eq!(checkpoint, expected, "{theirs:?}");
+    }
+}
+
 #[tokio::test]
 async fn renamed_stream_entry() {
     let local = Local::start().await;
