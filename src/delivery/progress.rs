@@ -91,6 +91,11 @@ impl Progress {
         }
     }
 
+    /// Keeps the positions behind what is acknowledged above gaps, because reading is about to stop.
+    pub(crate) fn keep_positions(&self) {
+        lock(&self.watermark).keep_positions();
+    }
+
     /// Waits until the record before the ordinal `end` may be delivered. Cancel safe.
     pub(crate) async fn room_for(&self, end: u64) {
         self.until(|watermark| watermark.room_for(end)).await;

@@ -50,12 +50,22 @@ pub(crate) struct Watermark<S> {
     next: u64,
     /// The first ordinal that is not acknowledged: all ordinals below are.
     low: u64,
-    /// The acknowledged ordinals above `low`, as disjoint ranges from start to end.
-    above: BTreeMap<u64, u64>,
+    /// The acknowledged ordinals above `low`, as disjoint ranges, by their start.
+    above: BTreeMap<u64, Above>,
+    /// Whether the ranges above know their positions.
+    keeps_positions: bool,
     /// The events with records at or above `low`, oldest first.
     marks: VecDeque<Mark<S>>,
     /// The position after the last record below `low`.
     place: Option<Checkpoint>,
+}
+
+/// A range of acknowledged ordinals above a gap.
+#[derive(Debug)]
+struct Above {
+    end: u64,
+    /// The checkpoint behind the last of them, if positions are kept.
+    checkpoint: Option<Checkpoint>,
 }
 
 #[derive(Debug)]
@@ -69,7 +79,15 @@ struct Mark<S> {
 impl<S: Sequences> Watermark<S> {
     /// Makes a watermark with this limit, which counts as at least 1.
     pub(crate) fn new(limit: u64) -> Self {
-        Self { limit: limit.max(1), next: 0, low: 0, above: BTreeMap::new(), marks: VecDeque::new(), place: None }
+        Self {
+            limit: limit.max(1),
+            next: 0,
+            low: 0,
+            above: BTreeMap::new(),
+            keeps_positions: false,
+            marks: VecDeque::new(),
+            place: None,
+        }
     }
 
     /// Takes an event of `count` records and returns their ordinals. It does not check the limit:
@@ -85,7 +103,7 @@ impl<S: Sequences> Watermark<S> {
             return ordinals;
         }
         self.marks.push_back(Mark { ordinals: ordinals.clone(), records, continuation });
-        self.pass();
+        self.pass(None);
         ordinals
     }
 
@@ -101,36 +119,62 @@ impl<S: Sequences> Watermark<S> {
         if start >= end {
             return;
         }
-        // The range is merged with its neighbors.
-        if let Some((before, before_end)) = self.above.range(..=start).next_back().map(|(a, b)| (*a, *b))
-            && before_end >= start
-        {
-            start = before;
-            end = end.max(before_end);
-            self.above.remove(&before);
+        // The range is merged with its neighbors, and its checkpoint is that of whichever ends last.
+        let before = self.above.range(..=start).next_back().filter(|(_, above)| above.end >= start);
+        start = before.map_or(start, |(before, _)| *before);
+        let mut kept = None;
+        while let Some(near) = self.above.range(start..=end).next().map(|(near, _)| *near) {
+            if let Some(near) = self.above.remove(&near)
+                && near.end >= end
+            {
+                (end, kept) = (near.end, Some(near.checkpoint));
+            }
         }
-        while let Some((after, after_end)) = self.above.range(start..=end).next().map(|(a, b)| (*a, *b)) {
-            end = end.max(after_end);
-            self.above.remove(&after);
-        }
+        let checkpoint = match kept {
+            Some(kept) => kept,
+            None if self.keeps_positions => self.checkpoint_before(end),
+            None => None,
+        };
         if start == self.low {
             self.low = end;
-            self.pass();
+            self.pass(checkpoint);
         } else {
-            self.above.insert(start, end);
+            self.above.insert(start, Above { end, checkpoint });
         }
     }
 
-    /// Moves the position behind `low`, and drops the events that are acknowledged completely.
-    fn pass(&mut self) {
+    /// Keeps the positions behind what is acknowledged above gaps from now on. They can only be told from the events,
+    /// and events in which something was not delivered are about to be dropped, because reading stops. Without this, what
+    /// is acknowledged above a gap would come again although the gap closes.
+    pub(crate) fn keep_positions(&mut self) {
+        self.keeps_positions = true;
+        let ends: Vec<(u64, u64)> = self.above.iter().map(|(start, above)| (*start, above.end)).collect();
+        for (start, end) in ends {
+            let checkpoint = self.checkpoint_before(end);
+            if let Some(above) = self.above.get_mut(&start) {
+                above.checkpoint = checkpoint;
+            }
+        }
+    }
+
+    /// The checkpoint behind the record before this ordinal, if its event exists.
+    fn checkpoint_before(&self, end: u64) -> Option<Checkpoint> {
+        let last = end.checked_sub(1)?;
+        let mark = self.marks.get(self.marks.partition_point(|mark| mark.ordinals.end <= last))?;
+        mark.records.checkpoint(last.checked_sub(mark.ordinals.start)? as usize)
+    }
+
+    /// Moves the position behind `low`, and drops the events that are acknowledged completely. `kept` is the checkpoint
+    /// behind `low`, if it was kept.
+    fn pass(&mut self, kept: Option<Checkpoint>) {
         while let Some(mark) = self.marks.pop_front_if(|mark| mark.ordinals.end <= self.low) {
             self.place = Some(Checkpoint::After(mark.continuation));
         }
-        // The position is taken now, while the event's records exist. If they are gone, the position stays an earlier
-        // one, from which some records would be read again.
+        // The position is taken now, while the event's records exist. If they are gone and no position was kept, it stays
+        // an earlier one, from which some records would be read again.
         if let Some(mark) = self.marks.front()
             && let Some(last) = self.low.checked_sub(mark.ordinals.start + 1)
-            && let Some(mut place) = mark.records.checkpoint(last as usize)
+            && let Some(mut place) = mark.records.checkpoint(last as usize).or(kept)
         {
             if let Checkpoint::Within(within) = &mut place
                 && within.after.is_none()
@@ -165,7 +209,7 @@ impl<S: Sequences> Watermark<S> {
     /// The number of records that are not acknowledged.
     #[cfg(test)]
     pub(crate) fn pending(&self) -> u64 {
-        let acked_above: u64 = self.above.iter().map(|(start, end)| end - start).sum();
+        let acked_above: u64 = self.above.iter().map(|(start, above)| above.end - start).sum();
         self.next - self.low - acked_above
     }
 }
@@ -231,6 +275,39 @@ mod tests {
         assert_eq!(watermark.checkpoint(), within(Some(75), 1));
         watermark.ack(5..6);
         assert_eq!(watermark.checkpoint(), Some(Checkpoint::After(number(80))));
+    }
+
+    /// An event whose records are dropped.
+    struct Dropped(std::rc::Rc<std::cell::Cell<bool>>);
+
+    impl Sequences for Dropped {
+        fn checkpoint(&self, index: usize) -> Option<Checkpoint> {
+            (!self.0.get()).then(|| Checkpoint::After(number(2000 + index as u64)))
+        }
+
+        fn oldest(&self, _: usize) -> Oldest {
+            Oldest { arrived: None, tracked_at: Instant::now() }
+        }
+    }
+
+    #[test]
+    fn ack_above_a_gap_counts_once_the_gap_closes_though_its_event_is_dropped() {
+        for (early, late) in
+            [(vec![3..5], vec![]), (vec![3..4], vec![4..5]), (vec![], vec![3..5]), (vec![4..5], vec![3..4])]
+        {
+            let dropped = std::rc::Rc::new(std::cell::Cell::new(false));
+            let mut watermark = Watermark::new(100);
+            watermark.track(Dropped(dropped.clone()), 3, number(1500));
+            watermark.track(Dropped(dropped.clone()), 9, number(2500));
+            early.into_iter().for_each(|ordinals| watermark.ack(ordinals));
+            watermark.keep_positions();
+            late.into_iter().for_each(|ordinals| watermark.ack(ordinals));
+            dropped.set(true);
+            assert_eq!(watermark.checkpoint(), None);
+            watermark.ack(0..3);
+            assert_eq!(watermark.checkpoint(), Some(Checkpoint::After(number(2001))));
+            assert_eq!((watermark.done(), watermark.pending()), (5, 7));
+        }
     }
 
     /// Tracks an event. Events start at 1000, 2000, …; the continuation of an event is its last number plus 500.

@@ -131,6 +131,8 @@ impl OwnedShard {
             }
         };
         if before == Phase::Reading && to > Phase::Reading {
+            // Before the events are dropped that were not delivered whole.
+            self.progress.keep_positions();
             self.stop.cancel();
             self.outbox.forget(&self.progress.names);
         }

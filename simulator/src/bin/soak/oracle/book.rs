@@ -35,8 +35,6 @@ pub(super) struct Ack {
     pub(super) by: String,
     pub(super) claim: u64,
     pub(super) at: Time,
-    /// The ordinal of this acknowledgement among all.
-    pub(super) order: u64,
 }
 
 /// A worker's claim of a shard.
@@ -158,13 +156,7 @@ impl Book {
         self.puts[self.unacked..].iter().filter(|put| !put.acked).count()
     }
 
-    /// The last record up to which a worker had acknowledged everything under its claim by this time, and whose
-    /// acknowledgement came after all those before it.
-    ///
-    /// The second condition makes allowance for a fault of the input: when a gap closes, the input can't name the
-    /// position behind the records acknowledged above the gap if these are only a part of an event and the rest of the
-    /// event is not in memory any more. This is so at a stop and at a hand-over. These records then come again, though
-    /// they must not.
+    /// The last record up to which a worker had acknowledged everything under its claim by this time.
     pub(super) fn acked_without_a_gap(
         &self,
         worker: &str,
@@ -173,14 +165,14 @@ impl Book {
         scope: Scope,
     ) -> Option<Position> {
         let begin = claim.start.map_or(0, |start| self.puts.partition_point(|put| put.number <= start));
-        let (mut last, mut position) = (0, None);
+        let mut position = None;
         for put in &self.puts[begin..] {
             let ack = put.last_ack.as_ref();
             let ack = ack.filter(|ack| ack.by == worker && ack.claim == claim.number && ack.at <= until);
             match ack {
-                Some(ack) if ack.order > last => (last, position) = (ack.order, Some(put.number)),
+                Some(_) => position = Some(put.number),
                 None if put.is_expected(scope) => break,
-                Some(_) | None => {}
+                None => {}
             }
         }
         position

@@ -127,8 +127,6 @@ pub(crate) struct Oracle {
     healthy_before: Vec<(Time, Time)>,
     /// When a shard was last claimed or released.
     last_move: Time,
-    /// The number of acknowledgements.
-    acks: u64,
     pub(crate) counts: Counts,
     pub(crate) violations: Vec<Violation>,
     /// Whether no record may come any more.
@@ -150,7 +148,6 @@ impl Oracle {
             healthy_since: None,
             healthy_before: Vec::new(),
             last_move: Time::default(),
-            acks: 0,
             counts: Counts::default(),
             violations: Vec::new(),
             all_done: false,
@@ -239,11 +236,10 @@ impl Oracle {
     pub(crate) fn acked(&mut self, now: Time, worker: &str, shard: &str, number: &str, claim: u64) {
         self.advance(now);
         let Some((id, at)) = self.find(shard, number) else { return };
-        self.acks += 1;
-        let (scope, order) = (self.scope, self.acks);
+        let scope = self.scope;
         if let Some(book) = self.books.get_mut(&id) {
             book.puts[at].acked = true;
-            book.puts[at].last_ack = Some(Ack { by: worker.to_owned(), claim, at: now, order });
+            book.puts[at].last_ack = Some(Ack { by: worker.to_owned(), claim, at: now });
             if let Some(in_flight) = book.in_flight.get_mut(&claim) {
                 in_flight.records.remove(&at);
                 in_flight.nacks.remove(&at);
