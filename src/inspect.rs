@@ -4,11 +4,11 @@
 //! behind each shard is, and releases the leases of a worker that is gone for good.
 //!
 //! ```no_run
-//! # async fn look() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn show() -> Result<(), Box<dyn std::error::Error>> {
 //! use kinesis_input::inspect::{LeaseTable, TableAt};
 //!
 //! let table = LeaseTable::open(&TableAt { table: "leases".into(), ..TableAt::default() }).await?;
-//! let mut seen = table.look(None).await?;
+//! let mut seen = table.overview(None).await?;
 //! table.ask_how_far_behind(&mut seen).await;
 //! println!("{} shards, {} workers", seen.shards.len(), seen.workers.len());
 //! # Ok(())
@@ -127,7 +127,7 @@ impl LeaseTable {
     /// # Errors
     ///
     /// An error is returned when the table can't be read.
-    pub async fn look(&self, stream: Option<&str>) -> Result<Overview, InspectError> {
+    pub async fn overview(&self, stream: Option<&str>) -> Result<Overview, InspectError> {
         Ok(self.table.overview(stream).await?)
     }
 
@@ -182,14 +182,14 @@ impl LeaseTable {
     /// An error is returned when the worker is alive or unknown, or when the table can't be read or written. Leases
     /// that were released before the error stay released.
     pub async fn release(&self, worker: &str, watched: Duration) -> Result<Released, InspectError> {
-        let before = self.look(None).await?;
+        let before = self.overview(None).await?;
         let (shards, shown) = before.of(worker);
         if shards.is_empty() && shown.is_none() {
             return Err(InspectError::NoSuchWorker(worker.to_owned()));
         }
         let until = deadline(long_enough(watched, shown));
         loop {
-            let now = self.look(None).await?;
+            let now = self.overview(None).await?;
             let renewed = |shard: &SeenShard| {
                 let same = shards.iter().find(|old| (&old.stream, &old.shard) == (&shard.stream, &shard.shard));
                 same.is_none_or(|old| old.lease_until != shard.lease_until)

@@ -22,7 +22,7 @@ mod sync {
 
 use pool::{Acquire, Permit, Pool};
 
-/// One schedule is enough for what happens in one task.
+/// One schedule is enough for a test with one task.
 fn alone(test: impl Fn() + Send + Sync + 'static) {
     shuttle::check_random(test, 1);
 }
@@ -126,8 +126,8 @@ fn waiting_records_are_not_queued_behind_waiting_bytes() {
     });
 }
 
-/// Tasks that take, hold and give back, some of which give up while they wait: at any point, in any order, nobody
-/// waits for ever, the bound holds, and in the end everything is back.
+/// Tasks take, hold and return permits, and some of them give up while they wait: at any point, in any order, no task
+/// waits indefinitely, the bound holds, and in the end all permits are returned.
 #[test]
 fn cancelled_waiters() {
     shuttle::check_random(

@@ -88,7 +88,7 @@ pub(crate) async fn leases(arguments: &Leases) -> Result<String, (Exit, String)>
 }
 
 async fn show(table: &LeaseTable, arguments: &Leases) -> Result<String, Refusal> {
-    let mut seen = table.look(arguments.stream.as_deref()).await?;
+    let mut seen = table.overview(arguments.stream.as_deref()).await?;
     if !arguments.table_only {
         table.ask_how_far_behind(&mut seen).await;
     }
@@ -97,7 +97,7 @@ async fn show(table: &LeaseTable, arguments: &Leases) -> Result<String, Refusal>
 
 async fn release(table: &LeaseTable, worker: &str, arguments: &Leases) -> Result<String, Refusal> {
     if !arguments.yes {
-        let seen = table.look(None).await?;
+        let seen = table.overview(None).await?;
         let held = seen.shards.iter().filter(|shard| shard.owner.as_deref() == Some(worker)).count();
         let shown = seen.workers.iter().find(|shown| shown.worker == worker);
         if held == 0 && shown.is_none() {

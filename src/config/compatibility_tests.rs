@@ -1,4 +1,4 @@
-//! Does a block written for Redpanda Connect or Bento load unchanged and mean the same?
+//! Tests that a block written for Redpanda Connect or Bento loads unchanged and means the same.
 
 use super::Config;
 use super::tests::parse;

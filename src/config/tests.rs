@@ -1,4 +1,4 @@
-//! Is the block read as the contract says, and are errors reported where they are?
+//! Tests that the block is read as the contract says, and that errors are reported where they are.
 
 use std::time::Duration as StdDuration;
 

@@ -1,4 +1,4 @@
-//! Does the outbox keep its order, its limits and its promises when a call is dropped?
+//! Tests of the outbox: its order, its limits, and calls that are dropped.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use crate::records::{KinesisRecord, RecordTable};
 const HOUR: Duration = Duration::from_hours(1);
 
 /// Makes leases that never expire.
-fn good() -> Arc<LeaseValidity> {
+fn unlimited() -> Arc<LeaseValidity> {
     Arc::new(LeaseValidity::unlimited())
 }
 
@@ -95,8 +95,8 @@ async fn is_empty(outbox: &Arc<Outbox>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_wait_as_the_cap_allows_and_the_next_when_one_is_taken() {
-    let outbox = Arc::new(Outbox::new(2, good()));
+async fn push_beyond_the_cap_waits_until_a_delivery_is_taken() {
+    let outbox = Arc::new(Outbox::new(2, unlimited()));
     let pool = pool();
     let (mut one, mut other) = (Shard::new(&outbox, &pool, "one"), Shard::new(&outbox, &pool, "other"));
     one.push([1]).await;
@@ -109,14 +109,14 @@ async fn as_many_wait_as_the_cap_allows_and_the_next_when_one_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_cap_a_delivery_is_handed_over_directly() {
-    let outbox = Arc::new(Outbox::new(0, good()));
+async fn delivery_without_a_cap_waits_for_a_reader() {
+    let outbox = Arc::new(Outbox::new(0, unlimited()));
     let mut shard = Shard::new(&outbox, &pool(), "one");
     let delivery = shard.delivery([1, 2, 3]).await;
     let mut pushed = Box::pin(shard.lane.push(delivery));
     tokio::time::sleep(HOUR).await;
-    assert!(now(pushed.as_mut()).is_none(), "somebody took it whom nobody knows");
-    // The delivery is larger than the demand: its rest comes next, and the task that added it continues meanwhile.
+    assert!(now(pushed.as_mut()).is_none(), "the delivery was taken without a reader");
+    // The delivery is larger than the demand: the remainder comes next, and the task that added it continues meanwhile.
     let (_, first, _first_receipt) = next(&outbox, 2).await;
     assert_eq!((first, now(pushed.as_mut())), (vec![1, 2], Some(Ok(()))));
     drop(pushed);
@@ -132,9 +132,9 @@ async fn without_a_cap_a_delivery_is_handed_over_directly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_waits_is_handed_what_comes() {
+async fn waiting_reader_receives_the_next_delivery() {
     for cap in [0, 8] {
-        let outbox = Arc::new(Outbox::new(cap, good()));
+        let outbox = Arc::new(Outbox::new(cap, unlimited()));
         let mut shard = Shard::new(&outbox, &pool(), "one");
         let start = Instant::now();
         let ((_, came, _receipt), ()) = tokio::join!(next(&outbox, 10), async {
@@ -147,7 +147,7 @@ async fn a_reader_that_waits_is_handed_what_comes() {
 
 #[tokio::test(start_paused = true)]
 async fn every_shard_has_its_turn() {
-    let outbox = Arc::new(Outbox::new(64, good()));
+    let outbox = Arc::new(Outbox::new(64, unlimited()));
     let pool = pool();
     let (mut busy, mut rare) = (Shard::new(&outbox, &pool, "busy"), Shard::new(&outbox, &pool, "rare"));
     for number in 1..=20 {
@@ -162,12 +162,12 @@ async fn every_shard_has_its_turn() {
         receipts.push(receipt);
     }
     let turn = order.iter().position(|shard| shard == "rare").unwrap();
-    assert!(turn <= 1, "it came after {turn} of the other");
+    assert!(turn <= 1, "the rare shard came after {turn} deliveries of the busy one");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_larger_than_the_demand_comes_in_parts_and_takes_turns() {
-    let outbox = Arc::new(Outbox::new(64, good()));
+async fn delivery_larger_than_the_demand_is_split_and_takes_turns() {
+    let outbox = Arc::new(Outbox::new(64, unlimited()));
     let pool = pool();
     let (mut one, mut other) = (Shard::new(&outbox, &pool, "one"), Shard::new(&outbox, &pool, "other"));
     one.push(1..=7).await;
@@ -188,8 +188,8 @@ async fn what_is_larger_than_the_demand_comes_in_parts_and_takes_turns() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_refused_comes_before_what_is_new_of_its_shard() {
-    let outbox = Arc::new(Outbox::new(64, good()));
+async fn redelivery_precedes_new_records_of_its_shard() {
+    let outbox = Arc::new(Outbox::new(64, unlimited()));
     let mut shard = Shard::new(&outbox, &pool(), "one");
     for numbers in [1..=2, 3..=4, 5..=6, 7..=8] {
         shard.push(numbers).await;
@@ -211,8 +211,8 @@ async fn what_was_refused_comes_before_what_is_new_of_its_shard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_rests_after_a_nack_holds_up_nobody_else() {
-    let outbox = Arc::new(Outbox::new(1, good()));
+async fn shard_in_backoff_after_a_nack_does_not_block_other_shards() {
+    let outbox = Arc::new(Outbox::new(1, unlimited()));
     let pool = pool();
     let (mut bad, mut good) = (Shard::new(&outbox, &pool, "bad"), Shard::new(&outbox, &pool, "good"));
     bad.push([1]).await;
@@ -226,13 +226,13 @@ async fn a_shard_that_rests_after_a_nack_holds_up_nobody_else() {
     assert_eq!((shard.as_str(), start.elapsed()), ("good", Duration::ZERO));
     let (shard, again, _receipt) = next(&outbox, 10).await;
     assert_eq!((shard.as_str(), again), ("bad", vec![1]));
-    let rested = start.elapsed();
-    assert!(rested > Duration::from_millis(500) && rested < Duration::from_millis(1100), "{rested:?}");
+    let delay = start.elapsed();
+    assert!(delay > Duration::from_millis(500) && delay < Duration::from_millis(1100), "{delay:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_records_do_not_pass_one_that_rests_even_without_a_cap() {
-    let outbox = Arc::new(Outbox::new(0, good()));
+async fn new_records_do_not_overtake_a_redelivery_without_a_cap() {
+    let outbox = Arc::new(Outbox::new(0, unlimited()));
     let mut shard = Shard::new(&outbox, &pool(), "one");
     let ((_, first, receipt), ()) = tokio::join!(next(&outbox, 10), shard.push([1]));
     assert_eq!(first, [1]);
@@ -247,9 +247,9 @@ async fn new_records_do_not_pass_one_that_rests_even_without_a_cap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_that_is_dropped_has_taken_nothing() {
+async fn dropped_read_takes_nothing() {
     for cap in [0, 8] {
-        let outbox = Arc::new(Outbox::new(cap, good()));
+        let outbox = Arc::new(Outbox::new(cap, unlimited()));
         let mut shard = Shard::new(&outbox, &pool(), "one");
         let demand = Demand::new(10, HOUR);
         // The reader waits, is woken by a delivery, and is dropped before it is polled again.
@@ -267,8 +267,8 @@ async fn a_read_that_is_dropped_has_taken_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wake_up_that_a_dropped_read_got_goes_to_another() {
-    let outbox = Arc::new(Outbox::new(8, good()));
+async fn wake_up_of_a_dropped_read_goes_to_the_next_reader() {
+    let outbox = Arc::new(Outbox::new(8, unlimited()));
     let mut shard = Shard::new(&outbox, &pool(), "one");
     let demand = Demand::new(10, HOUR);
     let mut dropped = Box::pin(next_batch(&outbox, demand));
@@ -282,12 +282,12 @@ async fn a_wake_up_that_a_dropped_read_got_goes_to_another() {
     shard.push([1]).await;
     drop(dropped);
     assert_eq!(readers.join_next().await.unwrap().unwrap(), Ok(1));
-    assert_eq!(start.elapsed(), Duration::ZERO, "it was found when the wait was over, not when it came");
+    assert_eq!(start.elapsed(), Duration::ZERO, "the delivery was found at the end of the wait, not on arrival");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_push_that_is_dropped_leaves_nothing() {
-    let outbox = Arc::new(Outbox::new(1, good()));
+async fn dropped_push_leaves_nothing() {
+    let outbox = Arc::new(Outbox::new(1, unlimited()));
     let pool = pool();
     let mut shard = Shard::new(&outbox, &pool, "one");
     shard.push([1]).await;
@@ -307,8 +307,8 @@ async fn a_push_that_is_dropped_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lane_that_goes_takes_its_records_and_makes_room() {
-    let outbox = Arc::new(Outbox::new(1, good()));
+async fn dropped_lane_removes_its_records_and_makes_room() {
+    let outbox = Arc::new(Outbox::new(1, unlimited()));
     let pool = pool();
     let (mut gone, mut other) = (Shard::new(&outbox, &pool, "gone"), Shard::new(&outbox, &pool, "other"));
     gone.push([1]).await;
@@ -325,8 +325,8 @@ async fn a_lane_that_goes_takes_its_records_and_makes_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_after_its_lane_went_is_forgotten() {
-    let outbox = Arc::new(Outbox::new(1, good()));
+async fn nack_after_its_lane_was_dropped_is_discarded() {
+    let outbox = Arc::new(Outbox::new(1, unlimited()));
     let pool = pool();
     let mut shard = Shard::new(&outbox, &pool, "one");
     shard.push([1]).await;
@@ -338,12 +338,12 @@ async fn what_is_refused_after_its_lane_went_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_ends_every_wait_and_forgets_what_waits() {
-    let outbox = Arc::new(Outbox::new(1, good()));
+async fn close_ends_every_wait_and_discards_queued_records() {
+    let outbox = Arc::new(Outbox::new(1, unlimited()));
     let pool = pool();
     let mut shard = Shard::new(&outbox, &pool, "one");
     shard.push([1]).await;
-    let (_, _, out) = next(&outbox, 10).await;
+    let (_, _, in_flight) = next(&outbox, 10).await;
     let mut readers = tokio::task::JoinSet::new();
     for _ in 0..3 {
         let outbox = Arc::clone(&outbox);
@@ -362,7 +362,7 @@ async fn close_ends_every_wait_and_forgets_what_waits() {
     // The close waits for deliveries in flight.
     let mut returned = Box::pin(outbox.all_returned());
     assert!(now(returned.as_mut()).is_none());
-    out.settle_in_test(Verdicts::NACK).unwrap();
+    in_flight.settle_in_test(Verdicts::NACK).unwrap();
     assert!(now(returned.as_mut()).is_some());
     assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
 }
@@ -370,9 +370,9 @@ async fn close_ends_every_wait_and_forgets_what_waits() {
 /// One of two readers was woken for a delivery that is kept back. When that reader gives up or is dropped, the other
 /// one gets the delivery.
 #[tokio::test(start_paused = true)]
-async fn a_waiting_reader_is_woken() {
+async fn waiting_reader_gets_a_delayed_redelivery_after_another_gives_up() {
     for is_dropped in [false, true] {
-        let outbox = Arc::new(Outbox::new(64, good()));
+        let outbox = Arc::new(Outbox::new(64, unlimited()));
         let mut shard = Shard::new(&outbox, &pool(), "s");
         shard.push([1]).await;
         let (_, _, mut receipt) = next(&outbox, 10).await;
@@ -392,13 +392,13 @@ async fn a_waiting_reader_is_woken() {
             assert!(impatient.await.unwrap().is_empty());
         }
         let came = tokio::time::timeout(Duration::from_secs(2), patient).await;
-        assert_eq!(came.expect("it sleeps on").unwrap().len(), 1);
+        assert_eq!(came.expect("the patient reader was not woken").unwrap().len(), 1);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn longest_wait_is_a_wait() {
-    let outbox = Arc::new(Outbox::new(64, good()));
+async fn unlimited_wait_ends_when_a_record_arrives() {
+    let outbox = Arc::new(Outbox::new(64, unlimited()));
     let mut shard = Shard::new(&outbox, &pool(), "s");
     let reading = next_batch(&outbox, Demand::new(10, Duration::MAX));
     let mut reading = std::pin::pin!(reading);

@@ -182,7 +182,7 @@ mod tests {
     const EVENTS: u64 = 300;
 
     #[test]
-    fn what_is_acked_above_a_gap_is_not_kept() {
+    fn records_acked_above_a_gap_are_freed() {
         let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: "s".into() });
         let progress = Progress::new(Arc::clone(&names), u64::MAX, true);
         let event = |number: u64| {

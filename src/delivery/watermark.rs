@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_stored_before_something_is_acked() {
+    fn checkpoint_before_the_first_ack_is_none() {
         let mut watermark = Watermark::new(10);
         track(&mut watermark, 1, 3);
         assert_eq!(position(&watermark), None);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_an_event_is_stored_by_its_last_record_and_all_of_it_by_its_continuation() {
+    fn acked_event_is_stored_by_its_continuation_and_a_part_of_it_by_its_last_record() {
         let mut watermark = Watermark::new(10);
         track(&mut watermark, 1, 3);
         watermark.ack(0..2);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_records_moves_the_place_once_all_before_it_is_done() {
+    fn event_without_records_moves_the_position_once_all_before_it_is_acked() {
         let mut watermark = Watermark::new(10);
         track(&mut watermark, 1, 1);
         track(&mut watermark, 2, 0);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_from_the_oldest_that_is_not_acked() {
+    fn checkpoint_limit_counts_from_the_oldest_unacked_record() {
         let mut watermark = Watermark::new(4);
         track(&mut watermark, 1, 6);
         assert!(watermark.room_for(4) && !watermark.room_for(5));
@@ -386,7 +386,7 @@ mod tests {
                     })
                     .collect();
                 let mut before = None;
-                let mut look = || {
+                let mut check = || {
                     let place = position(&watermark.lock().unwrap());
                     assert!(before <= place, "from {before:?} back to {place:?}");
                     for (ordinal, settled) in settled.iter().enumerate() {
@@ -398,13 +398,13 @@ mod tests {
                     before = place;
                 };
                 for _ in 0..4 {
-                    look();
+                    check();
                     shuttle::thread::yield_now();
                 }
                 for host in hosts {
                     host.join().unwrap();
                 }
-                look();
+                check();
                 assert_eq!(before, Some(number(2501)));
             },
             2_000,

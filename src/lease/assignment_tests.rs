@@ -1,4 +1,4 @@
-//! Do plans keep what they promise, and do whole fleets settle?
+//! Tests of the assignment: the properties of a plan, and fleets that settle.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 fn counts(plan: &[Option<usize>], shards: &[Share<'_>], stream: usize, members: usize) -> Vec<usize> {
     let mut counts = vec![0; members];
     for (shard, member) in shards.iter().zip(plan).filter(|(shard, _)| shard.stream == stream) {
-        assert!(member.is_some(), "nobody is given {}", shard.name);
+        assert!(member.is_some(), "no worker is assigned {}", shard.name);
         counts[member.unwrap()] += 1;
     }
     counts
@@ -194,7 +194,7 @@ struct SimWorker {
     leases: BTreeMap<(Stream, ShardId), Lease>,
     asked: HashMap<(Stream, ShardId), Asked>,
     /// The second of its next rebalance. `heartbeat` is the second of its next heartbeat.
-    look: u32,
+    rebalance_at: u32,
     heartbeat: u32,
     wake_ups: u64,
     /// The calls since its last regular rebalance. `most_calls` is the largest such number.
@@ -255,7 +255,7 @@ impl Sim {
             liveness: Liveness::new(Duration::from_secs(LEASE.into())),
             leases: BTreeMap::new(),
             asked: HashMap::new(),
-            look: self.second + 1 + self.random.u32(0..2),
+            rebalance_at: self.second + 1 + self.random.u32(0..2),
             heartbeat: self.second + BEAT,
             wake_ups: 0,
             calls: 0,
@@ -273,8 +273,8 @@ impl Sim {
             if self.workers[at].heartbeat <= self.second {
                 self.heartbeat(at);
             }
-            if self.workers[at].look <= self.second {
-                self.look(at);
+            if self.workers[at].rebalance_at <= self.second {
+                self.rebalance(at);
             }
         }
     }
@@ -291,11 +291,11 @@ impl Sim {
         };
         if wake_ups != worker.wake_ups {
             worker.wake_ups = wake_ups;
-            worker.look = self.second;
+            worker.rebalance_at = self.second;
         }
     }
 
-    fn look(&mut self, at: usize) {
+    fn rebalance(&mut self, at: usize) {
         let clock = self.now();
         let before = lock(&self.table.core).calls;
         let worker = &mut self.workers[at];
@@ -373,7 +373,7 @@ impl Sim {
         }
         worker.calls += lock(&self.table.core).calls - before;
         worker.most_calls = worker.most_calls.max(worker.calls);
-        worker.look = if actions.more {
+        worker.rebalance_at = if actions.more {
             self.second + 1
         } else {
             worker.calls = 0;
@@ -405,7 +405,7 @@ impl Sim {
         within <= 1 && over_all <= 1 && owned == all
     }
 
-    /// Runs until all shards are balanced. Returns how many seconds that took.
+    /// Runs until all shards are balanced. Returns the seconds that this took.
     fn settle(&mut self, at_most: u32) -> u32 {
         let begin = self.second;
         while !self.is_balanced() {
@@ -451,7 +451,7 @@ impl Sim {
 }
 
 #[test]
-fn fleets_come_to_rest() {
+fn fleets_settle_without_further_moves() {
     println!("workers  shards      event            settled_s  moves  most_of_one  calls_a_worker");
     let fleets: [(usize, &[usize]); 9] = [
         (1, &[1]),
@@ -496,7 +496,7 @@ fn fleets_come_to_rest() {
         assert!(sim.total_moves() as usize <= all.div_ceil(workers + 1) + shards.len());
 
         if all > 1000 {
-            // The rest would take long and show nothing new.
+            // The other cases would take long and show nothing new.
             continue;
         }
         sim.forget_moves();

@@ -234,7 +234,7 @@ mod tests {
         Row { hold: Some(hold.clone()), ..Row::new("s", None) }
     }
 
-    fn look(liveness: &mut Liveness, now: Instant, workers: &[Worker], rows: &[Row]) {
+    fn observe(liveness: &mut Liveness, now: Instant, workers: &[Worker], rows: &[Row]) {
         liveness.look(now, workers, [(&stream(), rows)]);
     }
 
@@ -243,11 +243,11 @@ mod tests {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
         for second in [0, 10, 20, 30, 40] {
-            look(&mut liveness, start + second * SECOND, &[worker("a", u64::from(second))], &[row(&held)]);
+            observe(&mut liveness, start + second * SECOND, &[worker("a", u64::from(second))], &[row(&held)]);
         }
         let last = start + 40 * SECOND;
         assert!(!liveness.is_expired(&stream(), &"s".into(), &held, last + 29 * SECOND));
-        look(&mut liveness, last + 29 * SECOND, &[worker("a", 40)], &[row(&held)]);
+        observe(&mut liveness, last + 29 * SECOND, &[worker("a", 40)], &[row(&held)]);
         assert!(liveness.is_expired(&stream(), &"s".into(), &held, last + LEASE));
     }
 
@@ -256,7 +256,7 @@ mod tests {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         // The time in its stamp does not matter.
         let held = hold("a", Some(1), "1970-01-01T00:00:00Z");
-        look(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
+        observe(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
         assert!(!liveness.is_expired(&stream(), &"s".into(), &held, start + 29 * SECOND));
         assert!(!liveness.is_proven(&stream(), &"s".into(), &held, start));
         assert!(liveness.is_expired(&stream(), &"s".into(), &held, start + LEASE));
@@ -266,17 +266,17 @@ mod tests {
     fn holder_that_sends_heartbeats_is_proven() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
-        look(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
-        look(&mut liveness, start + SECOND, &[worker("a", 2)], &[row(&held)]);
+        observe(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
+        observe(&mut liveness, start + SECOND, &[worker("a", 2)], &[row(&held)]);
         assert!(liveness.is_proven(&stream(), &"s".into(), &held, start + SECOND));
     }
 
     #[test]
     fn leases_of_other_programs_are_judged_by_themselves() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
-        look(&mut liveness, start, &[], &[row(&hold("theirs", None, "1"))]);
+        observe(&mut liveness, start, &[], &[row(&hold("theirs", None, "1"))]);
         let renewed = hold("theirs", None, "2");
-        look(&mut liveness, start + 20 * SECOND, &[], &[row(&renewed)]);
+        observe(&mut liveness, start + 20 * SECOND, &[], &[row(&renewed)]);
         assert!(liveness.is_proven(&stream(), &"s".into(), &renewed, start + 20 * SECOND));
         // Other programs wait that long before they take a lease from each other or from this input.
         assert!(!liveness.is_expired(&stream(), &"s".into(), &renewed, start + 109 * SECOND));
@@ -288,14 +288,14 @@ mod tests {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
         for second in 0..90 {
-            look(&mut liveness, start + second * SECOND, &[worker("a", u64::from(second))], &[row(&held)]);
+            observe(&mut liveness, start + second * SECOND, &[worker("a", u64::from(second))], &[row(&held)]);
             assert!(!liveness.is_expired(&stream(), &"s".into(), &held, start + second * SECOND));
         }
-        look(&mut liveness, start + 90 * SECOND, &[worker("a", 90)], &[row(&held)]);
+        observe(&mut liveness, start + 90 * SECOND, &[worker("a", 90)], &[row(&held)]);
         assert!(liveness.is_expired(&stream(), &"s".into(), &held, start + 90 * SECOND));
         // A renewal makes the lease valid again.
         let renewed = hold("a", Some(1), "y");
-        look(&mut liveness, start + 91 * SECOND, &[worker("a", 91)], &[row(&renewed)]);
+        observe(&mut liveness, start + 91 * SECOND, &[worker("a", 91)], &[row(&renewed)]);
         assert!(!liveness.is_expired(&stream(), &"s".into(), &renewed, start + 91 * SECOND));
     }
 
@@ -306,9 +306,9 @@ mod tests {
             let held = hold("a", Some(1), "x");
             let mut shown = worker("a", 1);
             shown.presence.lease = Some(Duration::from_secs(lease));
-            look(&mut liveness, start, &[shown.clone()], &[row(&held)]);
+            observe(&mut liveness, start, &[shown.clone()], &[row(&held)]);
             let last = start + silent * SECOND;
-            look(&mut liveness, last, &[shown], &[row(&held)]);
+            observe(&mut liveness, last, &[shown], &[row(&held)]);
             assert!(!liveness.is_expired(&stream(), &"s".into(), &held, last) && liveness.is_alive(&"a".into(), last));
             assert_eq!(liveness.next_expiry(last), Some(last + SECOND));
             assert!(liveness.is_expired(&stream(), &"s".into(), &held, last + SECOND));
@@ -320,22 +320,22 @@ mod tests {
     fn removed_worker_is_alive_for_a_lease_period_after_its_last_sign() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let held = hold("a", Some(1), "x");
-        look(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
-        look(&mut liveness, start + 20 * SECOND, &[worker("a", 2)], &[row(&held)]);
-        look(&mut liveness, start + 25 * SECOND, &[], &[row(&held)]);
+        observe(&mut liveness, start, &[worker("a", 1)], &[row(&held)]);
+        observe(&mut liveness, start + 20 * SECOND, &[worker("a", 2)], &[row(&held)]);
+        observe(&mut liveness, start + 25 * SECOND, &[], &[row(&held)]);
         assert!(!liveness.is_expired(&stream(), &"s".into(), &held, start + 49 * SECOND));
         assert!(liveness.is_expired(&stream(), &"s".into(), &held, start + 50 * SECOND));
         // The worker has a row again.
-        look(&mut liveness, start + 51 * SECOND, &[worker("a", 2)], &[row(&held)]);
+        observe(&mut liveness, start + 51 * SECOND, &[worker("a", 2)], &[row(&held)]);
         assert!(!liveness.is_expired(&stream(), &"s".into(), &held, start + 51 * SECOND));
     }
 
     #[test]
     fn worker_that_renews_a_row_is_alive_without_heartbeats() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
-        look(&mut liveness, start, &[], &[row(&hold("a", Some(1), "x"))]);
+        observe(&mut liveness, start, &[], &[row(&hold("a", Some(1), "x"))]);
         let renewed = hold("a", Some(1), "y");
-        look(&mut liveness, start + 20 * SECOND, &[], &[row(&renewed)]);
+        observe(&mut liveness, start + 20 * SECOND, &[], &[row(&renewed)]);
         assert!(liveness.is_alive(&"a".into(), start + 49 * SECOND));
         assert!(!liveness.is_alive(&"a".into(), start + 50 * SECOND));
     }
@@ -344,10 +344,10 @@ mod tests {
     fn handed_over_lease_proves_nothing_of_its_new_owner() {
         let start = Instant::now();
         let mut liveness = Liveness::new(LEASE);
-        look(&mut liveness, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "1"))]);
+        observe(&mut liveness, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "1"))]);
         // The new owner was not seen before and has no row.
         let passed = hold("b", Some(2), "2");
-        look(&mut liveness, start + SECOND, &[worker("a", 2)], &[row(&passed)]);
+        observe(&mut liveness, start + SECOND, &[worker("a", 2)], &[row(&passed)]);
         let shard = row(&passed).shard;
         let later = start + SECOND * 2;
         assert!(!liveness.is_expired(&stream(), &shard, &passed, later), "it may be on its way");
@@ -358,8 +358,8 @@ mod tests {
     #[test]
     fn worker_with_heartbeats_is_not_alive_by_its_rows() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
-        look(&mut liveness, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "x"))]);
-        look(&mut liveness, start + 20 * SECOND, &[worker("a", 1)], &[row(&hold("a", Some(1), "y"))]);
+        observe(&mut liveness, start, &[worker("a", 1)], &[row(&hold("a", Some(1), "x"))]);
+        observe(&mut liveness, start + 20 * SECOND, &[worker("a", 1)], &[row(&hold("a", Some(1), "y"))]);
         assert!(!liveness.is_alive(&"a".into(), start + LEASE));
     }
 
@@ -367,9 +367,9 @@ mod tests {
     fn next_expiry_includes_rows_of_other_programs() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let rows = [row(&hold("theirs", None, "1"))];
-        look(&mut liveness, start, &[], &rows);
+        observe(&mut liveness, start, &[], &rows);
         assert_eq!(liveness.next_expiry(start), None);
-        look(&mut liveness, start + SECOND, &[], &rows);
+        observe(&mut liveness, start + SECOND, &[], &rows);
         assert_eq!(liveness.next_expiry(start + SECOND), Some(start + 90 * SECOND));
     }
 
@@ -378,11 +378,11 @@ mod tests {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let came = |liveness: &Liveness, second: u32| liveness.someone_came(10 * SECOND, start + second * SECOND);
         assert!(!came(&liveness, 0));
-        look(&mut liveness, start, &[], &[]);
+        observe(&mut liveness, start, &[], &[]);
         assert!(came(&liveness, 9) && !came(&liveness, 10));
-        look(&mut liveness, start + 20 * SECOND, &[worker("a", 1)], &[]);
+        observe(&mut liveness, start + 20 * SECOND, &[worker("a", 1)], &[]);
         assert!(came(&liveness, 29) && !came(&liveness, 30));
-        look(&mut liveness, start + 25 * SECOND, &[worker("a", 2)], &[]);
+        observe(&mut liveness, start + 25 * SECOND, &[worker("a", 2)], &[]);
         assert!(!came(&liveness, 30));
     }
 
@@ -390,19 +390,19 @@ mod tests {
     fn next_expiry_includes_leases_of_silent_workers() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
         let rows = [row(&hold("a", Some(1), "x"))];
-        look(&mut liveness, start, &[worker("a", 1)], &rows);
+        observe(&mut liveness, start, &[worker("a", 1)], &rows);
         assert_eq!(liveness.next_expiry(start), None);
-        look(&mut liveness, start + 27 * SECOND, &[worker("a", 1)], &rows);
+        observe(&mut liveness, start + 27 * SECOND, &[worker("a", 1)], &rows);
         assert_eq!(liveness.next_expiry(start + 27 * SECOND), Some(start + LEASE));
-        look(&mut liveness, start + 30 * SECOND, &[worker("a", 1)], &rows);
+        observe(&mut liveness, start + 30 * SECOND, &[worker("a", 1)], &rows);
         assert_eq!(liveness.next_expiry(start + LEASE), None);
     }
 
     #[test]
     fn new_worker_is_alive_and_one_silent_for_long_is_removed() {
         let (mut liveness, start) = (Liveness::new(LEASE), Instant::now());
-        look(&mut liveness, start, &[], &[]);
-        look(&mut liveness, start + SECOND, &[worker("b", 1)], &[]);
+        observe(&mut liveness, start, &[], &[]);
+        observe(&mut liveness, start + SECOND, &[worker("b", 1)], &[]);
         let b: WorkerId = "b".into();
         assert!(liveness.is_alive(&b, start + SECOND));
         assert!(!liveness.is_alive(&b, start + 31 * SECOND));

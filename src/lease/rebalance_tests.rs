@@ -1,4 +1,4 @@
-//! Does a worker do its own part of the plan, and nothing else?
+//! Tests of a rebalance: a worker does its own part of the plan, and nothing else.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::model::{ShardId, Stream, WorkerId};
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(30);
 
-/// What `me` sees of one stream. A worker named `dead` gives no sign of life after the first read of the table.
+/// The view that `me` has of one stream. A worker named `dead` sends no heartbeat after the first read of the table.
 struct Scene {
     workers: Vec<Worker>,
     rows: Vec<Row>,
@@ -45,7 +45,7 @@ impl Scene {
         }
     }
 
-    fn look<T>(&self, act: impl Fn(&View<'_>) -> T) -> T {
+    fn rebalance<T>(&self, act: impl Fn(&View<'_>) -> T) -> T {
         let (stream, start) = (Stream::new("orders", "arn:orders"), Instant::now());
         let now = start + self.now * SECOND;
         let mut liveness = Liveness::new(LEASE);
@@ -72,12 +72,12 @@ impl Scene {
     }
 
     fn plan_shared(&self) -> (Vec<ActionKind>, bool) {
-        let Plan { actions, more } = self.look(plan_shared);
+        let Plan { actions, more } = self.rebalance(plan_shared);
         (actions.into_iter().map(|action| action.kind).collect(), more)
     }
 
     fn explicit(&self) -> Result<(Vec<ActionKind>, bool), WorkerId> {
-        let actions = self.look(plan_explicit).map_err(|occupied: Occupied| occupied.holder)?;
+        let actions = self.rebalance(plan_explicit).map_err(|occupied: Occupied| occupied.holder)?;
         Ok((actions.actions.into_iter().map(|action| action.kind).collect(), actions.more))
     }
 }
@@ -305,7 +305,7 @@ fn other_program_gets_its_part_of_the_streams_of_which_it_holds_shards() {
 #[test]
 fn step_names_its_shard() {
     let scene = Scene::new(&["me"], rows(2, None));
-    let actions = scene.look(plan_shared).actions;
+    let actions = scene.rebalance(plan_shared).actions;
     assert_eq!(actions, [Action { stream: 0, shard: "shard-00".into(), kind: ActionKind::Claim }]);
 }
 

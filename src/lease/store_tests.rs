@@ -1,4 +1,4 @@
-//! Which tests must every store pass, and which must every shared store pass?
+//! The tests that every store has to pass, and those for every shared store.
 
 use std::sync::Arc;
 
@@ -142,7 +142,7 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
         lease: Some(Duration::from_millis(30_500)),
         ..Presence::default()
     };
-    // Both workers are seen, and a heartbeat changes what is seen.
+    // Both workers are seen, and a heartbeat changes the row that is seen.
     assert_eq!(a.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Alive { wake_ups: 0 });
     b.heartbeat(&Presence { explicit: true, ..presence.clone() }).await.unwrap();
     let workers = a.workers().await.unwrap();
@@ -160,7 +160,7 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     // The next heartbeat returns the wake-up.
     b.wake(a.me()).await.unwrap();
     assert_eq!(a.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Alive { wake_ups: 1 });
-    b.wake(&"nobody".into()).await.unwrap();
+    b.wake(&"absent".into()).await.unwrap();
     assert_eq!(a.workers().await.unwrap().len(), 2, "a nudge makes no worker");
 
     // The holder sees a request with its next commit and in the row; only one worker can request a shard.
@@ -177,7 +177,7 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     assert_eq!(written, [Ok(CommitOutcome::Stored { checkpoint: at("5"), requester: Some(b.me().clone()) })]);
     assert_eq!(row(b, "shard-3").await.unwrap().requester.as_ref(), Some(b.me()));
 
-    // A renewal changes what is seen of the lease, but not which lease it is.
+    // A renewal changes the row of the lease, but not its identity.
     let renewed = row(b, "shard-3").await.unwrap().hold.unwrap();
     assert_eq!(renewed.epoch, held.epoch);
     assert!(is_refused(b, "shard-3", ClaimFrom::Unchanged(&held)).await, "it was renewed");
@@ -273,7 +273,7 @@ pub(crate) async fn a_race_has_one_winner(stores: Vec<Arc<dyn SharedStore>>) {
 }
 
 #[tokio::test]
-async fn memory() {
+async fn memory_store_keeps_the_contract_of_all_stores() {
     every_store_keeps_what_it_promises(&MemoryStore::default()).await;
     let table = Arc::new(MemoryTable::default());
     let (a, b) = (MemoryStore::new(&table, "a"), MemoryStore::new(&table, "b"));
@@ -283,7 +283,7 @@ async fn memory() {
 }
 
 #[tokio::test]
-async fn file() {
+async fn file_store_keeps_the_contract_of_all_stores() {
     let folder = tempfile::tempdir().unwrap();
     let store = FileStore::open(&folder.path().join("checkpoints")).await.unwrap();
     every_store_keeps_what_it_promises(&store).await;

@@ -1,4 +1,4 @@
-//! Are aggregates read as the KPL writes them, and is everything else left as it is?
+//! Tests of aggregates: they are read as the KPL writes them, and everything else is left as it is.
 
 use std::fmt::Write;
 
@@ -57,7 +57,7 @@ fn user_record(key: u8, data: &[u8]) -> Vec<u8> {
     field(3, &[&[0x08, key][..], &field(3, data)].concat())
 }
 
-/// What comes out of one record, in the form of the vectors, beside what it came from.
+/// The user records of one record, in the form of the vectors, beside their source.
 fn delivered(rows: &Rows, drops: bool) -> Vec<Json> {
     let records = rows.iter().filter(|record| !(drops && record.is_outside()));
     let each = records.map(|record| {

@@ -233,9 +233,9 @@ mod tests {
 
     #[test]
     fn fault_shows_its_code_and_the_message_of_the_service() {
-        let told = |code: &str, message: &str| Fault::wire(code, message).to_string();
+        let shown = |code: &str, message: &str| Fault::wire(code, message).to_string();
         assert_eq!(
-            [told("reset", "by peer"), told("reset", ""), told("", "by peer")],
+            [shown("reset", "by peer"), shown("reset", ""), shown("", "by peer")],
             ["reset: by peer", "reset", "by peer"]
         );
     }

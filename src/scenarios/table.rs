@@ -61,7 +61,7 @@ impl Table {
 
     /// Makes a worker rebalance at once.
     pub(super) async fn wake(&self, worker: &str) {
-        self.worker("somebody").wake(&worker.into()).await.unwrap();
+        self.worker("other").wake(&worker.into()).await.unwrap();
     }
 
     /// The first of these shards that another worker requests.
@@ -79,7 +79,7 @@ impl Table {
                 }
             }
         };
-        timeout(PERIOD, asked).await.expect("nobody asks")
+        timeout(PERIOD, asked).await.expect("no worker requests the shard")
     }
 
     /// How many calls of a kind there were.

@@ -81,7 +81,7 @@ async fn stopped_worker_withdraws_its_requests() {
         receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
     sleep(secs(5)).await;
-    assert_ne!(table.holder(moved), Some("b".into()), "nobody reads it until its lease is over");
+    assert_ne!(table.holder(moved), Some("b".into()), "no worker reads the shard before its lease expires");
     table.until_held(moved, "a").await;
     close(&a).await;
 }
@@ -377,7 +377,7 @@ async fn merge_with_parents_on_two_workers() {
             sleep(secs(1)).await;
         }
     };
-    timeout(PERIOD + secs(5), begun).await.expect("nobody reads the child");
+    timeout(PERIOD + secs(5), begun).await.expect("no worker reads the child");
     assert_eq!(bench.script.calls_of("child").len(), 1);
     close(&a).await;
     close(&b).await;

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_cover_everything_in_order() {
+    fn runs_cover_all_records_in_order() {
         assert_eq!(runs([false; 0].into_iter()), []);
         assert_eq!(runs([false, false, true, true, true].into_iter()), [(false, 0..2), (true, 2..5)]);
         assert_eq!(runs([false, true, false].into_iter()), [(false, 0..1), (true, 1..2), (false, 2..3)]);

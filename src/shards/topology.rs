@@ -585,7 +585,7 @@ mod tests {
         listed_after(topology, Duration::ZERO, shards).gone
     }
 
-    /// Learns a listing that was requested this much later.
+    /// Learns a listing that was requested `after` from now.
     fn listed_after(topology: &mut Topology, after: Duration, shards: Vec<ListedShard>) -> Learned {
         topology.listed(&ShardListing { asked_at: Instant::now() + after, shards: shards.into() })
     }
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn a_merge_waits_for_both_parents() {
+    fn merged_child_waits_for_both_parents() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &[], true), shard("c", &["a", "b"], false)]);
         assert_eq!(topology.readable(), ids(&["a", "b"]));
@@ -630,7 +630,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_whose_other_parent_is_unknown_waits_for_a_listing() {
+    fn child_with_an_unknown_parent_waits_for_a_listing() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         listed(&mut topology, vec![shard("a", &[], false)]);
         topology.readable();
@@ -644,7 +644,7 @@ mod tests {
     }
 
     #[test]
-    fn parents_past_retention_are_not_waited_for() {
+    fn child_does_not_wait_for_parents_past_retention() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         listed_for_long(&mut topology, &[shard("b", &["gone"], false)]);
         assert_eq!(topology.readable(), ids(&["b"]));
@@ -652,7 +652,7 @@ mod tests {
     }
 
     #[test]
-    fn parent_that_one_listing_lacks_is_waited_for() {
+    fn child_waits_for_a_parent_that_one_listing_lacks() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         listed(&mut topology, vec![shard("b", &["a"], false)]);
         assert_eq!(topology.readable(), []);
@@ -669,7 +669,7 @@ mod tests {
     }
 
     #[test]
-    fn child_that_was_begun_does_not_wait_for_parents_past_retention() {
+    fn child_with_a_checkpoint_does_not_wait_for_parents_past_retention() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         topology.learn(&[row("b", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, vec![shard("b", &["gone"], false)]);
@@ -677,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn child_that_an_end_names_is_not_gone_because_listings_lag() {
+    fn child_named_by_a_shard_end_is_not_gone_while_listings_lag() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         let parents = || vec![shard("a", &[], false), shard("b", &[], false)];
         listed(&mut topology, parents());
@@ -709,7 +709,7 @@ mod tests {
     }
 
     #[test]
-    fn shard_that_begins_elsewhere_is_of_a_stream_made_again() {
+    fn shard_with_another_begin_means_a_recreated_stream() {
         let begins = |at: &str| vec![ListedShard { begin: Some(number(at)), ..shard("a", &[], false) }];
         let mut topology = Topology::new(None, Fresh::Oldest);
         for listing in [begins("100"), vec![shard("a", &[], false)], begins("100")] {
@@ -719,7 +719,7 @@ mod tests {
     }
 
     #[test]
-    fn shard_that_could_not_be_there_is_a_reason_to_ask_which_stream_it_is() {
+    fn impossible_shard_raises_doubt_about_the_stream() {
         let begins =
             |id: &str, parents: &[&str], at: &str| ListedShard { begin: Some(number(at)), ..shard(id, parents, false) };
         let mut topology = Topology::new(None, Fresh::Oldest);
@@ -738,7 +738,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_an_open_shard_is_doubted_where_the_row_does_not_say_of_which_stream_it_is() {
+    fn end_of_an_open_shard_is_doubted_if_its_row_does_not_identify_the_stream() {
         let open = || vec![shard("a", &[], false)];
         let late = CONFIRMED_AFTER + Duration::from_secs(1);
         for (created, doubted) in [(None, ids(&["a"])), (Some(5), ids(&[]))] {
@@ -775,7 +775,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_former_streams_say_so_or_lie_before_their_shard() {
+    fn rows_of_former_streams_are_found_by_creation_time_or_position() {
         let of = |created: i64, row: Row| Row { created: Some(created), ..row };
         let rows = [
             of(1, row("a", Some(Checkpoint::ShardEnd(None)))),
@@ -796,7 +796,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_leaves_nothing_behind() {
+    fn shards_that_are_gone_leave_nothing_behind() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         listed(&mut topology, split());
         topology.readable();
@@ -842,7 +842,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_was_closed_before_latest_does_not_make_its_children_old() {
+    fn child_of_a_shard_closed_before_latest_starts_at_latest() {
         let mut topology = Topology::new(None, Fresh::At(100));
         listed(&mut topology, split());
         topology.readable();
@@ -875,7 +875,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_stream_never_ends() {
+    fn whole_stream_never_ends() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         listed(&mut topology, vec![shard("a", &[], true)]);
         topology.readable();
@@ -884,7 +884,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_claimed_is_read_until_it_is_released_or_ended() {
+    fn claimed_shard_is_read_until_it_is_released_or_ended() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         listed(&mut topology, vec![shard("a", &[], false), shard("b", &[], false), shard("c", &[], false)]);
         topology.readable();
@@ -898,7 +898,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_was_open_if_it_was_so_when_it_was_first_seen() {
+    fn shard_open_when_first_seen_stays_seen_open() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &[], false)]);
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &[], true)]);
@@ -908,7 +908,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_for_ended_and_is_not_is_read() {
+    fn shard_wrongly_presumed_ended_is_read() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         topology.learn(&[theirs("b", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, vec![shard("a", &[], true), shard("b", &["a"], false)]);
@@ -918,7 +918,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_shard_is_readable_again() {
+    fn released_shard_is_readable_again() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         listed(&mut topology, vec![shard("a", &[], false)]);
         topology.readable();
@@ -928,7 +928,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_before_it_was_read_is_told() {
+    fn shard_gone_before_it_was_read_is_reported() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         topology.learn(
             &[row("a", Some(Checkpoint::After(number("5")))), row("b", Some(Checkpoint::ShardEnd(None)))],
@@ -958,7 +958,7 @@ mod tests {
     }
 
     #[test]
-    fn what_connect_is_done_with_is_not_read_again() {
+    fn shard_that_connect_finished_is_not_read_again() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         let shards = vec![
             shard("a", &[], true),
@@ -977,7 +977,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_connect_removes_is_the_end_of_the_shard() {
+    fn row_removed_by_connect_ends_its_shard() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         topology.learn(&[theirs("a", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, split());
@@ -988,7 +988,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_ours_that_somebody_removed_is_no_end() {
+    fn removed_row_of_ours_does_not_end_its_shard() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         topology.learn(&[row("a", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, split());
@@ -997,7 +997,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_forgotten_when_nothing_depends_on_them() {
+    fn rows_are_garbage_once_nothing_depends_on_them() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         let rows = [
             row("gone", Some(Checkpoint::ShardEnd(None))),
@@ -1016,7 +1016,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_says_nothing_of_what_is_younger() {
+    fn listing_does_not_judge_shards_learned_after_it() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         let before = ShardListing { asked_at: Instant::now(), shards: vec![shard("p", &[], true)].into() };
         topology.listed(&before);
@@ -1033,7 +1033,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_says_all_of_what_was_known_when_it_was_asked_for() {
+    fn listing_judges_shards_known_when_it_was_requested() {
         let (mut topology, at) = (Topology::new(None, Fresh::Oldest), Instant::now());
         topology.learn(&[row("gone", Some(Checkpoint::After(number("7"))))], at);
         assert!(topology.wants_listing());
@@ -1047,7 +1047,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_connect_removes_is_judged_by_a_listing_that_is_younger() {
+    fn row_removed_by_connect_is_judged_by_a_newer_listing() {
         for (closed, readable) in [(true, ids(&["b"])), (false, ids(&["a"]))] {
             let mut topology = Topology::new(None, Fresh::Oldest);
             topology.learn(&[theirs("a", Some(Checkpoint::After(number("5"))))], Instant::now());
@@ -1064,7 +1064,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_connect_removes_after_we_took_it_is_the_end_of_the_shard() {
+    fn row_removed_by_connect_after_our_claim_ends_its_shard() {
         let mut topology = Topology::new(None, Fresh::Oldest);
         topology.learn(&[theirs("a", Some(Checkpoint::After(number("5"))))], Instant::now());
         listed(&mut topology, split());

@@ -483,7 +483,7 @@ mod tests {
         for _ in 0..3 {
             checked.provide_credentials().await.unwrap();
         }
-        assert_eq!(asked() - before, 3, "what works is asked whenever somebody wants to know");
+        assert_eq!(asked() - before, 3, "a working provider is called for each request");
         counted.0.heals.store(false, Ordering::Relaxed);
         checked.provide_credentials().await.unwrap_err();
         counted.0.heals.store(true, Ordering::Relaxed);

@@ -363,7 +363,7 @@ where
 
 /// Translates a service error that says why the call was not done.
 fn not_done(what: &'static str, error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> StoreError {
-    let cause = told(error);
+    let cause = described(error);
     match error.code() {
         Some("AccessDeniedException" | "UnrecognizedClientException" | "MissingAuthenticationTokenException") => {
             StoreError::Refused { what, cause }
@@ -373,7 +373,7 @@ fn not_done(what: &'static str, error: &(impl ProvideErrorMetadata + std::error:
 }
 
 /// Returns the message of the service.
-fn told(error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> String {
+fn described(error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> String {
     match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),

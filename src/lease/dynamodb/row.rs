@@ -223,7 +223,7 @@ mod tests {
         };
         assert_eq!(checkpoint(&row("49")), within(Some("49")));
         assert_eq!(checkpoint(&row("")), within(None));
-        // Another program has gone on.
+        // Another program has moved the checkpoint.
         for place in ["50", "100"] {
             assert_eq!(checkpoint(&row(place)), Some(Checkpoint::After(number(place))));
         }

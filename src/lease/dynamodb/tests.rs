@@ -1,4 +1,4 @@
-//! Does the table keep what stores promise, and what Redpanda Connect expects of it?
+//! Tests of the table: the contract of all stores, and the format that Redpanda Connect expects.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::model::SequenceNumber;
 pub(super) const LEASE: Duration = Duration::from_secs(30);
 const ARN: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/orders";
 
-/// A DynamoDB of another project, on a socket. It is gone when this is dropped.
+/// A DynamoDB of another project, on a socket. It stops when this is dropped.
 pub(super) struct Local {
     endpoint: String,
     _server: JoinSet<()>,
@@ -86,7 +86,7 @@ async fn get(store: &DynamoDbStore, id: &str, shard: &str) -> Option<Item> {
 }
 
 #[tokio::test]
-async fn it_keeps_what_stores_promise() {
+async fn dynamodb_store_keeps_the_contract_of_all_stores() {
     let local = Local::start().await;
     every_store_keeps_what_it_promises(&local.store("a").await).await;
     let (a, b) = (local.store("b").await, local.store("c").await);
@@ -94,7 +94,7 @@ async fn it_keeps_what_stores_promise() {
 }
 
 #[tokio::test]
-async fn claims_raced_by_fifty_have_one_winner() {
+async fn claims_raced_by_fifty_workers_have_one_winner() {
     let local = Local::start().await;
     let table = local.table().await;
     let store = |at: usize| Arc::new(DynamoDbStore::new(table.clone(), format!("w{at}").as_str().into(), LEASE));

@@ -210,7 +210,7 @@ impl Opening<'_> {
             if let Some(last) = &self.last {
                 waiting.tell("the consumer", self.spec.label(), last);
             }
-            match self.look().await {
+            match self.describe().await {
                 Ok(ConsumerDescription { arn, status: ConsumerStatus::Active }) => return Ok(arn),
                 Ok(other) => self.last = Some(format!("it is {:?}", other.status)),
                 Err(fault) => match retry::control(&fault) {
@@ -227,7 +227,7 @@ impl Opening<'_> {
         }
     }
 
-    async fn look(&self) -> Result<ConsumerDescription, Fault> {
+    async fn describe(&self) -> Result<ConsumerDescription, Fault> {
         match self.spec {
             ConsumerSpec::Named(name) => self.service.describe_consumer(self.stream, name).await,
             ConsumerSpec::Arn(arn) => self.service.describe_consumer_arn(arn).await,

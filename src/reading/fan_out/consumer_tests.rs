@@ -44,7 +44,7 @@ impl Answers {
         *lock(&self.calls) += 1;
         let mut left = lock(&self.left);
         let last = left.len() == 1;
-        let front = left.front().cloned().expect("nobody expected that call");
+        let front = left.front().cloned().expect("unexpected call");
         if !last {
             left.pop_front();
         }
@@ -136,7 +136,7 @@ async fn existing_consumer_is_used_and_never_removed() {
     assert_eq!((consumer.arn().as_str(), consumer.label()), ("arn:orders/consumer/us", "us"));
     assert_eq!((registry.described.calls(), registry.registered.calls()), (1, 0));
     consumer.deregister().await;
-    assert!(lock(&registry.deregistered).is_empty(), "it belongs to somebody else");
+    assert!(lock(&registry.deregistered).is_empty(), "the consumer was not registered here");
 }
 
 #[tokio::test(start_paused = true)]

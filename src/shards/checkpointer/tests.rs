@@ -1,4 +1,4 @@
-//! What does the checkpointer store and when, whose requests does it follow, and how does it release leases?
+//! Tests of the checkpointer: the checkpoints that it stores, the requests that it follows, and the release of leases.
 
 use futures::FutureExt;
 use pipeline_plugin_api::{Demand, Receipt, Verdicts};
@@ -45,7 +45,7 @@ impl Bench<MemoryStore> {
         Self::on(MemoryStore::default())
     }
 
-    /// Makes each write take this long from now on. Writes in progress are not affected.
+    /// Makes each later write take `time`. Writes in progress are not affected.
     fn slow(&self, time: Duration) {
         self.store.trouble("update", Some(Trouble::Slow(time)));
     }
@@ -54,7 +54,7 @@ impl Bench<MemoryStore> {
         lock(&self.store.table.core).closed = closed;
     }
 
-    /// Returns how many writes of rows were attempted.
+    /// Returns the number of attempted row writes.
     fn writes(&self) -> u64 {
         lock(&self.store.table.core).by_call.get("update").copied().unwrap_or_default()
     }
@@ -65,7 +65,7 @@ impl Bench<MemoryStore> {
     }
 
     /// Makes another worker take the shard, as if this worker were dead.
-    async fn rob(&self, shard: &str) {
+    async fn take_by_other(&self, shard: &str) {
         take(&self.other("other"), shard).await;
     }
 
@@ -95,7 +95,7 @@ impl<S: LeaseStore> Bench<S> {
         Shard { key: (stream(), shard.into()), progress, stop, lane, outbox }
     }
 
-    /// Stores what is due, in parallel to the test.
+    /// Stores the checkpoints that are due, in parallel to the test.
     fn flush(&self) -> JoinHandle<Result<(), StoreError>> {
         let checkpointer = Arc::clone(&self.checkpointer);
         self.tasks.spawn(async move { checkpointer.flush().await })
@@ -107,18 +107,18 @@ impl<S: LeaseStore> Bench<S> {
         self.tasks.spawn(async move { checkpointer.store_end(&progress, None).await })
     }
 
-    /// Stores what is due.
+    /// Stores the checkpoints that are due.
     async fn flushed(&self) {
         self.checkpointer.flush().await.unwrap();
     }
 
     /// Compares the leases with the rows of the store. All workers are alive, or none is.
-    async fn look(&self, alive: bool) {
+    async fn reconcile(&self, alive: bool) {
         let rows = self.store.rows(&stream()).await.unwrap();
         self.checkpointer.reconcile(&stream(), &rows, |_| alive);
     }
 
-    fn is_worth_a_look(&self) -> bool {
+    fn rebalance_is_wanted(&self) -> bool {
         self.checkpointer.rebalance_wanted().now_or_never().is_some()
     }
 
@@ -197,10 +197,10 @@ async fn take(store: &dyn LeaseStore, shard: &str) -> Lease {
     }
 }
 
-// Which checkpoints are stored, and when?
+// Checkpoints that are stored, and when.
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_lease_is_renewed_after_one_and_a_half_lease_periods_where_others_look() {
+async fn idle_lease_in_a_shared_store_is_renewed_after_one_and_a_half_lease_periods() {
     let bench = Bench::new();
     let _shard = bench.add("a").await;
     sleep(IDLE.saturating_sub(SECOND)).await;
@@ -213,7 +213,7 @@ async fn an_idle_lease_is_renewed_after_one_and_a_half_lease_periods_where_other
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_does_not_write_a_place_again() {
+async fn renewal_does_not_rewrite_a_stored_position() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
@@ -228,7 +228,7 @@ async fn a_renewal_does_not_write_a_place_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_that_moves_without_acks_waits_for_the_renewal() {
+async fn position_that_moves_without_acks_is_stored_by_the_renewal() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.pass(1);
@@ -246,7 +246,7 @@ async fn a_place_that_moves_without_acks_waits_for_the_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_nobody_else_looks_an_idle_place_is_stored_every_five_minutes_if_it_moved() {
+async fn idle_position_in_an_exclusive_store_is_stored_every_five_minutes_if_it_moved() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::on(FileStore::open(&folder.path().join("checkpoints")).await.unwrap());
     let shard = bench.add("a").await;
@@ -261,7 +261,7 @@ async fn where_nobody_else_looks_an_idle_place_is_stored_every_five_minutes_if_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_error_of_one_write_is_told_and_that_one_is_tried_again() {
+async fn failed_write_is_reported_and_retried_alone() {
     let bench = Bench::new();
     let (mut stored, mut failed) = (bench.add("a").await, bench.add("b").await);
     stored.ack(1).await;
@@ -279,7 +279,7 @@ async fn the_error_of_one_write_is_told_and_that_one_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_do_not_end_the_storing() {
+async fn errors_do_not_end_periodic_flushes() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
@@ -293,7 +293,7 @@ async fn errors_do_not_end_the_storing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_to_an_older_lease_counts_nothing_for_the_newer() {
+async fn answer_to_an_older_lease_does_not_count_for_the_newer() {
     let bench = Bench::new();
     let (mut old, mut slow) = (bench.add("a").await, bench.add("b").await);
     old.ack(1).await;
@@ -302,8 +302,8 @@ async fn an_answer_to_an_older_lease_counts_nothing_for_the_newer() {
     let flush = bench.flush();
     // The first row is written; its answer arrives together with that of the second.
     sleep(SECOND * 3 / 2).await;
-    bench.rob("a").await;
-    bench.look(true).await;
+    bench.take_by_other("a").await;
+    bench.reconcile(true).await;
     let mut new = bench.add("a").await;
     flush.await.unwrap().unwrap();
     new.ack(2).await;
@@ -312,15 +312,15 @@ async fn an_answer_to_an_older_lease_counts_nothing_for_the_newer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_loss_of_an_older_lease_does_not_end_the_newer() {
+async fn loss_of_an_older_lease_does_not_end_the_newer() {
     let bench = Bench::new();
     let mut old = bench.add("a").await;
     old.ack(1).await;
     bench.slow(SECOND);
     let flush = bench.flush();
     sleep(SECOND / 2).await;
-    bench.rob("a").await;
-    bench.look(true).await;
+    bench.take_by_other("a").await;
+    bench.reconcile(true).await;
     assert!(old.stop.is_cancelled());
     let new = bench.add("a").await;
     flush.await.unwrap().unwrap();
@@ -328,7 +328,7 @@ async fn the_loss_of_an_older_lease_does_not_end_the_newer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_given_back_is_the_one_that_was_left() {
+async fn release_that_is_retried_does_not_release_a_newer_lease() {
     let bench = Bench::new();
     let mut old = bench.add("a").await;
     old.ack(1).await;
@@ -337,19 +337,19 @@ async fn a_lease_that_is_given_back_is_the_one_that_was_left() {
     // The release fails, and the lease is lost before the release is retried.
     sleep(Duration::from_millis(1)).await;
     bench.close_table(false);
-    bench.rob("a").await;
+    bench.take_by_other("a").await;
     bench.flushed().await;
     assert_eq!(bench.checkpointer.len(), 0);
     let new = bench.add("a").await;
     sleep(LEASE).await;
     assert_eq!((new.stop.is_cancelled(), bench.checkpointer.len()), (false, 1));
-    assert!(bench.holder("a").await.is_some(), "the lease of another claim was given back");
+    assert!(bench.holder("a").await.is_some(), "the lease of another claim was released");
 }
 
-// Are writes done one after the other?
+// Writes are done one after the other.
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_waits_for_the_one_before_it() {
+async fn flush_waits_for_the_one_before_it() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
@@ -364,7 +364,7 @@ async fn a_flush_waits_for_the_one_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_not_given_back_while_a_flush_is_on_its_way() {
+async fn release_waits_for_a_flush_in_progress() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
@@ -380,7 +380,7 @@ async fn a_lease_is_not_given_back_while_a_flush_is_on_its_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_is_not_stored_while_a_flush_is_on_its_way() {
+async fn shard_end_waits_for_a_flush_in_progress() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
@@ -393,7 +393,7 @@ async fn an_end_is_not_stored_while_a_flush_is_on_its_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_flushed_while_a_lease_is_given_back_or_an_end_is_stored() {
+async fn flush_waits_for_a_release_or_a_shard_end_in_progress() {
     for ends in [false, true] {
         let bench = Bench::new();
         let (shard, mut other) = (bench.add("a").await, bench.add("b").await);
@@ -413,7 +413,7 @@ async fn nothing_is_flushed_while_a_lease_is_given_back_or_an_end_is_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_that_is_on_its_way_is_not_overtaken_by_the_end_of_all() {
+async fn shard_end_in_progress_is_not_overtaken_by_the_final_release() {
     let bench = Bench::new();
     let shard = bench.add("a").await;
     bench.slow(10 * SECOND);
@@ -427,34 +427,34 @@ async fn an_end_that_is_on_its_way_is_not_overtaken_by_the_end_of_all() {
     );
 }
 
-// What follows from the loss of a shard?
+// The loss of a shard.
 
 #[tokio::test(start_paused = true)]
-async fn a_loss_that_a_write_tells_of_stops_the_reading_and_calls_for_a_look() {
+async fn loss_reported_by_a_write_stops_reading_and_triggers_a_rebalance() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
     let late = shard.deliver(2).await;
-    bench.rob("a").await;
+    bench.take_by_other("a").await;
     bench.flushed().await;
-    assert_eq!((shard.stop.is_cancelled(), bench.checkpointer.len(), bench.is_worth_a_look()), (true, 0, true));
+    assert_eq!((shard.stop.is_cancelled(), bench.checkpointer.len(), bench.rebalance_is_wanted()), (true, 0, true));
     late.settle_in_test(Verdicts::ACK).unwrap();
-    assert_eq!(shard.done(), 1, "an ack moves what is another's");
+    assert_eq!(shard.done(), 1, "an ack moved the checkpoint of a lost shard");
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_of_a_lost_shard_goes_out() {
+async fn lost_shard_delivers_nothing() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.push(1).await;
-    bench.rob("a").await;
-    bench.look(true).await;
+    bench.take_by_other("a").await;
+    bench.reconcile(true).await;
     assert!(shard.stop.is_cancelled());
     assert!(next_batch(&bench.outbox, Demand::new(1, SECOND)).await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_the_store_does_not_know_is_lost() {
+async fn shard_without_a_row_is_lost() {
     let bench = Bench::new();
     let shard = bench.add("a").await;
     bench.checkpointer.reconcile(&stream(), &[], |_| true);
@@ -462,7 +462,7 @@ async fn a_shard_that_the_store_does_not_know_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_stream_shows_says_nothing_of_another() {
+async fn rows_of_one_stream_do_not_affect_another() {
     let bench = Bench::new();
     let shard = bench.add("a").await;
     let other = Stream::new("payments", "arn:payments");
@@ -472,64 +472,64 @@ async fn what_a_stream_shows_says_nothing_of_another() {
     assert_eq!(bench.checkpointer.held(&stream()), ["a".into()].into());
 }
 
-// What follows from requests of other workers?
+// Requests of other workers.
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_a_write_tells_of_calls_for_a_look() {
+async fn request_reported_by_a_write_triggers_a_rebalance() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     bench.ask("a", "other", None).await;
     shard.ack(1).await;
     bench.flushed().await;
-    assert!(bench.is_worth_a_look());
+    assert!(bench.rebalance_is_wanted());
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asked_and_is_dead_gets_nothing_and_calls_for_no_look_but_who_asks_instead_does() {
+async fn dead_requester_triggers_no_rebalance_until_it_is_replaced() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     bench.ask("a", "other", None).await;
-    bench.look(false).await;
+    bench.reconcile(false).await;
     shard.ack(1).await;
     bench.flushed().await;
-    assert_eq!((shard.stop.is_cancelled(), bench.is_worth_a_look()), (false, false));
+    assert_eq!((shard.stop.is_cancelled(), bench.rebalance_is_wanted()), (false, false));
     bench.ask("a", "third", Some("other")).await;
     shard.ack(2).await;
     bench.flushed().await;
-    assert!(bench.is_worth_a_look());
+    assert!(bench.rebalance_is_wanted());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_for_what_is_being_given_back_calls_for_no_look() {
+async fn request_for_a_shard_being_released_triggers_no_rebalance() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
     let _late = shard.deliver(2).await;
     bench.ask("a", "other", None).await;
-    bench.look(true).await;
+    bench.reconcile(true).await;
     bench.flushed().await;
-    assert_eq!((bench.checkpoint("a").await, bench.is_worth_a_look()), (after(1), false));
+    assert_eq!((bench.checkpoint("a").await, bench.rebalance_is_wanted()), (after(1), false));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_and_is_alive_is_passed_the_shard_and_told_so() {
+async fn live_requester_gets_the_shard_and_is_woken() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
     bench.other("other").heartbeat(&Presence::default()).await.unwrap();
     bench.ask("a", "other", None).await;
-    bench.look(true).await;
+    bench.reconcile(true).await;
     assert!(shard.stop.is_cancelled());
     sleep(SECOND).await;
     assert_eq!((bench.holder("a").await, bench.checkpoint("a").await), (Some("other".into()), after(1)));
     assert_eq!(lock(&bench.store.table.core).workers[&"other".into()].wake_ups, 1);
-    assert_eq!((bench.checkpointer.len(), bench.is_worth_a_look()), (0, true));
+    assert_eq!((bench.checkpointer.len(), bench.rebalance_is_wanted()), (0, true));
 }
 
-// How is a lease released?
+// The release of a lease.
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_given_back_once_the_host_has_nothing_of_the_shard() {
+async fn lease_is_released_once_nothing_of_the_shard_is_in_flight() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     let last = shard.deliver(1).await;
@@ -542,7 +542,7 @@ async fn a_lease_is_given_back_once_the_host_has_nothing_of_the_shard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn acks_are_waited_for_as_long_as_the_grace_lasts_and_count_for_nothing_later() {
+async fn acks_after_the_grace_period_do_not_count() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
@@ -558,7 +558,7 @@ async fn acks_are_waited_for_as_long_as_the_grace_lasts_and_count_for_nothing_la
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_given_back_once_however_often_that_is_wanted() {
+async fn lease_is_released_once_however_often_the_release_begins() {
     let bench = Bench::new();
     let shard = bench.add("a").await;
     bench.slow(SECOND);
@@ -569,21 +569,21 @@ async fn a_lease_is_given_back_once_however_often_that_is_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_gives_a_lease_back_hears_of_its_loss_from_the_store() {
+async fn loss_during_a_release_is_noticed_by_the_write() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     let _late = shard.deliver(1).await;
     bench.checkpointer.begin_release(&shard.key, ReleaseReason::Expired);
-    bench.rob("a").await;
+    bench.take_by_other("a").await;
     // The rows may have been read before the release.
-    bench.look(true).await;
+    bench.reconcile(true).await;
     assert_eq!(bench.checkpointer.len(), 1);
     sleep(GRACE + SECOND).await;
     assert_eq!((bench.checkpointer.len(), bench.holder("a").await), (0, Some("other".into())));
 }
 
 #[tokio::test(start_paused = true)]
-async fn giving_a_lease_back_is_tried_until_the_store_takes_it() {
+async fn failed_release_is_retried_until_it_succeeds() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
@@ -597,7 +597,7 @@ async fn giving_a_lease_back_is_tried_until_the_store_takes_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_leases_are_given_back_at_once_and_no_more() {
+async fn concurrent_releases_are_limited() {
     let bench = Bench::new();
     let mut shards = Vec::new();
     for shard in 0..RELEASES_AT_ONCE + 4 {
@@ -611,10 +611,10 @@ async fn so_many_leases_are_given_back_at_once_and_no_more() {
     assert_eq!(bench.checkpointer.len(), 0);
 }
 
-// How is the end of a shard stored?
+// The end of a shard.
 
 #[tokio::test(start_paused = true)]
-async fn an_end_is_stored_with_the_last_place_and_acks_move_nothing_behind_it() {
+async fn shard_end_is_stored_with_the_last_position_and_later_acks_do_not_count() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     let late = shard.deliver(1).await;
@@ -626,13 +626,13 @@ async fn an_end_is_stored_with_the_last_place_and_acks_move_nothing_behind_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_lost_shard_is_not_told_as_stored() {
+async fn end_of_a_lost_shard_is_not_reported_as_stored() {
     for seen in [false, true] {
         let bench = Bench::new();
         let shard = bench.add("a").await;
-        bench.rob("a").await;
+        bench.take_by_other("a").await;
         if seen {
-            bench.look(true).await;
+            bench.reconcile(true).await;
         }
         assert_eq!(bench.checkpointer.store_end(&shard.progress, None).await, EndStored::Lost, "seen: {seen}");
         assert_eq!((bench.checkpoint("a").await, bench.checkpointer.len()), (None, 0), "seen: {seen}");
@@ -641,7 +641,7 @@ async fn the_end_of_a_lost_shard_is_not_told_as_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_is_tried_until_the_store_takes_it() {
+async fn failed_shard_end_is_retried_until_it_succeeds() {
     let bench = Bench::new();
     let shard = bench.add("a").await;
     bench.close_table(true);
@@ -653,10 +653,10 @@ async fn an_end_is_tried_until_the_store_takes_it() {
     assert_eq!((stored, bench.checkpoint("a").await), (EndStored::Stored, Some(Checkpoint::ShardEnd(None))));
 }
 
-// What happens at the end of the input?
+// The end of the input.
 
 #[tokio::test(start_paused = true)]
-async fn in_the_end_all_places_are_stored_and_acks_move_nothing_more() {
+async fn finish_stores_all_positions_and_later_acks_do_not_count() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     shard.ack(1).await;
@@ -668,7 +668,7 @@ async fn in_the_end_all_places_are_stored_and_acks_move_nothing_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_end_nobody_waits_for_acks() {
+async fn finish_does_not_wait_for_acks() {
     let bench = Bench::new();
     let mut shard = bench.add("a").await;
     let _late = shard.deliver(1).await;
@@ -677,11 +677,11 @@ async fn in_the_end_nobody_waits_for_acks() {
     let start = Instant::now();
     bench.checkpointer.finish().await.unwrap();
     assert_eq!((start.elapsed(), bench.holder("a").await), (Duration::ZERO, None));
-    assert!(bench.checkpointer.releases.is_empty(), "it goes on after the end");
+    assert!(bench.checkpointer.releases.is_empty(), "a release continues after finish");
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_end_the_error_of_one_write_is_told_and_the_others_are_stored() {
+async fn finish_reports_a_failed_write_and_stores_the_others() {
     let bench = Bench::new();
     let (_stored, _failed) = (bench.add("a").await, bench.add("b").await);
     bench.slow(SECOND);
@@ -696,11 +696,11 @@ async fn in_the_end_the_error_of_one_write_is_told_and_the_others_are_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_end_a_store_that_does_not_answer_is_not_waited_for_long() {
+async fn finish_does_not_wait_long_for_an_unresponsive_store() {
     let bench = Bench::new();
     let _shard = bench.add("a").await;
     bench.store.freeze(true);
     let start = Instant::now();
-    let told = bench.checkpointer.finish().await.unwrap_err().to_string();
-    assert_eq!((start.elapsed(), told.contains("did not answer")), (FINISHED_WITHIN, true), "{told}");
+    let error = bench.checkpointer.finish().await.unwrap_err().to_string();
+    assert_eq!((start.elapsed(), error.contains("did not answer")), (FINISHED_WITHIN, true), "{error}");
 }
