@@ -122,7 +122,7 @@ fn waiting_records_are_not_queued_behind_waiting_bytes() {
         assert!(poll(&mut records).is_none());
         assert_eq!((pool.records().used, pool.records().capacity, pool.records().waiting), (10, 10, 1));
         drop(delivered);
-        assert!(poll(&mut records).is_some(), "the event would hold its bytes for ever");
+        assert!(poll(&mut records).is_some(), "the event would hold its bytes indefinitely");
     });
 }
 

@@ -1,4 +1,4 @@
-//! Tests that a block written for Redpanda Connect or Bento loads unchanged and means the same.
+//! Does a block written for Redpanda Connect or Bento load unchanged and mean the same?
 
 use super::Config;
 use super::tests::parse;

@@ -1,4 +1,4 @@
-//! Tests that the generated documents match the declaration, and that the schema agrees with the parser.
+//! Do the generated documents match the declaration, and does the schema agree with the parser?
 //!
 //! `UPDATE_DOCS=1 cargo test` writes the documents again.
 

@@ -1,4 +1,4 @@
-//! Tests that the block is read as the contract says, and that errors are reported where they are.
+//! Is the block read as the contract says, and are errors reported where they are?
 
 use std::time::Duration as StdDuration;
 
@@ -26,14 +26,14 @@ fn block(lines: &str) -> String {
     text + &indented.concat()
 }
 
-fn good(lines: &str) -> Config {
+fn valid(lines: &str) -> Config {
     let parsed = parse(&block(lines)).unwrap_or_else(|found| panic!("{lines}:\n{found}"));
     assert!(parsed.warnings.is_empty(), "{lines}:\n{}", parsed.warnings);
     parsed.config
 }
 
 /// The path and the kind of each error.
-fn bad(lines: &str) -> Vec<(String, Kind)> {
+fn invalid(lines: &str) -> Vec<(String, Kind)> {
     let found = parse(&block(lines)).expect_err(lines);
     let short = |path: &str| path.strip_prefix("input.aws_kinesis").unwrap_or(path).trim_start_matches('.').to_owned();
     found.errors().map(|one| (short(&one.path), one.kind)).collect()
@@ -47,7 +47,7 @@ fn warned(lines: &str) -> Vec<(String, Kind)> {
 
 #[test]
 fn defaults_are_those_of_the_contract() {
-    let config = good("");
+    let config = valid("");
     assert_eq!(config, {
         let mut config = Config::new(Streams::parse(["orders"]).unwrap());
         config.dynamodb.table = "checkpoints".to_owned();
@@ -123,9 +123,9 @@ fn secrets_are_not_in_debug() {
 
 #[test]
 fn exactly_one_checkpoint_store_is_required() {
-    assert_eq!(bad("dynamodb: {}"), [("dynamodb.table".into(), Kind::Conflict)]);
-    assert_eq!(bad("dynamodb: {table: a}\ncheckpoint_file: b"), [("checkpoint_file".into(), Kind::Conflict)]);
-    assert_eq!(good("checkpoint_file: /b").checkpoint_file.as_deref(), Some(std::path::Path::new("/b")));
+    assert_eq!(invalid("dynamodb: {}"), [("dynamodb.table".into(), Kind::Conflict)]);
+    assert_eq!(invalid("dynamodb: {table: a}\ncheckpoint_file: b"), [("checkpoint_file".into(), Kind::Conflict)]);
+    assert_eq!(valid("checkpoint_file: /b").checkpoint_file.as_deref(), Some(std::path::Path::new("/b")));
     let found = parse(&block("dynamodb: {}")).unwrap_err().to_string();
     assert!(found.contains("`checkpoint_file` for one process alone"), "{found}");
 }
@@ -162,12 +162,12 @@ fn fields_that_contradict_each_other_are_errors_at_the_field() {
             "enhanced_fan_out.consumer_arn",
         ),
     ] {
-        assert_eq!(bad(lines), [(path.to_owned(), Kind::Conflict)], "{lines}");
+        assert_eq!(invalid(lines), [(path.to_owned(), Kind::Conflict)], "{lines}");
     }
     let arn = "enhanced_fan_out: {enabled: true, consumer_arn: 'arn:aws:kinesis:eu-west-1:111122223333:stream/orders/consumer/a:1'}";
-    assert!(good(arn).enhanced_fan_out.consumer_arn.is_some());
+    assert!(valid(arn).enhanced_fan_out.consumer_arn.is_some());
     assert_eq!(
-        bad("enhanced_fan_out: {enabled: true, consumer_arn: x}"),
+        invalid("enhanced_fan_out: {enabled: true, consumer_arn: x}"),
         [("enhanced_fan_out.consumer_arn".into(), Kind::InvalidValue)]
     );
 }
@@ -202,7 +202,7 @@ fn values_out_of_range_are_errors_at_the_field() {
         ("streams: [orders, 'other,other:0']", "streams[1]"),
         ("streams: [orders, '']", "streams[1]"),
     ] {
-        assert_eq!(bad(lines), [(path.to_owned(), Kind::InvalidValue)], "{lines}");
+        assert_eq!(invalid(lines), [(path.to_owned(), Kind::InvalidValue)], "{lines}");
     }
 }
 
@@ -227,7 +227,7 @@ fn streams_are_required_and_types_are_checked() {
         ("commit_period: [5s]", "commit_period"),
     ] {
         let kinds = [Kind::WrongType, Kind::InvalidValue];
-        let found = bad(lines);
+        let found = invalid(lines);
         assert!(found.len() == 1 && found[0].0 == path && kinds.contains(&found[0].1), "{lines}: {found:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Tests of the outbox: its order, its limits, and calls that are dropped.
+//! Does the outbox keep its order, its limits and its promises when a call is dropped?
 
 use std::future::Future;
 use std::pin::Pin;

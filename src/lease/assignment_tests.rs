@@ -1,4 +1,4 @@
-//! Tests of the assignment: the properties of a plan, and fleets that settle.
+//! Do plans keep what they promise, and do whole fleets settle?
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -504,14 +504,14 @@ fn fleets_settle_without_further_moves() {
         sim.stop(0);
         let took = sim.settle(2 * PERIOD);
         tell(&sim, "one stops", took);
-        assert_eq!(sim.total_moves() as usize, owned, "just what it had");
+        assert_eq!(sim.total_moves() as usize, owned, "only the shards that it had");
 
         if workers > 1 {
             sim.forget_moves();
             let owned = sim.workers.remove(0).leases.len();
             let took = sim.settle(LEASE + PERIOD + BEAT);
             tell(&sim, "one dies", took);
-            assert_eq!(sim.total_moves() as usize, owned, "just what it had");
+            assert_eq!(sim.total_moves() as usize, owned, "only the shards that it had");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tests of a rebalance: a worker does its own part of the plan, and nothing else.
+//! Does a worker do its own part of the plan, and nothing else?
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -250,7 +250,7 @@ fn explicit_shard_of_a_live_worker_fails_and_of_an_unproven_one_waits() {
     let mut scene = Scene::new(&["me", "other"], rows(2, Some(&hold("other"))));
     assert_eq!(scene.explicit(), Err("other".into()));
     scene.held = scene.readable.iter().cloned().collect();
-    assert_eq!(scene.explicit(), Ok((vec![], false)), "what we have in hand is ours");
+    assert_eq!(scene.explicit(), Ok((vec![], false)), "a shard that we hold is ours");
     let mut scene = Scene::new(&["me"], rows(2, Some(&hold("dead"))));
     scene.now = 29;
     assert_eq!(scene.explicit(), Ok((vec![], true)));

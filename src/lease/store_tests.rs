@@ -1,4 +1,4 @@
-//! The tests that every store has to pass, and those for every shared store.
+//! Which tests must every store pass, and which must every shared store pass?
 
 use std::sync::Arc;
 
@@ -171,7 +171,10 @@ pub(crate) async fn every_shared_store_keeps_what_it_promises(a: &dyn SharedStor
     assert!(b.ask(&stream(), &"shard-3".into(), &held, None).await.unwrap(), "asking twice is asking once");
     assert!(!a.ask(&stream(), &"shard-3".into(), &held, None).await.unwrap());
     assert!(!a.ask(&stream(), &"shard-3".into(), &held, Some(&"someone".into())).await.unwrap());
-    assert!(a.ask(&stream(), &"shard-3".into(), &held, Some(b.me())).await.unwrap(), "in place of one who is gone");
+    assert!(
+        a.ask(&stream(), &"shard-3".into(), &held, Some(b.me())).await.unwrap(),
+        "in place of a requester that is gone"
+    );
     assert!(b.ask(&stream(), &"shard-3".into(), &held, Some(a.me())).await.unwrap());
     let written = a.commit(vec![Commit::new(&lease, at("5"))]).await;
     assert_eq!(written, [Ok(CommitOutcome::Stored { checkpoint: at("5"), requester: Some(b.me().clone()) })]);

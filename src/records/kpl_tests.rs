@@ -1,4 +1,4 @@
-//! Tests of aggregates: they are read as the KPL writes them, and everything else is left as it is.
+//! Are aggregates read as the KPL writes them, and is everything else left as it is?
 
 use std::fmt::Write;
 

@@ -197,9 +197,9 @@ async fn everything_released() {
     };
     tokio::join!(closing, acking).0.unwrap();
     assert!(session.tasks.is_empty());
-    assert_eq!(session.pool.records().used, came.len() as u64, "only what the host still holds");
+    assert_eq!(session.pool.records().used, came.len() as u64, "only the records that the host still holds");
     let stored = bench.stored(&shard).await;
-    // The ack comes too late: it has no effect, and frees what the receipt held.
+    // The ack comes too late: it has no effect except that it frees the records of the receipt.
     late.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!((session.pool.records().used, session.pool.bytes().used), (0, 0));
     assert_eq!(bench.stored(&shard).await, stored);

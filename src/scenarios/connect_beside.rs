@@ -134,7 +134,7 @@ async fn shard_that_connect_takes_is_released() {
             sleep(Duration::from_millis(100)).await;
         }
         let noticed = taken.elapsed();
-        assert!(is_quiet(&ours, secs(20)).await, "what was read of it is delivered");
+        assert!(is_quiet(&ours, secs(20)).await, "records that were read from the shard are delivered");
         noticed
     };
     let noticed = tokio::select! {

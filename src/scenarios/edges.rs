@@ -153,7 +153,7 @@ async fn recreated_stream_is_read_by_workers_that_share_it() {
     close(&two).await;
 }
 
-/// Takes and acks until this much came, and for one second longer.
+/// Takes and acks until the expected records came, and for one second longer.
 async fn drain(sessions: &[&Session], count: usize) -> Vec<u64> {
     let mut got = Vec::new();
     let all = async {
@@ -253,7 +253,7 @@ async fn lease_claimed_under_a_validity_is_started_under_it() {
     // The worker starts while the other one holds the shard, and for a while no worker reads the table.
     slow.trouble("rows", Some(Trouble::Slow(LEASE)));
     let came = one.read(Demand::new(1000, 5 * LEASE)).await.unwrap();
-    assert!(came.is_empty(), "what another worker holds is delivered");
+    assert!(came.is_empty(), "records of a shard that another worker holds are delivered");
     assert_eq!(table.holder("a"), Some("other".into()));
     close(&one).await;
     close(&two).await;
@@ -336,7 +336,7 @@ async fn oversize_event_comes_with_late_acks() {
     let oversize = |_| body([Piece::Wait(secs(9)), large(1000, 100_000), Piece::Hang]);
     script.answer("big", (0..200).map(oversize));
     for (at, shard) in others.into_iter().enumerate() {
-        // A subscription continues behind what was taken, so each has everything that may be left.
+        // A subscription continues behind the records that were taken, so each has all records that may be left.
         let every = secs(5 + at as u64 % 5);
         let busy = |from: u64| body((0..60).flat_map(move |at| [Piece::Wait(every), records([from * 60 + at + 1])]));
         script.answer(shard, (0..40).map(busy));

@@ -67,7 +67,7 @@ impl metrics::Recorder for Counts {
 /// the subscriber of its own thread, and stays silent if another test has none there.
 static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Log::default()));
 
-/// A subscriber that keeps what is logged above debug.
+/// A subscriber that keeps the events above debug.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<(Level, String)>>>);
 

@@ -100,7 +100,7 @@ async fn lease_lost_while_blocked() {
     *lock(&bench.store.lost) = Some("lost".into());
     acked.settle_in_test(Verdicts::ACK).unwrap();
     tokio::time::sleep(secs(5)).await;
-    assert_eq!(session.pool.records().used, 5, "only what the host still holds");
+    assert_eq!(session.pool.records().used, 5, "only the records that the host still holds");
     let calls = bench.script.calls_of("lost").len();
     let kept = timeout(secs(60), numbers(&session, 20)).await.expect("the other shard stands still");
     assert_eq!(kept, (1001..=1020).collect::<Vec<_>>());

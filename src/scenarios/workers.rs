@@ -45,7 +45,7 @@ async fn graceful_hand_over() {
         script.answer(shard, [then_idle(1..=3), then_idle(4..=4)]);
     }
     let (bench, table) = (Bench::new(script, ""), Table::new());
-    // The owner waits for what is in flight.
+    // The owner waits for the deliveries in flight.
     let Requested { a, b, receipts, moved } = b_requests_from_a(&bench, &table, &table.worker("a")).await;
     sleep(secs(1)).await;
     assert_eq!(table.holder(moved), Some("a".into()));
@@ -57,7 +57,7 @@ async fn graceful_hand_over() {
     bench.script.called(3).await;
     assert_eq!(bench.script.calls_of(moved)[1].start, StartPosition::After(checkpoint(3)), "a duplicate, or a gap");
     assert_eq!(table.counts(&["a", "b"]), [1, 1]);
-    // Reading continues behind what the other worker had, and nothing moves any more.
+    // Reading continues behind the records of the other worker, and no shard moves any more.
     assert_eq!(numbers(&b, 1).await, [4]);
     assert!(is_quiet(&b, 5 * MINUTE).await);
     assert_eq!(bench.script.calls().len(), 3);
@@ -103,7 +103,7 @@ async fn shard_that_is_not_handed_over_is_taken_by_force() {
     assert!(asked.elapsed() >= secs(2) && asked.elapsed() <= secs(5), "after {:?}", asked.elapsed());
     store.freeze(false);
     let (shard, taken, again) = take(&b).await;
-    assert_eq!((&*shard, taken), (moved, vec![1, 2, 3]), "what was not acked comes again");
+    assert_eq!((&*shard, taken), (moved, vec![1, 2, 3]), "unacked records are redelivered");
     // Acks at the old owner have no effect now.
     for receipt in receipts {
         receipt.settle_in_test(Verdicts::ACK).unwrap();
@@ -142,7 +142,7 @@ async fn pause_longer_than_the_lease() {
     // The host asks first, before anything else in the process has noticed.
     let asking = a.read(Demand::new(1000, secs(5)));
     let ((), batch, ()) = tokio::join!(biased; meanwhile, asking, taking_over);
-    assert!(batch.unwrap().is_empty(), "what the other one has read is delivered");
+    assert!(batch.unwrap().is_empty(), "records that the other worker has read are delivered");
     receipt.settle_in_test(Verdicts::ACK).unwrap();
     assert!(is_quiet(&a, LEASE / 2).await, "it still reads");
     assert_eq!(
@@ -279,7 +279,7 @@ async fn table_unreachable() {
         let before = before.iter().find(|row| row.shard == call.shard).unwrap();
         let StartPosition::After(start) = &call.start else { panic!("{call:?}") };
         let Some(Checkpoint::After(stored)) = &before.checkpoint else { panic!("{before:?}") };
-        assert!(start > stored, "what was acked while the table was away is read again: {start} after {stored}");
+        assert!(start > stored, "records acked while the table was unreachable are read again: {start} after {stored}");
     }
     // The worker that sees the table first may have claimed both; then one of them moves back.
     table.until_counts(&["a", "b"], &[1, 1]).await;
@@ -545,13 +545,13 @@ async fn rebalance_reads_rows_before_heartbeats() {
     let store = table.worker("a");
     let a = bench.join(&store).await;
     sleep(MINUTE).await;
-    let looks = table.calls("workers");
+    let rebalances = table.calls("workers");
     store.trouble("rows", Some(Trouble::Slow(secs(10))));
     table.wake("a").await;
     sleep(secs(8)).await;
-    assert_eq!(table.calls("workers"), looks, "who lives was asked while the rows were still to come");
+    assert_eq!(table.calls("workers"), rebalances, "heartbeats were read before the rows");
     sleep(secs(8)).await;
-    assert!(table.calls("workers") > looks);
+    assert!(table.calls("workers") > rebalances);
     close(&a).await;
 }
 
@@ -594,10 +594,14 @@ async fn dead_requester_gets_nothing_and_may_be_replaced() {
     // The worker requested the shard, and died.
     assert!(table.worker("dead").ask(&stream(), &"one".into(), &held, None).await.unwrap());
     sleep(MINUTE).await;
-    let looks = table.calls("workers");
+    let rebalances = table.calls("workers");
     sleep(10 * MINUTE).await;
     assert_eq!(table.counts(&["a", "dead"]), [2, 0]);
-    assert!(table.calls("workers") - looks <= 25, "it looks all the time: {}", table.calls("workers") - looks);
+    assert!(
+        table.calls("workers") - rebalances <= 25,
+        "the worker rebalances all the time: {}",
+        table.calls("workers") - rebalances
+    );
     let b = bench.join(&table.worker("b")).await;
     table.until_counts(&["a", "b"], &[1, 1]).await;
     close(&a).await;

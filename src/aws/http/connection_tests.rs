@@ -216,7 +216,7 @@ async fn small_frames_do_not_pin_large_buffers() {
     }
     tokio::time::sleep(SECOND).await;
     let (waiting, kept) = unread.kept();
-    assert_eq!(waiting, 200 * FRAMES, "what waits is in the hands of HTTP/2, in blocks that others share");
+    assert_eq!(waiting, 200 * FRAMES, "waiting data is left to HTTP/2, in blocks that other streams share");
     assert!(kept <= waiting + (64 << 10), "{kept} bytes are kept for {waiting}");
     // The bytes still count against the window, and are the ones that were sent.
     assert_eq!(send(&mut to_unread, WINDOW).await, WINDOW - 200 * FRAMES);

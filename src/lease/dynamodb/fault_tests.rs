@@ -1,4 +1,4 @@
-//! Tests of the store while the table is busy or its answers are lost.
+//! Does the store keep its promises when the table is busy, or its answers are lost?
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -1,4 +1,4 @@
-//! Tests of the table: the contract of all stores, and the format that Redpanda Connect expects.
+//! Does the table keep what stores promise, and what Redpanda Connect expects of it?
 
 use std::sync::Arc;
 

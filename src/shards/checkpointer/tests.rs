@@ -1,4 +1,4 @@
-//! Tests of the checkpointer: the checkpoints that it stores, the requests that it follows, and the release of leases.
+//! What does the checkpointer store and when, whose requests does it follow, and how does it release leases?
 
 use futures::FutureExt;
 use pipeline_plugin_api::{Demand, Receipt, Verdicts};
