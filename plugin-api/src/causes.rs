@@ -1,8 +1,8 @@
-//! What does an error say, with what caused it?
+//! How is an error shown together with its causes?
 
 use std::error::Error;
 
-/// An error's own text and that of its causes, each said once. For people: without the dump of types that `Debug` would add.
+/// Returns the text of an error and of its causes, each once and without the type names that `Debug` would add.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

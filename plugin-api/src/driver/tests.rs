@@ -14,7 +14,7 @@ use crate::{Batch, InputError, Message, Receipt, Settle, State, Status, Verdict}
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What was asked of the input, and what became of its batches, in order.
+/// The calls to the input, and the outcome of its batches, in order.
 #[derive(Debug, Clone, PartialEq)]
 enum Heard {
     Connect,
@@ -24,7 +24,7 @@ enum Heard {
 
 type Log = Arc<Mutex<Vec<Heard>>>;
 
-/// Answers as it was told to; idle when it has nothing more to say. Its batches are numbered from 0.
+/// An input that gives the scripted answers and is idle afterward. Its batches are numbered from 0.
 #[derive(Default)]
 struct Scripted {
     connects: Mutex<VecDeque<Result<(), InputError>>>,
@@ -119,7 +119,7 @@ fn driver(input: &Arc<Scripted>, in_flight: usize) -> Driver {
     Driver::new(Arc::clone(input) as Arc<dyn Input>, DriverOptions { in_flight, ..DriverOptions::default() })
 }
 
-/// Records what an observer is told, in a word each.
+/// Records each event of an observer as one word.
 fn words(driver: Driver) -> (Driver, Arc<Mutex<Vec<String>>>) {
     let words = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&words);

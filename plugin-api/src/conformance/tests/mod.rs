@@ -1,4 +1,4 @@
-//! The suite passes an input that keeps every rule, and catches each one that breaks one.
+//! The suite passes an input that keeps every rule, and detects every input that breaks one.
 
 mod reference;
 
@@ -27,7 +27,7 @@ async fn it_passes_on_real_time_too() {
     run(&Shelves::new(2, None), &options).await.unwrap();
 }
 
-/// Which check has to catch which flaw, and by which rule.
+/// The check that has to detect each flaw, and the rule that it names.
 const CAUGHT: &[(Flaw, Check, Rule)] = &[
     (Flaw::StartsOverOnConnect, Check::OpenAndClose, Rule::ConnectIsIdempotent),
     (Flaw::ClosesOnce, Check::OpenAndClose, Rule::ClosesAtAnyTime),
