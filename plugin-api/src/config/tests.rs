@@ -367,13 +367,13 @@ fn variable_that_is_a_whole_value_may_hold_a_list_or_a_mapping() {
     assert_eq!((toy.login.user.as_str(), toy.login.pass.expose(), toy.limit), ("me", "[hunter2]", 7));
     let toy = parse("topic: t\ntags: ${NONE:-[x, y]}").unwrap().config;
     assert_eq!(toy.tags, ["x", "y"]);
-    // Text stays text: in a field of text, in quotes, and inside a text.
+    // Text remains text: in a field of text, in quotes, and inside a text.
     let toy = parse("topic: ${TAGS}\nlogin: {user: u, pass: \"${TAGS}\"}").unwrap().config;
     assert!(toy.topic.starts_with('[') && toy.login.pass.expose().starts_with('['));
     for text in ["topic: t\ntags: \"${TAGS}\"", "topic: t\ntags: x${TAGS}", "topic: t\ntags: ${WORD}"] {
         assert!(parse(text).unwrap_err().has_errors(), "{text}");
     }
-    // A mistake in it is reported where the variable stands, without its value.
+    // An error inside the value is reported at the variable, without its value.
     let environment = Environment::from_pairs([("TAGS", r#"["good", {"secret": "hunter2"}]"#)]);
     let found = Document::from_yaml("test.yaml", "topic: t\ntags: ${TAGS}", &environment).unwrap().parse::<Toy>(&[]);
     let found = found.unwrap_err().to_string();
