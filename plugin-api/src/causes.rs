@@ -28,7 +28,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_is_said_once_and_in_words() {
+    fn each_cause_is_shown_once_and_in_words() {
         let innermost = Layer { text: "connection refused", source: None };
         let middle = Layer { text: "connection refused", source: Some(innermost.into()) };
         let outer = Layer { text: "the request failed", source: Some(middle.into()) };

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn typed_access_is_only_for_the_right_table() {
+    fn typed_access_requires_the_right_table() {
         struct Numbers;
         impl MetadataTable for Numbers {
             fn get(&self, row: u32, key: &str) -> Option<Value<'_>> {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_message_keeps_what_is_known_about_it() {
+    fn changed_message_keeps_its_metadata() {
         struct Keyed;
         impl MetadataTable for Keyed {
             fn get(&self, row: u32, key: &str) -> Option<Value<'_>> {

@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrapper_hears_verdicts_once_and_they_go_on() {
+    fn wrapper_receives_verdicts_once_and_forwards_them() {
         let (heard, wrapper) = (Heard::default(), Heard::default());
         let hear = wrapper.clone();
         let receipt = Receipt::new(1, heard.clone()).on_settle(move |verdicts| Box::new(hear).settle(verdicts.clone()));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_settled_receipt_is_not_nacked_when_it_goes() {
+    fn settled_receipt_is_not_nacked_when_dropped() {
         let heard = Heard::default();
         Receipt::new(2, heard.clone()).settle(Verdicts::ACK).unwrap();
         assert_eq!(*heard.0.lock().unwrap(), [Verdicts::ACK]);

@@ -331,14 +331,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_taken_once() {
+    fn duplicate_name_is_refused() {
         let mut registry = registry();
         assert_eq!(registry.register(Toy("toy")), Err(DuplicateName { name: "toy" }));
         assert_eq!(registry.iter().count(), 2);
     }
 
     #[test]
-    fn an_input_is_built_from_a_document_and_from_a_value() {
+    fn input_is_built_from_a_document_and_from_a_value() {
         let registry = registry();
         let toy = registry.get("toy").unwrap();
         let environment = Environment::from_pairs([("TOPIC", "news")]);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_apart() {
+    fn build_errors_distinguish_configuration_and_plugin() {
         let registry = registry();
         let toy = registry.get("toy").unwrap();
         let error = toy.build_value(&json!({ "topic": 5 })).unwrap_err();

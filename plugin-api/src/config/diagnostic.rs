@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_shown_with_its_line_and_a_caret_under_the_word() {
+    fn finding_is_shown_with_its_line_and_a_caret_under_the_word() {
         let mut one = Diagnostic::new(Severity::Error, Kind::UnknownField, "input.x", "unknown field `x`")
             .with_help("did you mean `y`?");
         one.file = Some("pipeline.yaml".into());
@@ -311,7 +311,7 @@ error: expected text
     }
 
     #[test]
-    fn place_beyond_the_line_is_its_end() {
+    fn position_beyond_the_line_is_its_end() {
         for (column, length) in [(4, 1), (40, 9), (usize::MAX, usize::MAX), (0, 0)] {
             let mut one = Diagnostic::new(Severity::Error, Kind::Syntax, "", "broken");
             (one.line, one.column, one.length, one.source) = (Some(1), Some(column), length, Some("a: ".into()));
@@ -320,7 +320,7 @@ error: expected text
     }
 
     #[test]
-    fn without_a_position_there_is_no_source() {
+    fn finding_without_a_position_shows_no_source() {
         let one = Diagnostic::new(Severity::Warning, Kind::NoEffect, "a.b", "does nothing");
         assert_eq!(one.to_string(), "warning: a.b: does nothing");
         let one = Diagnostic { file: Some("a.yaml".into()), ..one.with_help("remove it") };

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_go_refuses_is_refused() {
+    fn text_that_go_refuses_is_refused() {
         use DurationError as E;
         for (text, error) in [
             ("", E::Empty),
@@ -288,13 +288,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_back(nanos in 0..=i64::MAX.unsigned_abs()) {
+        fn shown_value_is_read_back(nanos in 0..=i64::MAX.unsigned_abs()) {
             let duration = Duration::from(StdDuration::from_nanos(nanos));
             prop_assert_eq!(duration.to_string().parse::<Duration>(), Ok(duration));
         }
 
         #[test]
-        fn no_text_makes_it_panic_and_the_schema_agrees(text in "([0-9]{0,22}|[.+-]|ns|us|\u{b5}s|ms|s|m|h|d| |.){0,5}") {
+        fn parser_never_panics_and_agrees_with_the_schema(text in "([0-9]{0,22}|[.+-]|ns|us|\u{b5}s|ms|s|m|h|d| |.){0,5}") {
             let pattern = serde_json::json!({ "pattern": Duration::PATTERN });
             let fits = jsonschema::is_valid(&pattern, &text.as_str().into());
             match text.parse::<Duration>() {

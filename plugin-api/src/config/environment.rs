@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_variable_is_left_alone() {
+    fn text_that_is_not_a_variable_is_unchanged() {
         for text in ["$A", "${}", "${! content() }", "${A", "$5", "a$", "${A B}", "${A:b", "{A}"] {
             assert_eq!(fill(text), text);
         }
@@ -257,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hiding_keeps_every_character_in_its_place(text in "([$]|[{}]|[A-C:#, \\[\\]\\-]|\\n|é){0,40}") {
+        fn hiding_keeps_the_position_of_every_character(text in "([$]|[{}]|[A-C:#, \\[\\]\\-]|\\n|é){0,40}") {
             let hidden = hide(&text);
             prop_assert_eq!(hidden.chars().count(), text.chars().count());
             prop_assert_eq!(unhide(&hidden), text);

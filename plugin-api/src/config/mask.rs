@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_schema_the_name_decides() {
+    fn field_without_a_schema_is_masked_by_its_name() {
         let show = |text| line(text, 1, &[]);
         assert_eq!(show("  my_Secret: hunter2"), "  my_Secret: ***");
         assert_eq!(show("  token: \"${TOKEN}\""), "  token: \"${TOKEN}\"");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn values_leave_messages() {
+    fn values_from_the_environment_are_removed_from_messages() {
         assert_eq!(values("bad: hunter2!", &["hunter2".into(), "ba".into()]), "bad: ***!");
     }
 }

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_text_is_no_value() {
+    fn empty_text_is_no_value() {
         assert_eq!(*serde_json::from_str::<Optional<Duration>>("\"\"").unwrap(), None);
         assert_eq!(*serde_json::from_str::<Optional<Duration>>("\"5s\"").unwrap(), Some(Duration::from_secs(5)));
         assert!(serde_json::from_str::<Optional<Duration>>("\"x\"").is_err());

@@ -76,14 +76,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_none() {
+    fn text_that_is_not_a_number_is_none() {
         for text in ["", "-", "inf", "nan", ".nan", "1_000", "0x", "0x+1", "1s", "--1", "++1", "1e999", "e5", "x"] {
             assert_eq!(number(text), None, "{text}");
         }
     }
 
     #[test]
-    fn a_float_without_a_fraction_is_whole() {
+    fn float_without_a_fraction_is_whole() {
         assert_eq!(whole(&number("5.0").unwrap()), Some(5));
         assert_eq!(whole(&number("5.5").unwrap()), None);
         assert_eq!(whole(&number("1e300").unwrap()), None);

@@ -250,13 +250,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_back(bytes in prop_oneof![any::<u64>(), (0_u64..1024, 0_u32..54).prop_map(|(n, shift)| n << shift)]) {
+        fn shown_value_is_read_back(bytes in prop_oneof![any::<u64>(), (0_u64..1024, 0_u32..54).prop_map(|(n, shift)| n << shift)]) {
             let size = ByteSize::from_bytes(bytes);
             prop_assert_eq!(size.to_string().parse::<ByteSize>(), Ok(size));
         }
 
         #[test]
-        fn no_text_makes_it_panic_and_the_schema_agrees(text in "[0-9]{0,22}([.][0-9]{0,25})?([ -]|[kMGTPE]i?B?|B|.){0,2}") {
+        fn parser_never_panics_and_agrees_with_the_schema(text in "[0-9]{0,22}([.][0-9]{0,25})?([ -]|[kMGTPE]i?B?|B|.){0,2}") {
             let pattern = serde_json::json!({ "pattern": PATTERN });
             let fits = jsonschema::is_valid(&pattern, &text.as_str().into());
             match text.parse::<ByteSize>() {

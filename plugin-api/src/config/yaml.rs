@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn places_count_characters() {
+    fn positions_count_characters() {
         let node = parse("ä: 1\nlist:\n  - {é: xyz}\n").unwrap();
         let list = &node.entry("list").unwrap().value;
         let Content::List(items) = &list.content else { panic!("{list:?}") };
@@ -252,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn a_field_given_twice_is_found_where_it_is_repeated() {
+    fn field_given_twice_is_reported_at_the_repetition() {
         let found = parse("a: 1\nb: 2\na: 3\n").unwrap_err();
         assert_eq!((found.kind, found.line, found.column), (Kind::DuplicateField, Some(3), Some(1)));
         assert_eq!(found.message, "field `a` is given twice");
     }
 
     #[test]
-    fn broken_yaml_is_an_error_with_a_place() {
+    fn invalid_yaml_is_an_error_with_a_position() {
         for text in ["a: [1, 2", "a: \"x", "a:\n\tb: 1", "a: b: c", "a: *nowhere"] {
             let found = parse(text).unwrap_err();
             assert_eq!(found.kind, Kind::Syntax, "{text:?}");
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_may_stand_unquoted_anywhere() {
+    fn unquoted_variables_are_accepted_anywhere() {
         let node = parse("a: [${A}, ${B:-x: y}]\nb: ${C:#d}\n").unwrap();
         let Content::List(items) = plain(&node, "a") else { panic!("{node:?}") };
         assert_eq!(items[0].content, Content::Plain("${A}".into()));
