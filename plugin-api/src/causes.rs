@@ -1,8 +1,8 @@
-//! What does an error say, with what caused it?
+//! How is an error shown together with its causes?
 
 use std::error::Error;
 
-/// An error's own text and that of its causes, each said once. For people: without the dump of types that `Debug` would add.
+/// Returns the text of an error and of its causes, each once and without the type names that `Debug` would add.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -28,7 +28,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_is_said_once_and_in_words() {
+    fn each_cause_is_shown_once_and_in_words() {
         let innermost = Layer { text: "connection refused", source: None };
         let middle = Layer { text: "connection refused", source: Some(innermost.into()) };
         let outer = Layer { text: "the request failed", source: Some(middle.into()) };

@@ -1,14 +1,14 @@
-//! When is a wait over whose length the host chose?
+//! When does a wait of a given length end?
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// As long as no wait is meant to last.
+/// This is longer than any intended wait.
 const FAR: Duration = Duration::from_hours(24 * 365 * 30);
 
-/// The end of a wait that begins now. A wait that is longer than the clock can say, such as [`Duration::MAX`], ends in thirty
-/// years.
+/// Returns the end of a wait that begins now. A wait that exceeds the range of the clock, such as
+/// [`Duration::MAX`], ends in thirty years.
 pub fn deadline(wait: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(wait).unwrap_or_else(|| now + FAR)

@@ -7,132 +7,134 @@ use async_trait::async_trait;
 
 use crate::{Batch, Demand, Receipt, Verdicts};
 
-/// Any error, as the cause of another.
+/// Any error, used as the cause of another error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A source of messages that are acknowledged one batch at a time.
 ///
 /// Every method takes `&self`, so that a host can read in one task and settle receipts in any other.
-/// The life of an input: `connect` (again and again until it succeeds), `read_batch` and `ack` (until an error
-/// says otherwise), `close` (once).
+/// A host calls `connect` repeatedly until it succeeds, then `read_batch` and `ack` until an error says otherwise,
+/// and finally `close` once.
 #[async_trait]
 pub trait Input: Send + Sync + 'static {
     /// Opens whatever the input reads from.
     ///
-    /// A host calls it until it succeeds, waiting a little between the calls, and again whenever `read_batch` says
-    /// [`InputError::NotConnected`]. Calling it while connected does nothing. A failed call leaves nothing behind
-    /// that would hinder the next.
+    /// The host calls this method until it succeeds, waiting a little between the calls, and again whenever
+    /// `read_batch` returns [`InputError::NotConnected`]. A call while the input is connected does nothing. A
+    /// failed call leaves nothing behind that would prevent the next one from succeeding.
     ///
     /// # Errors
     ///
-    /// [`InputError::BackOff`] and [`InputError::NotConnected`]: try again. [`InputError::Fatal`]: the
-    /// configuration or the permissions have to change first. [`InputError::EndOfInput`]: there is nothing
-    /// (more) to read.
+    /// Fails with [`InputError::BackOff`] or [`InputError::NotConnected`] if the host should try again, with
+    /// [`InputError::Fatal`] if the configuration or the permissions have to change first, and with
+    /// [`InputError::EndOfInput`] if there is nothing more to read.
     ///
     /// # Cancel safety
     ///
-    /// A cancelled call counts as a failed one.
+    /// A canceled call counts as a failed one.
     async fn connect(&self) -> Result<(), InputError>;
 
-    /// Waits for messages: at most [`Demand::max_messages`], for at most [`Demand::max_wait`].
+    /// Waits for at most [`Demand::max_wait`] and returns at most [`Demand::max_messages`] messages.
     ///
-    /// An empty batch is an answer: nothing came in that time.
+    /// An empty batch is a valid result: no message arrived in that time.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a call that is dropped before it returns has taken nothing.
+    /// This method is cancel safe: a call that is dropped before it returns has taken no message.
     async fn read_batch(&self, demand: Demand) -> Result<Batch, InputError>;
 
-    /// Says what became of the messages of one batch, in any order, from any task.
+    /// Reports the outcome of each message of one batch. Batches may be settled in any order and from any task.
     ///
-    /// It returns once the verdicts are counted; progress is stored in the background. The receipt is consumed,
-    /// so a batch can't be settled twice.
+    /// The call returns once the verdicts are counted; progress is stored in the background. The receipt is
+    /// consumed, so a batch can't be settled twice.
     ///
     /// # Errors
     ///
-    /// [`AckError::WrongCount`] when the verdicts don't match the batch; the whole batch then counts as nacked.
+    /// Fails with [`AckError::WrongCount`] if the number of verdicts doesn't match the batch; the whole batch
+    /// then counts as nacked.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe in that nothing is lost: if the call is dropped before it ran, the receipt is dropped with it,
-    /// and that is a nack.
+    /// No message is lost on cancellation: if the call is dropped before it runs, the receipt is dropped with
+    /// it, which nacks the batch.
     async fn ack(&self, receipt: Receipt, verdicts: Verdicts) -> Result<(), AckError> {
         receipt.settle(verdicts)
     }
 
-    /// Stops reading, waits at most `within` for receipts that are still out, stores progress and lets go of
-    /// everything it holds.
+    /// Stops reading, waits at most `within` for receipts that are still in flight, stores progress and
+    /// releases all resources.
     ///
-    /// Messages that were read but not handed out are forgotten, not lost: they will be read again. Receipts that
-    /// come later change nothing.
+    /// Messages that were read but not delivered are discarded, not lost: they will be read again. Receipts
+    /// that are settled later have no effect.
     ///
     /// # Errors
     ///
-    /// When progress could not be stored: then some messages that were acknowledged will be read again.
+    /// Fails if progress could not be stored; some messages that were acknowledged will then be read again.
     async fn close(&self, within: Duration) -> Result<(), InputError>;
 
-    /// How the input is doing, for an operator. Cheap enough to be asked every second.
+    /// Returns the status of the input, for an operator. The call is cheap enough to be made every second.
     fn status(&self) -> Status;
 }
 
-/// What went wrong, in terms of what the host has to do about it.
+/// An error of an input, classified by what the host has to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InputError {
-    /// There is no connection (yet, or any more): call `connect`.
+    /// There is no connection, either not yet or no longer. The host should call `connect`.
     #[error("not connected: {0}")]
     NotConnected(#[source] BoxError),
-    /// Everything there was to read has been read and settled: call `close`.
+    /// Everything there was to read has been read and settled. The host should call `close`.
     #[error("end of input")]
     EndOfInput,
-    /// It may work later: make the same call again after this time.
+    /// The call may succeed later. The host should make the same call again after this delay.
     #[error("{cause} (try again in {after:?})")]
     BackOff {
-        /// How long to wait before the next call.
+        /// The delay before the next call.
         after: Duration,
-        /// What happened.
+        /// The error that occurred.
         #[source]
         cause: BoxError,
     },
-    /// It can't work until somebody changes something: stop, and show the message.
+    /// The input can't work until its configuration or environment changes. The host should stop and show the
+    /// message.
     #[error("{0}")]
     Fatal(#[source] BoxError),
 }
 
-/// Why verdicts were not taken.
+/// The error of a settlement whose verdicts were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AckError {
-    /// One verdict for each message is needed, or one for all.
+    /// The number of verdicts was wrong: a settlement needs one verdict for each message, or one for all.
     #[error("{got} verdicts for a batch of {expected} messages; the batch counts as nacked")]
     WrongCount {
-        /// Messages in the batch.
+        /// The number of messages in the batch.
         expected: usize,
-        /// Verdicts that came.
+        /// The number of verdicts that were given.
         got: usize,
     },
 }
 
-/// How an input is doing.
+/// The status of an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// Where it is in its life.
+    /// The state of the input.
     pub state: State,
-    /// What it reads, for a person: stream names, a path, a topic.
+    /// A readable description of the source, such as stream names, a path or a topic.
     pub target: String,
-    /// Messages read and not yet finally acknowledged.
+    /// The number of messages that were read and not yet finally acknowledged.
     pub pending_messages: u64,
-    /// Bytes of memory that they hold, as far as the input counts them, with what is being read.
+    /// The bytes of memory that pending messages and reads in progress hold, as far as the input counts them.
     pub pending_bytes: u64,
-    /// The most messages that may be pending, where there is such a limit.
+    /// The limit on pending messages, if there is one.
     pub capacity_messages: Option<u64>,
-    /// Why it is not simply well, in a sentence.
+    /// A sentence that explains why the input is not healthy.
     pub reason: Option<String>,
 }
 
 impl Status {
-    /// A status with nothing pending and nothing to explain.
+    /// Creates a status with nothing pending and nothing to explain.
     pub fn new(state: State, target: impl Into<String>) -> Self {
         Self {
             state,
@@ -145,19 +147,19 @@ impl Status {
     }
 }
 
-/// Where an input is in its life.
+/// The state of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
     /// `connect` has not succeeded yet, or has to be called again.
     Disconnected,
-    /// All is well.
+    /// The input is healthy.
     Connected,
-    /// Connected, but part of the input can't be read at the moment; it retries on its own.
+    /// The input is connected, but part of it can't be read at the moment. It retries on its own.
     Degraded,
     /// Everything there was to read has been read.
     Ended,
-    /// Something has to be changed by a person.
+    /// The input can't continue until an operator changes something.
     Failed,
     /// `close` was called.
     Closed,

@@ -1,22 +1,22 @@
-//! What a pipeline engine (the *host*) and an input plugin agree on.
+//! The contract between a pipeline engine (the *host*) and an input plugin.
 //!
 //! A host reads batches of [`Message`]s from an [`Input`] and settles each batch through its [`Receipt`];
 //! an input's author implements [`Input`], declares a configuration type, and is listed in a `Registry`.
-//! Nothing here knows any particular input or any particular host. What an input's author needs of other packages for these
-//! traits is re-exported: [`macro@async_trait`], [`Bytes`], and the derive macros in `config`.
+//! This package depends on no particular input and on no particular host. It re-exports what these traits need from
+//! other packages: [`macro@async_trait`], [`Bytes`], and the derive macros in `config`.
 //!
 //! # Layout
 //!
 //! - [`mod@input`]: the `Input` trait, its errors and its status.
 //! - [`message`]: a message, its payload and its metadata.
-//! - [`batch`]: what a host asks for and what it gets.
-//! - [`receipt`]: how a host says what became of a batch, and `reason`: why it refuses a message.
+//! - [`batch`]: what a host requests and what it receives.
+//! - [`receipt`]: how a host reports the outcome of a batch, and `reason`: why it refuses a message.
 //! - [`driver`]: connect, read, settle and stop, as every host needs it.
 //! - `registry`: the inputs a host can build, by name (feature `config`).
 //! - `config`: one declared type gives parsing, lint, schema, reference and example (feature `config`).
 //! - `conformance`: a suite that any `Input` can be run through (feature `conformance`).
 //!
-//! Both features are off by default. A host that is handed its inputs ready made needs neither.
+//! Both features are off by default. A host that does not build its inputs from configuration needs neither.
 
 pub mod batch;
 mod causes;
@@ -33,9 +33,9 @@ pub mod receipt;
 #[cfg(feature = "config")]
 pub mod registry;
 
-/// The macro of the `async-trait` crate, with which an [`Input`] is implemented.
+/// The macro of the `async-trait` crate, which an implementation of [`Input`] uses.
 pub use async_trait::async_trait;
-/// The bytes of the `bytes` crate, of which a payload is made.
+/// The reference-counted bytes of the `bytes` crate, which hold a payload.
 pub use bytes::Bytes;
 
 pub use batch::{Batch, Demand};

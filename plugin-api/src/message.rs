@@ -1,4 +1,4 @@
-//! What is a message, and what is known about it?
+//! What does a message consist of?
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -9,9 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-/// One message: a payload and what is known about it.
+/// A message: a payload and its metadata.
 ///
-/// Cloning one copies no payload and no metadata: both are shared.
+/// Cloning a message copies neither payload nor metadata: both are shared.
 #[derive(Clone)]
 pub struct Message {
     payload: Bytes,
@@ -19,29 +19,30 @@ pub struct Message {
     row: u32,
 }
 
-/// The metadata of many messages, one row a message.
+/// The metadata of many messages, with one row per message.
 ///
-/// What a whole batch has in common (a stream, a shard, a topic) is held once; what differs is found by the row. So
-/// a message carries a pointer and a number, whatever is known about it.
+/// Values that a whole batch has in common (a stream, a shard, a topic) are stored once; values that differ are
+/// found by the row. A message therefore carries only a pointer and a number, regardless of the amount of metadata.
 pub trait MetadataTable: Any + Send + Sync + 'static {
-    /// The value of `key` in `row`, if it has one.
+    /// Returns the value of `key` in `row`, if it has one.
     fn get(&self, row: u32, key: &str) -> Option<Value<'_>>;
 
     /// Calls `each` with every key that has a value in `row`, in a fixed order.
     fn for_each<'a>(&'a self, row: u32, each: &mut dyn FnMut(&'a str, Value<'a>));
 
-    /// The key within which the order of messages matters, if there is one: see [`Message::ordering_key`].
+    /// Returns the key within which the order of messages matters, if there is one: see
+    /// [`Message::ordering_key`].
     fn ordering_key(&self, row: u32) -> Option<&str> {
         let _ = row;
         None
     }
 }
 
-/// One value of metadata.
+/// A metadata value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Value<'a> {
-    /// Text.
+    /// A text.
     Text(&'a str),
     /// A whole number.
     Integer(i64),
@@ -50,8 +51,9 @@ pub enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The value as text: numbers in decimal, times as RFC 3339 with milliseconds, in UTC
-    /// (`2023-11-14T22:13:20.007Z`; a time before 1970 reads as 1970, and one after the year 9999 as its end).
+    /// Returns the value as text: numbers in decimal, times as RFC 3339 with milliseconds, in UTC
+    /// (`2023-11-14T22:13:20.007Z`). A time before 1970 is shown as 1970, and a time after the year 9999 as the
+    /// end of that year.
     pub fn to_text(self) -> Cow<'a, str> {
         match self {
             Self::Text(text) => Cow::Borrowed(text),
@@ -71,19 +73,19 @@ impl fmt::Display for Value<'_> {
 }
 
 impl Message {
-    /// A message without metadata.
+    /// Creates a message without metadata.
     pub fn new(payload: impl Into<Bytes>) -> Self {
         static NONE: OnceLock<Arc<Pairs>> = OnceLock::new();
         let none = Arc::clone(NONE.get_or_init(|| Arc::new(Pairs(Vec::new()))));
         Self { payload: payload.into(), table: none, row: 0 }
     }
 
-    /// A message whose metadata is a row of `table`.
+    /// Creates a message whose metadata is a row of `table`.
     pub fn with_row(payload: Bytes, table: Arc<dyn MetadataTable>, row: u32) -> Self {
         Self { payload, table, row }
     }
 
-    /// A message with text metadata of its own, for inputs and tests that don't care about a million of them.
+    /// Creates a message with text metadata of its own, for tests and for inputs with a low message rate.
     pub fn with_pairs<K, V>(payload: impl Into<Bytes>, pairs: impl IntoIterator<Item = (K, V)>) -> Self
     where
         K: Into<String>,
@@ -93,13 +95,13 @@ impl Message {
         Self { payload: payload.into(), table: Arc::new(Pairs(pairs)), row: 0 }
     }
 
-    /// The same message with another payload: what is known about it stays, so that a middleware can change what it says.
+    /// Replaces the payload and keeps the metadata, so that a middleware can transform a message.
     #[must_use]
     pub fn with_payload(self, payload: impl Into<Bytes>) -> Self {
         Self { payload: payload.into(), ..self }
     }
 
-    /// The same message with one more value of metadata, in place of one of the same key. The rest stays shared, and
+    /// Adds a metadata value, or replaces the value of the same key. The other metadata stays shared, and
     /// [`table`](Self::table) still finds it.
     #[must_use]
     pub fn with_metadata(self, key: impl Into<String>, value: impl Into<String>) -> Self {
@@ -107,24 +109,25 @@ impl Message {
         Self { payload: self.payload, table: Arc::new(layer), row: 0 }
     }
 
-    /// Messages of the same key are to be handled in the order in which they were read; messages of different keys may be
-    /// handled in parallel. The key is shared with the other messages of its batch, not copied. `None` if the input has no
-    /// order, or one for all messages.
+    /// Returns the ordering key of the message. Messages of the same key must be processed in the order in
+    /// which they were read; messages of different keys may be processed in parallel. The key is shared with
+    /// the other messages of its batch, not copied. The result is `None` if the input has no order, or one
+    /// order for all messages.
     pub fn ordering_key(&self) -> Option<&str> {
         self.table.ordering_key(self.row)
     }
 
-    /// What the message says.
+    /// Returns the payload.
     pub fn payload(&self) -> &Bytes {
         &self.payload
     }
 
-    /// The payload alone.
+    /// Converts the message into its payload.
     pub fn into_payload(self) -> Bytes {
         self.payload
     }
 
-    /// One value of the metadata.
+    /// Returns the metadata value of `key`, if there is one.
     pub fn get(&self, key: &str) -> Option<Value<'_>> {
         self.table.get(self.row, key)
     }
@@ -134,7 +137,8 @@ impl Message {
         self.table.for_each(self.row, &mut each);
     }
 
-    /// The table and the row that hold the metadata, if the table is a `T`: the typed way to what an input knows.
+    /// Returns the table and the row that hold the metadata, if the table is a `T`. This is the typed access to
+    /// the metadata of an input.
     pub fn table<T: MetadataTable>(&self) -> Option<(&T, u32)> {
         let (mut table, mut row): (&dyn Any, u32) = (self.table.as_ref(), self.row);
         loop {
@@ -149,7 +153,7 @@ impl Message {
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Payloads may be secret and may be megabytes; their length is enough to follow a message.
+        // Payloads may be secret or megabytes long; the length is enough to follow a message.
         let mut out = f.debug_struct("Message");
         out.field("payload_bytes", &self.payload.len());
         self.for_each_metadata(|key, value| {
@@ -159,7 +163,7 @@ impl fmt::Debug for Message {
     }
 }
 
-/// Text metadata of one message.
+/// The text metadata of one message.
 struct Pairs(Vec<(String, String)>);
 
 impl MetadataTable for Pairs {
@@ -174,7 +178,7 @@ impl MetadataTable for Pairs {
     }
 }
 
-/// One value of metadata on top of the metadata of a message.
+/// A metadata value on top of the metadata of a message.
 struct Layer {
     key: String,
     value: String,
@@ -218,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn typed_access_is_only_for_the_right_table() {
+    fn typed_access_requires_the_right_table() {
         struct Numbers;
         impl MetadataTable for Numbers {
             fn get(&self, row: u32, key: &str) -> Option<Value<'_>> {
@@ -235,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_message_keeps_what_is_known_about_it() {
+    fn changed_message_keeps_its_metadata() {
         struct Keyed;
         impl MetadataTable for Keyed {
             fn get(&self, row: u32, key: &str) -> Option<Value<'_>> {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 /// The reason of a nack, for the log of the input: one line of at most [`Reason::MAX_CHARS`] characters.
 ///
-/// Control characters, such as line breaks, become spaces, and what is longer is cut off with an ellipsis. Clones share the
-/// text, so that one reason may stand for a whole batch. An input may log it as it is, so it should hold nothing secret.
+/// Control characters, such as line breaks, become spaces, and a longer text is cut off with an ellipsis. Clones
+/// share the text, so one reason can apply to a whole batch. An input may log the text unchanged, so it should
+/// contain no secrets.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Reason(Arc<str>);
 
@@ -14,7 +15,7 @@ impl Reason {
     /// The length of the longest reason, in characters.
     pub const MAX_CHARS: usize = 200;
 
-    /// Takes a text, or as much of it as a reason holds.
+    /// Creates a reason from a text, cut off at [`MAX_CHARS`](Self::MAX_CHARS) characters.
     pub fn new(text: impl AsRef<str>) -> Self {
         let text = text.as_ref();
         let fits = text.chars().nth(Self::MAX_CHARS).is_none();
@@ -24,7 +25,7 @@ impl Reason {
         Self(line.into())
     }
 
-    /// The text of the reason.
+    /// Returns the text of the reason.
     pub fn as_str(&self) -> &str {
         &self.0
     }

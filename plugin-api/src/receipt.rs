@@ -1,17 +1,18 @@
-//! How does a host say what became of a batch?
+//! How does a host report the outcome of a batch?
 
 use std::fmt;
 
 use crate::{AckError, Reason};
 
-/// What became of one message.
+/// The outcome of one message.
 ///
-/// Two nacks with different reasons are not equal: [`is_ack`](Self::is_ack) asks for the verdict alone.
+/// Two nacks with different reasons are not equal; [`is_ack`](Self::is_ack) compares the verdict alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The message is safe where it was meant to go; it need not be delivered again.
+    /// The message is processed and need not be delivered again.
     Ack,
-    /// The message is not safe, and is to be delivered again. The reason is for the log of the input and changes nothing else.
+    /// The message is not processed and must be delivered again. The reason only appears in the log of the
+    /// input.
     Nack(Option<Reason>),
 }
 
@@ -19,45 +20,46 @@ impl Verdict {
     /// A nack without a reason.
     pub const NACK: Self = Self::Nack(None);
 
-    /// A nack with a reason.
+    /// Creates a nack with a reason.
     pub fn nack(reason: impl Into<Reason>) -> Self {
         Self::Nack(Some(reason.into()))
     }
 
-    /// Whether the message is acknowledged.
+    /// Returns `true` if the message is acknowledged.
     pub fn is_ack(&self) -> bool {
         matches!(self, Self::Ack)
     }
 }
 
-/// What became of the messages of a batch.
+/// The outcome of the messages of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdicts {
-    /// The same for all.
+    /// The same verdict applies to all messages.
     All(Verdict),
-    /// One for each message, in the order of the batch.
+    /// There is one verdict for each message, in the order of the batch.
     Each(Vec<Verdict>),
 }
 
 impl Verdicts {
-    /// All messages are done.
+    /// All messages are acknowledged.
     pub const ACK: Self = Self::All(Verdict::Ack);
-    /// No message is done.
+    /// All messages are nacked.
     pub const NACK: Self = Self::All(Verdict::NACK);
 
-    /// No message is done, for this reason.
+    /// Creates a nack of all messages with this reason.
     pub fn nack(reason: impl Into<Reason>) -> Self {
         Self::All(Verdict::nack(reason))
     }
 }
 
-/// What an input does when a batch is settled. Implemented by inputs, called once by a [`Receipt`].
+/// The action of an input when a batch is settled. Inputs implement it, and a [`Receipt`] calls it once.
 pub trait Settle: Send + Sync + 'static {
-    /// Takes the verdicts; [`Verdicts::Each`] holds exactly one for each message. Must neither block nor fail.
+    /// Receives the verdicts; [`Verdicts::Each`] holds exactly one for each message. This method must neither
+    /// block nor fail.
     fn settle(self: Box<Self>, verdicts: Verdicts);
 }
 
-/// A receipt whose verdicts a wrapper hears.
+/// A settlement that reports the verdicts to a wrapper.
 struct OnSettle<F> {
     hear: F,
     receipt: Receipt,
@@ -66,15 +68,15 @@ struct OnSettle<F> {
 impl<F: FnOnce(&Verdicts) + Send + Sync + 'static> Settle for OnSettle<F> {
     fn settle(self: Box<Self>, verdicts: Verdicts) {
         (self.hear)(&verdicts);
-        // The number of verdicts was compared before they came here.
+        // The number of verdicts was verified before this call.
         let _ = self.receipt.settle(verdicts);
     }
 }
 
-/// The right, and the duty, to say what became of a batch.
+/// The right, and the duty, to settle a batch.
 ///
-/// It is owned and can't be copied, and settling consumes it, so a batch is settled once. One that is dropped
-/// unused is a nack: a host that loses a batch by an error, a panic or a cancelled task loses no message.
+/// A receipt can't be copied, and settling consumes it, so a batch is settled once. Dropping an unused receipt
+/// nacks the batch: a host that loses a batch because of an error, a panic or a canceled task loses no message.
 #[must_use = "a receipt that is dropped is a nack"]
 pub struct Receipt {
     settle: Option<Box<dyn Settle>>,
@@ -82,43 +84,45 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// A receipt for a batch of `expected` messages.
+    /// Creates a receipt for a batch of `expected` messages.
     pub fn new(expected: usize, settle: impl Settle) -> Self {
         Self { settle: Some(Box::new(settle)), expected }
     }
 
-    /// The receipt of an empty batch: settling it does nothing.
+    /// Creates the receipt of an empty batch; settling it does nothing.
     pub fn empty() -> Self {
         Self { settle: None, expected: 0 }
     }
 
-    /// The same receipt, for a wrapper of an input that has to know what became of a batch: `hear` is called once, with the
-    /// verdicts of all messages, before they are counted. A receipt that is dropped counts as a nack here, too.
+    /// Adds an observer, for a wrapper of an input that needs the outcome of a batch: `hear` is called once,
+    /// with the verdicts of all messages, before they are counted. A dropped receipt is reported as a nack.
     pub fn on_settle(self, hear: impl FnOnce(&Verdicts) + Send + Sync + 'static) -> Self {
         let expected = self.expected;
         Self { settle: Some(Box::new(OnSettle { hear, receipt: self })), expected }
     }
 
-    /// Settles the batch without an input, for tests of what an input does with verdicts.
+    /// Settles the batch without an input, for tests of how an input processes verdicts.
     ///
     /// # Errors
     ///
-    /// As [`Input::ack`](crate::Input::ack).
+    /// Fails under the same conditions as [`Input::ack`](crate::Input::ack).
     #[cfg(feature = "conformance")]
     pub fn settle_in_test(self, verdicts: Verdicts) -> Result<(), AckError> {
         self.settle(verdicts)
     }
 
-    /// How many messages this receipt stands for.
+    /// Returns the number of messages that this receipt settles.
     pub fn expected(&self) -> usize {
         self.expected
     }
 
-    /// Settles the batch, for [`Input::ack`](crate::Input::ack), which is the one public way: wrappers of an input see every verdict.
+    /// Settles the batch. [`Input::ack`](crate::Input::ack) is the only public way here, so that wrappers of an
+    /// input see every verdict.
     ///
     /// # Errors
     ///
-    /// [`AckError::WrongCount`] when there are not as many verdicts as messages; the batch is then nacked.
+    /// Fails with [`AckError::WrongCount`] if the number of verdicts differs from the number of messages; the
+    /// batch is then nacked.
     pub(crate) fn settle(mut self, verdicts: Verdicts) -> Result<(), AckError> {
         let Some(settle) = self.settle.take() else { return Ok(()) };
         if let Verdicts::Each(each) = &verdicts
@@ -154,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrapper_hears_verdicts_once_and_they_go_on() {
+    fn wrapper_receives_verdicts_once_and_forwards_them() {
         let (heard, wrapper) = (Heard::default(), Heard::default());
         let hear = wrapper.clone();
         let receipt = Receipt::new(1, heard.clone()).on_settle(move |verdicts| Box::new(hear).settle(verdicts.clone()));
@@ -193,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_settled_receipt_is_not_nacked_when_it_goes() {
+    fn settled_receipt_is_not_nacked_when_dropped() {
         let heard = Heard::default();
         Receipt::new(2, heard.clone()).settle(Verdicts::ACK).unwrap();
         assert_eq!(*heard.0.lock().unwrap(), [Verdicts::ACK]);

@@ -9,17 +9,17 @@ use serde_json::Value;
 use crate::config::{ConfigSpec, Configuration, Diagnostics, Document};
 use crate::{BoxError, Input};
 
-/// What its author promises about a component.
+/// The stability that a component's author promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stability {
-    /// Changes only in compatible ways.
+    /// The component changes only in compatible ways.
     Stable,
-    /// Works; fields may still change with a minor version.
+    /// The component works; fields may still change with a minor version.
     Beta,
-    /// May change or go at any time.
+    /// The component may change or be removed at any time.
     Experimental,
-    /// Will go; its description says what to use instead.
+    /// The component will be removed; its description names the replacement.
     Deprecated,
 }
 
@@ -37,15 +37,15 @@ impl fmt::Display for Stability {
 /// A worked example, for the documentation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
-    /// A few words.
+    /// A short title.
     pub title: &'static str,
-    /// When one would want it.
+    /// The situation in which the example is useful.
     pub summary: &'static str,
-    /// A document with `input: {name: …}`. It must lint clean with the variables it uses set.
+    /// A document with `input: {name: …}`. It must lint clean if the variables that it uses are set.
     pub yaml: &'static str,
 }
 
-/// What a component is, for people.
+/// The description of a component, for its documentation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct About {
@@ -53,37 +53,37 @@ pub struct About {
     pub name: &'static str,
     /// The version of the plugin.
     pub version: &'static str,
-    /// What is promised.
+    /// The stability that is promised.
     pub status: Stability,
-    /// One sentence.
+    /// A summary of one sentence.
     pub summary: &'static str,
-    /// The rest, in Markdown.
+    /// The full description, in Markdown.
     pub description: &'static str,
     /// Worked examples.
     pub examples: Vec<Example>,
 }
 
 impl About {
-    /// A stable component without description and examples.
+    /// Creates the description of a stable component without details and examples.
     pub fn new(name: &'static str, version: &'static str, summary: &'static str) -> Self {
         Self { name, version, status: Stability::Stable, summary, description: "", examples: Vec::new() }
     }
 
-    /// With another promise.
+    /// Sets the stability.
     #[must_use]
     pub fn status(mut self, status: Stability) -> Self {
         self.status = status;
         self
     }
 
-    /// With a description in Markdown.
+    /// Sets the description, in Markdown.
     #[must_use]
     pub fn description(mut self, description: &'static str) -> Self {
         self.description = description;
         self
     }
 
-    /// With one more example.
+    /// Adds an example.
     #[must_use]
     pub fn example(mut self, title: &'static str, summary: &'static str, yaml: &'static str) -> Self {
         self.examples.push(Example { title, summary, yaml });
@@ -91,39 +91,39 @@ impl About {
     }
 }
 
-/// What an input's author provides.
+/// The part of an input plugin that its author provides.
 pub trait InputPlugin: Send + Sync + 'static {
-    /// The one declaration of its configuration.
+    /// The declared type of its configuration.
     type Config: Configuration;
 
-    /// What it is, for people.
+    /// Returns the description of the input.
     fn about(&self) -> About;
 
-    /// Makes an input that isn't connected yet. Does no I/O.
+    /// Creates an input that isn't connected yet. This method does no I/O.
     ///
     /// # Errors
     ///
-    /// When something about the configuration can only be known here.
+    /// Fails if the configuration is wrong in a way that can only be detected here.
     fn build(&self, config: Self::Config) -> Result<Arc<dyn Input>, BoxError>;
 }
 
-/// The inputs a host can build, by name. Nothing registers itself: a host lists what it wants.
+/// The inputs that a host can build, by name. No input registers itself: the host lists the inputs it offers.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     inputs: BTreeMap<&'static str, RegisteredInput>,
 }
 
 impl Registry {
-    /// No inputs.
+    /// Creates an empty registry.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds an input under the name it gives itself.
+    /// Adds an input under the name in its description.
     ///
     /// # Errors
     ///
-    /// [`DuplicateName`] when there is one with that name; the first stays.
+    /// Fails with [`DuplicateName`] if an input of that name is registered already; the first one stays.
     pub fn register<P: InputPlugin>(&mut self, plugin: P) -> Result<(), DuplicateName> {
         let registered = RegisteredInput::new(plugin);
         let name = registered.name();
@@ -134,33 +134,33 @@ impl Registry {
         Ok(())
     }
 
-    /// The input of that name.
+    /// Returns the input of that name.
     pub fn get(&self, name: &str) -> Option<&RegisteredInput> {
         self.inputs.get(name)
     }
 
-    /// All of them, by name.
+    /// Returns all inputs, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &RegisteredInput> {
         self.inputs.values()
     }
 
-    /// The name most like this one, for messages about one that doesn't exist.
+    /// Returns the registered name most similar to this one, for messages about an unknown name.
     pub fn nearest(&self, name: &str) -> Option<&'static str> {
         crate::config::nearest(name, self.inputs.keys().copied())
     }
 }
 
-/// Two inputs want the same name.
+/// The error of two inputs with the same name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("an input named `{name}` is registered already")]
 pub struct DuplicateName {
-    /// The name.
+    /// The name of both inputs.
     pub name: &'static str,
 }
 
 type Build = dyn Fn(&Document, &[&str]) -> Result<Built, BuildError> + Send + Sync;
 
-/// An input that can be built, whatever its configuration type. Cheap to clone.
+/// An input that can be built, independent of its configuration type. Clones are cheap.
 #[derive(Clone)]
 pub struct RegisteredInput {
     spec: Arc<ConfigSpec>,
@@ -168,7 +168,7 @@ pub struct RegisteredInput {
 }
 
 impl RegisteredInput {
-    /// An input outside any registry.
+    /// Creates an entry outside any registry.
     pub fn new<P: InputPlugin>(plugin: P) -> Self {
         let about = plugin.about();
         let name = about.name;
@@ -180,35 +180,36 @@ impl RegisteredInput {
         Self { spec: Arc::new(ConfigSpec::of::<P::Config>(about)), build: Arc::new(build) }
     }
 
-    /// The name in a configuration.
+    /// Returns the name in a configuration.
     pub fn name(&self) -> &'static str {
         self.about().name
     }
 
-    /// What it is, for people.
+    /// Returns the description of the input.
     pub fn about(&self) -> &About {
         self.spec.about()
     }
 
-    /// Its schema, reference, example and lint.
+    /// Returns its schema, reference, example and lint.
     pub fn spec(&self) -> &ConfigSpec {
         &self.spec
     }
 
-    /// Builds it from the block at `path` of a document, such as `["input", "aws_kinesis"]`.
+    /// Builds the input from the block at `path` of a document, such as `["input", "aws_kinesis"]`.
     ///
     /// # Errors
     ///
-    /// [`BuildError::Config`] with positions when the block is wrong; [`BuildError::Plugin`] when the plugin says so.
+    /// Fails with [`BuildError::Config`], including positions, if the block is wrong, and with
+    /// [`BuildError::Plugin`] if the plugin refuses the configuration.
     pub fn build(&self, document: &Document, path: &[&str]) -> Result<Built, BuildError> {
         (self.build)(document, path)
     }
 
-    /// Builds it from a value that a host has parsed: the block itself.
+    /// Builds the input from a value that a host has parsed. The value is the block itself.
     ///
     /// # Errors
     ///
-    /// As [`build`](Self::build), with paths instead of positions.
+    /// Fails like [`build`](Self::build), with paths instead of positions.
     pub fn build_value(&self, value: &Value) -> Result<Built, BuildError> {
         self.build(&Document::from_value(value), &[])
     }
@@ -220,12 +221,12 @@ impl fmt::Debug for RegisteredInput {
     }
 }
 
-/// An input and what is odd about its configuration.
+/// An input and the warnings about its configuration.
 #[non_exhaustive]
 pub struct Built {
     /// The input, not connected yet.
     pub input: Arc<dyn Input>,
-    /// Warnings to show to whoever wrote the configuration.
+    /// Warnings to show to the author of the configuration.
     pub warnings: Diagnostics,
 }
 
@@ -235,19 +236,19 @@ impl fmt::Debug for Built {
     }
 }
 
-/// Why an input could not be built.
+/// The reason why an input could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// The configuration is wrong.
     #[error("{0}")]
     Config(Diagnostics),
-    /// The plugin refused a configuration that looked right.
+    /// The plugin refused a configuration that passed all checks.
     #[error("input `{input}`: {source}")]
     Plugin {
-        /// The input's name.
+        /// The name of the input.
         input: &'static str,
-        /// What it says.
+        /// The error of the plugin.
         source: BoxError,
     },
 }
@@ -330,14 +331,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_taken_once() {
+    fn duplicate_name_is_refused() {
         let mut registry = registry();
         assert_eq!(registry.register(Toy("toy")), Err(DuplicateName { name: "toy" }));
         assert_eq!(registry.iter().count(), 2);
     }
 
     #[test]
-    fn an_input_is_built_from_a_document_and_from_a_value() {
+    fn input_is_built_from_a_document_and_from_a_value() {
         let registry = registry();
         let toy = registry.get("toy").unwrap();
         let environment = Environment::from_pairs([("TOPIC", "news")]);
@@ -347,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_apart() {
+    fn build_errors_distinguish_configuration_and_plugin() {
         let registry = registry();
         let toy = registry.get("toy").unwrap();
         let error = toy.build_value(&json!({ "topic": 5 })).unwrap_err();

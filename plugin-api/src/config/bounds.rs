@@ -1,20 +1,20 @@
-//! Which values of a document are out of the bounds that the schema sets?
+//! Which values of a document violate the bounds that the schema sets?
 //!
-//! A bound is declared once, as `schemars(range(…))` or `schemars(length(…))`. The schema shows it to tools and people, and it is
-//! enforced here.
+//! A bound is declared once, as `schemars(range(…))` or `schemars(length(…))`. The schema shows it to tools and
+//! readers, and this module enforces it.
 
 use serde_json::{Number, Value};
 
 use super::node::{Content, Node, Path, Step};
 use super::{scalar, schema};
 
-/// A value that is out of its bounds.
+/// A value that violates its bounds.
 pub(super) struct OutOfBounds {
     pub(super) path: Path,
     pub(super) message: String,
 }
 
-/// Every value that the author wrote and that is too small or too large, too short or too long.
+/// Returns every value in the document that is too small or too large, too short or too long.
 pub(super) fn violations(node: &Node, schema: &Value) -> Vec<OutOfBounds> {
     let mut found = Vec::new();
     walk(node, schema, &mut Path::default(), &mut found);
@@ -56,7 +56,8 @@ fn violation(node: &Node, schema: &Value) -> Option<String> {
     Some(format!("the {what} is greater than {}", plain(most)))
 }
 
-/// Whether the schema takes a number: an unquoted scalar is one then, if it looks like one.
+/// Returns `true` if the schema accepts a number; an unquoted scalar then counts as one, if it can be parsed as
+/// one.
 fn allows_number(schema: &Value) -> bool {
     let is_number = |kind: &Value| kind == "integer" || kind == "number";
     schema.get("type").is_some_and(|kind| match kind {
@@ -65,7 +66,7 @@ fn allows_number(schema: &Value) -> bool {
     })
 }
 
-/// Compares whole numbers as such, since a float does not hold the largest ones.
+/// Compares whole numbers as such, because a float does not represent the largest ones.
 fn is_less(one: &Number, other: &Number) -> bool {
     match (scalar::whole(one), scalar::whole(other)) {
         (Some(one), Some(other)) => one < other,
@@ -73,7 +74,7 @@ fn is_less(one: &Number, other: &Number) -> bool {
     }
 }
 
-/// The number as a person would write it: `0`, not `0.0`.
+/// Formats a number as an author would write it: `0`, not `0.0`.
 fn plain(number: &Number) -> String {
     scalar::whole(number).map_or_else(|| number.to_string(), |whole| whole.to_string())
 }

@@ -1,4 +1,4 @@
-//! How does a configuration type say what its attributes can't: fields that need or exclude each other?
+//! How does a configuration type express rules beyond its attributes: fields that need or exclude each other?
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -15,34 +15,36 @@ use super::diagnostic::{Kind, Severity};
 /// - [`values`](Self::values) says what else a single value must satisfy,
 /// - [`check`](Self::check) says what several fields together must satisfy.
 pub trait Configuration: DeserializeOwned + JsonSchema + Send + 'static {
-    /// Adds what is wrong about single values, beyond their type and the bounds in the schema. What is found here counts
-    /// instead of what the bounds say of the same field.
+    /// Adds errors about single values, beyond their type and the bounds in the schema. An error that is added
+    /// here replaces the error about the bounds of the same field.
     fn values(&self, findings: &mut Findings) {
         let _ = findings;
     }
 
-    /// Adds what is wrong, or odd, about the fields together. Called only when each field is right by itself.
+    /// Adds errors and warnings about combinations of fields. This method is called only if each field is valid
+    /// by itself.
     ///
-    /// A field that holds its default counts as not given: full examples list every default and mean nothing by it.
+    /// A field that holds its default counts as not given, because full examples list every default.
     fn check(&self, findings: &mut Findings) {
         let _ = findings;
     }
 
-    /// Adds what is right as a configuration and would be refused at connect all the same, as far as that can be known
-    /// without I/O: what this version can't do yet. Lint asks for it; reading the configuration does not.
+    /// Adds errors about a valid configuration that a connect would refuse, as far as they can be detected
+    /// without I/O: for example, features that this version does not support yet. Lint calls this method;
+    /// reading the configuration does not.
     fn unsupported(&self, findings: &mut Findings) {
         let _ = findings;
     }
 }
 
-/// What a [`Configuration`] finds wrong or odd about itself. Paths are relative to the configuration; messages must hold no values of
-/// secret fields.
+/// The errors and warnings that a [`Configuration`] reports about itself. Paths are relative to the configuration;
+/// messages must contain no values of secret fields.
 #[derive(Debug, Default)]
 pub struct Findings {
     pub(super) found: Vec<Finding>,
 }
 
-/// One of them.
+/// One error or warning.
 #[derive(Debug)]
 pub(super) struct Finding {
     pub(super) severity: Severity,
@@ -53,22 +55,22 @@ pub(super) struct Finding {
 }
 
 impl Findings {
-    /// Fields contradict each other, or one needs another; `path` is the one to look at first.
+    /// Adds an error: fields contradict each other, or one needs another. `path` is the field to correct first.
     pub fn conflict(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
         self.push(Severity::Error, Kind::Conflict, path, message.into(), help.into());
     }
 
-    /// A value is wrong in a way that only shows here.
+    /// Adds an error about a value that only this check can detect.
     pub fn invalid(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
         self.push(Severity::Error, Kind::InvalidValue, path, message.into(), help.into());
     }
 
-    /// A field was written and changes nothing: a warning.
+    /// Adds a warning: a field was written and has no effect.
     pub fn no_effect(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
         self.push(Severity::Warning, Kind::NoEffect, path, message.into(), help.into());
     }
 
-    /// Whether anything found keeps the configuration from being used.
+    /// Returns `true` if a finding keeps the configuration from being used.
     pub fn has_errors(&self) -> bool {
         self.found.iter().any(|one| one.severity == Severity::Error)
     }

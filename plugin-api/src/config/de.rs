@@ -1,6 +1,6 @@
 //! How do nodes become a typed value?
 //!
-//! A `serde` deserializer over [`Node`]. On the way back each level adds its step to the path of an error.
+//! This is a `serde` deserializer over [`Node`]. On an error, each level adds its step to the path of the error.
 
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
@@ -79,7 +79,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             Content::Null => visitor.visit_unit(),
             Content::Bool(value) => visitor.visit_bool(*value),
             Content::Text(text) => visitor.visit_borrowed_str(text),
-            // Where no type asks for one, only the words of YAML 1.2 are booleans.
+            // If the type does not request a boolean, only the words of YAML 1.2 are booleans.
             Content::Plain(text) if matches!(text.as_str(), "true" | "True" | "TRUE") => visitor.visit_bool(true),
             Content::Plain(text) if matches!(text.as_str(), "false" | "False" | "FALSE") => visitor.visit_bool(false),
             Content::Number(_) | Content::Plain(_) => match (self.number(), &self.content) {

@@ -1,6 +1,6 @@
-//! What does serde say is wrong, in words for whoever wrote the configuration?
+//! How does an error of serde become a message for the author of a configuration?
 //!
-//! The value itself is never repeated: it may be a secret, and the source line shows it where it may be shown.
+//! The value itself is never repeated: it may be a secret, and the source line shows it where that is allowed.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use super::diagnostic::Kind;
 use super::nearest;
 use super::node::{Path, Step};
 
-/// What serde says, and where.
+/// An error of serde, and its path.
 #[derive(Debug)]
 pub(super) struct DeError {
     pub(super) kind: Kind,
     pub(super) message: String,
     pub(super) help: Option<String>,
-    /// From the inside out, for it is built on the way back.
+    /// The steps are stored from the inside out, because the path is built on the way back.
     steps: Vec<Step>,
 }
 
@@ -30,7 +30,7 @@ impl DeError {
         self
     }
 
-    /// The path from where reading began.
+    /// Returns the path, starting where reading began.
     pub(super) fn path(&self) -> Path {
         Path(self.steps.iter().rev().cloned().collect())
     }
@@ -85,7 +85,7 @@ impl de::Error for DeError {
     }
 }
 
-/// serde says `u32`; the author of a configuration knows no Rust.
+/// Names a type in plain words: serde says `u32`, and the author of a configuration need not know Rust.
 fn plain(expected: &dyn de::Expected) -> String {
     match expected.to_string().as_str() {
         "u8" => "a whole number up to 255".to_owned(),

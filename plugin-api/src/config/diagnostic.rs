@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, where, and what can be done about it?
+//! How is an error in a configuration described, located and explained?
 
 use std::error::Error;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-/// What stands in place of the name of a file that is not known.
+/// The text that replaces an unknown file name.
 const NO_FILE: &str = "configuration";
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Severity {
@@ -29,7 +29,7 @@ impl fmt::Display for Severity {
     }
 }
 
-/// What kind of finding it is, for programs.
+/// The kind of a finding, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -39,26 +39,26 @@ pub enum Kind {
     DuplicateField,
     /// No field has this name.
     UnknownField,
-    /// A field that must be given is not.
+    /// A required field is missing.
     MissingField,
-    /// A value of another type was expected.
+    /// A value has the wrong type.
     WrongType,
-    /// The type is right, the value isn't.
+    /// The type is right, but the value isn't.
     InvalidValue,
     /// Fields contradict each other, or one needs another.
     Conflict,
-    /// An environment variable is needed and not set.
+    /// A required environment variable is not set.
     UnsetVariable,
-    /// Nothing is at the place where a configuration was looked for.
+    /// No value exists at the path of the configuration.
     NotFound,
-    /// The field still works, but will go.
+    /// The field still works, but will be removed.
     Deprecated,
-    /// The field changes nothing in this configuration.
+    /// The field has no effect in this configuration.
     NoEffect,
 }
 
 impl Kind {
-    /// A short stable name, such as `unknown_field`.
+    /// Returns a short stable name, such as `unknown_field`.
     pub fn code(self) -> &'static str {
         match self {
             Self::Syntax => "syntax",
@@ -76,36 +76,36 @@ impl Kind {
     }
 }
 
-/// One finding.
+/// An error or a warning about a configuration.
 ///
-/// Neither the message nor the source line ever holds a secret or a value from the environment.
+/// Neither the message nor the source line ever contains a secret or a value from the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Diagnostic {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// What kind of finding it is.
+    /// The kind of finding.
     pub kind: Kind,
     /// The file, if the configuration came from one.
     pub file: Option<Arc<str>>,
-    /// The line in that file, from 1.
+    /// The line in that file, counted from 1.
     pub line: Option<usize>,
-    /// The column in that line, in characters, from 1.
+    /// The column in that line, in characters, counted from 1.
     pub column: Option<usize>,
-    /// How many characters of that line are meant; 0 when unknown.
+    /// The length of the affected text in that line, in characters; 0 if unknown.
     pub length: usize,
     /// The line itself, with secrets masked.
     pub source: Option<String>,
-    /// The field, from the root of the document: `input.aws_kinesis.streams[0]`.
+    /// The path of the field from the root of the document: `input.aws_kinesis.streams[0]`.
     pub path: String,
-    /// What is wrong.
+    /// The description of the problem.
     pub message: String,
-    /// What can be done about it.
+    /// The advice on how to fix it.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// A finding without a position.
+    /// Creates a finding without a position.
     pub fn new(severity: Severity, kind: Kind, path: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             severity,
@@ -121,14 +121,15 @@ impl Diagnostic {
         }
     }
 
-    /// The same with advice.
+    /// Adds advice.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// The characters of the source line that are meant, as a range of bytes. A place beyond its end is its end.
+    /// Returns the affected characters of the source line as a range of bytes. A position beyond the end of the
+    /// line counts as its end.
     fn range(source: &str, column: usize, length: usize) -> Range<usize> {
         let at = |char: usize| source.char_indices().nth(char).map_or(source.len(), |(at, _)| at);
         let first = column.saturating_sub(1);
@@ -137,7 +138,8 @@ impl Diagnostic {
 }
 
 impl fmt::Display for Diagnostic {
-    /// Several lines, the last without a line break: message, place, source line and caret, advice.
+    /// Formats the finding on several lines, the last without a line break: message, position, source line and
+    /// caret, advice.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = match self.severity {
             Severity::Warning => Level::WARNING,
@@ -160,7 +162,7 @@ impl fmt::Display for Diagnostic {
         };
         f.write_str(&Renderer::plain().render(&[group]))?;
         if let Some(help) = &self.help {
-            // Not an element of the group, for an empty line would come before it.
+            // The advice is not an element of the group, because an empty line would precede it.
             let gutter = self.line.map_or(1, |line| line.to_string().len());
             write!(f, "\n{:gutter$} = help: {help}", "")?;
         }
@@ -175,54 +177,54 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Nothing found.
+    /// Creates an empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds one finding.
+    /// Adds a finding.
     pub fn push(&mut self, diagnostic: Diagnostic) {
         self.found.push(diagnostic);
     }
 
-    /// All findings.
+    /// Returns all findings.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
         self.found.iter()
     }
 
-    /// Only those that keep the configuration from being used.
+    /// Returns the findings that keep the configuration from being used.
     pub fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
         self.found.iter().filter(|one| one.severity == Severity::Error)
     }
 
-    /// Only those that don't.
+    /// Returns the findings that don't keep the configuration from being used.
     pub fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
         self.found.iter().filter(|one| one.severity == Severity::Warning)
     }
 
-    /// Whether the configuration can't be used.
+    /// Returns `true` if the configuration can't be used.
     pub fn has_errors(&self) -> bool {
         self.errors().next().is_some()
     }
 
-    /// Whether nothing was found.
+    /// Returns `true` if there are no findings.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
-    /// How many findings there are.
+    /// Returns the number of findings.
     pub fn len(&self) -> usize {
         self.found.len()
     }
 
     pub(super) fn sort(&mut self) {
-        // Stable: what has no position stays where it was found, before all that has.
+        // The sort is stable: findings without a position keep their order and precede all others.
         self.found.sort_by_key(|one| (one.line, one.column));
     }
 }
 
 impl fmt::Display for Diagnostics {
-    /// Every finding, an empty line between two.
+    /// Shows every finding, separated by empty lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, one) in self.found.iter().enumerate() {
             if index > 0 {
@@ -277,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_shown_with_its_line_and_a_caret_under_the_word() {
+    fn finding_is_shown_with_its_line_and_a_caret_under_the_word() {
         let mut one = Diagnostic::new(Severity::Error, Kind::UnknownField, "input.x", "unknown field `x`")
             .with_help("did you mean `y`?");
         one.file = Some("pipeline.yaml".into());
@@ -309,7 +311,7 @@ error: expected text
     }
 
     #[test]
-    fn place_beyond_the_line_is_its_end() {
+    fn position_beyond_the_line_is_its_end() {
         for (column, length) in [(4, 1), (40, 9), (usize::MAX, usize::MAX), (0, 0)] {
             let mut one = Diagnostic::new(Severity::Error, Kind::Syntax, "", "broken");
             (one.line, one.column, one.length, one.source) = (Some(1), Some(column), length, Some("a: ".into()));
@@ -318,7 +320,7 @@ error: expected text
     }
 
     #[test]
-    fn without_a_position_there_is_no_source() {
+    fn finding_without_a_position_shows_no_source() {
         let one = Diagnostic::new(Severity::Warning, Kind::NoEffect, "a.b", "does nothing");
         assert_eq!(one.to_string(), "warning: a.b: does nothing");
         let one = Diagnostic { file: Some("a.yaml".into()), ..one.with_help("remove it") };

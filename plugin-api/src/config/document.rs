@@ -1,4 +1,4 @@
-//! How does a configuration get from a text or a host's value into a checked type?
+//! How is a text or a host's value turned into a checked configuration?
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use super::environment::Environment;
 use super::node::{Content, Node, Path, Span, Step};
 use super::{bounds, lint, mask, nearest, schema, yaml};
 
-/// After so many errors the rest is probably their consequence.
+/// After this many errors, further errors are probably consequences of earlier ones.
 const MOST_ERRORS: usize = 50;
 
-/// A configuration together with what is odd about it.
+/// A configuration together with the warnings about it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Parsed<T> {
-    /// The configuration: read, filled in and checked.
+    /// The configuration: read, with variables filled in, and checked.
     pub config: T,
-    /// Warnings; never errors.
+    /// The warnings; this list never contains errors.
     pub warnings: Diagnostics,
 }
 
@@ -32,7 +32,7 @@ pub struct Document {
     text: Option<Text>,
 }
 
-/// The text it came from.
+/// The text of the document.
 #[derive(Clone)]
 struct Text {
     file: Arc<str>,
@@ -41,15 +41,15 @@ struct Text {
 }
 
 impl Document {
-    /// Parses YAML text (of which JSON is a part). `file` is only for messages. An empty text is an empty mapping.
+    /// Parses YAML text, including JSON. `file` only appears in messages. An empty text is an empty mapping.
     ///
-    /// `${VAR}`, `${VAR:-default}` and `${VAR:default}` are filled in later, when a part is read, so that parts
-    /// nobody reads need no variables; `${{VAR}}` stands for `${VAR}` itself. A value is always one scalar, whatever
-    /// characters it has.
+    /// `${VAR}`, `${VAR:-default}` and `${VAR:default}` are filled in later, when a part is read, so that
+    /// unused parts need no variables; `${{VAR}}` stands for `${VAR}` itself. The value of a variable is always
+    /// one scalar, regardless of its characters.
     ///
     /// # Errors
     ///
-    /// When the text isn't YAML, or a field is given twice.
+    /// Fails if the text isn't YAML, or if a field is given twice.
     pub fn from_yaml(file: &str, text: &str, environment: &Environment) -> Result<Self, Diagnostics> {
         let lines: Arc<[String]> = text.lines().map(str::to_owned).collect();
         let text_of = Text { file: file.into(), lines, environment: environment.clone() };
@@ -63,12 +63,14 @@ impl Document {
         }
     }
 
-    /// Takes a value that a host has already parsed. Nothing is filled in: that is the host's to do.
+    /// Creates a document from a value that a host has already parsed. Variables are not filled in: that is the
+    /// host's task.
     pub fn from_value(value: &Value) -> Self {
         Self { root: Node::from_value(value), text: None }
     }
 
-    /// The names of the fields at `path`, in the order of the document; `None` if there is no mapping there.
+    /// Returns the names of the fields at `path`, in the order of the document, or `None` if there is no
+    /// mapping at that path.
     pub fn fields(&self, path: &[&str]) -> Option<Vec<&str>> {
         match &self.at(&Path::of_keys(path))?.content {
             Content::Map(entries) => Some(entries.iter().map(|entry| entry.key.as_str()).collect()),
@@ -76,12 +78,12 @@ impl Document {
         }
     }
 
-    /// Reads what is at `path` into any type, without checks of its own: for the parts of a file that belong to a
-    /// host.
+    /// Reads the value at `path` into any type, without checks of its own: for the parts of a file that belong
+    /// to a host.
     ///
     /// # Errors
     ///
-    /// When nothing is there, a variable isn't set, or the type can't be made of it.
+    /// Fails if there is no value at `path`, a variable isn't set, or the value doesn't fit the type.
     pub fn read<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, Diagnostics> {
         let mut part = self.part(path, None)?;
         part.read::<T>().ok_or(part.found)
@@ -91,12 +93,13 @@ impl Document {
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with it, as far as it can be known at once, and the warnings too.
+    /// Fails with all errors that can be detected at once, and with the warnings.
     pub fn parse<T: Configuration>(&self, path: &[&str]) -> Result<Parsed<T>, Diagnostics> {
         self.examine(path, |_, _| {})
     }
 
-    /// All that is wrong or odd about the configuration at `path`, and what would be refused at connect.
+    /// Returns all errors and warnings about the configuration at `path`, including settings that a connect
+    /// would refuse.
     pub(super) fn lint<T: Configuration>(&self, path: &[&str]) -> Diagnostics {
         match self.examine::<T>(path, T::unsupported) {
             Ok(parsed) => parsed.warnings,
@@ -104,7 +107,7 @@ impl Document {
         }
     }
 
-    /// Reads and checks the configuration at `path`, and asks `more` of one that is right as such.
+    /// Reads and checks the configuration at `path`, and runs `more` on a valid one.
     fn examine<T: Configuration>(
         &self,
         path: &[&str],
@@ -131,7 +134,8 @@ impl Document {
         }
     }
 
-    /// An error at `path` (or the nearest thing to it that exists), for what a host finds wrong itself.
+    /// Creates an error at `path`, or at its nearest existing parent, for a problem that the host detects
+    /// itself.
     pub fn error_at(&self, path: &[&str], message: impl Into<String>) -> Diagnostic {
         self.diagnostic(Severity::Error, Kind::InvalidValue, &Path::of_keys(path), message.into(), &[])
     }
@@ -140,7 +144,7 @@ impl Document {
         path.0.iter().try_fold(&self.root, |node, step| node.step(step))
     }
 
-    /// What is at `path`, filled in.
+    /// Returns the value at `path`, with variables filled in.
     fn part(&self, path: &[&str], schema: Option<&Value>) -> Result<Part<'_>, Diagnostics> {
         let base = Path::of_keys(path);
         let Some(node) = self.at(&base) else { return Err(self.not_found(path).into()) };
@@ -155,7 +159,7 @@ impl Document {
     }
 
     fn not_found(&self, path: &[&str]) -> Diagnostic {
-        // The first step that leads nowhere is what the author has to look at.
+        // The first missing step of the path is the part that the author has to correct.
         let known = (0..path.len()).rev().find(|known| self.at(&Path::of_keys(&path[..*known])).is_some()).unwrap_or(0);
         let missing = path.get(known).copied().unwrap_or_default();
         let names = self.fields(&path[..known]).unwrap_or_default();
@@ -181,7 +185,7 @@ impl Document {
         found
     }
 
-    /// Where to point: at the field's name, or at its value if that is what is wrong.
+    /// Returns the position of an error: the name of the field, or its value if the value is wrong.
     fn place(&self, path: &Path, kind: Kind) -> Option<Span> {
         let mut node = &self.root;
         let mut place = None;
@@ -220,13 +224,13 @@ impl Text {
     }
 }
 
-/// A part of a document that is being read.
+/// The part of a document that is being read.
 struct Part<'a> {
     document: &'a Document,
     base: Path,
     node: Node,
     secrets: Vec<Span>,
-    /// What came from the environment, to be kept out of messages.
+    /// The values from the environment, which must not appear in messages.
     values: Vec<String>,
     found: Diagnostics,
 }
@@ -265,7 +269,7 @@ impl Part<'_> {
         }
     }
 
-    /// Reads the type. What is wrong is taken out and the rest read again, so that every error is found.
+    /// Reads the type. Wrong values are removed and the rest is read again, so that every error is found.
     fn read<T: DeserializeOwned>(&mut self) -> Option<T> {
         let mut rest = self.node.clone();
         let mut first = true;
@@ -280,7 +284,7 @@ impl Part<'_> {
                 self.add(Severity::Error, error.kind, &path, &error.message, error.help);
             }
             first = false;
-            // An item that is taken out of a list moves the others: take the whole list.
+            // Removing an item of a list shifts the others, so the whole list is removed.
             let upto = path.0.iter().position(|step| matches!(step, Step::Index(_))).unwrap_or(path.0.len());
             if error.kind == Kind::MissingField || !rest.remove(&path.0[..upto]) {
                 return None;
@@ -289,7 +293,7 @@ impl Part<'_> {
         None
     }
 
-    /// Whether a field is only missing because it was taken out: it is there in what the author wrote.
+    /// Returns `true` if a field is only missing because it was removed: the original document contains it.
     fn follows(&self, error: &DeError, path: &Path) -> bool {
         error.kind == Kind::MissingField
             && path.0.iter().try_fold(&self.node, |node, step| node.step(step)).is_some_and(|node| {
@@ -322,8 +326,9 @@ impl Part<'_> {
     }
 }
 
-/// Finds variables that are a whole value, unquoted, and hold a list or a mapping in the flow form of YAML (of which JSON is a
-/// part), where the schema takes such a thing; with what they hold. Everywhere else what a variable holds is text.
+/// Finds the variables that are a whole unquoted value and hold a list or a mapping in the flow form of YAML
+/// (including JSON), where the schema accepts one, and returns them with their parsed values. Everywhere else the
+/// value of a variable is text.
 fn collections(node: &Node, schema: &Value, environment: &Environment, path: &mut Path, found: &mut Vec<(Path, Node)>) {
     let mut inside = |step: Step, node: &Node| {
         if let Some(schema) = schema::child(schema, &step) {
@@ -344,7 +349,7 @@ fn collections(node: &Node, schema: &Value, environment: &Environment, path: &mu
             if let Ok(mut parsed) = yaml::parse(filled)
                 && matches!(parsed.content, Content::List(_) | Content::Map(_))
             {
-                // All of it stands where the variable does.
+                // Every node of the value has the position of the variable.
                 parsed.stand_at(node.span);
                 found.push((path.clone(), parsed));
             }

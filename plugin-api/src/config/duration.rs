@@ -1,5 +1,6 @@
-//! How is a span of time written in a configuration? Read by hand: it has to be what Go's `time.ParseDuration` takes, and the
-//! crates for durations take other units, other spellings and no fractions.
+//! How is a duration written in a configuration? The parser is written by hand, because it has to accept exactly
+//! what Go's `time.ParseDuration` accepts; the crates for durations accept other units, other spellings and no
+//! fractions.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,21 +11,21 @@ use std::time::Duration as StdDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A span of time, written as Go writes it: `300ms`, `5s`, `1m30s`, `1.5h`, `0s`.
+/// A duration in Go's notation: `300ms`, `5s`, `1m30s`, `1.5h`, `0s`.
 ///
 /// Units are `ns`, `us` (or `µs`), `ms`, `s`, `m` and `h`; a number without a unit is only allowed for `0`. The
-/// longest is 2^63 - 1 nanoseconds, some 292 years. It dereferences to [`std::time::Duration`].
+/// longest duration is 2^63 - 1 nanoseconds, about 292 years. The type dereferences to [`std::time::Duration`].
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(StdDuration);
 
-/// Why a text is no duration.
+/// The reason why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DurationError {
-    /// Nothing is there.
+    /// The text is empty.
     #[error("a duration is needed, such as `300ms`, `5s` or `1m30s`")]
     Empty,
-    /// It starts with a minus sign.
+    /// The text starts with a minus sign.
     #[error("a duration can't be negative")]
     Negative,
     /// A number was expected.
@@ -33,10 +34,10 @@ pub enum DurationError {
     /// A number has no unit.
     #[error("a unit is missing: write `ns`, `us`, `ms`, `s`, `m` or `h` after every number")]
     MissingUnit,
-    /// A unit isn't known.
+    /// A unit is unknown.
     #[error("unknown unit: use `ns`, `us`, `ms`, `s`, `m` or `h` (a day is `24h`)")]
     UnknownUnit,
-    /// It is too long to be counted in nanoseconds.
+    /// The duration is too long to be counted in nanoseconds.
     #[error("the duration is too long: at most about 292 years")]
     TooLong,
 }
@@ -53,23 +54,23 @@ const UNITS: [(&str, u64); 8] = [
 ];
 
 impl Duration {
-    /// What is accepted, as a regular expression of JSON Schema.
+    /// The accepted texts, as a regular expression of JSON Schema.
     pub const PATTERN: &'static str = r"^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$";
 
-    /// No time at all.
+    /// The duration of zero.
     pub const ZERO: Self = Self(StdDuration::ZERO);
 
-    /// So many milliseconds.
+    /// Creates a duration of this many milliseconds.
     pub const fn from_millis(millis: u64) -> Self {
         Self(StdDuration::from_millis(millis))
     }
 
-    /// So many seconds.
+    /// Creates a duration of this many seconds.
     pub const fn from_secs(secs: u64) -> Self {
         Self(StdDuration::from_secs(secs))
     }
 
-    /// The same as a [`std::time::Duration`].
+    /// Converts the duration to a [`std::time::Duration`].
     pub const fn get(self) -> StdDuration {
         self.0
     }
@@ -102,7 +103,7 @@ impl FromStr for Duration {
         if text.is_empty() {
             return Err(DurationError::Empty);
         }
-        // Go allows `-0`; there is nothing to be gained from that here.
+        // Go allows `-0`, which has no use here.
         if text.starts_with('-') {
             return Err(DurationError::Negative);
         }
@@ -140,7 +141,7 @@ impl FromStr for Duration {
     }
 }
 
-/// As Go: a duration is a signed 64-bit number of nanoseconds.
+/// The limit is that of Go: a duration is a signed 64-bit number of nanoseconds.
 const LONGEST: u64 = i64::MAX as u64;
 
 fn digits(text: &str) -> &str {
@@ -148,10 +149,10 @@ fn digits(text: &str) -> &str {
     &text[..end]
 }
 
-/// `whole.fraction` times `scale`, in nanoseconds, what is below one cut off.
+/// Returns `whole.fraction` times `scale` in nanoseconds, rounded down.
 fn nanos(whole: &str, fraction: &str, scale: u64) -> Option<u64> {
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    // An hour has 3.6 * 10^12 ns: from the 14th digit on a fraction is less than a nanosecond.
+    // An hour has 3.6 * 10^12 ns: digits from the 14th on are less than a nanosecond.
     let fraction = &fraction[..fraction.len().min(15)];
     let below: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
     let below = below * u128::from(scale) / 10_u128.pow(u32::try_from(fraction.len()).ok()?);
@@ -159,7 +160,7 @@ fn nanos(whole: &str, fraction: &str, scale: u64) -> Option<u64> {
 }
 
 impl fmt::Display for Duration {
-    /// The shortest form with whole numbers: `1m30s`, `1500us`, `0s`.
+    /// Formats the shortest form with whole numbers: `1m30s`, `1500us`, `0s`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX);
         if rest == 0 {
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_go_refuses_is_refused() {
+    fn text_that_go_refuses_is_refused() {
         use DurationError as E;
         for (text, error) in [
             ("", E::Empty),
@@ -287,13 +288,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_back(nanos in 0..=i64::MAX.unsigned_abs()) {
+        fn shown_value_is_read_back(nanos in 0..=i64::MAX.unsigned_abs()) {
             let duration = Duration::from(StdDuration::from_nanos(nanos));
             prop_assert_eq!(duration.to_string().parse::<Duration>(), Ok(duration));
         }
 
         #[test]
-        fn no_text_makes_it_panic_and_the_schema_agrees(text in "([0-9]{0,22}|[.+-]|ns|us|\u{b5}s|ms|s|m|h|d| |.){0,5}") {
+        fn parser_never_panics_and_agrees_with_the_schema(text in "([0-9]{0,22}|[.+-]|ns|us|\u{b5}s|ms|s|m|h|d| |.){0,5}") {
             let pattern = serde_json::json!({ "pattern": Duration::PATTERN });
             let fits = jsonschema::is_valid(&pattern, &text.as_str().into());
             match text.parse::<Duration>() {

@@ -1,5 +1,6 @@
-//! Where do the values of `${VAR}` come from, and how do they get into a configuration? Filled in by hand: the YAML parser's own
-//! interpolation knows no `${VAR:default}`, fails at the first unset variable, and doesn't say which values must not be shown.
+//! How are the values of `${VAR}` found and inserted into a configuration? The code is written by hand, because the
+//! interpolation of the YAML parser does not support `${VAR:default}`, fails at the first unset variable, and
+//! doesn't report which values must not be shown.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,36 +8,36 @@ use std::sync::Arc;
 
 type Lookup = dyn Fn(&str) -> Option<String> + Send + Sync;
 
-/// Where `${VAR}` is looked up. Its `Debug` shows no values.
+/// The source of the values of `${VAR}`. Its `Debug` output shows no values.
 #[derive(Clone)]
 pub struct Environment {
     lookup: Arc<Lookup>,
 }
 
 impl Environment {
-    /// The environment of this process. Values that aren't UTF-8 count as unset.
+    /// Uses the environment of this process. Values that aren't UTF-8 count as unset.
     pub fn process() -> Self {
         Self::from_fn(|name| std::env::var(name).ok())
     }
 
-    /// No variable is set.
+    /// Creates an environment without variables.
     pub fn empty() -> Self {
         Self::from_fn(|_| None)
     }
 
-    /// Exactly these variables, for tests and for hosts with a configuration of their own.
+    /// Uses exactly these variables, for tests and for hosts with a configuration of their own.
     pub fn from_pairs<K: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
         let pairs: HashMap<String, String> =
             pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         Self::from_fn(move |name| pairs.get(name).cloned())
     }
 
-    /// Whatever this function says.
+    /// Uses the values that this function returns.
     pub fn from_fn(lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         Self { lookup: Arc::new(lookup) }
     }
 
-    /// The value of a variable, if it is set.
+    /// Returns the value of a variable, if it is set.
     pub fn get(&self, name: &str) -> Option<String> {
         (self.lookup)(name)
     }
@@ -48,19 +49,20 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// One `${NAME}`, `${NAME:default}` or `${NAME:-default}`, or an escaped `${{NAME}}`.
+/// A reference: `${NAME}`, `${NAME:default}` or `${NAME:-default}`, or an escaped `${{NAME}}`.
 struct Reference<'a> {
-    /// Bytes before it.
+    /// The offset of its start, in bytes.
     start: usize,
-    /// Bytes up to its end.
+    /// The offset of its end, in bytes.
     end: usize,
     name: &'a str,
     default: Option<&'a str>,
-    /// It stands for itself, less one pair of braces.
+    /// An escaped reference stands for itself, with one pair of braces removed.
     escaped: bool,
 }
 
-/// The next reference in `text` at or after `from`. What only looks like one (`${! content() }`, `$5`) is text.
+/// Returns the next reference in `text` at or after `from`. Similar texts (`${! content() }`, `$5`) are not
+/// references.
 fn next_reference(text: &str, from: usize) -> Option<Reference<'_>> {
     let mut at = from;
     while let Some(found) = text[at..].find("${") {
@@ -80,7 +82,8 @@ fn next_reference(text: &str, from: usize) -> Option<Reference<'_>> {
     None
 }
 
-/// `NAME}` or `NAME:default}`: the parts, and the length with the brace. A default may hold one `${…}`.
+/// Parses `NAME}` or `NAME:default}` into its parts and the length including the brace. A default may contain one
+/// `${…}`.
 fn body_of(text: &str) -> Option<(&str, Option<&str>, usize)> {
     let name_len = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '.')?;
     let (name, rest) = text.split_at(name_len);
@@ -105,11 +108,11 @@ fn body_of(text: &str) -> Option<(&str, Option<&str>, usize)> {
     }
 }
 
-/// What YAML would take for its own inside `${…}` is moved out of its sight, to characters of private use.
+/// Characters inside `${…}` that are special in YAML are replaced by characters of private use.
 const HIDDEN: &str = "{}[],:#& \t";
 const HIDING_PLACE: u32 = 0x10_FF00;
 
-/// Makes every `${…}` in `text` a plain word for a YAML parser. No character is added or taken away.
+/// Makes every `${…}` in `text` a plain word for a YAML parser. The number of characters does not change.
 pub(super) fn hide(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut done = 0;
@@ -135,19 +138,20 @@ pub(super) fn unhide(text: &str) -> String {
         .collect()
 }
 
-/// What came of filling in one text.
+/// The result of filling in one text.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Filled {
-    /// The text with every value in its place, if that differs from what was there.
+    /// The text with all variables filled in, if that differs from the original text.
     pub(super) text: Option<String>,
-    /// What came from the environment.
+    /// The values that came from the environment.
     pub(super) values: Vec<String>,
-    /// Variables that are needed and not set.
+    /// The variables that are required and not set.
     pub(super) unset: Vec<String>,
 }
 
 impl Environment {
-    /// The value of a text that is one reference and nothing else; `None` if it is something else, or unset.
+    /// Returns the value of a text that consists of exactly one reference, or `None` if it doesn't, or if the
+    /// variable is unset.
     pub(super) fn whole_value(&self, text: &str) -> Option<String> {
         let found = next_reference(text, 0)?;
         if found.escaped || found.start != 0 || found.end != text.len() {
@@ -157,7 +161,7 @@ impl Environment {
         filled.text.filter(|_| filled.unset.is_empty())
     }
 
-    /// Fills in every reference. A variable that is set but empty counts as unset where there is a default.
+    /// Fills in every reference. A variable that is set but empty counts as unset if there is a default.
     pub(super) fn fill(&self, text: &str) -> Filled {
         let mut out = String::new();
         let mut filled = Filled::default();
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_variable_is_left_alone() {
+    fn text_that_is_not_a_variable_is_unchanged() {
         for text in ["$A", "${}", "${! content() }", "${A", "$5", "a$", "${A B}", "${A:b", "{A}"] {
             assert_eq!(fill(text), text);
         }
@@ -253,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hiding_keeps_every_character_in_its_place(text in "([$]|[{}]|[A-C:#, \\[\\]\\-]|\\n|é){0,40}") {
+        fn hiding_keeps_the_position_of_every_character(text in "([$]|[{}]|[A-C:#, \\[\\]\\-]|\\n|é){0,40}") {
             let hidden = hide(&text);
             prop_assert_eq!(hidden.chars().count(), text.chars().count());
             prop_assert_eq!(unhide(&hidden), text);

@@ -1,22 +1,22 @@
-//! What does a configuration look like that one can start from?
+//! Which configuration is a good starting point for an author?
 
 use serde_json::Value;
 
 use super::field::Field;
 
-/// How much of a configuration an example shows.
+/// The level of detail of an example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Detail {
-    /// The common fields only.
+    /// The example shows only the common fields.
     Small,
-    /// Every field that isn't deprecated.
+    /// The example shows every field that isn't deprecated.
     Full,
 }
 
-/// Comments are folded here.
+/// Comments are wrapped at this width.
 const WIDTH: usize = 96;
 
-/// `name:` and the block below it, every field with its description above it if it is `annotated`.
+/// Returns `name:` and the block below it, with the description above each field if the example is `annotated`.
 pub(super) fn render(name: &str, fields: &[Field], detail: Detail, annotated: bool) -> String {
     let mut lines = vec![format!("{name}:")];
     block(&mut lines, fields, detail, annotated, 1);
@@ -60,7 +60,7 @@ fn comment(field: &Field, width: usize) -> Vec<String> {
     if field.secret {
         facts.push("Secret: write ${VAR}, not the value.".to_owned());
     }
-    // What is shown is not what happens without it: say what does.
+    // The example value differs from the default, so the comment states the default.
     if field.shown.is_some()
         && let Some(default) = &field.default
     {
@@ -87,7 +87,7 @@ fn fold(paragraph: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// What the example shows: something that works.
+/// Returns the value that the example shows, which has to work.
 fn value(field: &Field) -> Value {
     if field.secret {
         return Value::String(String::new());
@@ -102,7 +102,7 @@ fn value(field: &Field) -> Value {
     })
 }
 
-/// A value in YAML, on one line. JSON is YAML; plain words are nicer where they are safe.
+/// Formats a value as YAML on one line. JSON is YAML; plain words are more readable where they are safe.
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) if is_plain(text) => text.clone(),
@@ -111,7 +111,7 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// Whether YAML would read the text as this text, without quotes, anywhere.
+/// Returns `true` if YAML reads the unquoted text as this same text in any context.
 fn is_plain(text: &str) -> bool {
     let safe = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     text.starts_with(|c: char| c.is_ascii_alphanumeric())

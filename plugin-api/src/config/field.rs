@@ -1,38 +1,38 @@
-//! Which fields does a schema describe, as a person would list them?
+//! Which fields does a schema describe, as a list for readers?
 
 use serde_json::Value;
 
-/// One field, as it is documented.
+/// A documented field.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Field {
-    /// From the block: `dynamodb.table`.
+    /// The path from the block, such as `dynamodb.table`.
     pub(super) path: String,
     /// The last part of the path.
     pub(super) name: String,
-    /// In plain words: `duration`, `list of text`.
+    /// The type in plain words: `duration`, `list of text`.
     pub(super) kind: String,
-    /// In Markdown, lines joined to paragraphs.
+    /// The description in Markdown, with lines joined to paragraphs.
     pub(super) description: String,
     pub(super) required: bool,
     pub(super) advanced: bool,
     pub(super) secret: bool,
-    /// Deprecated, and what to do instead.
+    /// The replacement, if the field is deprecated.
     pub(super) deprecated: Option<String>,
-    /// The version it came with, if not the first.
+    /// The version that introduced the field, if it is not the first.
     pub(super) since: Option<String>,
     pub(super) default: Option<Value>,
     pub(super) examples: Vec<Value>,
-    /// What an example configuration shows instead of the default.
+    /// The value that an example configuration shows instead of the default.
     pub(super) shown: Option<Value>,
-    /// The values there are, where they can be listed.
+    /// The possible values, if they can be listed.
     pub(super) choices: Vec<String>,
-    /// `at least 1`, `1 to 10`.
+    /// The bounds, such as `at least 1` or `1 to 10`.
     pub(super) range: Option<String>,
-    /// The fields inside it.
+    /// The nested fields.
     pub(super) fields: Vec<Field>,
 }
 
-/// The fields of an object's schema, in the order of the type.
+/// Returns the fields of an object's schema, in the order of the type.
 pub(super) fn fields(schema: &Value) -> Vec<Field> {
     of_object(schema, "")
 }
@@ -53,7 +53,7 @@ fn of_property(name: &str, path: String, schema: &Value, required: bool) -> Fiel
     let flag = |word: &str| schema.get(word) == Some(&Value::Bool(true));
     let text = |word: &str| schema.get(word).and_then(Value::as_str).map(str::to_owned);
     let fields = of_object(schema, &path);
-    // An object whose fields are all advanced is advanced, whatever is said of it.
+    // An object whose fields are all advanced is advanced, regardless of its own attribute.
     let advanced = flag("x-advanced") || (!fields.is_empty() && fields.iter().all(|field| field.advanced));
     Field {
         name: name.to_owned(),
@@ -107,7 +107,7 @@ fn plain_kind(kind: &str, schema: &Value) -> String {
     }
 }
 
-/// `enum`, or `oneOf` with a `const` each, as schemars writes variants that have documentation.
+/// Reads `enum`, or `oneOf` with a `const` each, which is how schemars represents documented variants.
 fn choices(schema: &Value) -> Vec<String> {
     let listed = texts(schema.get("enum"));
     let constants = ["oneOf", "anyOf"]
@@ -119,7 +119,7 @@ fn choices(schema: &Value) -> Vec<String> {
 }
 
 fn range(schema: &Value) -> Option<String> {
-    // What fills the type is no bound to tell people of.
+    // A bound that equals the range of the type is not worth showing.
     let natural = [Some(0.0), Some(f64::from(u32::MAX)), Some(u64::MAX as f64)];
     let bound = |word: &str| schema.get(word).filter(|bound| !natural.contains(&bound.as_f64()));
     if let Some(min) = schema.get("minItems").filter(|min| min.as_u64() > Some(0)) {

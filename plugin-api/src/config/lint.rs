@@ -1,18 +1,18 @@
-//! What is odd about a document that its schema alone can tell?
+//! Which warnings about a document follow from its schema alone?
 
 use serde_json::Value;
 
 use super::node::{Content, Node, Path, Step};
 use super::schema;
 
-/// A deprecated field that the author wrote.
+/// A deprecated field that the document contains.
 pub(super) struct Deprecated {
     pub(super) path: Path,
-    /// What to do instead.
+    /// The replacement.
     pub(super) instead: Option<String>,
 }
 
-/// Every deprecated field in the document that is set to something else than its default.
+/// Returns every deprecated field in the document that is set to something other than its default.
 pub(super) fn deprecated(node: &Node, schema: &Value) -> Vec<Deprecated> {
     let mut found = Vec::new();
     walk(node, schema, &mut Path::default(), &mut found);
@@ -37,7 +37,7 @@ fn walk(node: &Node, schema: &Value, path: &mut Path, found: &mut Vec<Deprecated
     }
 }
 
-/// Full examples list every default; that is no use of the field.
+/// Full examples list every default, which does not count as use of the field.
 fn is_default(node: &Node, schema: &Value) -> bool {
     let Some(default) = schema.get("default") else { return false };
     match &node.content {

@@ -5,14 +5,14 @@ use serde_json::Value;
 use super::node::{Content, Node, Span, Step};
 use super::schema;
 
-/// Words in a field's name that make its value a secret, for the parts of a document that have no schema.
+/// Words in a field's name that make its value a secret, in the parts of a document that have no schema.
 const SECRET_WORDS: [&str; 4] = ["secret", "token", "password", "passwd"];
 
-/// What stands in place of a secret.
+/// The text that replaces a secret.
 const MASK: &str = "***";
 
-/// The places of everything that must not be shown: secret fields, and whatever stands where the schema knows no
-/// field, for it may be a secret under a misspelt name.
+/// Returns the positions of all values that must not be shown: secret fields, and values of fields that the schema
+/// does not contain, because such a value may be a secret under a misspelled name.
 pub(super) fn secrets(node: &Node, schema: &Value) -> Vec<Span> {
     let mut found = Vec::new();
     collect(node, Some(schema), &mut found);
@@ -38,10 +38,10 @@ fn collect(node: &Node, schema: Option<&Value>, found: &mut Vec<Span>) {
     }
 }
 
-/// One line as it may be shown.
+/// Returns a line with its secrets masked.
 pub(super) fn line(text: &str, number: usize, secrets: &[Span]) -> String {
     let mut chars: Vec<char> = text.chars().collect();
-    // From the right, so that what is still to be masked stays where it is.
+    // Masking goes from right to left, so that the remaining positions stay valid.
     let mut here: Vec<&Span> = secrets.iter().filter(|span| span.line == number).collect();
     here.sort_by_key(|span| std::cmp::Reverse(span.column));
     for span in here {
@@ -52,19 +52,19 @@ pub(super) fn line(text: &str, number: usize, secrets: &[Span]) -> String {
             chars.truncate(start);
             chars.extend(MASK.chars());
         } else {
-            // Something follows, and a caret may have to stand under it.
+            // More text follows, and a caret may have to point at it.
             chars[start..end].fill('*');
         }
     }
     let text: String = chars.into_iter().collect();
-    // A secret of several lines has no column on the later ones: hide those whole.
+    // A secret of several lines has no column on the later ones, so those lines are hidden completely.
     if secrets.iter().any(|span| span.line < number && number < span.line + span.lines) {
         return MASK.to_owned();
     }
     by_name(&text)
 }
 
-/// Masks what follows a field whose name sounds secret.
+/// Masks the value of a field whose name suggests a secret.
 fn by_name(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
     let first = SECRET_WORDS.iter().filter_map(|word| lower.find(word)).min();
@@ -72,7 +72,7 @@ fn by_name(text: &str) -> String {
         return text.to_owned();
     };
     let value = text[colon + 1..].trim().trim_matches(['"', '\'']);
-    // A variable's name is no secret, and says what to look at. Its default may be one.
+    // A variable's name is no secret and helps the author. Its default may be a secret.
     let variable = value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
     if value.chars().all(|c| c == '*') || variable.is_some_and(|name| !name.contains([':', '$'])) {
         return text.to_owned();
@@ -80,8 +80,8 @@ fn by_name(text: &str) -> String {
     format!("{} {MASK}", &text[..=colon])
 }
 
-/// Takes every value that came from the environment out of a message. Very short ones are no secrets, and would take
-/// ordinary words with them.
+/// Removes every value that came from the environment from a message. Very short values are not treated as secrets,
+/// because masking them would also hide ordinary words.
 pub(super) fn values(message: &str, values: &[String]) -> String {
     let mut message = message.to_owned();
     for value in
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_schema_the_name_decides() {
+    fn field_without_a_schema_is_masked_by_its_name() {
         let show = |text| line(text, 1, &[]);
         assert_eq!(show("  my_Secret: hunter2"), "  my_Secret: ***");
         assert_eq!(show("  token: \"${TOKEN}\""), "  token: \"${TOKEN}\"");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn values_leave_messages() {
+    fn values_from_the_environment_are_removed_from_messages() {
         assert_eq!(values("bad: hunter2!", &["hunter2".into(), "ba".into()]), "bad: ***!");
     }
 }

@@ -4,14 +4,14 @@
 //!
 //! - [`Document`] reads it out of a YAML file (at a path, with positions) or out of a host's JSON value,
 //! - [`Environment`] fills in `${VAR}` on the way,
-//! - [`Diagnostics`] say what is wrong, as data and as text with file, line, column and a caret,
-//! - [`ConfigSpec`] gives the JSON Schema, the reference in Markdown, the annotated example, and lints.
+//! - [`Diagnostics`] describe errors, as data and as text with file, line, column and a caret,
+//! - [`ConfigSpec`] generates the JSON Schema, the reference in Markdown and the annotated example, and lints.
 //!
 //! # Derive macros
 //!
-//! A plugin needs no `serde` and no `schemars` of its own: both are re-exported here, in the versions that this package is built
-//! with (`serde` 1, `schemars` 1.2 or later), and a new major version of either is an incompatible version of this package. The
-//! macros have to be told where they are:
+//! A plugin needs no `serde` and no `schemars` dependency of its own: both are re-exported here, in the versions
+//! that this package is built with (`serde` 1, `schemars` 1.2 or later). A new major version of either is an
+//! incompatible version of this package. The macros need the path of the re-export:
 //!
 //! ```
 //! use pipeline_plugin_api::config::schemars::{self, JsonSchema};
@@ -40,9 +40,9 @@
 //! - `document`: reading, from text or a value to a checked type.
 //! - `yaml`, `node`, `scalar`: the parsed document with positions; `de`, `de_error`: from there to serde.
 //! - `environment`: `${VAR}`.
-//! - `check`: what a configuration type adds to its attributes; `bounds`: what the attributes say of numbers and lengths.
-//! - `diagnostic`: findings and how they are shown; `mask`: what of a line must not be; `lint`: deprecated fields.
-//! - `spec`, `schema`, `field`, `reference`, `example`: what is generated.
+//! - `check`: the rules that a configuration type adds to its attributes; `bounds`: the bounds in the attributes.
+//! - `diagnostic`: findings and how they are shown; `mask`: secrets in source lines; `lint`: deprecated fields.
+//! - `spec`, `schema`, `field`, `reference`, `example`: the generated documents.
 //! - `duration`, `size`, `secret`, `optional`: value types.
 
 mod bounds;
@@ -82,9 +82,10 @@ pub use secret::Secret;
 pub use size::{ByteSize, ByteSizeError};
 pub use spec::ConfigSpec;
 
-/// The candidate most like `name`, if one is like it at all.
+/// Returns the candidate most similar to `name`, if there is a similar one.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // The first is good at long names with a common beginning, the second at letters swapped in short ones.
+    // The first measure suits long names with a common prefix, and the second suits swapped letters in short
+    // names.
     let likeness = |candidate: &str| {
         let beginning = strsim::jaro_winkler(name, candidate);
         let letters = strsim::normalized_damerau_levenshtein(name, candidate);

@@ -1,22 +1,21 @@
-//! What is a parsed document, before anybody knows its type?
+//! How is a parsed document represented before its type is known?
 
 use std::fmt;
 
 use serde_json::{Number, Value};
 
-/// Where something stands in the text, in characters from 1.
+/// A position in the text, in characters counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) line: usize,
     pub(super) column: usize,
-    /// In characters; may go over the end of the line.
-    /// In characters, line breaks included.
+    /// The length in characters, including line breaks; it may exceed the end of the line.
     pub(super) length: usize,
-    /// How many lines it takes.
+    /// The number of lines.
     pub(super) lines: usize,
 }
 
-/// A value and where it stands. A host's value stands nowhere.
+/// A value and its position. A value from a host has no position.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
     pub(super) content: Content,
@@ -28,9 +27,9 @@ pub(super) enum Content {
     Null,
     Bool(bool),
     Number(Number),
-    /// Text that is text: quoted in YAML, or a JSON string.
+    /// A text: quoted in YAML, or a JSON string.
     Text(String),
-    /// An unquoted YAML scalar: its type is what is asked of it.
+    /// An unquoted YAML scalar, whose type depends on the field.
     Plain(String),
     List(Vec<Node>),
     Map(Vec<Entry>),
@@ -61,7 +60,7 @@ impl Node {
         Self { content, span: None }
     }
 
-    /// Puts it, and all that is in it, at one place of the text.
+    /// Sets the position of the node and of all nodes inside it.
     pub(super) fn stand_at(&mut self, span: Option<Span>) {
         self.span = span;
         match &mut self.content {
@@ -83,7 +82,7 @@ impl Node {
         }
     }
 
-    /// The node one step further.
+    /// Returns the child node at this step.
     pub(super) fn step(&self, step: &Step) -> Option<&Self> {
         match (step, &self.content) {
             (Step::Key(key), Content::Map(_)) => self.entry(key).map(|entry| &entry.value),
@@ -102,14 +101,14 @@ impl Node {
         }
     }
 
-    /// Puts something else at `path`, if something is there.
+    /// Replaces the node at `path`, if there is one.
     pub(super) fn replace(&mut self, path: &[Step], new: Self) {
         if let Some(node) = path.iter().try_fold(self, |node, step| node.step_mut(step)) {
             *node = new;
         }
     }
 
-    /// Takes away what is at `path`; whether something was there.
+    /// Removes the node at `path`, and returns `true` if there was one.
     pub(super) fn remove(&mut self, path: &[Step]) -> bool {
         let Some((last, parents)) = path.split_last() else { return false };
         let Some(parent) = parents.iter().try_fold(self, |node, step| node.step_mut(step)) else { return false };
@@ -126,7 +125,7 @@ impl Node {
         }
     }
 
-    /// Calls `each` with every scalar text in document order, and the path to it.
+    /// Calls `each` with every scalar text in document order, and with its path.
     pub(super) fn for_each_text_mut(
         &mut self,
         path: &mut Path,
@@ -153,14 +152,14 @@ impl Node {
     }
 }
 
-/// One step into a document.
+/// A step of a path into a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     Key(String),
     Index(usize),
 }
 
-/// The way from the root of a document to a value: `input.aws_kinesis.streams[0]`.
+/// The path from the root of a document to a value: `input.aws_kinesis.streams[0]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Path(pub(super) Vec<Step>);
 
@@ -169,7 +168,7 @@ impl Path {
         Self(keys.iter().map(|key| Step::Key((*key).to_owned())).collect())
     }
 
-    /// Reads `a.b[0].c`, as a [`Findings`](super::Findings) has it. Keys with dots in them are not for configurations.
+    /// Parses `a.b[0].c`, as used by [`Findings`](super::Findings). Keys that contain dots are not supported.
     pub(super) fn parse(text: &str) -> Self {
         let mut steps = Vec::new();
         for part in text.split('.').filter(|part| !part.is_empty()) {

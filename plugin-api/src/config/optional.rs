@@ -1,4 +1,4 @@
-//! How is a value left out where a configuration lists every field?
+//! How is a value omitted in a configuration that lists every field?
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A value that is written as text, or `""` for none.
 ///
-/// Full examples write `period: ""` where there is no period, so an empty text has to be as good as a field that isn't
-/// there. It dereferences to an [`Option`].
+/// Full examples write `period: ""` where there is no period, so an empty text has the same meaning as a missing
+/// field. The type dereferences to an [`Option`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Optional<T>(Option<T>);
 
@@ -20,12 +20,12 @@ impl<T> Optional<T> {
     /// No value.
     pub const NONE: Self = Self(None);
 
-    /// This value.
+    /// Creates a present value.
     pub const fn some(value: T) -> Self {
         Self(Some(value))
     }
 
-    /// The value, if there is one.
+    /// Returns the value, if there is one.
     pub fn into_option(self) -> Option<T> {
         self.0
     }
@@ -111,7 +111,7 @@ impl<T: JsonSchema> JsonSchema for Optional<T> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let inner = generator.subschema_for::<T>();
-        // Plain text may be empty anyhow.
+        // Plain text may be empty in any case.
         if inner.as_value() == &serde_json::json!({ "type": "string" }) {
             return inner;
         }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_text_is_no_value() {
+    fn empty_text_is_no_value() {
         assert_eq!(*serde_json::from_str::<Optional<Duration>>("\"\"").unwrap(), None);
         assert_eq!(*serde_json::from_str::<Optional<Duration>>("\"5s\"").unwrap(), Some(Duration::from_secs(5)));
         assert!(serde_json::from_str::<Optional<Duration>>("\"x\"").is_err());

@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::field::Field;
 use crate::registry::{About, Stability};
 
-/// The reference: what it is, what a configuration looks like, and every field.
+/// Returns the reference: the description, an example configuration, and every field.
 pub(super) fn render(about: &About, fields: &[Field], small: &str, full: &str) -> String {
     let mut out = String::new();
-    // Writing to a String can't fail.
+    // Writing to a `String` can't fail.
     let _ = write(&mut out, about, fields, small, full);
     out
 }
@@ -41,13 +41,13 @@ fn write(out: &mut String, about: &About, fields: &[Field], small: &str, full: &
     for field in fields {
         write_field(out, field)?;
     }
-    // One line break at the end of the file, not two.
+    // The file ends with one line break, not two.
     out.truncate(out.trim_end().len());
     out.push('\n');
     Ok(())
 }
 
-/// The block as it stands in a pipeline file.
+/// Formats the block in the context of a pipeline file.
 fn in_a_pipeline(block: &str) -> String {
     let mut out = "input:\n".to_owned();
     for line in block.lines() {

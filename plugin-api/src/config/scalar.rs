@@ -1,8 +1,8 @@
-//! What does an unquoted YAML scalar mean, given what is asked of it?
+//! How is an unquoted YAML scalar interpreted, given the type of its field?
 
 use serde_json::Number;
 
-/// As a boolean. The words of YAML 1.1 are taken too, for older files use them.
+/// Interprets a scalar as a boolean. The words of YAML 1.1 are accepted too, because older files use them.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text.trim() {
         "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),
@@ -11,7 +11,7 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// As a number: decimal, `0x`, `0o`, or with a fraction or an exponent.
+/// Interprets a scalar as a number: decimal, `0x`, `0o`, or with a fraction or an exponent.
 pub(super) fn number(text: &str) -> Option<Number> {
     let text = text.trim();
     let (negative, digits) = match text.as_bytes().first()? {
@@ -32,13 +32,14 @@ pub(super) fn number(text: &str) -> Option<Number> {
     if let Some(whole) = whole {
         return if negative { 0_i64.checked_sub_unsigned(whole).map(Number::from) } else { Some(Number::from(whole)) };
     }
-    // Rust reads `inf`, `nan` and `infinity` as numbers; YAML writes them otherwise and no field wants them.
+    // Rust parses `inf`, `nan` and `infinity` as numbers; YAML spells them differently, and no field accepts
+    // them.
     let looks_like_one = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         && digits.bytes().all(|byte| byte.is_ascii_digit() || b".eE+-".contains(&byte));
     if looks_like_one { text.parse().ok().and_then(Number::from_f64) } else { None }
 }
 
-/// The whole number that a number is, if it is one: `5`, but also `5.0`, as in JSON Schema.
+/// Converts a number to a whole number, if it is one: `5`, but also `5.0`, as in JSON Schema.
 pub(super) fn whole(number: &Number) -> Option<i128> {
     if let Some(number) = number.as_u64() {
         return Some(number.into());
@@ -46,7 +47,7 @@ pub(super) fn whole(number: &Number) -> Option<i128> {
     if let Some(number) = number.as_i64() {
         return Some(number.into());
     }
-    // Up to 2^53 every whole number has exactly one float.
+    // Every whole number up to 2^53 has exactly one float.
     number
         .as_f64()
         .filter(|float| float.fract() == 0.0 && float.abs() <= 9_007_199_254_740_992.0)
@@ -75,14 +76,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_none() {
+    fn text_that_is_not_a_number_is_none() {
         for text in ["", "-", "inf", "nan", ".nan", "1_000", "0x", "0x+1", "1s", "--1", "++1", "1e999", "e5", "x"] {
             assert_eq!(number(text), None, "{text}");
         }
     }
 
     #[test]
-    fn a_float_without_a_fraction_is_whole() {
+    fn float_without_a_fraction_is_whole() {
         assert_eq!(whole(&number("5.0").unwrap()), Some(5));
         assert_eq!(whole(&number("5.5").unwrap()), None);
         assert_eq!(whole(&number("1e300").unwrap()), None);

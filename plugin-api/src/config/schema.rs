@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::node::Step;
 
-/// The schema of a type, draft 2020-12, with every part in its place rather than referred to: people read it, and the
-/// documentation is made from it.
+/// Returns the schema of a type, draft 2020-12, with every part inline instead of referenced, because the
+/// documentation is generated from it and developers read it.
 pub(super) fn of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
@@ -15,7 +15,7 @@ pub(super) fn of<T: JsonSchema>() -> Value {
     schema
 }
 
-/// Says in standard words what schemars says in words of Rust: `uint32` means an upper bound.
+/// Replaces the formats of schemars by standard keywords: `uint32` means an upper bound.
 fn tidy(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
@@ -44,7 +44,7 @@ fn tidy(schema: &mut Value) {
     }
 }
 
-/// The schema of what is one step further into a value.
+/// Returns the schema of the value at this step.
 pub(super) fn child<'a>(schema: &'a Value, step: &Step) -> Option<&'a Value> {
     let direct = match step {
         Step::Key(key) => schema
@@ -62,7 +62,7 @@ pub(super) fn child<'a>(schema: &'a Value, step: &Step) -> Option<&'a Value> {
     })
 }
 
-/// Whether a list or a mapping may stand there.
+/// Returns `true` if the schema accepts a list or a mapping.
 pub(super) fn takes_collection(schema: &Value) -> bool {
     let is_collection = |kind: &Value| kind == "array" || kind == "object";
     let own = schema.get("type").is_some_and(|kind| match kind {
@@ -76,7 +76,7 @@ pub(super) fn takes_collection(schema: &Value) -> bool {
         .any(takes_collection)
 }
 
-/// Whether the schema, or anything inside it, holds a secret.
+/// Returns `true` if the schema, or any schema inside it, contains a secret.
 pub(super) fn holds_secret(schema: &Value) -> bool {
     match schema {
         Value::Object(fields) => {

@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-/// A value that is never shown: `Debug` says `***`, and there is neither `Display` nor `Serialize`.
+/// A value that is never shown: `Debug` prints `***`, and there is neither `Display` nor `Serialize`.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -16,12 +16,12 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself; the one place where it comes out.
+    /// Returns the value itself; no other method exposes it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is not set.
+    /// Returns `true` if the value is not set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,5 +1,6 @@
-//! How is a number of bytes written in a configuration? Read by hand: the crate `bytesize` makes the largest size of one that is
-//! too large, where this has to be an error, and takes more spellings than the pattern in the schema.
+//! How is a number of bytes written in a configuration? The parser is written by hand, because the `bytesize` crate
+//! turns a size that is too large into the largest one instead of an error, and accepts more spellings than the
+//! pattern in the schema.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,25 +16,25 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(u64);
 
-/// Why a text is no size.
+/// The reason why a text is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ByteSizeError {
-    /// It isn't a number with a unit.
+    /// The text isn't a number with a unit.
     #[error("not a size: expected a number of bytes with or without a unit, such as `1048576`, `256MiB` or `1.5GB`")]
     Syntax,
-    /// The unit isn't known.
+    /// The unit is unknown.
     #[error("unknown unit: use `B`, `kB`, `MB`, `GB`, `TB`, `PB`, or `KiB`, `MiB`, `GiB`, `TiB`, `PiB`")]
     UnknownUnit,
-    /// It has a minus sign.
+    /// The number has a minus sign.
     #[error("a size can't be negative")]
     Negative,
-    /// It doesn't fit 64 bits.
+    /// The size doesn't fit in 64 bits.
     #[error("the size is too large: at most 16383 PiB")]
     TooLarge,
 }
 
-/// What [`ByteSize`] accepts as text, in the dialect of JSON Schema.
+/// The texts that [`ByteSize`] accepts, as a regular expression of JSON Schema.
 const PATTERN: &str = r"^([0-9]+|[0-9]+(\.[0-9]+)? ?([bB]|[kKmMgGtTpP][iI]?[bB]))$";
 
 const UNITS: [(&str, u64); 11] = [
@@ -51,17 +52,17 @@ const UNITS: [(&str, u64); 11] = [
 ];
 
 impl ByteSize {
-    /// So many bytes.
+    /// Creates a size of this many bytes.
     pub const fn from_bytes(bytes: u64) -> Self {
         Self(bytes)
     }
 
-    /// So many times 1024 × 1024 bytes; the largest number there is if that is too much.
+    /// Creates a size of this many mebibytes (1024 × 1024 bytes), capped at the largest size.
     pub const fn from_mib(mib: u64) -> Self {
         Self(mib.saturating_mul(1 << 20))
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     pub const fn bytes(self) -> u64 {
         self.0
     }
@@ -100,7 +101,7 @@ impl FromStr for ByteSize {
             None => return Err(ByteSizeError::Syntax),
         };
         let whole: u64 = whole.parse().map_err(|_| ByteSizeError::TooLarge)?;
-        // 2^50 has 16 digits; what comes after them is less than a byte. 18 digits times 2^50 fit 128 bits.
+        // 2^50 has 16 digits; further digits are less than a byte. 18 digits times 2^50 fit in 128 bits.
         let fraction = &fraction[..fraction.len().min(18)];
         let below: u128 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| ByteSizeError::Syntax)? };
         let below = below * u128::from(scale) / 10_u128.pow(u32::try_from(fraction.len()).unwrap_or(0));
@@ -110,7 +111,8 @@ impl FromStr for ByteSize {
 }
 
 impl fmt::Display for ByteSize {
-    /// With the largest unit of 1024s that leaves a whole number: `256MiB`; else the bare number of bytes.
+    /// Formats the size with the largest unit of 1024s that leaves a whole number: `256MiB`; otherwise as a
+    /// bare number of bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, shift) in [("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
             let scale = 1_u64 << shift;
@@ -130,7 +132,7 @@ impl fmt::Debug for ByteSize {
 
 impl Serialize for ByteSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // A number where a unit would add nothing, so that a default of 0 reads as 0.
+        // A size for which a unit would add nothing is a number, so that a default of 0 is shown as 0.
         if self.0 < 1024 { serializer.serialize_u64(self.0) } else { serializer.collect_str(self) }
     }
 }
@@ -248,13 +250,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_back(bytes in prop_oneof![any::<u64>(), (0_u64..1024, 0_u32..54).prop_map(|(n, shift)| n << shift)]) {
+        fn shown_value_is_read_back(bytes in prop_oneof![any::<u64>(), (0_u64..1024, 0_u32..54).prop_map(|(n, shift)| n << shift)]) {
             let size = ByteSize::from_bytes(bytes);
             prop_assert_eq!(size.to_string().parse::<ByteSize>(), Ok(size));
         }
 
         #[test]
-        fn no_text_makes_it_panic_and_the_schema_agrees(text in "[0-9]{0,22}([.][0-9]{0,25})?([ -]|[kMGTPE]i?B?|B|.){0,2}") {
+        fn parser_never_panics_and_agrees_with_the_schema(text in "[0-9]{0,22}([.][0-9]{0,25})?([ -]|[kMGTPE]i?B?|B|.){0,2}") {
             let pattern = serde_json::json!({ "pattern": PATTERN });
             let fits = jsonschema::is_valid(&pattern, &text.as_str().into());
             match text.parse::<ByteSize>() {

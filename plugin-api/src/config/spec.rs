@@ -1,4 +1,4 @@
-//! What can be generated from a declared configuration, without knowing its type?
+//! Which documents can be generated from a declared configuration without its type?
 
 use serde_json::Value;
 
@@ -10,9 +10,9 @@ use super::field::{self, Field};
 use super::{example, reference, schema};
 use crate::registry::About;
 
-/// What is known about a configuration without its type: its schema, its documentation and how to lint it.
+/// The schema, the documentation and the lint of a configuration, independent of its type.
 ///
-/// All of it is made from the type and the [`About`], in the same way every time.
+/// All of it is generated deterministically from the type and the [`About`].
 #[derive(Debug, Clone)]
 pub struct ConfigSpec {
     about: About,
@@ -23,7 +23,7 @@ pub struct ConfigSpec {
 }
 
 impl ConfigSpec {
-    /// The spec of a type.
+    /// Creates the spec of a type.
     pub fn of<T: Configuration>(about: About) -> Self {
         let mut schema = schema::of::<T>();
         let fields = field::fields(&schema);
@@ -39,37 +39,40 @@ impl ConfigSpec {
         Self { about, schema, fields, check, lint }
     }
 
-    /// What the configuration is for.
+    /// Returns the description of the component.
     pub fn about(&self) -> &About {
         &self.about
     }
 
-    /// The JSON Schema (2020-12) of the block below the component's name.
+    /// Returns the JSON Schema (2020-12) of the block below the component's name.
     ///
-    /// Besides the standard words it uses `x-advanced`, `x-secret`, `x-since`, `x-deprecated` (what to do instead),
-    /// `x-type` (`duration`, `size`) and `x-example` (what an example shows instead of the default).
+    /// In addition to the standard keywords, the schema uses `x-advanced`, `x-secret`, `x-since`,
+    /// `x-deprecated` (the replacement), `x-type` (`duration`, `size`) and `x-example` (the value that an
+    /// example shows instead of the default).
     pub fn schema(&self) -> &Value {
         &self.schema
     }
 
-    /// The reference, in Markdown.
+    /// Returns the reference, in Markdown.
     pub fn reference(&self) -> String {
-        // The fields are described below them.
+        // The fields are described in a section below.
         let block = |detail| example::render(self.about.name, &self.fields, detail, false);
         reference::render(&self.about, &self.fields, &block(Detail::Small), &block(Detail::Full))
     }
 
-    /// An annotated example in YAML: `name:` and the block below it, starting at the left margin.
+    /// Returns an annotated example in YAML: `name:` and the block below it, starting at the left margin.
     pub fn example(&self, detail: Detail) -> String {
         example::render(self.about.name, &self.fields, detail, true)
     }
 
-    /// Every finding, errors and warnings, about the block at `path`, without what only a connect would refuse.
+    /// Returns all errors and warnings about the block at `path`, except those that only a connect would
+    /// report.
     pub fn check(&self, document: &Document, path: &[&str]) -> Diagnostics {
         (self.check)(document, path)
     }
 
-    /// Every finding, errors and warnings, about the block at `path`, what a connect would refuse included.
+    /// Returns all errors and warnings about the block at `path`, including those that only a connect would
+    /// report.
     pub fn lint(&self, document: &Document, path: &[&str]) -> Diagnostics {
         (self.lint)(document, path)
     }

@@ -101,7 +101,7 @@ fn spec() -> ConfigSpec {
 }
 
 #[test]
-fn a_block_inside_a_larger_document_is_read() {
+fn block_inside_a_larger_document_is_read() {
     let text = "input:\n  label: x\n  toy: {topic: news, wait: 1m30s, login: {pass: '${PASS}', user: me}, way: down}\noutput:\n  x: ${NOT_SET}\n";
     let parsed = parse(text).unwrap();
     assert_eq!((parsed.config.topic.as_str(), parsed.config.limit), ("news", 10));
@@ -112,7 +112,7 @@ fn a_block_inside_a_larger_document_is_read() {
 }
 
 #[test]
-fn an_error_shows_the_line_of_the_whole_file() {
+fn error_shows_the_line_of_the_whole_file() {
     let expected = "\
 error: input.toy.limt: there is no field `limt` here
  --> toy.yaml:4:5
@@ -147,7 +147,7 @@ fn every_mistake_is_found_at_once_in_the_order_of_the_file() {
 }
 
 #[test]
-fn a_missing_field_is_found_at_its_block() {
+fn missing_field_is_reported_at_its_block() {
     let expected = "\
 error: input.toy: the field `topic` is missing
  --> toy.yaml:2:3
@@ -175,7 +175,7 @@ fn values_out_of_range_and_contradictions_are_found_at_their_field() {
 }
 
 #[test]
-fn a_field_given_twice_is_an_error() {
+fn field_given_twice_is_an_error() {
     let found = parse("input:\n  toy:\n    topic: a\n    topic: b\n").unwrap_err();
     let one = found.iter().next().unwrap();
     assert_eq!((one.kind, one.line, one.column), (Kind::DuplicateField, Some(4), Some(5)));
@@ -211,21 +211,21 @@ fn values_from_the_environment_are_in_no_message() {
 }
 
 #[test]
-fn a_check_that_repeats_a_value_from_the_environment_is_masked() {
+fn value_from_the_environment_is_masked_in_a_check() {
     let found = rendered("input: {toy: {topic: '${PASS}'}}");
     assert!(found.contains("nobody shouts ***") && found.contains("not ***"), "{found}");
     assert!(rendered("input: {toy: {topic: news!}}").contains("nobody shouts news!"));
 }
 
 #[test]
-fn an_item_of_a_list_is_found_at_its_own_place() {
+fn item_of_a_list_is_reported_at_its_own_position() {
     let found = parse("input: {toy: {topic: x, tags: [a, [b], c, [d]], limit: y}}").unwrap_err();
     let paths: Vec<_> = found.iter().map(|one| (one.path.as_str(), one.column.unwrap())).collect();
     assert_eq!(paths, [("input.toy.tags[1]", 35), ("input.toy.limit", 56)]);
 }
 
 #[test]
-fn nothing_at_the_path_is_said_with_what_is_there() {
+fn missing_path_is_reported_with_the_names_that_exist() {
     let found = parse("input:\n  tyo: {topic: x}\n").unwrap_err();
     let one = found.iter().next().unwrap();
     assert_eq!((one.kind, one.message.as_str()), (Kind::NotFound, "there is no field `toy` here"));
@@ -234,7 +234,7 @@ fn nothing_at_the_path_is_said_with_what_is_there() {
 }
 
 #[test]
-fn a_hosts_value_is_read_with_paths_for_places() {
+fn value_of_a_host_is_reported_by_path() {
     let read = |value: &Value| Document::from_value(value).parse::<Toy>(&[]);
     assert_eq!(read(&json!({ "topic": "a", "limit": 5.0, "tags": ["${A}"] })).unwrap().config.tags, ["${A}"]);
     let found =
@@ -265,7 +265,7 @@ fn parts_that_are_not_components_are_read_into_any_type() {
 }
 
 #[test]
-fn debug_of_a_document_shows_nothing_of_it() {
+fn debug_of_a_document_hides_its_content() {
     let document = Document::from_yaml("x.yaml", "pass: hunter2", &Environment::empty()).unwrap();
     assert!(!format!("{document:?}").contains("hunter2"));
 }
@@ -367,13 +367,13 @@ fn variable_that_is_a_whole_value_may_hold_a_list_or_a_mapping() {
     assert_eq!((toy.login.user.as_str(), toy.login.pass.expose(), toy.limit), ("me", "[hunter2]", 7));
     let toy = parse("topic: t\ntags: ${NONE:-[x, y]}").unwrap().config;
     assert_eq!(toy.tags, ["x", "y"]);
-    // Text stays text: in a field of text, in quotes, and inside a text.
+    // Text remains text: in a field of text, in quotes, and inside a text.
     let toy = parse("topic: ${TAGS}\nlogin: {user: u, pass: \"${TAGS}\"}").unwrap().config;
     assert!(toy.topic.starts_with('[') && toy.login.pass.expose().starts_with('['));
     for text in ["topic: t\ntags: \"${TAGS}\"", "topic: t\ntags: x${TAGS}", "topic: t\ntags: ${WORD}"] {
         assert!(parse(text).unwrap_err().has_errors(), "{text}");
     }
-    // A mistake in it is reported where the variable stands, without its value.
+    // An error inside the value is reported at the variable, without its value.
     let environment = Environment::from_pairs([("TAGS", r#"["good", {"secret": "hunter2"}]"#)]);
     let found = Document::from_yaml("test.yaml", "topic: t\ntags: ${TAGS}", &environment).unwrap().parse::<Toy>(&[]);
     let found = found.unwrap_err().to_string();
@@ -381,7 +381,7 @@ fn variable_that_is_a_whole_value_may_hold_a_list_or_a_mapping() {
 }
 
 #[test]
-fn second_document_is_an_error_in_our_words() {
+fn second_document_is_an_error_with_its_own_message() {
     let found = Document::from_yaml("test.yaml", "topic: a\n---\ntopic: b\n", &Environment::empty()).map(drop);
     let found = found.unwrap_err().to_string();
     assert!(found.contains("more than one document") && found.contains("test.yaml"), "{found}");

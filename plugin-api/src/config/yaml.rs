@@ -1,8 +1,8 @@
-//! How does YAML text become nodes with positions? By nodes of our own, because reading a type straight from YAML ends at the first
-//! error, and the author of a configuration wants to see all of them.
+//! How does YAML text become nodes with positions? The nodes are types of this package, because reading a type
+//! directly from YAML ends at the first error, and the author of a configuration needs all of them.
 //!
-//! The parser is serde-saphyr, asked for whatever is there together with its place. Types are not decided here: an
-//! unquoted scalar keeps its text, so that `no`, `1e3` and `0123` are what their field wants them to be.
+//! The parser is serde-saphyr, which reports every node with its position. Types are not decided here: an unquoted
+//! scalar keeps its text, so that the field decides how to read `no`, `1e3` and `0123`.
 
 use std::fmt;
 
@@ -13,14 +13,14 @@ use super::diagnostic::{Diagnostic, Kind, Severity};
 use super::environment;
 use super::node::{Content, Entry, Node, Span};
 
-/// Parses a document. An empty one is an empty mapping.
+/// Parses a document. An empty document is an empty mapping.
 pub(super) fn parse(text: &str) -> Result<Node, Box<Diagnostic>> {
     let options = serde_saphyr::options! {
         with_snippet: false,
-        // The text is kept instead of the number, so none has to be refused here.
+        // The text is stored instead of the number, so no number has to be refused here.
         non_finite_float_policy: NonFiniteFloatPolicy::AsString,
     };
-    // `${…}` could not stand unquoted in `[…]` otherwise, for its braces and colons would be YAML's.
+    // `${…}` could not be unquoted in `[…]` otherwise, because YAML would interpret its braces and colons.
     let hidden = environment::hide(text);
     let text = hidden.as_str();
     let found: Result<Option<Spanned<Raw>>, Error> = serde_saphyr::from_str_with_options(text, options);
@@ -31,10 +31,10 @@ pub(super) fn parse(text: &str) -> Result<Node, Box<Diagnostic>> {
     }
 }
 
-/// What stands in the text, before its scalars are looked at.
+/// The parsed document, before its scalars are interpreted.
 enum Raw {
     Null,
-    /// A scalar that isn't text: the text is taken from its place.
+    /// A scalar that isn't text; its text is read from its position in the source.
     Scalar,
     Text(String),
     List(Vec<Spanned<Raw>>),
@@ -115,13 +115,13 @@ impl<'de> Visitor<'de> for RawVisitor {
 
 fn node(raw: Spanned<Raw>, text: &str) -> Node {
     let source = source(raw.defined, text);
-    // An alias stands on one line, whatever it stands for.
+    // An alias occupies one line, regardless of its value.
     let lines = if raw.referenced == raw.defined { source.lines().count().max(1) } else { 1 };
     let span = Some(Span { lines, ..span(raw.referenced) });
     let content = match raw.value {
         Raw::Null => Content::Null,
         Raw::Scalar => Content::Plain(environment::unhide(source)),
-        // Quotes, escapes, folding and indentation all make the value differ from what stands there.
+        // Quotes, escapes, folding and indentation make the value differ from the source text.
         Raw::Text(value) if value == source => Content::Plain(environment::unhide(&value)),
         Raw::Text(value) => Content::Text(environment::unhide(&value)),
         Raw::List(items) => Content::List(items.into_iter().map(|item| node(item, text)).collect()),
@@ -179,7 +179,7 @@ fn diagnostic(error: &Error) -> Diagnostic {
     found
 }
 
-/// The parser's own words, without the place that it adds.
+/// Returns the parser's own message, without the position that it appends.
 fn plain_message(error: &Error) -> String {
     let text = error.render_with_options(serde_saphyr::render_options! {
         snippets: serde_saphyr::SnippetMode::Off,
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn places_count_characters() {
+    fn positions_count_characters() {
         let node = parse("ä: 1\nlist:\n  - {é: xyz}\n").unwrap();
         let list = &node.entry("list").unwrap().value;
         let Content::List(items) = &list.content else { panic!("{list:?}") };
@@ -252,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn a_field_given_twice_is_found_where_it_is_repeated() {
+    fn field_given_twice_is_reported_at_the_repetition() {
         let found = parse("a: 1\nb: 2\na: 3\n").unwrap_err();
         assert_eq!((found.kind, found.line, found.column), (Kind::DuplicateField, Some(3), Some(1)));
         assert_eq!(found.message, "field `a` is given twice");
     }
 
     #[test]
-    fn broken_yaml_is_an_error_with_a_place() {
+    fn invalid_yaml_is_an_error_with_a_position() {
         for text in ["a: [1, 2", "a: \"x", "a:\n\tb: 1", "a: b: c", "a: *nowhere"] {
             let found = parse(text).unwrap_err();
             assert_eq!(found.kind, Kind::Syntax, "{text:?}");
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_may_stand_unquoted_anywhere() {
+    fn unquoted_variables_are_accepted_anywhere() {
         let node = parse("a: [${A}, ${B:-x: y}]\nb: ${C:#d}\n").unwrap();
         let Content::List(items) = plain(&node, "a") else { panic!("{node:?}") };
         assert_eq!(items[0].content, Content::Plain("${A}".into()));

@@ -1,4 +1,4 @@
-//! What does a check have in hand?
+//! Which tools does a check have?
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use tokio::time::Instant;
 use super::{Failure, Options, Rule, Source};
 use crate::{Batch, BoxError, Demand, Input, InputError, Message, Receipt, Verdicts};
 
-/// A message: its lane, and its number in it.
+/// A message, by its lane and its number in the lane.
 pub(super) type Id = (usize, u64);
 
-/// A source with what has been put into it.
+/// A source with the messages that were added to it.
 pub(super) struct Bench<'a> {
     pub(super) source: Box<dyn Source>,
     pub(super) options: &'a Options,
     put: u64,
 }
 
-/// The harness failed, not the input.
+/// Reports a failure of the harness, not of the input.
 #[allow(clippy::needless_pass_by_value, reason = "it is given to `map_err`")]
 pub(super) fn harness(error: BoxError) -> Failure {
     Rule::HarnessWorks.broken(error.to_string())
@@ -31,12 +31,12 @@ impl<'a> Bench<'a> {
         Self { source, options, put: 0 }
     }
 
-    /// How many messages a lane a check uses.
+    /// Returns the number of messages per lane that a check uses.
     pub(super) fn messages(&self) -> u64 {
         self.options.messages.max(8) as u64
     }
 
-    /// Puts so many more messages into every lane.
+    /// Adds this many more messages to every lane.
     pub(super) async fn put(&mut self, count: u64) -> Result<(), Failure> {
         for lane in 0..self.source.lanes() {
             let payloads = (self.put..self.put + count).map(|number| payload((lane, number))).collect();
@@ -46,24 +46,24 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// All that has been put.
+    /// Returns all messages that were added.
     pub(super) fn all(&self) -> BTreeSet<Id> {
         (0..self.source.lanes()).flat_map(|lane| (0..self.put).map(move |number| (lane, number))).collect()
     }
 
-    /// An input that isn't connected.
+    /// Creates an input that isn't connected.
     pub(super) async fn input(&self) -> Result<Arc<dyn Input>, Failure> {
         self.source.input().await.map_err(harness)
     }
 
-    /// An input that is connected.
+    /// Creates an input that is connected.
     pub(super) async fn open(&self) -> Result<Arc<dyn Input>, Failure> {
         let input = self.input().await?;
         self.connect(&*input).await?;
         Ok(input)
     }
 
-    /// Connects as a host does: again and again for a while.
+    /// Connects as a host does, with retries for a while.
     pub(super) async fn connect(&self, input: &dyn Input) -> Result<(), Failure> {
         let until = Instant::now() + self.options.patience;
         loop {
@@ -76,7 +76,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// The result of a call, which must not hang.
+    /// Returns the result of a call, which must not hang.
     pub(super) async fn returns<T>(&self, call: &str, future: impl Future<Output = T>) -> Result<T, Failure> {
         let patience = self.options.patience;
         tokio::time::timeout(patience, future)
@@ -84,7 +84,7 @@ impl<'a> Bench<'a> {
             .map_err(|_| Rule::EveryCallReturns.broken(format!("{call} had not returned after {patience:?}")))
     }
 
-    /// One read with a demand, whose limits are checked.
+    /// Reads once with a demand, whose limits are verified.
     pub(super) async fn ask(&self, input: &dyn Input, demand: Demand) -> Result<Result<Batch, InputError>, Failure> {
         let limit = demand.max_wait + self.options.patience;
         let Ok(answer) = tokio::time::timeout(limit, input.read_batch(demand)).await else {
@@ -100,7 +100,7 @@ impl<'a> Bench<'a> {
         Ok(answer)
     }
 
-    /// The next batch with messages within the patience, or `None`. Any error is a failure.
+    /// Returns the next batch with messages within the patience, or `None`. Any error is a failure.
     pub(super) async fn try_next(
         &self,
         input: &dyn Input,
@@ -122,7 +122,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// The next batch with messages; that there is none is a failure of `rule`.
+    /// Returns the next batch with messages; if there is none, `rule` is broken.
     pub(super) async fn next(&self, input: &dyn Input, max: usize, rule: Rule) -> Result<Batch, Failure> {
         let patience = self.options.patience;
         let next = self.try_next(input, max, patience).await?;
@@ -135,7 +135,8 @@ impl<'a> Bench<'a> {
         result.map_err(|error| Rule::NoErrors.broken(format!("ack says: {error}")))
     }
 
-    /// Reads and acks until all of `wanted` came, however often; `rule` is broken if that never happens.
+    /// Reads and acks until all of `wanted` arrived, allowing repetitions; `rule` is broken if that never
+    /// happens.
     pub(super) async fn drain(
         &self,
         input: &dyn Input,
@@ -154,7 +155,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Fails if anything (more) comes.
+    /// Fails if any further message arrives.
     pub(super) async fn silence(&self, input: &dyn Input, rule: Rule) -> Result<(), Failure> {
         match self.try_next(input, 100, self.options.silence).await? {
             None => Ok(()),
@@ -165,7 +166,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Closes, which has to succeed, with the suite's patience for receipts.
+    /// Closes the input, which has to succeed, with the suite's patience for receipts.
     pub(super) async fn close(&self, input: &dyn Input) -> Result<(), Failure> {
         self.close_within(input, self.options.patience, Rule::ClosesAtAnyTime).await
     }
@@ -183,7 +184,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// What came, in the order in which it came.
+/// The messages that arrived, in the order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     came: Vec<Id>,
@@ -196,7 +197,7 @@ impl Ledger {
         Ok(ids)
     }
 
-    /// What of `wanted` has not come, in words.
+    /// Describes the messages of `wanted` that have not arrived.
     pub(super) fn missing(&self, wanted: &BTreeSet<Id>) -> Option<String> {
         let came: BTreeSet<_> = self.came.iter().copied().collect();
         let mut missing = wanted.difference(&came);
@@ -208,12 +209,12 @@ impl Ledger {
         self.came.is_empty()
     }
 
-    /// Which of these came, if any did.
+    /// Returns the first of these messages that arrived, if any did.
     pub(super) fn any_of(&self, ids: &[Id]) -> Option<Id> {
         self.came.iter().copied().find(|id| ids.contains(id))
     }
 
-    /// Whatever came, came once. `rule` is broken otherwise.
+    /// Verifies that no message arrived twice; `rule` is broken otherwise.
     pub(super) fn once(&self, rule: Rule) -> Result<(), Failure> {
         let mut seen = BTreeSet::new();
         match self.came.iter().find(|id| !seen.insert(**id)) {
@@ -222,7 +223,7 @@ impl Ledger {
         }
     }
 
-    /// Lane by lane, numbers only grow.
+    /// Verifies that the numbers of each lane only increase.
     pub(super) fn in_order(&self) -> Result<(), Failure> {
         let mut last = std::collections::BTreeMap::new();
         for &(lane, number) in &self.came {
@@ -240,7 +241,7 @@ fn payload((lane, number): Id) -> Bytes {
     format!("lane {lane} message {number}").into()
 }
 
-/// Which message it is.
+/// Returns the id of a message.
 pub(super) fn id(message: &Message) -> Result<Id, Failure> {
     let text = String::from_utf8_lossy(message.payload());
     let mut words = text.split(' ');

@@ -1,4 +1,4 @@
-//! Which checks are there, and which code runs which?
+//! Which checks exist, and which function runs each?
 
 use std::fmt;
 
@@ -15,10 +15,10 @@ macro_rules! checks {
         }
 
         impl Check {
-            /// All of them, in the order in which they are run.
+            /// All checks, in the order in which they are run.
             pub const ALL: [Self; [$(Self::$variant),*].len()] = [$(Self::$variant),*];
 
-            /// Its name, such as `cancelled_reads`.
+            /// Returns the name, such as `cancelled_reads`.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => stringify!($function),)*
@@ -35,51 +35,51 @@ macro_rules! checks {
 }
 
 checks! {
-    /// Connect, connect again, close, close again; status says where it is.
+    /// Connects twice and closes twice; the status follows.
     OpenAndClose = opening::open_and_close,
-    /// Close before connect.
+    /// Closes before connecting.
     CloseBeforeConnect = opening::close_before_connect,
-    /// Read before connect.
+    /// Reads before connecting.
     ReadBeforeConnect = opening::read_before_connect,
-    /// Read after close.
+    /// Reads after closing.
     ReadAfterClose = opening::read_after_close,
-    /// Small and large demands, with and without patience.
+    /// Reads with small and large demands, with and without a wait.
     Demands = reading::demands,
-    /// Read when there is nothing.
+    /// Reads when there are no messages.
     Idle = reading::idle,
-    /// One reader, each batch acked before the next read.
+    /// Reads in one task, and acks each batch before the next read.
     Sequential = reading::sequential,
-    /// Messages that come while the input is read.
+    /// Adds messages while the input is read.
     Growing = reading::growing,
-    /// Several readers, acks from several tasks.
+    /// Reads in several tasks, and acks from several tasks.
     Parallel = reading::parallel,
-    /// Reads dropped at many points.
+    /// Drops reads at many points.
     CancelledReads = reading::cancelled_reads,
-    /// The connection breaks while batches are out.
+    /// Breaks the connection while batches are in flight.
     Reconnect = reading::reconnect,
-    /// The end, and what may still be out then.
+    /// Ends the input, with batches in flight.
     EndOfInput = reading::end_of_input,
-    /// Batches acked last first.
+    /// Acks batches in reverse order.
     OutOfOrderAcks = settling::out_of_order_acks,
-    /// Whole batches nacked, with and without a reason.
+    /// Nacks whole batches, with and without a reason.
     Nacks = settling::nacks,
-    /// Single messages of a batch nacked, with and without a reason.
+    /// Nacks single messages of a batch, with and without a reason.
     PartialNacks = settling::partial_nacks,
-    /// Batches dropped.
+    /// Drops batches.
     DroppedReceipts = settling::dropped_receipts,
-    /// Too many and too few verdicts.
+    /// Settles with too many and too few verdicts.
     WrongCount = settling::wrong_count,
-    /// Close while receipts are out that are acked soon.
+    /// Closes while receipts are in flight that are acked soon.
     CloseWaits = closing::close_waits,
-    /// Close while receipts are out that nobody settles.
+    /// Closes while receipts are in flight that are never settled.
     CloseDeadline = closing::close_deadline,
-    /// Acks after close.
+    /// Acks after closing.
     LateAcks = closing::late_acks,
-    /// Stop and start again, several times.
+    /// Stops and starts again several times.
     Restart = closing::restart,
-    /// An old batch unacked, newer ones acked; then a restart.
+    /// Restarts with an old batch unacked and newer ones acked.
     RestartWithGap = closing::restart_with_gap,
-    /// The input is dropped without close.
+    /// Drops the input without closing it.
     Crash = closing::crash,
 }
 

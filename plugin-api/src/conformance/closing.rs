@@ -1,4 +1,4 @@
-//! Is progress neither lost nor overstated when an input goes and another comes?
+//! Is progress neither lost nor overstated when one input stops and another starts?
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ pub(super) async fn late_acks(mut bench: Bench<'_>) -> Result<Support, Failure> 
     bench.settle(&*input, receipt, Verdicts::ACK).await?;
     let closed = input;
     let input = bench.open().await?;
-    // Even one that comes when the next input has handed the same messages out, and nacks them.
+    // This includes an ack that arrives when the next input has delivered the same messages and nacks them.
     let mut ledger = Ledger::default();
     let mut held = Vec::new();
     while let Some(missing) = ledger.missing(&bench.all()) {

@@ -1,6 +1,6 @@
 //! Does an input keep the contract of [`Input`]?
 //!
-//! An input's author implements [`Harness`] and [`Source`] (what can be done to the thing that the input reads) and
+//! An input's author implements [`Harness`] and [`Source`] (the operations on the system that the input reads) and
 //! calls [`run`] from a test:
 //!
 //! ```no_run
@@ -10,14 +10,15 @@
 //! # }
 //! ```
 //!
-//! Every check gets a source of its own. A failure names the [`Rule`] that was broken and what was seen. The suite
-//! works on real time and on tokio's paused time; it waits for events, and for silence only where silence is the rule.
+//! Every check uses a source of its own. A failure names the [`Rule`] that was broken and what was observed. The
+//! suite works on real time and on tokio's paused time; it waits for events, and for silence only where silence is
+//! the rule.
 //!
 //! # Layout
 //!
-//! - `rule`: what is demanded, and how a failure is told.
-//! - `check`: the list of checks, and which code runs which.
-//! - `bench`: what a check has in hand: messages to put, inputs to open, a ledger of what came.
+//! - `rule`: the rules for an input, and how a failure is shown.
+//! - `check`: the list of checks, and the function of each.
+//! - `bench`: the tools of a check: messages to publish, inputs to open, a ledger of deliveries.
 //! - `opening`, `reading`, `settling`, `closing`: the checks.
 
 mod bench;
@@ -44,58 +45,58 @@ pub use rule::{Failure, Failures, Report, Rule};
 
 use bench::Bench;
 
-/// Makes what an input reads.
+/// A factory of sources, implemented by the author of an input.
 #[async_trait]
 pub trait Harness: Send + Sync {
-    /// A new, empty source that no input has read before.
+    /// Creates a new, empty source that no input has read before.
     async fn source(&self) -> Result<Box<dyn Source>, BoxError>;
 }
 
-/// What an input reads: messages in one or more lanes, each lane in order (a partition, a shard, a file).
+/// A system that an input reads: messages in one or more lanes, each lane in order (a partition, a shard, a file).
 ///
-/// It outlives the inputs that read it, and so does the progress they store.
+/// A source outlives the inputs that read it, and so does the progress they store.
 #[async_trait]
 pub trait Source: Send + Sync {
-    /// How many lanes there are; at least one, better two.
+    /// Returns the number of lanes, which is at least one and preferably two.
     fn lanes(&self) -> usize;
 
-    /// An input over this source and the progress stored for it, not connected yet: what a process that starts
-    /// would have. Only one is connected at a time; the one before was closed or dropped.
+    /// Creates an input over this source and its stored progress, not connected yet, as a starting process
+    /// would. Only one input is connected at a time; the previous one was closed or dropped.
     async fn input(&self) -> Result<Arc<dyn Input>, BoxError>;
 
-    /// Adds messages at the end of a lane. Returns once an input can read them.
+    /// Adds messages at the end of a lane. The call returns once an input can read them.
     async fn put(&self, lane: usize, payloads: Vec<Bytes>) -> Result<(), BoxError>;
 
-    /// Breaks the connection of the input that is connected, such that it can be opened again.
+    /// Breaks the connection of the connected input, such that it can be opened again.
     async fn break_connection(&self) -> Result<Support, BoxError>;
 
-    /// Makes what is there now all there will ever be, so that the input ends.
+    /// Declares that no more messages will be added, so that the input ends.
     async fn end(&self) -> Result<Support, BoxError>;
 }
 
-/// Whether a source can do what it was asked for.
+/// The answer of a source to an optional operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
-    /// Done.
+    /// The operation is done.
     Done,
-    /// It can't, and why; the check is skipped, and the report says so.
+    /// The source doesn't support the operation, for this reason; the check is skipped, and the report says so.
     Unsupported(&'static str),
 }
 
-/// How patient the suite is, and what it leaves out.
+/// The time limits of the suite, and the checks that it skips.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long anything that has to happen may take, and by how much a call may exceed the time it was given.
+    /// The time limit for anything that has to happen, and for the excess of a call over its own limit.
     pub patience: Duration,
-    /// How long nothing has to happen, where nothing may.
+    /// The length of the silence that shows that nothing happens.
     pub silence: Duration,
-    /// Messages a lane; at least 8. More make more batches and more chances.
+    /// The number of messages per lane, at least 8. More messages make more batches and more interleavings.
     pub messages: usize,
     skipped: BTreeMap<Check, &'static str>,
 }
 
 impl Default for Options {
-    /// 10 seconds of patience, 300 ms of silence, 40 messages a lane.
+    /// Sets 10 seconds of patience, 300 ms of silence and 40 messages a lane.
     fn default() -> Self {
         Self {
             patience: Duration::from_secs(10),
@@ -107,7 +108,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Leaves a check out; the report will say why.
+    /// Skips a check; the report states the reason.
     #[must_use]
     pub fn skip(mut self, check: Check, why: &'static str) -> Self {
         self.skipped.insert(check, why);
@@ -128,14 +129,14 @@ pub async fn run(harness: &dyn Harness, options: &Options) -> Report {
     report
 }
 
-/// Runs one check, for a closer look at a failure.
+/// Runs one check, to investigate a failure.
 ///
 /// # Errors
 ///
-/// Which rule was broken, and what was seen.
+/// Fails with the rule that was broken and what was observed.
 pub async fn run_one(harness: &dyn Harness, options: &Options, check: Check) -> Result<Support, Failure> {
     let source = harness.source().await.map_err(bench::harness)?;
-    // Single waits are bounded by `patience`; this bounds calls that never return.
+    // Single waits are bounded by `patience`; this limit bounds calls that never return.
     let whole = options.patience * 10;
     let Ok(result) = tokio::time::timeout(whole, check.run(Bench::new(source, options))).await else {
         return Err(Rule::EveryCallReturns.broken(format!("the check was not over after {whole:?}")));

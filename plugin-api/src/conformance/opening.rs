@@ -1,4 +1,4 @@
-//! Does it open and close as a host may ask it to?
+//! Does an input open and close whenever a host requests it?
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub(super) async fn read_before_connect(mut bench: Bench<'_>) -> Result<Support,
         Err(InputError::NotConnected(_)) => {}
         answer => return Err(Rule::ReadNeedsConnect.broken(format!("the answer was {answer:?}"))),
     }
-    // And it must not be spoilt by that.
+    // The early read must leave the input usable.
     bench.connect(&*input).await?;
     drop(bench.next(&*input, 1, Rule::NothingLost).await?);
     bench.close(&*input).await?;

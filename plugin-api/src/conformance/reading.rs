@@ -1,4 +1,4 @@
-//! Does everything come, once, in order, however it is read?
+//! Does every message arrive, once, in order, however the input is read?
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(super) async fn demands(mut bench: Bench<'_>) -> Result<Support, Failure> {
     bench.put(count).await?;
     let input = bench.open().await?;
     let mut ledger = Ledger::default();
-    // What is asked for with no time to wait has to come at some time, for it is there.
+    // A read with no time to wait must eventually return the messages, because they are available.
     let until = Instant::now() + bench.options.patience;
     for max in [1, 2, 3, 1000].into_iter().cycle() {
         match bench.ask(&*input, Demand::new(max, Duration::ZERO)).await? {
@@ -50,7 +50,7 @@ pub(super) async fn idle(mut bench: Bench<'_>) -> Result<Support, Failure> {
             Err(error) => return Err(Rule::EmptyIsAnAnswer.broken(format!("read_batch says: {error}"))),
         }
     }
-    // A wait is over when something comes, not when its time is.
+    // A wait ends when a message arrives, not when its time is over.
     let (reader, long) = (Arc::clone(&input), bench.options.patience * 5);
     let mut waiting = JoinSet::new();
     waiting.spawn(async move { reader.read_batch(Demand::new(10, long)).await.map(|batch| batch.len()) });
@@ -94,7 +94,7 @@ pub(super) async fn parallel(mut bench: Bench<'_>) -> Result<Support, Failure> {
     let count = bench.messages();
     bench.put(count).await?;
     let input = bench.open().await?;
-    // Once something has come, silence means that there is no more.
+    // Once a message has arrived, silence means that there are no more.
     let mut ledger = Ledger::default();
     let (messages, receipt) = bench.next(&*input, 1, Rule::NothingLost).await?.into_parts();
     ledger.take(&messages)?;
@@ -108,7 +108,7 @@ pub(super) async fn parallel(mut bench: Bench<'_>) -> Result<Support, Failure> {
         let messages = read.map_err(|error| Rule::NoErrors.broken(format!("a reader failed: {error}")))??;
         ledger.take(&messages)?;
     }
-    // What nobody got in time is not lost yet.
+    // Messages that no reader received in time are not lost yet.
     bench.drain(&*input, &mut ledger, &bench.all(), Rule::NothingLost).await?;
     bench.silence(&*input, Rule::NothingTwice).await?;
     ledger.once(Rule::NothingTwice)?;
@@ -152,10 +152,10 @@ pub(super) async fn cancelled_reads(mut bench: Bench<'_>) -> Result<Support, Fai
     let mut until = Instant::now() + bench.options.patience;
     for round in 0_u32.. {
         if round == 10 {
-            // Some come while reads are dropped, too.
+            // Some messages arrive while reads are dropped, too.
             bench.put(count - count / 2).await?;
         }
-        // After so many wake-ups without an answer the read is dropped.
+        // After this many wake-ups without a result the read is dropped.
         let mut polls = round % 6;
         let mut reading = pin!(input.read_batch(Demand::new(3, bench.options.patience)));
         let answer = std::future::poll_fn(|context| match reading.as_mut().poll(context) {
@@ -166,7 +166,7 @@ pub(super) async fn cancelled_reads(mut bench: Bench<'_>) -> Result<Support, Fai
                 Poll::Pending
             }
         });
-        // Nor does it wait for wake-ups that don't come.
+        // The loop must not wait for wake-ups that never happen.
         let answer = tokio::time::timeout(Duration::from_millis(20), answer).await.ok().flatten();
         match answer {
             Some(Ok(batch)) if !batch.is_empty() => {
@@ -176,7 +176,7 @@ pub(super) async fn cancelled_reads(mut bench: Bench<'_>) -> Result<Support, Fai
                 until = Instant::now() + bench.options.patience;
             }
             Some(Err(error)) => return Err(Rule::NoErrors.broken(format!("read_batch says: {error}"))),
-            // Lets the input get on.
+            // This lets the input make progress.
             _ => tokio::time::sleep(Duration::from_millis(1)).await,
         }
         let missing = ledger.missing(&bench.all());
@@ -211,11 +211,11 @@ pub(super) async fn reconnect(mut bench: Bench<'_>) -> Result<Support, Failure> 
         bench.close(&*input).await?;
         return Ok(Support::Unsupported(why));
     }
-    // A receipt from before may be settled after; whether it still counts is the input's to say.
+    // A receipt from before the loss may be settled after it; the input decides whether it still counts.
     let (_, receipt) = out.into_parts();
     bench.settle(&*input, receipt, Verdicts::ACK).await?;
     let mut after = Ledger::default();
-    // The batch that was out may have been acked in time.
+    // The batch in flight may have been acked in time.
     let mut newest = bench.all();
     newest.retain(|id| !acked.contains(id) && !out_ids.contains(id));
     let until = Instant::now() + bench.options.patience;
@@ -263,7 +263,8 @@ pub(super) async fn end_of_input(mut bench: Bench<'_>) -> Result<Support, Failur
         ledger.take(batch.messages())?;
         held.push(batch);
     }
-    // All is read, and one batch isn't settled: it may have to come again, so this is not the end.
+    // Everything is read, and one batch isn't settled. It may have to be delivered again, so the input must not
+    // end.
     let last = held.pop();
     for batch in held {
         let (_, receipt) = batch.into_parts();

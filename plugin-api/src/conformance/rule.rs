@@ -1,78 +1,78 @@
-//! What is demanded of an input, and how is a failure told?
+//! Which rules apply to an input, and how is a failure shown?
 
 use std::fmt;
 
 use super::{Check, Support};
 
-/// What an input must do.
+/// A rule that an input must keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rule {
-    /// Not the input's fault: its harness failed.
+    /// The harness works. A failure of this rule is not the fault of the input.
     HarnessWorks,
-    /// No call hangs.
+    /// Every call returns.
     EveryCallReturns,
-    /// `connect` succeeds on a source that is there.
+    /// `connect` succeeds on a source that exists.
     Opens,
     /// `connect` while connected does nothing.
     ConnectIsIdempotent,
-    /// `read_batch` before `connect` says `NotConnected`.
+    /// `read_batch` before `connect` returns `NotConnected`.
     ReadNeedsConnect,
     /// `close` before `connect`, and `close` again, return without an error.
     ClosesAtAnyTime,
-    /// Nothing is handed out after `close`.
+    /// Nothing is delivered after `close`.
     ClosedMeansClosed,
-    /// `status` says whether the input is connected or closed.
+    /// `status` shows whether the input is connected or closed.
     StatusIsTrue,
     /// A batch holds at most `max_messages`.
     WithinDemand,
-    /// `read_batch` answers within `max_wait`.
+    /// `read_batch` returns within `max_wait`.
     WithinMaxWait,
-    /// When nothing came, the answer is an empty batch, not an error.
+    /// `read_batch` returns an empty batch, not an error, if no message arrived.
     EmptyIsAnAnswer,
-    /// No error without cause.
+    /// No error occurs without a cause.
     NoErrors,
     /// Every message is delivered until it is acked.
     NothingLost,
     /// No message is delivered again without a reason.
     NothingTwice,
-    /// Messages of a lane come in the order in which they were put.
+    /// Messages of a lane arrive in the order in which they were published.
     LanesInOrder,
-    /// Payloads arrive as they were put.
+    /// Payloads arrive unchanged.
     PayloadsIntact,
-    /// A nacked message comes again before anything newer of its lane that was not delivered yet.
+    /// A nacked message is delivered again before any newer message of its lane that was not delivered yet.
     NackedComesFirst,
     /// A dropped receipt is a nack.
     DroppedIsNacked,
     /// Too many or too few verdicts are refused, and the batch counts as nacked.
     WrongCountIsRefused,
-    /// After a lost connection, `connect` opens another.
+    /// `connect` opens a new connection after the connection was lost.
     Reconnects,
-    /// The end is said when everything has been read and settled, and not before.
+    /// The input ends when everything has been read and settled, and not before.
     EndsOnceSettled,
-    /// `close` waits for outstanding receipts, and what is acked meanwhile counts.
+    /// `close` waits for receipts in flight, and acks during that wait count.
     CloseWaits,
-    /// `close` waits no longer than it was told.
+    /// `close` waits no longer than its limit.
     CloseWithinDeadline,
-    /// What was acked before a clean close doesn't come again.
+    /// A message that was acked before a clean close is not delivered again.
     AckedIsDone,
-    /// What was not acked comes again after a restart, even if newer messages were acked.
+    /// A message that was not acked is delivered again after a restart, even if newer messages were acked.
     UnackedComesAgain,
-    /// An ack after `close` changes nothing.
+    /// An ack after `close` has no effect.
     LateAckIsHarmless,
 }
 
 impl Rule {
-    /// A sentence that says it.
+    /// Returns the rule as a sentence.
     pub fn text(self) -> &'static str {
         match self {
             Self::HarnessWorks => "the harness has to work",
             Self::EveryCallReturns => "every call has to return",
             Self::Opens => "connect has to succeed on a source that is there",
             Self::ConnectIsIdempotent => "connect while connected does nothing",
-            Self::ReadNeedsConnect => "read_batch before connect says NotConnected",
+            Self::ReadNeedsConnect => "read_batch before connect returns NotConnected",
             Self::ClosesAtAnyTime => "close returns without an error before connect, and again after close",
-            Self::ClosedMeansClosed => "nothing is handed out after close",
+            Self::ClosedMeansClosed => "nothing is delivered after close",
             Self::StatusIsTrue => "status says whether the input is connected or closed",
             Self::WithinDemand => "a batch holds at most max_messages",
             Self::WithinMaxWait => "read_batch answers within max_wait",
@@ -86,9 +86,9 @@ impl Rule {
             Self::DroppedIsNacked => "a dropped receipt is a nack",
             Self::WrongCountIsRefused => "a wrong number of verdicts is refused and nacks the batch",
             Self::Reconnects => "after a lost connection, connect opens another",
-            Self::EndsOnceSettled => "the end is said once everything is settled, and not before",
-            Self::CloseWaits => "close waits for outstanding receipts, and acks that come meanwhile count",
-            Self::CloseWithinDeadline => "close waits no longer than it was told",
+            Self::EndsOnceSettled => "the input ends once everything is settled, and not before",
+            Self::CloseWaits => "close waits for receipts in flight, and acks during that wait count",
+            Self::CloseWithinDeadline => "close waits no longer than its limit",
             Self::AckedIsDone => "what was acked before a clean close doesn't come again",
             Self::UnackedComesAgain => "what was not acked comes again after a restart",
             Self::LateAckIsHarmless => "an ack after close changes nothing",
@@ -100,18 +100,18 @@ impl Rule {
     }
 }
 
-/// A rule was broken.
+/// The failure of a check: a rule was broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {seen}", rule.text())]
 #[non_exhaustive]
 pub struct Failure {
-    /// Which one.
+    /// The rule that was broken.
     pub rule: Rule,
-    /// What was seen.
+    /// The observation that shows it.
     pub seen: String,
 }
 
-/// What came of a run.
+/// The results of a run.
 #[derive(Debug, Default)]
 #[must_use = "a report may hold failures"]
 pub struct Report {
@@ -129,35 +129,35 @@ impl Report {
         }
     }
 
-    /// Checks that passed.
+    /// Returns the checks that passed.
     pub fn passed(&self) -> &[Check] {
         &self.passed
     }
 
-    /// Checks that were left out, and why.
+    /// Returns the checks that were skipped, with the reasons.
     pub fn skipped(&self) -> &[(Check, &'static str)] {
         &self.skipped
     }
 
-    /// Checks that failed, and how.
+    /// Returns the checks that failed, with the failures.
     pub fn failed(&self) -> &[(Check, Failure)] {
         &self.failed
     }
 
-    /// The failures as an error, if there are any.
+    /// Converts the report into an error if a check failed.
     ///
     /// # Errors
     ///
-    /// All failures.
+    /// Fails with all failures.
     pub fn into_result(self) -> Result<(), Failures> {
         if self.failed.is_empty() { Ok(()) } else { Err(Failures(self.failed)) }
     }
 
-    /// For tests: nothing if all is well.
+    /// Panics if a check failed; for tests.
     ///
     /// # Panics
     ///
-    /// With all failures, one a line, if there are any.
+    /// Panics with all failures, one a line, if there are any.
     #[allow(clippy::panic, reason = "it is what a test wants")]
     #[track_caller]
     pub fn unwrap(self) {
@@ -167,7 +167,7 @@ impl Report {
     }
 }
 
-/// The checks that failed, and how.
+/// The checks that failed, with their failures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failures(Vec<(Check, Failure)>);
 

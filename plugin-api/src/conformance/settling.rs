@@ -1,4 +1,4 @@
-//! Do verdicts mean what they say?
+//! Do verdicts have the effect that they promise?
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::bench::{Bench, Id, Ledger};
 use super::{Failure, Rule, Support};
 use crate::{AckError, Batch, Input, Verdict, Verdicts};
 
-/// The reason of nacks that have one: it changes nothing about what a nack means.
+/// The reason of nacks that have one. A reason has no effect on a nack.
 const REASON: &str = "refused by the conformance suite";
 
 pub(super) async fn out_of_order_acks(mut bench: Bench<'_>) -> Result<Support, Failure> {
@@ -73,7 +73,8 @@ pub(super) async fn wrong_count(bench: Bench<'_>) -> Result<Support, Failure> {
     .await
 }
 
-/// Refuses two batches by `refuse` and watches that they come again, before anything newer of their lanes.
+/// Refuses two batches by `refuse` and verifies that they are delivered again, before anything newer of their
+/// lanes.
 async fn again_first(
     mut bench: Bench<'_>,
     rule: Rule,
@@ -100,7 +101,8 @@ async fn again_first(
     Ok(Support::Done)
 }
 
-/// Reads and acks until all that is owed came; in the lane of something owed nothing newer may come before it.
+/// Reads and acks until all owed messages arrived; in the lane of an owed message nothing newer may arrive before
+/// it.
 async fn come_first(
     bench: &Bench<'_>,
     input: &dyn Input,
@@ -135,7 +137,8 @@ pub(super) async fn partial_nacks(mut bench: Bench<'_>) -> Result<Support, Failu
         let batch = bench.next(&*input, 4, Rule::NothingLost).await?;
         let ids = Ledger::default().take(batch.messages())?;
         let (messages, receipt) = batch.into_parts();
-        // Every other message, the first too, so that an acked one stands behind one that was not; some with a reason.
+        // This nacks every other message, starting with the first, so that an acked message follows one that
+        // was not; some nacks have a reason.
         let verdicts = (0..messages.len()).map(|at| match at % 4 {
             0 => Verdict::NACK,
             2 => Verdict::nack(REASON),
@@ -147,7 +150,7 @@ pub(super) async fn partial_nacks(mut bench: Bench<'_>) -> Result<Support, Failu
         let owed = ids.iter().copied().step_by(2).collect();
         come_first(&bench, &*input, &mut done, owed, Rule::NackedComesFirst).await?;
     }
-    // What was acked need not come again and may: an input may go back to the first that was nacked.
+    // Acked messages need not be delivered again, but may be: an input may go back to the first nacked one.
     bench.drain(&*input, &mut done, &wanted, Rule::NothingLost).await?;
     bench.silence(&*input, Rule::NothingTwice).await?;
     bench.close(&*input).await?;

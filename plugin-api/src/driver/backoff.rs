@@ -1,4 +1,4 @@
-//! How long to wait before connecting again?
+//! How long does a reader wait before it connects again?
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Doubling waits from 100 ms to 1 s. Each is shortened by up to a quarter, by chance, so that many inputs that lost
-/// the same server don't come back in step.
+/// Waits that double from 100 ms to 1 s. Each is shortened by a random part of up to a quarter, so that many inputs
+/// that lost the same server don't reconnect in step.
 #[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,
@@ -20,16 +20,16 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The wait before the next attempt.
+    /// Returns the wait before the next attempt.
     pub(super) fn wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(LONGEST);
-        // A fresh hasher's keys are random: enough for a jitter, and no dependency.
+        // The keys of a new hasher are random, which is enough for jitter and needs no dependency.
         let chance = RandomState::new().hash_one(()) % 1024;
         wait.saturating_sub(wait / 4 * chance as u32 / 1024)
     }
 
-    /// It works again.
+    /// Resets the wait after a success.
     pub(super) fn reset(&mut self) {
         self.next = FIRST;
     }

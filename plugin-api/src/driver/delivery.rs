@@ -1,4 +1,4 @@
-//! Who holds the receipt of a batch that is out?
+//! Which part of a driver holds the receipt of a batch in flight?
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 
 use crate::{AckError, Batch, Input, Message, Receipt, Verdicts};
 
-/// The receipts of all batches that are out. They are kept here, not in the deliveries, so that a hard stop can nack
-/// what some task elsewhere still holds.
+/// The receipts of all batches in flight. They are stored here, not in the deliveries, so that a hard stop can nack
+/// a batch that another task still holds.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     receipts: Mutex<Receipts>,
@@ -45,7 +45,7 @@ impl InFlight {
         self.lock().by_number.len()
     }
 
-    /// Waits until fewer than `limit` batches are out.
+    /// Waits until fewer than `limit` batches are in flight.
     pub(super) async fn below(&self, limit: usize) {
         loop {
             let fewer = self.fewer.notified();
@@ -58,16 +58,16 @@ impl InFlight {
         }
     }
 
-    /// Nacks everything that is out.
+    /// Nacks every batch in flight.
     pub(super) fn nack_all(&self) {
-        // Dropped outside the lock: a receipt calls into the input.
+        // The receipts are dropped outside the lock, because a receipt calls into the input.
         let dropped = std::mem::take(&mut self.lock().by_number);
         drop(dropped);
         self.fewer.notify_waiters();
     }
 }
 
-/// A batch on its way through the host. Dropping it nacks it.
+/// A batch in flight at the host. Dropping it nacks the batch.
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped is nacked"]
 pub struct Delivery {
@@ -83,27 +83,27 @@ impl Delivery {
         Self { messages, settlement }
     }
 
-    /// The messages, oldest first.
+    /// Returns the messages, oldest first.
     pub fn messages(&self) -> &[Message] {
         &self.messages
     }
 
-    /// The messages to process, and what to settle them with.
+    /// Splits the delivery into the messages to process and the settlement for them.
     pub fn into_parts(self) -> (Vec<Message>, Settlement) {
         (self.messages, self.settlement)
     }
 
-    /// Says what became of the messages. See [`Settlement::settle`].
+    /// Reports the outcome of the messages. See [`Settlement::settle`].
     ///
     /// # Errors
     ///
-    /// [`AckError::WrongCount`] when there are not as many verdicts as messages.
+    /// Fails with [`AckError::WrongCount`] if the number of verdicts differs from the number of messages.
     pub async fn settle(self, verdicts: Verdicts) -> Result<(), AckError> {
         self.settlement.settle(verdicts).await
     }
 }
 
-/// The right, and the duty, to settle a delivery. Dropping it is a nack.
+/// The right, and the duty, to settle a delivery. Dropping it nacks the batch.
 #[must_use = "a settlement that is dropped is a nack"]
 pub struct Settlement {
     input: Arc<dyn Input>,
@@ -112,16 +112,17 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// Says what became of the messages, in any order among deliveries, from any task. After a hard stop, or once the
-    /// driver is closed, it changes nothing.
+    /// Reports the outcome of the messages. Deliveries may be settled in any order and from any task. After a
+    /// hard stop, or once the driver is closed, the call has no effect.
     ///
     /// # Errors
     ///
-    /// [`AckError::WrongCount`] when there are not as many verdicts as messages; the batch then counts as nacked.
+    /// Fails with [`AckError::WrongCount`] if the number of verdicts differs from the number of messages; the
+    /// batch then counts as nacked.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe in that nothing is lost: dropped before it ran, it is a nack.
+    /// No message is lost on cancellation: a call that is dropped before it runs nacks the batch.
     pub async fn settle(self, verdicts: Verdicts) -> Result<(), AckError> {
         let Some(receipt) = self.in_flight.take(self.number) else { return Ok(()) };
         self.input.ack(receipt, verdicts).await

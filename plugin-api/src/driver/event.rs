@@ -1,53 +1,53 @@
-//! What does a driver tell its host while it works?
+//! Which events does a driver report to its host?
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{AckError, InputError};
 
-/// Something changed.
+/// A change in a driver's state.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// `connect` succeeded.
     Connected,
-    /// The input can't be connected or read at the moment; it is tried again by itself.
+    /// The input can't be connected or read at the moment; the driver retries.
     Retrying {
-        /// What it said: [`InputError::NotConnected`] or [`InputError::BackOff`].
+        /// The error: [`InputError::NotConnected`] or [`InputError::BackOff`].
         error: &'a InputError,
-        /// How long until the next attempt.
+        /// The delay until the next attempt.
         after: Duration,
-        /// Failures in a row, this one included.
+        /// The number of consecutive failures, including this one.
         failures: u32,
     },
-    /// The first successful read after failures.
+    /// A read succeeded after failures.
     Recovered {
-        /// Failures there were in a row.
+        /// The number of consecutive failures before this read.
         failures: u32,
     },
     /// Everything there was to read has been read and settled.
     Ended,
-    /// The input can't go on; nothing more will be read.
+    /// The input can't continue; nothing more will be read.
     Failed {
-        /// [`InputError::Fatal`].
+        /// The error, which is [`InputError::Fatal`].
         error: &'a InputError,
     },
-    /// The verdicts of a handler did not match its batch, which counts as nacked: a mistake in the host.
+    /// The verdicts of a handler did not match its batch, which counts as nacked. This is a bug in the host.
     VerdictsRefused {
-        /// How they did not match.
+        /// The mismatch.
         error: &'a AckError,
     },
     /// Reading has stopped; the input is being closed.
     Closing {
-        /// How long it may wait for outstanding receipts.
+        /// The time that closing may wait for receipts in flight.
         within: Duration,
     },
     /// The input is closed.
     Closed {
-        /// Whether all progress was stored.
+        /// The result, which is an error if some progress could not be stored.
         result: &'a Result<(), InputError>,
     },
 }
 
-/// Whom to tell.
+/// The callback that receives events.
 pub type Observer = Arc<dyn Fn(&Event<'_>) + Send + Sync>;

@@ -1,11 +1,11 @@
 //! How does a host drive an input: connect, read, settle, stop?
 //!
-//! What every host would otherwise write. Four ways in, to be entered where it suits the host:
+//! This module contains the code that every host would otherwise write, at four levels:
 //!
-//! - [`Reader`]: reads one input and connects it whenever that is needed. For hosts with a pull loop of their own.
-//! - [`Driver::next`]: the same, with bounded batches in flight and a stop that others can ask for.
-//! - [`Driver::into_stream`]: the same as a stream, which closes the input when it ends.
-//! - [`Driver::run`]: all of it; the host gives an async handler from messages to verdicts.
+//! - [`Reader`] reads one input and connects it whenever necessary. It suits hosts with a pull loop of their own.
+//! - [`Driver::next`] adds a bound on batches in flight and a stop that other tasks can request.
+//! - [`Driver::into_stream`] offers the same as a stream, which closes the input when it ends.
+//! - [`Driver::run`] does all of it; the host provides an async handler from messages to verdicts.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -21,8 +21,8 @@
 //! # }
 //! ```
 //!
-//! No layer logs; what changes is told to an observer as an [`Event`]. No layer spawns a task that outlives it:
-//! `Reader`, `next` and the stream spawn none, and those of `run` end before it returns or when it is dropped.
+//! No level logs; changes are reported to an observer as an [`Event`]. No level spawns a task that outlives it:
+//! `Reader`, `next` and the stream spawn none, and the tasks of `run` end before it returns or when it is dropped.
 
 mod backoff;
 mod delivery;
@@ -50,19 +50,20 @@ pub use stream::Deliveries;
 
 use delivery::InFlight;
 
-/// How a [`Driver`] reads and stops.
+/// The options that control how a [`Driver`] reads and stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DriverOptions {
-    /// What each read asks for. Its `max_wait` only sets how often the driver looks up; nobody waits for it to pass.
+    /// The demand of each read. Its `max_wait` only sets how often the driver checks its state; no message is
+    /// delayed by it.
     pub demand: Demand,
-    /// How many batches may be handed out and not yet settled. With one, batches are processed strictly in order.
+    /// The number of batches that may be in flight. With one, batches are processed strictly in order.
     pub in_flight: NonZeroUsize,
-    /// How long the end may take when the input ends or fails by itself: outstanding receipts are waited for so long.
+    /// The time that receipts in flight are given when the input ends or fails without a stop request.
     pub close_within: Duration,
 }
 
 impl Default for DriverOptions {
-    /// Up to 1000 messages a batch, one batch at a time, 20 seconds to end.
+    /// Sets at most 1000 messages a batch, one batch at a time, and 20 seconds to close.
     fn default() -> Self {
         Self {
             demand: Demand::new(1000, Duration::from_secs(1)),
@@ -72,24 +73,24 @@ impl Default for DriverOptions {
     }
 }
 
-/// Why a driver came to its end, when nothing went wrong.
+/// The reason why a driver ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ending {
     /// Everything there was to read has been read and settled.
     EndOfInput,
-    /// Somebody asked it to stop.
+    /// A stop was requested.
     Stopped,
 }
 
-/// What ended a driver.
+/// The error that ended a driver.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DriverError {
-    /// The input can't go on; it has been closed.
+    /// The input can't continue; it has been closed.
     #[error("{0}")]
     Input(#[source] InputError),
-    /// Closing failed: some messages that were acknowledged will be read again.
+    /// Closing failed; some messages that were acknowledged will be read again.
     #[error("closing the input failed, so some acknowledged messages may be read again: {0}")]
     Close(#[source] InputError),
 }
@@ -100,43 +101,47 @@ pub struct Driver {
     options: DriverOptions,
     in_flight: Arc<InFlight>,
     stop: StopHandle,
-    /// Set once nothing more will be read, and why.
+    /// The reason why nothing more will be read, once that is decided.
     over: Option<Ending>,
 }
 
 impl Driver {
-    /// A driver of `input`, which nobody else should connect, read or close.
+    /// Creates a driver of `input`. No other code should connect, read or close this input.
     pub fn new(input: Arc<dyn Input>, options: DriverOptions) -> Self {
         Self { reader: Reader::new(input), options, in_flight: Arc::default(), stop: StopHandle::default(), over: None }
     }
 
-    /// Tells `observer` of everything that changes. It is called in the middle of things and must not block.
+    /// Sets the observer of all events. It is called synchronously and must not block.
     #[must_use]
     pub fn observe(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.reader = self.reader.observe(observer);
         self
     }
 
-    /// Stops the driver from elsewhere. Handles may be cloned and outlive it.
+    /// Returns a handle that stops the driver from another task. Handles may be cloned and may outlive the
+    /// driver.
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
     }
 
-    /// The input, to ask for its status.
+    /// Returns the input, for example to query its status.
     pub fn input(&self) -> &Arc<dyn Input> {
         self.reader.input()
     }
 
-    /// Waits for the next batch with messages, connecting as needed, and for one of those in flight to be settled
-    /// where too many are. `None` once the input has ended or a stop was asked for; then call [`close`](Self::close).
+    /// Waits for the next batch with messages. The driver connects as needed, and at the limit of batches in
+    /// flight it first waits until one is settled. The result is `None` once the input has ended or a stop was
+    /// requested; the host then calls [`close`](Self::close).
     ///
     /// # Errors
     ///
-    /// [`InputError::Fatal`]: the input can't go on. Call `close`; this returns `None` from then on.
+    /// Fails with [`InputError::Fatal`] if the input can't continue. The host then calls `close`; this method
+    /// returns `None` from then on.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a call that is dropped has taken nothing, and its waits aren't shortened.
+    /// This method is cancel safe: a call that is dropped has taken no message, and it does not shorten a
+    /// backoff.
     pub async fn next(&mut self) -> Result<Option<Delivery>, InputError> {
         while self.over.is_none() {
             let step = tokio::select! {
@@ -155,7 +160,8 @@ impl Driver {
                 Ok(batch) => return Ok(Some(Delivery::new(self.input(), &self.in_flight, batch))),
                 Err(InputError::EndOfInput) => self.over = Some(Ending::EndOfInput),
                 Err(error) => {
-                    // Why it ended is in the error; that it ended is what counts from now on.
+                    // The error holds the cause; from now on only the fact that the input ended
+                    // matters.
                     self.over = Some(Ending::Stopped);
                     return Err(error);
                 }
@@ -164,19 +170,20 @@ impl Driver {
         Ok(None)
     }
 
-    /// Stops reading, waits for outstanding deliveries to be settled and closes the input.
+    /// Stops reading, waits for deliveries in flight to be settled and closes the input.
     ///
-    /// The deadline is that of the stop that was asked for, or else [`DriverOptions::close_within`] from now. A hard
-    /// stop, even one that comes while this waits, nacks what is outstanding at once; what is left to do then is
-    /// storing progress, which is the input's to bound.
+    /// The deadline is that of the requested stop, or else [`DriverOptions::close_within`] from now. A hard
+    /// stop, even one during this call, nacks all batches in flight at once; the input then only stores its
+    /// progress, and bounds the time for that itself.
     ///
     /// # Errors
     ///
-    /// What the input says: some messages that were acknowledged will be read again.
+    /// Fails with the error of the input; some messages that were acknowledged will then be read again.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: dropped before it returns, it leaves the rest to the input's own drop.
+    /// This method is not cancel safe: if the call is dropped before it returns, the input's own drop does the
+    /// rest.
     pub async fn close(self) -> Result<(), InputError> {
         let within = self.stop.current().remaining().unwrap_or(self.options.close_within);
         self.reader.tell(&Event::Closing { within });
@@ -197,29 +204,32 @@ impl Driver {
         result
     }
 
-    /// Turns the driver into a stream of its deliveries, for the combinators of the `futures` crate. The stream closes the input
-    /// when it ends: see [`Deliveries`]. A [`stop_handle`](Self::stop_handle) that was taken before stops it.
+    /// Turns the driver into a stream of its deliveries, for the combinators of the `futures` crate. The stream
+    /// closes the input when it ends: see [`Deliveries`]. A [`stop_handle`](Self::stop_handle) that was created
+    /// before this call stops the stream.
     pub fn into_stream(self) -> Deliveries {
         Deliveries::new(self)
     }
 
-    /// Hands every batch to `handler`, settles it with the verdicts that come back, and closes the input in the end.
+    /// Passes every batch to `handler`, settles it with the returned verdicts, and finally closes the input.
     ///
-    /// Up to [`DriverOptions::in_flight`] handlers run at a time, each in a task of its own. After a soft stop running
-    /// handlers may finish until the deadline; after a hard one, or past the deadline, they are cancelled where they
-    /// wait, and their batches are nacked.
+    /// At most [`DriverOptions::in_flight`] handlers run at a time, each in a task of its own. After a soft
+    /// stop, running handlers may finish until the deadline. After a hard stop, or past the deadline, they are
+    /// canceled at their next await, and their batches are nacked.
     ///
     /// # Errors
     ///
-    /// [`DriverError::Input`] when the input can't go on, [`DriverError::Close`] when only closing failed.
+    /// Fails with [`DriverError::Input`] if the input can't continue, and with [`DriverError::Close`] if only
+    /// closing failed.
     ///
     /// # Panics
     ///
-    /// A panic of a handler nacks its batch, stops the driver hard, and goes on here once the input is closed.
+    /// If a handler panics, its batch is nacked, the driver stops hard, and the panic resumes here once the
+    /// input is closed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it is a hard stop without `close`: all handlers are cancelled and their batches nacked.
+    /// Dropping the call is a hard stop without `close`: all handlers are canceled and their batches nacked.
     pub async fn run<H, F>(mut self, handler: H) -> Result<Ending, DriverError>
     where
         H: Fn(Vec<Message>) -> F + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! How is an input read through lost connections?
+//! How is an input read across lost connections?
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,23 +9,24 @@ use super::backoff::Backoff;
 use super::event::{Event, Observer};
 use crate::{Batch, Demand, Input, InputError};
 
-/// Reads an input, and connects it first whenever that is needed.
+/// A reader that reads an input and connects it whenever necessary.
 ///
-/// What passes by itself is waited out here: after [`InputError::NotConnected`] it connects again, 100 ms to 1 s
-/// later; after [`InputError::BackOff`] it makes the same call again when it was told to.
+/// The reader retries transient errors: after [`InputError::NotConnected`] it connects again, 100 ms to 1 s later;
+/// after [`InputError::BackOff`] it makes the same call again after the given delay.
 pub struct Reader {
     input: Arc<dyn Input>,
     observer: Observer,
     connected: bool,
     backoff: Backoff,
-    /// Nothing is asked of the input before this time. Kept here, so that a dropped call doesn't shorten the wait.
+    /// The reader makes no call to the input before this time. It is stored here so that a dropped call doesn't
+    /// shorten the wait.
     not_before: Option<Instant>,
-    /// Failures since the last successful read.
+    /// The number of failures since the last successful read.
     failures: u32,
 }
 
 impl Reader {
-    /// A reader of `input`, which may be connected or not.
+    /// Creates a reader of `input`, which may be connected or not.
     pub fn new(input: Arc<dyn Input>) -> Self {
         Self {
             input,
@@ -37,34 +38,35 @@ impl Reader {
         }
     }
 
-    /// Tells `observer` of everything that changes. It is called in the middle of things and must not block.
+    /// Sets the observer of all events. It is called synchronously and must not block.
     #[must_use]
     pub fn observe(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.observer = Arc::new(observer);
         self
     }
 
-    /// The input.
+    /// Returns the input.
     pub fn input(&self) -> &Arc<dyn Input> {
         &self.input
     }
 
-    /// Whether the last thing the input said was an error that it waits out: then an empty batch doesn't mean that
-    /// there is nothing to read.
+    /// Returns `true` if the last call to the input failed with an error that is being retried. In that case an
+    /// empty batch doesn't mean that there is nothing to read.
     pub fn is_retrying(&self) -> bool {
         self.failures > 0
     }
 
-    /// Waits for messages as [`Input::read_batch`] does, connecting as needed. The time a connect takes isn't
-    /// cut short by [`Demand::max_wait`], only waits between attempts are.
+    /// Waits for messages as [`Input::read_batch`] does, connecting as needed. [`Demand::max_wait`] bounds the
+    /// waits between attempts, but not the duration of a connect.
     ///
     /// # Errors
     ///
-    /// [`InputError::EndOfInput`] and [`InputError::Fatal`], which end the reading; nothing else.
+    /// Fails only with [`InputError::EndOfInput`] and [`InputError::Fatal`], which end the reading.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a call that is dropped has taken nothing, and its waits aren't shortened.
+    /// This method is cancel safe: a call that is dropped has taken no message, and it does not shorten a
+    /// backoff.
     pub async fn read(&mut self, demand: Demand) -> Result<Batch, InputError> {
         let deadline = crate::deadline(demand.max_wait);
         loop {
@@ -100,7 +102,7 @@ impl Reader {
         self.input.read_batch(demand).await
     }
 
-    /// Ends the reading, or says when to try again.
+    /// Ends the reading, or schedules the next attempt.
     fn failed(&mut self, error: InputError) -> Result<(), InputError> {
         let after = match &error {
             InputError::EndOfInput => {
@@ -111,7 +113,7 @@ impl Reader {
                 self.tell(&Event::Failed { error: &error });
                 return Err(error);
             }
-            // "At once" from an input that fails at once would be a busy loop.
+            // A delay of zero from an input that fails immediately would cause a busy loop.
             InputError::BackOff { after, .. } if !after.is_zero() => *after,
             InputError::BackOff { .. } => self.backoff.wait(),
             InputError::NotConnected(_) => {

@@ -1,28 +1,28 @@
-//! How is a driver asked to stop?
+//! How is a driver stopped?
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Whether and how a driver has to stop.
+/// The stop that was requested of a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Stop {
-    /// Not at all.
+    /// No stop was requested.
     #[default]
     No,
-    /// Read nothing more; what is outstanding may be settled until this time.
+    /// The driver reads nothing more; batches in flight may be settled until this time.
     Soft {
-        /// When patience ends.
+        /// The shutdown deadline.
         until: Instant,
     },
-    /// At once: what is outstanding is nacked.
+    /// The driver stops at once; batches in flight are nacked.
     Hard,
 }
 
 impl Stop {
-    /// How long outstanding receipts are still waited for; `None` when no stop was asked for.
+    /// Returns how long receipts in flight may still be settled, or `None` if no stop was requested.
     pub fn remaining(self) -> Option<Duration> {
         match self {
             Self::No => None,
@@ -32,14 +32,14 @@ impl Stop {
     }
 }
 
-/// Asks a driver to stop, from any task or thread. Cheap to clone; what is asked stays asked.
+/// A handle that stops a driver from any task or thread. Clones are cheap, and a requested stop can't be revoked.
 #[derive(Debug, Clone, Default)]
 pub struct StopHandle {
     asked: watch::Sender<Stop>,
 }
 
 impl StopHandle {
-    /// Stops reading; what is outstanding may be settled for this long. The first soft stop sets the deadline.
+    /// Stops reading; batches in flight may be settled for this long. The first soft stop sets the deadline.
     pub fn soft(&self, within: Duration) {
         let until = crate::deadline(within);
         self.asked.send_if_modified(|stop| {
@@ -51,22 +51,22 @@ impl StopHandle {
         });
     }
 
-    /// Stops at once, whatever was asked before.
+    /// Stops at once, regardless of earlier requests.
     pub fn hard(&self) {
         self.asked.send_replace(Stop::Hard);
     }
 
-    /// What has been asked so far.
+    /// Returns the stop that was requested so far.
     pub fn current(&self) -> Stop {
         *self.asked.borrow()
     }
 
-    /// Waits until any stop is asked for, and says which. Cancel safe.
+    /// Waits until any stop is requested, and returns it. This method is cancel safe.
     pub async fn requested(&self) -> Stop {
         self.until(|stop| *stop != Stop::No).await
     }
 
-    /// Waits until a hard stop is asked for. Cancel safe.
+    /// Waits until a hard stop is requested. This method is cancel safe.
     pub async fn hardened(&self) {
         self.until(|stop| *stop == Stop::Hard).await;
     }

@@ -10,25 +10,26 @@ use super::{Delivery, Driver, DriverError};
 
 /// The deliveries of a [`Driver`] as a [`Stream`], made by [`Driver::into_stream`].
 ///
-/// The stream connects, reads and, when the input has ended or a stop was asked for, closes the input; it ends once that is
-/// done. Closing waits for the deliveries that are out, so they have to be settled while the stream is polled for more.
+/// The stream connects and reads. When the input has ended or a stop was requested, it closes the input, and then
+/// it ends. Closing waits for the deliveries in flight, so they have to be settled while the stream is polled for
+/// more.
 ///
 /// # Errors
 ///
-/// An error is the last item, and the input is closed by then: [`DriverError::Input`] when the input can't go on,
-/// [`DriverError::Close`] when only closing failed.
+/// An error is the last item, and the input is closed by then: [`DriverError::Input`] if the input can't continue,
+/// [`DriverError::Close`] if only closing failed.
 ///
 /// # Cancel safety
 ///
-/// A call of `next` that is dropped has taken nothing: the stream goes on where it was. A stream that is dropped reads nothing
-/// more and does not close the input; deliveries that are out may still be settled.
+/// A call of `next` that is dropped has taken no message, and the next call continues from there. A stream that is
+/// dropped reads nothing more and does not close the input; deliveries in flight may still be settled.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Deliveries {
-    /// The step that is being waited for; `None` once the stream has ended.
+    /// The pending step; `None` once the stream has ended.
     step: Option<Step>,
 }
 
-/// Waits for the next item, or for the end. The driver comes back for as long as there may be more.
+/// Waits for the next item, or for the end. The driver is returned while there may be more items.
 type Step = Pin<Box<dyn Future<Output = (Option<Driver>, Option<Item>)> + Send>>;
 
 type Item = Result<Delivery, DriverError>;
@@ -39,7 +40,7 @@ impl Deliveries {
     }
 }
 
-/// The next delivery, or the close of the input and the error that ends the stream.
+/// Returns the next delivery, or closes the input and returns the error that ends the stream.
 async fn step(mut driver: Driver) -> (Option<Driver>, Option<Item>) {
     let read = match driver.next().await {
         Ok(Some(delivery)) => return (Some(driver), Some(Ok(delivery))),

@@ -14,7 +14,7 @@ use crate::{Batch, InputError, Message, Receipt, Settle, State, Status, Verdict}
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What was asked of the input, and what became of its batches, in order.
+/// The calls to the input, and the outcome of its batches, in order.
 #[derive(Debug, Clone, PartialEq)]
 enum Heard {
     Connect,
@@ -24,7 +24,7 @@ enum Heard {
 
 type Log = Arc<Mutex<Vec<Heard>>>;
 
-/// Answers as it was told to; idle when it has nothing more to say. Its batches are numbered from 0.
+/// An input that gives the scripted answers and is idle afterward. Its batches are numbered from 0.
 #[derive(Default)]
 struct Scripted {
     connects: Mutex<VecDeque<Result<(), InputError>>>,
@@ -119,7 +119,7 @@ fn driver(input: &Arc<Scripted>, in_flight: usize) -> Driver {
     Driver::new(Arc::clone(input) as Arc<dyn Input>, DriverOptions { in_flight, ..DriverOptions::default() })
 }
 
-/// Records what an observer is told, in a word each.
+/// Records each event of an observer as one word.
 fn words(driver: Driver) -> (Driver, Arc<Mutex<Vec<String>>>) {
     let words = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&words);
@@ -132,7 +132,7 @@ fn words(driver: Driver) -> (Driver, Arc<Mutex<Vec<String>>>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connecting_is_retried_with_growing_jittered_waits() {
+async fn failed_connect_is_retried_with_growing_jittered_waits() {
     let input = Arc::new(Scripted::new([Ok(1)]).connecting([Err(lost()), Err(lost()), Err(lost())]));
     let (mut driver, words) = words(driver(&input, 1));
     let start = Instant::now();
@@ -147,7 +147,7 @@ async fn connecting_is_retried_with_growing_jittered_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_back_off_is_waited_out_exactly_and_keeps_the_connection() {
+async fn back_off_waits_exactly_and_keeps_the_connection() {
     let input = Arc::new(Scripted::new([Err(back_off(SECOND * 7)), Ok(1)]));
     let mut driver = driver(&input, 1);
     let start = Instant::now();
@@ -158,7 +158,7 @@ async fn a_back_off_is_waited_out_exactly_and_keeps_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_back_off_of_nothing_is_no_busy_loop() {
+async fn back_off_of_zero_causes_no_busy_loop() {
     let input = Arc::new(Scripted::new((0..20).map(|_| Err(back_off(Duration::ZERO))).chain([Ok(1)])));
     let start = Instant::now();
     assert!(driver(&input, 1).next().await.unwrap().is_some());
@@ -166,7 +166,7 @@ async fn a_back_off_of_nothing_is_no_busy_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_call_takes_nothing_and_does_not_shorten_a_wait() {
+async fn dropped_call_takes_nothing_and_does_not_shorten_a_wait() {
     let input = Arc::new(Scripted::new([Err(back_off(SECOND * 7)), Ok(1)]));
     let mut driver = driver(&input, 1);
     let start = Instant::now();
@@ -179,7 +179,7 @@ async fn a_dropped_call_takes_nothing_and_does_not_shorten_a_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_connection_is_opened_again() {
+async fn lost_connection_is_reopened() {
     let input = Arc::new(Scripted::new([Ok(1), Err(lost()), Ok(1)]));
     let (mut driver, words) = words(driver(&input, 2));
     let first = driver.next().await.unwrap().unwrap();
@@ -190,7 +190,7 @@ async fn a_lost_connection_is_opened_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_lost_on_every_read_is_not_opened_in_a_loop() {
+async fn connection_lost_on_every_read_is_not_reopened_in_a_busy_loop() {
     let input = Arc::new(Scripted::new((0..10).map(|_| Err(lost())).chain([Ok(1)])));
     let start = Instant::now();
     assert!(driver(&input, 1).next().await.unwrap().is_some());
@@ -198,7 +198,7 @@ async fn a_connection_that_is_lost_on_every_read_is_not_opened_in_a_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_batches_are_out_than_may_be() {
+async fn batches_in_flight_never_exceed_the_limit() {
     let input = Arc::new(Scripted::new([Ok(1), Ok(1), Ok(1)]));
     let mut driver = driver(&input, 2);
     let first = driver.next().await.unwrap().unwrap();
@@ -226,7 +226,7 @@ async fn batches_are_settled_in_any_order_from_any_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_not_work_ends_it_with_the_error() {
+async fn fatal_error_ends_the_driver() {
     let input = Arc::new(Scripted::new([]).connecting([Err(InputError::Fatal("no such stream".into()))]));
     let (mut driver, words) = words(driver(&input, 1));
     assert_eq!(driver.next().await.unwrap_err().to_string(), "no such stream");
@@ -237,7 +237,7 @@ async fn what_can_not_work_ends_it_with_the_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_interrupts_every_wait() {
+async fn stop_interrupts_every_wait() {
     let waits = [vec![], vec![Err(back_off(SECOND * 1000))], vec![Ok(1)]];
     for reads in waits {
         let input = Arc::new(Scripted::new(reads));
@@ -265,7 +265,7 @@ async fn a_stop_interrupts_every_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_before_the_first_read_connects_nothing() {
+async fn stop_before_the_first_read_does_not_connect() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let mut driver = driver(&input, 1);
     driver.stop_handle().soft(SECOND);
@@ -275,7 +275,7 @@ async fn a_stop_before_the_first_read_connects_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hard_stop_nacks_what_others_hold_and_what_they_say_later_changes_nothing() {
+async fn hard_stop_nacks_deliveries_of_other_tasks_and_ignores_later_verdicts() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let mut driver = driver(&input, 1);
     let held = driver.next().await.unwrap().unwrap();
@@ -286,7 +286,7 @@ async fn a_hard_stop_nacks_what_others_hold_and_what_they_say_later_changes_noth
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hard_stop_cuts_a_soft_one_short() {
+async fn hard_stop_overrides_a_soft_stop() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let mut driver = driver(&input, 1);
     let stop = driver.stop_handle();
@@ -305,7 +305,7 @@ async fn a_hard_stop_cuts_a_soft_one_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handlers_run_side_by_side_up_to_the_limit() {
+async fn handlers_run_concurrently_up_to_the_limit() {
     let reads = (0..6).map(|_| Ok(1)).chain([Err(InputError::EndOfInput)]);
     let input = Arc::new(Scripted::new(reads));
     let start = Instant::now();
@@ -338,7 +338,7 @@ async fn one_in_flight_keeps_the_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_soft_stop_lets_handlers_finish() {
+async fn soft_stop_lets_handlers_finish() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let driver = driver(&input, 1);
     let stop = driver.stop_handle();
@@ -356,7 +356,7 @@ async fn a_soft_stop_lets_handlers_finish() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handlers_past_the_deadline_are_cancelled_and_nacked() {
+async fn handlers_past_the_deadline_are_canceled_and_nacked() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let driver = driver(&input, 1);
     let stop = driver.stop_handle();
@@ -379,7 +379,7 @@ async fn handlers_past_the_deadline_are_cancelled_and_nacked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fatal_error_lets_handlers_finish_and_closes() {
+async fn fatal_error_lets_handlers_finish_and_closes() {
     let input = Arc::new(Scripted::new([Ok(1), Err(InputError::Fatal("access denied".into()))]));
     let run = driver(&input, 2).run(|_| async {
         tokio::time::sleep(SECOND).await;
@@ -391,14 +391,14 @@ async fn a_fatal_error_lets_handlers_finish_and_closes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_that_fails_is_told() {
+async fn failed_close_is_reported() {
     let input = Arc::new(Scripted { close_fails: true, ..Scripted::new([Err(InputError::EndOfInput)]) });
     let error = driver(&input, 1).run(|_| async { Verdicts::ACK }).await.unwrap_err();
     assert!(matches!(error, DriverError::Close(_)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn wrong_verdicts_are_told_and_nack() {
+async fn wrong_verdict_count_is_reported_and_nacks() {
     let input = Arc::new(Scripted::new([Ok(2), Err(InputError::EndOfInput)]));
     let (driver, words) = words(driver(&input, 1));
     driver.run(|_| async { Verdicts::Each(vec![Verdict::Ack]) }).await.unwrap();
@@ -407,7 +407,7 @@ async fn wrong_verdicts_are_told_and_nack() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_of_a_handler_nacks_closes_and_goes_on_in_the_caller() {
+async fn panic_of_a_handler_nacks_closes_and_resumes_in_the_caller() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let run = driver(&input, 1).run(|_| async { panic!("a bug") });
     let mut caller = JoinSet::new();
@@ -417,7 +417,7 @@ async fn a_panic_of_a_handler_nacks_closes_and_goes_on_in_the_caller() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_a_run_cancels_its_handlers() {
+async fn dropped_run_cancels_its_handlers() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let run = driver(&input, 1).run(|_| std::future::pending());
     assert!(tokio::time::timeout(SECOND, run).await.is_err());
@@ -468,7 +468,7 @@ fn stream_example_of_the_docs_is_the_one_that_is_tested() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stream_of_an_input_that_ends_settles_side_by_side_and_closes_it() {
+async fn stream_of_an_input_that_ends_settles_concurrently_and_closes_it() {
     let reads = [Ok(1), Ok(2), Ok(1), Err(InputError::EndOfInput)];
     let input = Arc::new(Scripted::new(reads));
     let start = Instant::now();

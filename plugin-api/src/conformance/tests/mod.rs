@@ -1,4 +1,4 @@
-//! The suite passes an input that keeps every rule, and catches each one that breaks one.
+//! The suite passes an input that keeps every rule, and detects every input that breaks one.
 
 mod reference;
 
@@ -13,7 +13,7 @@ fn options() -> Options {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_input_that_keeps_every_rule_passes_every_check() {
+async fn correct_input_passes_every_check() {
     for lanes in [1, 3] {
         let report = run(&Shelves::new(lanes, None), &options()).await;
         assert_eq!(report.passed().len(), Check::ALL.len(), "{:?} {:?}", report.failed(), report.skipped());
@@ -22,12 +22,12 @@ async fn an_input_that_keeps_every_rule_passes_every_check() {
 }
 
 #[tokio::test]
-async fn it_passes_on_real_time_too() {
+async fn correct_input_passes_on_real_time() {
     let options = Options { silence: Duration::from_millis(5), ..options() };
     run(&Shelves::new(2, None), &options).await.unwrap();
 }
 
-/// Which check has to catch which flaw, and by which rule.
+/// The check that has to detect each flaw, and the rule that it names.
 const CAUGHT: &[(Flaw, Check, Rule)] = &[
     (Flaw::StartsOverOnConnect, Check::OpenAndClose, Rule::ConnectIsIdempotent),
     (Flaw::ClosesOnce, Check::OpenAndClose, Rule::ClosesAtAnyTime),
@@ -89,7 +89,7 @@ fn every_check_is_known_to_catch_something() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_source_can_not_do_and_what_is_left_out_is_reported_with_its_reason() {
+async fn unsupported_and_skipped_checks_are_reported_with_their_reason() {
     let options = options().skip(Check::Crash, "leases outlive a crash");
     let report = run(&Shelves::new(1, None).limited(), &options).await;
     let skipped = [
@@ -102,7 +102,7 @@ async fn what_a_source_can_not_do_and_what_is_left_out_is_reported_with_its_reas
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_says_which_check_and_which_rule() {
+async fn failure_names_its_check_and_its_rule() {
     let report = run(&Shelves::new(1, Some(Flaw::IgnoresNacks)), &options()).await;
     let text = report.into_result().unwrap_err().to_string();
     assert!(text.contains("\n  nacks: a nacked message comes again before anything newer of its lane: "), "{text}");

@@ -1,4 +1,4 @@
-//! An input over shelves of messages in memory that keeps every rule, unless it is told to break one.
+//! An input over lanes of messages in memory that keeps every rule, unless it has a deliberate flaw.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use crate::{
     AckError, Batch, BoxError, Demand, Input, InputError, Message, Receipt, Settle, State, Status, Verdict, Verdicts,
 };
 
-/// One rule broken.
+/// A deliberate flaw that breaks one rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flaw {
     StartsOverOnConnect,
@@ -53,7 +53,7 @@ pub(super) enum Flaw {
     StoresDelivered,
 }
 
-/// Makes sources of so many lanes.
+/// A factory of sources with this many lanes.
 pub(super) struct Shelves {
     lanes: usize,
     flaw: Option<Flaw>,
@@ -65,7 +65,7 @@ impl Shelves {
         Self { lanes, flaw, limited: false }
     }
 
-    /// Sources that can neither break nor end.
+    /// Creates sources that can neither break nor end.
     pub(super) fn limited(self) -> Self {
         Self { limited: true, ..self }
     }
@@ -125,7 +125,7 @@ impl Source for ShelfSource {
     }
 }
 
-/// What outlives an input.
+/// The state that outlives an input.
 struct Shelf {
     stored: Mutex<Stored>,
     changed: Notify,
@@ -143,11 +143,11 @@ struct Stored {
 #[derive(Clone, Default)]
 struct Lane {
     log: Vec<Bytes>,
-    /// Everything before this is done.
+    /// Every message before this one is acknowledged.
     done: usize,
 }
 
-/// What one input knows.
+/// The state of one input.
 struct Session {
     state: State,
     lanes: Vec<Progress>,
@@ -179,7 +179,7 @@ impl ShelfInput {
         self.shelf.flaw == Some(flaw)
     }
 
-    /// Which messages are next, of which lane; none are taken yet.
+    /// Chooses the next messages and their lane, without taking them.
     fn choose(&self, max: usize) -> Result<Option<(usize, Vec<usize>)>, InputError> {
         let session = self.session.lock().unwrap();
         let stored = self.shelf.stored.lock().unwrap();
