@@ -80,8 +80,9 @@ impl Job {
         let folder = tempfile::tempdir()?;
         let mut registry = Registry::new();
         registry.register(KinesisInput::new().trust_certificates(std::fs::read(&self.certificate)?))?;
+        // The server sends every shard the same records, whatever their keys.
         let yaml = format!(
-            "streams: [bench]\nregion: us-east-1\nendpoint: {}\ncredentials: {{id: bench, secret: bench}}\n\
+            "streams: [bench]\nregion: us-east-1\nkpl: {{out_of_range: deliver}}\nendpoint: {}\ncredentials: {{id: bench, secret: bench}}\n\
              checkpoint_file: \"{}\"\nenhanced_fan_out: {{enabled: true, max_pending_bytes: {}MiB, stream_window: {}KiB}}\n",
             self.endpoint,
             folder.path().join("checkpoints").display(),
