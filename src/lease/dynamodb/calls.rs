@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::errors::{failed, is_refusal};
 use super::row::{Item, text};
 use super::table::Table;
-use super::{StoreError, WORKERS, failed, is_refusal};
+use super::{StoreError, WORKERS};
 
 impl Table {
     pub(super) fn update(&self, hash: &str, range: &str) -> UpdateItemFluentBuilder {

@@ -17,6 +17,7 @@ use pipeline_plugin_api::InputError;
 use super::tests::{LEASE, Local, put, stream};
 use super::*;
 use crate::config::DynamoDb;
+use crate::lease::{HeartbeatAnswer, Presence, Within};
 use crate::model::SequenceNumber;
 
 /// The faults of writes and reads.

@@ -14,12 +14,16 @@
 //! kinesis-input/former   arn:…/shardId-…        a lease of a stream that was deleted and recreated, as it was
 //! ```
 //!
-//! - `row`: the content of a row (pure); `table`: finding and creating the table; `calls`: calls that workers and
+//! - `membership`: how workers show themselves and ask each other; `checkpoint`: writes that set nothing back; `errors`: what a
+//!   failed call means; `row`: the content of a row (pure); `table`: finding and creating the table; `calls`: calls that workers and
 //!   operators share; `stream_key`: rows under a stream's other name; `overview`: what an operator sees and changes.
 
 mod calls;
+mod checkpoint;
+mod errors;
 #[cfg(test)]
 mod fault_tests;
+mod membership;
 mod overview;
 mod row;
 mod stream_key;
@@ -28,24 +32,23 @@ mod table;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use futures::stream::{self, StreamExt};
-use pipeline_plugin_api::causes;
 
 use super::{
-    Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, HeartbeatAnswer, Hold, Lease, LeaseStore, Presence, Release,
-    Row, SharedStore, StoreError, Within, Worker, forward,
+    Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, Hold, Lease, LeaseStore, Release, Row, SharedStore,
+    StoreError, forward,
 };
 use crate::model::{ShardId, Stream, WorkerId};
 use crate::sync::{Mutex, lock};
+use checkpoint::{not_back, with_checkpoint};
+use errors::{failed, is_refusal, refused};
 use row::{Item, text};
 
 pub(crate) use table::Table;
@@ -260,127 +263,6 @@ impl DynamoDbStore {
     }
 }
 
-/// Lets a commit that arrives late change nothing. A request that was given up may still be on its way, and be carried out
-/// after the next one. Positions are decimal numbers kept as text, so the longer one is the greater.
-fn not_back(update: UpdateItemFluentBuilder, checkpoint: &Checkpoint) -> UpdateItemFluentBuilder {
-    let number = |digits: usize| AttributeValue::N(digits.to_string());
-    let Some(reached) = checkpoint.reached() else { return update };
-    let digits = reached.as_str().len();
-    // Either the checkpoint that is stored is a whole record, or it is inside an aggregate behind that record.
-    let (whole, within) = match checkpoint {
-        Checkpoint::Within(within) => (
-            "size(SequenceNumber) = :digits AND SequenceNumber < :reached",
-            row::within_text(&within.record, within.sub),
-        ),
-        // Every position inside the same record comes before it.
-        Checkpoint::After(_) | Checkpoint::ShardEnd(_) => {
-            ("size(SequenceNumber) = :digits AND SequenceNumber <= :reached", row::within_text(reached, u32::MAX))
-        }
-    };
-    update
-        .expression_attribute_values(":digits", number(digits))
-        .expression_attribute_values(":within_digits", number(within.len()))
-        .expression_attribute_values(":reached", text(reached.as_str()))
-        .expression_attribute_values(":reached_within", text(&within))
-        .condition_expression(format!(
-            "{OWNED} AND attribute_not_exists(Ended) AND \
-             (attribute_not_exists(SequenceNumber) OR size(SequenceNumber) < :digits OR ({whole})) AND \
-             (attribute_not_exists(AggregatePosition) OR size(AggregatePosition) < :within_digits OR \
-             (size(AggregatePosition) = :within_digits AND AggregatePosition <= :reached_within))"
-        ))
-}
-
-/// Adds a checkpoint to the attributes that an update sets and removes.
-fn with_checkpoint(
-    update: UpdateItemFluentBuilder,
-    checkpoint: Option<&Checkpoint>,
-    set: &str,
-    remove: &str,
-) -> UpdateItemFluentBuilder {
-    let Some(checkpoint) = checkpoint else { return update.update_expression(format!("{set} {remove}").trim()) };
-    let (mut update, mut sets) = (update, Vec::new());
-    if let Some(position) = checkpoint.position() {
-        update = update.expression_attribute_values(":place", text(position.as_str()));
-        sets.push("SequenceNumber = :place");
-    }
-    let mut removes = vec![remove.strip_prefix("REMOVE ").unwrap_or(remove)];
-    match checkpoint {
-        Checkpoint::Within(Within { record, sub, .. }) => {
-            update = update.expression_attribute_values(":within", text(&row::within_text(record, *sub)));
-            sets.push("AggregatePosition = :within");
-        }
-        Checkpoint::After(_) => removes.push(row::WITHIN),
-        Checkpoint::ShardEnd(_) => {
-            update = update.expression_attribute_values(":ended", AttributeValue::Bool(true));
-            sets.push("Ended = :ended");
-            removes.push(row::WITHIN);
-        }
-    }
-    sets.insert(0, set.strip_prefix("SET ").unwrap_or(set));
-    let joined = |verb: &str, parts: &[&str]| {
-        let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
-        if parts.is_empty() { String::new() } else { format!("{verb} {} ", parts.join(", ")) }
-    };
-    update.update_expression(format!("{}{}", joined("SET", &sets), joined("REMOVE", &removes)).trim())
-}
-
-/// Returns the present row if a condition was not met.
-fn refused<R: std::fmt::Debug + Send + Sync + 'static>(
-    what: &'static str,
-    error: SdkError<UpdateItemError, R>,
-) -> Result<Item, StoreError> {
-    match error {
-        SdkError::ServiceError(context) => match context.into_err() {
-            UpdateItemError::ConditionalCheckFailedException(refused) => Ok(refused.item.unwrap_or_default()),
-            error => Err(not_done(what, &error)),
-        },
-        error => Err(failed(what, &error)),
-    }
-}
-
-fn failed<E, R>(what: &'static str, error: &SdkError<E, R>) -> StoreError
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug,
-{
-    let cause = match error {
-        SdkError::ServiceError(context) => return not_done(what, context.err()),
-        SdkError::TimeoutError(_) => "the table did not answer in time".into(),
-        SdkError::DispatchFailure(failure) => {
-            failure.as_connector_error().map_or_else(|| "the request could not be sent".into(), |error| causes(error))
-        }
-        SdkError::ConstructionFailure(_) => {
-            format!(
-                "the request could not be built: {}",
-                std::error::Error::source(error).map(causes).unwrap_or_default()
-            )
-        }
-        SdkError::ResponseError(_) => "the answer could not be read".into(),
-        _ => "an error that this version does not know".into(),
-    };
-    StoreError::Failed { what, cause }
-}
-
-/// Translates a service error that says why the call was not done.
-fn not_done(what: &'static str, error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> StoreError {
-    let cause = described(error);
-    match error.code() {
-        Some("AccessDeniedException" | "UnrecognizedClientException" | "MissingAuthenticationTokenException") => {
-            StoreError::Refused { what, cause }
-        }
-        _ => StoreError::Failed { what, cause },
-    }
-}
-
-/// Returns the message of the service.
-fn described(error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> String {
-    match (error.code(), error.message()) {
-        (Some(code), Some(message)) => format!("{code}: {message}"),
-        (Some(code), None) => code.to_owned(),
-        _ => causes(error),
-    }
-}
-
 #[async_trait]
 impl LeaseStore for DynamoDbStore {
     async fn identity(&self) -> Result<String, StoreError> {
@@ -528,153 +410,5 @@ impl LeaseStore for DynamoDbStore {
 
     fn shared(&self) -> Option<&dyn SharedStore> {
         Some(self)
-    }
-}
-
-fn is_refusal<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
-    error.as_service_error().and_then(ProvideErrorMetadata::code) == Some("ConditionalCheckFailedException")
-}
-
-#[async_trait]
-impl SharedStore for DynamoDbStore {
-    fn me(&self) -> &WorkerId {
-        &self.me
-    }
-
-    async fn heartbeat(&self, presence: &Presence) -> Result<HeartbeatAnswer, StoreError> {
-        let count = self.heartbeats.fetch_add(1, Ordering::Relaxed);
-        let millis = |time: Option<Duration>| {
-            time.map_or(AttributeValue::Null(true), |time| AttributeValue::N(time.as_millis().to_string()))
-        };
-        let streams = if presence.streams.is_empty() {
-            AttributeValue::Null(true)
-        } else {
-            AttributeValue::Ss(presence.streams.iter().cloned().collect())
-        };
-        let update = self
-            .table
-            .heartbeats
-            .update_item()
-            .table_name(&self.table.name)
-            .key("StreamID", text(WORKERS))
-            .key("ShardID", text(self.me.as_str()))
-            .expression_attribute_values(":beat", text(&format!("{}/{count}", self.life)))
-            .expression_attribute_values(":count", AttributeValue::N(count.to_string()))
-            .expression_attribute_values(":life", text(&self.life))
-            .expression_attribute_values(":streams", streams)
-            .expression_attribute_values(":explicit", AttributeValue::Bool(presence.explicit))
-            .expression_attribute_values(":length", millis(presence.lease))
-            .expression_attribute_values(":every", millis(presence.heartbeat_period))
-            .expression_attribute_values(":now", row::time(self.table.time.now()))
-            .expression_attribute_values(":none", AttributeValue::N("0".into()))
-            .return_values(ReturnValue::AllNew);
-        let set = "SET Beat = :beat, BeatCount = :count, Life = :life, Streams = :streams, Explicit = :explicit, \
-                   SeenAt = :now, LeaseMillis = :length, BeatMillis = :every";
-        let update = if self.shown.load(Ordering::Relaxed) {
-            update
-                .update_expression(format!("{set}, Since = if_not_exists(Since, :now) ADD Nudges :none"))
-                // A heartbeat that is carried out late must not hide a newer one: the others could have seen it before,
-                // and would take this worker for dead while its lease is still valid.
-                .condition_expression("attribute_not_exists(StreamID) OR (Life = :life AND BeatCount <= :count)")
-        } else {
-            // The first heartbeat takes the name over from any earlier process.
-            update.update_expression(format!("{set}, Since = :now ADD Nudges :none"))
-        };
-        match update.send().await {
-            Ok(answer) => {
-                self.shown.store(true, Ordering::Relaxed);
-                let wake_ups = answer.attributes().and_then(|item| row::number(item, "Nudges")).unwrap_or_default();
-                Ok(HeartbeatAnswer::Alive { wake_ups: wake_ups.unsigned_abs() })
-            }
-            Err(error) if is_refusal(&error) => Ok(HeartbeatAnswer::Replaced),
-            Err(error) => Err(failed("show that this worker is alive", &error)),
-        }
-    }
-
-    async fn workers(&self) -> Result<Vec<Worker>, StoreError> {
-        let items = self.table.query("read who is alive", WORKERS).await?;
-        Ok(items.iter().filter_map(row::worker).collect())
-    }
-
-    async fn ask(
-        &self,
-        stream: &Stream,
-        shard: &ShardId,
-        holder: &Hold,
-        instead_of: Option<&WorkerId>,
-    ) -> Result<bool, StoreError> {
-        let Some(epoch) = holder.epoch else { return Ok(false) };
-        let update = self
-            .table
-            .update(&self.stream_id(stream), shard.as_str())
-            .update_expression("SET WantedBy = :me")
-            .condition_expression(
-                "ClientID = :holder AND LeaseID = :held \
-                 AND (attribute_not_exists(WantedBy) OR WantedBy = :me OR WantedBy = :before)",
-            )
-            .expression_attribute_values(":me", text(self.me.as_str()))
-            .expression_attribute_values(":before", text(instead_of.unwrap_or(&self.me).as_str()))
-            .expression_attribute_values(":holder", text(holder.worker.as_str()))
-            .expression_attribute_values(":held", row::lease_id(&holder.worker, epoch));
-        match update.send().await {
-            Ok(_) => Ok(true),
-            Err(error) if is_refusal(&error) => Ok(false),
-            Err(error) => Err(failed("ask for a shard", &error)),
-        }
-    }
-
-    async fn withdraw(&self, stream: &Stream, shard: &ShardId) -> Result<Option<Hold>, StoreError> {
-        let update = self
-            .table
-            .update(&self.stream_id(stream), shard.as_str())
-            .update_expression("REMOVE WantedBy")
-            .condition_expression("WantedBy = :me")
-            .expression_attribute_values(":me", text(self.me.as_str()))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        match update.send().await {
-            Ok(_) => Ok(None),
-            Err(error) => {
-                let found = refused("take a request back", error)?;
-                if found.is_empty() {
-                    return Ok(None);
-                }
-                Ok(self.read(stream, shard, Some(&found))?.hold.filter(|hold| hold.worker == self.me))
-            }
-        }
-    }
-
-    async fn end(&self, stream: &Stream, shard: &ShardId) -> Result<bool, StoreError> {
-        let id = row::lease_id(&self.me, fastrand::u64(..));
-        let update = self
-            .table
-            .update(&self.stream_id(stream), shard.as_str())
-            .update_expression("SET Ended = :ended, LeaseID = :lease")
-            .condition_expression("attribute_not_exists(StreamID)")
-            .expression_attribute_values(":ended", AttributeValue::Bool(true))
-            .expression_attribute_values(":lease", id.clone())
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let update = match row::created(stream) {
-            None => update,
-            Some(created) => update
-                .update_expression("SET Ended = :ended, LeaseID = :lease, StreamCreated = :created")
-                .expression_attribute_values(":created", created),
-        };
-        match update.send().await {
-            Ok(_) => Ok(true),
-            // The row was written by an attempt whose answer was lost, or by another worker.
-            Err(error) => Ok(refused("store that a shard is ended", error)?.get("LeaseID") == Some(&id)),
-        }
-    }
-
-    async fn wake(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        self.table.wake(worker.as_str()).await
-    }
-
-    async fn leave(&self) -> Result<(), StoreError> {
-        self.table.remove_worker(self.me.as_str(), "Life = :seen", &self.life).await
-    }
-
-    async fn remove_dead_worker(&self, worker: &Worker) -> Result<(), StoreError> {
-        self.table.remove_worker(worker.id.as_str(), "Beat = :seen", &worker.heartbeat).await
     }
 }

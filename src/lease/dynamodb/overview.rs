@@ -3,9 +3,10 @@
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use jiff::Timestamp;
 
+use super::errors::{failed, is_refusal};
 use super::row::{self, Item, string, text};
 use super::table::Table;
-use super::{Checkpoint, FORMER, Row, STREAMS, StoreError, WORKERS, failed, is_refusal};
+use super::{Checkpoint, FORMER, Row, STREAMS, StoreError, WORKERS};
 use crate::lease::{Overview, SeenShard, SeenWorker, State};
 
 impl Table {

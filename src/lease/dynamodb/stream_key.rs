@@ -14,8 +14,9 @@ use aws_sdk_dynamodb::types::builders::PutBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, ReturnValue, TransactWriteItem};
 use tokio::time::sleep;
 
+use super::errors::failed;
 use super::row::{self, Item, string, text};
-use super::{DynamoDbStore, FORMER, STREAMS, StoreError, failed};
+use super::{DynamoDbStore, FORMER, STREAMS, StoreError};
 use crate::lease::Checkpoint;
 use crate::model::{SequenceNumber, Stream};
 use crate::retry::backoff::Backoff;

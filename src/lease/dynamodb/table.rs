@@ -15,7 +15,8 @@ use aws_smithy_async::time::SharedTimeSource;
 use aws_types::SdkConfig;
 use tokio::time::sleep;
 
-use super::{StoreError, failed};
+use super::StoreError;
+use super::errors::failed;
 use crate::aws::credentials;
 use crate::config::{BillingMode as Billing, DynamoDb};
 use crate::telemetry::Waiting;

@@ -13,6 +13,7 @@ use crate::config::DynamoDb;
 use crate::lease::store_tests::{
     a_race_has_one_winner, every_shared_store_keeps_what_it_promises, every_store_keeps_what_it_promises,
 };
+use crate::lease::{HeartbeatAnswer, Presence, Within};
 use crate::model::SequenceNumber;
 
 pub(super) const LEASE: Duration = Duration::from_secs(30);

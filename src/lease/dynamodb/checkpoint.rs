@@ -1,0 +1,72 @@
+//! How is a checkpoint written, so that no write sets it back?
+
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::OWNED;
+use super::row::{self, text};
+use crate::lease::{Checkpoint, Within};
+
+/// Lets a commit that arrives late change nothing. A request that was given up may still be on its way, and be carried out
+/// after the next one. Positions are decimal numbers kept as text, so the longer one is the greater.
+pub(super) fn not_back(update: UpdateItemFluentBuilder, checkpoint: &Checkpoint) -> UpdateItemFluentBuilder {
+    let number = |digits: usize| AttributeValue::N(digits.to_string());
+    let Some(reached) = checkpoint.reached() else { return update };
+    let digits = reached.as_str().len();
+    // Either the checkpoint that is stored is a whole record, or it is inside an aggregate behind that record.
+    let (whole, within) = match checkpoint {
+        Checkpoint::Within(within) => (
+            "size(SequenceNumber) = :digits AND SequenceNumber < :reached",
+            row::within_text(&within.record, within.sub),
+        ),
+        // Every position inside the same record comes before it.
+        Checkpoint::After(_) | Checkpoint::ShardEnd(_) => {
+            ("size(SequenceNumber) = :digits AND SequenceNumber <= :reached", row::within_text(reached, u32::MAX))
+        }
+    };
+    update
+        .expression_attribute_values(":digits", number(digits))
+        .expression_attribute_values(":within_digits", number(within.len()))
+        .expression_attribute_values(":reached", text(reached.as_str()))
+        .expression_attribute_values(":reached_within", text(&within))
+        .condition_expression(format!(
+            "{OWNED} AND attribute_not_exists(Ended) AND \
+             (attribute_not_exists(SequenceNumber) OR size(SequenceNumber) < :digits OR ({whole})) AND \
+             (attribute_not_exists(AggregatePosition) OR size(AggregatePosition) < :within_digits OR \
+             (size(AggregatePosition) = :within_digits AND AggregatePosition <= :reached_within))"
+        ))
+}
+
+/// Adds a checkpoint to the attributes that an update sets and removes.
+pub(super) fn with_checkpoint(
+    update: UpdateItemFluentBuilder,
+    checkpoint: Option<&Checkpoint>,
+    set: &str,
+    remove: &str,
+) -> UpdateItemFluentBuilder {
+    let Some(checkpoint) = checkpoint else { return update.update_expression(format!("{set} {remove}").trim()) };
+    let (mut update, mut sets) = (update, Vec::new());
+    if let Some(position) = checkpoint.position() {
+        update = update.expression_attribute_values(":place", text(position.as_str()));
+        sets.push("SequenceNumber = :place");
+    }
+    let mut removes = vec![remove.strip_prefix("REMOVE ").unwrap_or(remove)];
+    match checkpoint {
+        Checkpoint::Within(Within { record, sub, .. }) => {
+            update = update.expression_attribute_values(":within", text(&row::within_text(record, *sub)));
+            sets.push("AggregatePosition = :within");
+        }
+        Checkpoint::After(_) => removes.push(row::WITHIN),
+        Checkpoint::ShardEnd(_) => {
+            update = update.expression_attribute_values(":ended", AttributeValue::Bool(true));
+            sets.push("Ended = :ended");
+            removes.push(row::WITHIN);
+        }
+    }
+    sets.insert(0, set.strip_prefix("SET ").unwrap_or(set));
+    let joined = |verb: &str, parts: &[&str]| {
+        let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() { String::new() } else { format!("{verb} {} ", parts.join(", ")) }
+    };
+    update.update_expression(format!("{}{}", joined("SET", &sets), joined("REMOVE", &removes)).trim())
+}
