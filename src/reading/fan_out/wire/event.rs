@@ -8,16 +8,13 @@
 //! general path takes anything that JSON allows, one token after the other, and can stop anywhere; the fast path
 //! leaves everything else to it.
 
-use base64_simd::STANDARD as BASE64;
-
+use super::base64::{NOT_BASE64, Quads};
 use super::fast_path;
 use super::json::{self, Cursor, Look, Stop};
+use super::skipping::Skipping;
 use crate::model::{ChildShard, SequenceNumber, ShardId};
 use crate::records::{Filling, Rows};
 
-/// The deepest allowed nesting of unknown values. They are skipped without recursion; the limit only refuses
-/// nonsense.
-const MAX_DEPTH: u32 = 512;
 /// The most shards, children and parents, that an event may name. A shard ends with one or two children; the memory
 /// that is kept for them isn't counted by the pool.
 const MAX_SHARDS: usize = 1000;
@@ -106,7 +103,7 @@ enum State {
     /// Within the string of a record's data.
     Data,
     /// Within a field that is skipped.
-    Skip { depth: u32, string: bool, then: Object },
+    Skip { skipping: Skipping, then: Object },
     /// Behind the event.
     End,
 }
@@ -272,7 +269,7 @@ impl EventReader {
                 _ => Err(Stop::Bad("expected a comma or an end")),
             },
             State::Data => self.data(text),
-            State::Skip { depth, string, then } => self.skip(text, depth, string, then),
+            State::Skip { skipping, then } => self.skip(text, skipping, then),
             State::End => {
                 text.peek()?;
                 Err(Stop::Bad("more text after the event"))
@@ -343,7 +340,7 @@ impl EventReader {
                 };
                 State::Next(object)
             }
-            _ => State::Skip { depth: 0, string: false, then: object },
+            _ => State::Skip { skipping: Skipping::default(), then: object },
         };
         self.state = next;
         Ok(())
@@ -449,63 +446,13 @@ impl EventReader {
         }
     }
 
-    /// Skips a value of any kind, without recursion, up to its end or as far as it has arrived.
-    fn skip(&mut self, text: &mut Cursor<'_>, mut depth: u32, mut string: bool, then: Object) -> Look<()> {
-        loop {
-            self.state = State::Skip { depth, string, then };
-            if string {
-                let rest = text.rest();
-                let Some(found) = memchr::memchr2(b'"', b'\\', rest) else {
-                    text.at += rest.len();
-                    return Err(Stop::More);
-                };
-                text.at += found;
-                if rest[found] == b'\\' {
-                    // An escaped byte can't end the string.
-                    rest.get(found + 1).ok_or(Stop::More)?;
-                    text.at += 2;
-                    continue;
-                }
-                text.pass();
-                string = false;
-            } else {
-                let before = text.at;
-                match text.peek()? {
-                    b'"' => {
-                        text.pass();
-                        string = true;
-                        continue;
-                    }
-                    b'{' | b'[' => {
-                        text.pass();
-                        depth += 1;
-                        if depth > MAX_DEPTH {
-                            return Err(Stop::Bad("nested too deeply"));
-                        }
-                        continue;
-                    }
-                    b'}' | b']' if depth > 0 => {
-                        text.pass();
-                        depth -= 1;
-                    }
-                    b',' | b':' if depth > 0 => {
-                        text.pass();
-                        continue;
-                    }
-                    b't' => text.literal(b"true")?,
-                    b'f' => text.literal(b"false")?,
-                    b'n' => text.literal(b"null")?,
-                    b'-' | b'0'..=b'9' => {
-                        text.number().inspect_err(|_| text.at = before)?;
-                    }
-                    _ => return Err(Stop::Bad("not a JSON value")),
-                }
-            }
-            if depth == 0 {
-                self.state = State::Next(then);
-                return Ok(());
-            }
-        }
+    /// Skips a value of any kind, up to its end or as far as it has arrived.
+    fn skip(&mut self, text: &mut Cursor<'_>, mut skipping: Skipping, then: Object) -> Look<()> {
+        let skipped = skipping.run(text);
+        self.state = State::Skip { skipping, then };
+        skipped?;
+        self.state = State::Next(then);
+        Ok(())
     }
 }
 
@@ -521,55 +468,6 @@ impl Array {
 
 fn sequence(text: &str) -> Look<SequenceNumber> {
     SequenceNumber::new(text).map_err(|_| Stop::Bad("not a sequence number"))
-}
-
-const NOT_BASE64: Stop = Stop::Bad("data that is not base64");
-
-/// Decodes base64 that arrives in pieces of any length.
-#[derive(Debug, Default)]
-struct Quads {
-    /// Characters that don't make a quad yet.
-    held: [u8; 3],
-    count: usize,
-    /// Whether there was padding: nothing may follow it.
-    padded: bool,
-}
-
-impl Quads {
-    fn decode(&mut self, mut run: &[u8], into: &mut Filling) -> Look<()> {
-        while self.count > 0 {
-            let Some((first, rest)) = run.split_first() else { return Ok(()) };
-            run = rest;
-            if let Some(place) = self.held.get_mut(self.count) {
-                *place = *first;
-                self.count += 1;
-            } else {
-                let [a, b, c] = self.held;
-                self.count = 0;
-                self.whole(&[a, b, c, *first], into)?;
-            }
-        }
-        let (whole, rest) = run.split_at(run.len() / 4 * 4);
-        self.whole(whole, into)?;
-        self.held[..rest.len()].copy_from_slice(rest);
-        self.count = rest.len();
-        Ok(())
-    }
-
-    fn whole(&mut self, quads: &[u8], into: &mut Filling) -> Look<()> {
-        let Some(last) = quads.last() else { return Ok(()) };
-        if self.padded {
-            return Err(NOT_BASE64);
-        }
-        self.padded = *last == b'=';
-        let out = into.data(quads.len() / 4 * 3).map_err(Stop::Bad)?;
-        BASE64.decode_append(quads, out).map_err(|_| NOT_BASE64)?;
-        Ok(())
-    }
-
-    fn end(&self) -> Look<()> {
-        if self.count == 0 { Ok(()) } else { Err(NOT_BASE64) }
-    }
 }
 
 #[cfg(test)]

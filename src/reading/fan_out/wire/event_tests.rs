@@ -164,7 +164,7 @@ fn event_of(sizes: &[usize]) -> String {
         .enumerate()
         .map(|(at, size)| {
             serde_json::json!({
-                "Data": BASE64.encode_to_string(vec![at as u8; *size]), "PartitionKey": "k".repeat(at % 40),
+                "Data": base64_simd::STANDARD.encode_to_string(vec![at as u8; *size]), "PartitionKey": "k".repeat(at % 40),
                 "SequenceNumber": (1000 + at).to_string(), "ApproximateArrivalTimestamp": 1.5e9 + at as f64,
             })
         })
@@ -267,7 +267,7 @@ proptest! {
     #[test]
     fn records_come_out_as_they_went_in(records in proptest::collection::vec((any::<Vec<u8>>(), ".*", 0..4_000_000_000_000_i64), 0..20)) {
         let rows: Vec<_> = records.iter().enumerate().map(|(at, (data, key, millis))| serde_json::json!({
-            "Data": BASE64.encode_to_string(data), "PartitionKey": key, "SequenceNumber": (1000 + at).to_string(),
+            "Data": base64_simd::STANDARD.encode_to_string(data), "PartitionKey": key, "SequenceNumber": (1000 + at).to_string(),
             "ApproximateArrivalTimestamp": *millis as f64 / 1000.0,
         })).collect();
         let text = serde_json::json!({"Records": rows, "MillisBehindLatest": 7}).to_string();
