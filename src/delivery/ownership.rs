@@ -33,6 +33,10 @@ pub(crate) struct Ownership(AtomicU8);
 
 impl Phase {
     const ALL: [Self; 4] = [Self::Reading, Self::Draining, Self::Releasing, Self::Gone];
+
+    fn of(number: u8) -> Self {
+        Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Gone)
+    }
 }
 
 impl fmt::Display for Phase {
@@ -49,7 +53,7 @@ impl fmt::Display for Phase {
 impl Ownership {
     /// Returns the current phase.
     pub(crate) fn phase(&self) -> Phase {
-        Phase::ALL[usize::from(self.0.load(Ordering::Acquire)).min(Phase::ALL.len() - 1)]
+        Phase::of(self.0.load(Ordering::Acquire))
     }
 
     /// Whether acks still count: the lease is held, and the last checkpoint is not being stored yet.
@@ -59,8 +63,7 @@ impl Ownership {
 
     /// Enters a phase, and returns the one before. Entering the current phase again is legal.
     pub(crate) fn enter(&self, to: Phase) -> Result<Phase, IllegalTransition> {
-        let before = self.0.fetch_max(to as u8, Ordering::AcqRel);
-        let from = Phase::ALL[usize::from(before).min(Phase::ALL.len() - 1)];
+        let from = Phase::of(self.0.fetch_max(to as u8, Ordering::AcqRel));
         if from > to { Err(IllegalTransition { from, to }) } else { Ok(from) }
     }
 }

@@ -143,7 +143,7 @@ impl<S: Sequences> Watermark<S> {
         }
     }
 
-    /// Keeps the positions behind what is acknowledged above gaps from now on. They can only be told from the events,
+    /// Keeps the positions behind what is acknowledged above gaps from now on. They are known only from the events,
     /// and events in which something was not delivered are about to be dropped, because reading stops. Without this, what
     /// is acknowledged above a gap would come again although the gap closes.
     pub(crate) fn keep_positions(&mut self) {

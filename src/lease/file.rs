@@ -449,10 +449,7 @@ fn remove_unchanged(
 
 fn stored_text(checkpoint: Option<&Checkpoint>, created: Option<i64>) -> Result<String, serde_json::Error> {
     let after = checkpoint.and_then(Checkpoint::position).map(ToString::to_string);
-    let within = match checkpoint {
-        Some(Checkpoint::Within(within)) => Some((within.record.to_string(), within.sub)),
-        _ => None,
-    };
+    let within = checkpoint.and_then(Checkpoint::within).map(|within| (within.record.to_string(), within.sub));
     let ended = matches!(checkpoint, Some(Checkpoint::ShardEnd(_)));
     serde_json::to_string(&StoredPlace { after, within, ended, created })
 }

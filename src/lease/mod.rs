@@ -218,6 +218,14 @@ impl Checkpoint {
         }
     }
 
+    /// The position inside an aggregate, if it is one.
+    pub(crate) fn within(&self) -> Option<&Within> {
+        match self {
+            Self::Within(within) => Some(within),
+            Self::After(_) | Self::ShardEnd(_) => None,
+        }
+    }
+
     /// The last record that is processed, whole or in part.
     pub(crate) fn reached(&self) -> Option<&SequenceNumber> {
         match self {

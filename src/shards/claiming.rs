@@ -13,7 +13,7 @@ use crate::config::OutOfRange;
 use crate::delivery::progress::Progress;
 use crate::lease::rebalance::{Action, ActionKind, Asked};
 use crate::lease::validity::Term;
-use crate::lease::{Checkpoint, Claim, ClaimFrom, CommitOutcome, Lease, LeaseStore, SharedStore, Within};
+use crate::lease::{Checkpoint, Claim, ClaimFrom, CommitOutcome, Lease, LeaseStore, SharedStore};
 use crate::model::{ShardId, ShardNames};
 use crate::reading::{Deaggregation, ShardToRead};
 use crate::shards::checkpointer::{Checkpointer, ReleaseReason};
@@ -201,7 +201,7 @@ impl Coordinator {
             checkpointer: Arc::clone(&context.checkpointer),
             slice: context.settings.slice,
             drops_outside,
-            resumes_within: within(checkpoint.as_ref()),
+            resumes_within: checkpoint.as_ref().and_then(Checkpoint::within).cloned(),
             seen_open: state.topology.seen_open(&id),
             stop,
         };
@@ -211,14 +211,6 @@ impl Coordinator {
                 self.running.start((at, id, key.0), after_the_last_commit(settling, task), &thread.handle);
             }
         }
-    }
-}
-
-/// The aggregate that was processed in part.
-fn within(checkpoint: Option<&Checkpoint>) -> Option<Within> {
-    match checkpoint {
-        Some(Checkpoint::Within(within)) => Some(within.clone()),
-        _ => None,
     }
 }
 
@@ -244,7 +236,7 @@ async fn after_the_last_commit(
         Some(Some(checkpoint)) => {
             if let Some(start) = checkpoint.as_ref().and_then(Checkpoint::start) {
                 task.reader.start_at(start);
-                task.resumes_within = within(checkpoint.as_ref());
+                task.resumes_within = checkpoint.as_ref().and_then(Checkpoint::within).cloned();
             }
             task.run().await
         }

@@ -13,17 +13,13 @@ pub(super) fn not_back(update: UpdateItemFluentBuilder, checkpoint: &Checkpoint)
     let number = |digits: usize| AttributeValue::N(digits.to_string());
     let Some(reached) = checkpoint.reached() else { return update };
     let digits = reached.as_str().len();
-    // Either the checkpoint that is stored is a whole record, or it is inside an aggregate behind that record.
-    let (whole, within) = match checkpoint {
-        Checkpoint::Within(within) => (
-            "size(SequenceNumber) = :digits AND SequenceNumber < :reached",
-            row::within_text(&within.record, within.sub),
-        ),
-        // Every position inside the same record comes before it.
-        Checkpoint::After(_) | Checkpoint::ShardEnd(_) => {
-            ("size(SequenceNumber) = :digits AND SequenceNumber <= :reached", row::within_text(reached, u32::MAX))
-        }
+    // Either the checkpoint that is stored is a whole record, or it is inside an aggregate behind that record. Every
+    // position inside a record comes before the whole of it.
+    let (precedes, sub) = match checkpoint {
+        Checkpoint::Within(within) => ("<", within.sub),
+        Checkpoint::After(_) | Checkpoint::ShardEnd(_) => ("<=", u32::MAX),
     };
+    let within = row::within_text(reached, sub);
     update
         .expression_attribute_values(":digits", number(digits))
         .expression_attribute_values(":within_digits", number(within.len()))
@@ -31,7 +27,8 @@ pub(super) fn not_back(update: UpdateItemFluentBuilder, checkpoint: &Checkpoint)
         .expression_attribute_values(":reached_within", text(&within))
         .condition_expression(format!(
             "{OWNED} AND attribute_not_exists(Ended) AND \
-             (attribute_not_exists(SequenceNumber) OR size(SequenceNumber) < :digits OR ({whole})) AND \
+             (attribute_not_exists(SequenceNumber) OR size(SequenceNumber) < :digits OR \
+             (size(SequenceNumber) = :digits AND SequenceNumber {precedes} :reached)) AND \
              (attribute_not_exists(AggregatePosition) OR size(AggregatePosition) < :within_digits OR \
              (size(AggregatePosition) = :within_digits AND AggregatePosition <= :reached_within))"
         ))
