@@ -6,23 +6,20 @@ use pipeline_plugin_api::{Demand, Message, Receipt, Verdicts};
 
 use super::bench::{Bench, close, is_quiet};
 use super::script::{Piece, Script, body, data, listed};
+use super::table::checkpoint;
 use crate::KinesisRecord;
 use crate::lease::{Checkpoint, Within};
-use crate::model::{HashRange, ListedShard, SequenceNumber, StartPosition};
+use crate::model::{HashRange, ListedShard, StartPosition};
 use crate::session::Session;
-
-fn number(number: u64) -> SequenceNumber {
-    SequenceNumber::new(&number.to_string()).unwrap()
-}
 
 #[expect(clippy::unnecessary_wraps, reason = "rows hold it so")]
 fn after(position: u64) -> Option<Checkpoint> {
-    Some(Checkpoint::After(number(position)))
+    Some(Checkpoint::After(checkpoint(position)))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "rows hold it so")]
 fn within(after: Option<u64>, record: u64, sub: u32) -> Option<Checkpoint> {
-    Some(Checkpoint::Within(Within { after: after.map(number), record: number(record), sub }))
+    Some(Checkpoint::Within(Within { after: after.map(checkpoint), record: checkpoint(record), sub }))
 }
 
 /// An aggregate of user records with these partition keys; the data of each is its index.
@@ -104,7 +101,7 @@ async fn killed_inside_an_aggregate() {
 
     let session = bench.open().await;
     assert_eq!(take_and_ack(&session, 7).await, [parts(2, 4..10), plain(3, "y")].concat());
-    assert_eq!(bench.script.calls().last().unwrap().start, StartPosition::AtRecord(number(2)));
+    assert_eq!(bench.script.calls().last().unwrap().start, StartPosition::AtRecord(checkpoint(2)));
     close(&session).await;
     assert_eq!(bench.stored("s").await, after(3));
 }
