@@ -260,11 +260,17 @@ impl Check {
             };
             of(given.worker).filter(may_be).map(|hurt| hurt.begin.saturating_sub(given.before)).min()
         };
-        // The worker had it already when it was held up, and the others could not know.
+        // The worker had it already when it was held up, and the others could not know. A worker that can hardly reach
+        // the table does not learn in time that its shard was taken by force, but its lease ends.
         let late = |given: &Delivery| {
             of(given.worker).any(|hurt| {
-                let end = hurt.end.unwrap_or(u32::MAX).saturating_add(FINISHES_WITHIN);
-                !matches!(hurt.hurt, Hurt::Killed | Hurt::Table) && hurt.begin <= given.before && given.before <= end
+                let end = hurt.end.unwrap_or(u32::MAX);
+                let until = match hurt.hurt {
+                    Hurt::Killed => return false,
+                    Hurt::Table => end.min(hurt.begin.saturating_add(RECOVERS_WITHIN)),
+                    Hurt::Stopped | Hurt::Output | Hurt::Machine => end,
+                };
+                hurt.begin <= given.before && given.before <= until.saturating_add(FINISHES_WITHIN)
             })
         };
         let mut earlier: HashMap<u32, Vec<Delivery>> = HashMap::new();
@@ -506,6 +512,17 @@ mod tests {
         run.take(0, 30.5, run.a);
         run.take(1, 32.5, run.a);
         assert_eq!(run.duplicates(2), (1, 1));
+    }
+
+    #[test]
+    fn worker_cut_off_from_the_table_reads_until_its_lease_ends_and_no_longer() {
+        let mut run = Run::new();
+        run.hurt(Hurt::Table, Some(run.a), 10.0, 30.0);
+        for (number, seconds) in [(0, 15.0), (1, 19.0), (2, 29.0)] {
+            run.take(number, seconds - 1.0, run.b);
+            run.take(number, seconds, run.a);
+        }
+        assert_eq!(run.duplicates(3), (1, 2));
     }
 
     #[test]

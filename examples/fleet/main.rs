@@ -25,7 +25,8 @@
 //!   counts as held up until the worker has closed every connection that lost bytes, because a write may wait on it. If
 //!   all programs of the machine stood still for a second or more, that counts for all workers.
 //! - It is allowed too if the worker that writes it again was paused, or its output not read, and that ended less than
-//!   2 s before: the line was already on its way.
+//!   2 s before: the line was already on its way. The same holds within a `lease_period` from when the link to its table
+//!   was held up: another worker may take a shard by force, and this one learns it late, but its lease ends.
 //! - Every other record that comes again is *not allowed*. So nothing may come again because a worker was stopped
 //!   gracefully, restarted, added or asked for a shard, because a link to the stream was held up, or because a clock
 //!   jumped, nor because something happened to the worker that is given the record again.

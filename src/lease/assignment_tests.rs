@@ -575,6 +575,8 @@ fn shard_requested_from_one_owner_is_not_forced_from_the_next() {
     let mut liveness = Liveness::new(Duration::from_secs(30));
     liveness.look(start, &workers, [(&stream, &*rows)]);
     let now = start + Duration::from_secs(20);
+    let beaten = workers.clone().map(|worker| Worker { heartbeat: "2".into(), ..worker });
+    liveness.look(now, &beaten, [(&stream, &*rows)]);
     for (epoch, forced) in [(1, false), (2, true)] {
         let asked = shards.iter().map(|shard| {
             ((stream.clone(), shard.clone()), Asked { hold: hold(epoch), until: start + Duration::from_secs(1) })

@@ -152,6 +152,11 @@ impl Liveness {
         self.workers.get(worker).is_some_and(|life| now < life.sign.at + life.lease)
     }
 
+    /// Whether a sign of life of the worker was seen at `at` or later.
+    pub(crate) fn was_alive_since(&self, worker: &WorkerId, at: Instant) -> bool {
+        self.workers.get(worker).is_some_and(|life| life.sign.proven && life.sign.at >= at)
+    }
+
     /// Whether the lease has expired: its holder sends no heartbeats any more, or the row has not been renewed for too
     /// long.
     pub(crate) fn is_expired(&self, stream: &Stream, shard: &ShardId, hold: &Hold, now: Instant) -> bool {

@@ -80,7 +80,7 @@ pub(crate) enum ActionKind {
     TakeOver(Hold),
     /// The holder has too many shards: request this one, in place of an earlier requester that is dead.
     Ask { hold: Hold, instead_of: Option<WorkerId> },
-    /// The shard was requested and not handed over in time: claim it.
+    /// The shard was requested and not handed over in time, though its holder has been alive since: claim it.
     Force(Hold),
     /// The holder is another program that has too many shards and knows no requests: claim the shard, and wait for the
     /// last commit of that program.
@@ -127,7 +127,11 @@ pub(crate) fn plan_shared(view: &View<'_>) -> Plan {
                 let stream = view.streams[known.stream].stream;
                 let asked = view.asked.get(&(stream.clone(), known.id.clone()));
                 match asked.filter(|asked| asked.hold.is_same(hold)) {
-                    Some(asked) if asked.until <= view.now => {
+                    // A holder that gave no sign of life since then may be cut off from the table. It would read on,
+                    // beside this worker, until its lease expires. By then the shard can be taken over instead.
+                    Some(asked)
+                        if asked.until <= view.now && view.liveness.was_alive_since(&hold.worker, asked.until) =>
+                    {
                         actions.actions.push(action(ActionKind::Force(hold.clone())));
                     }
                     Some(_) => actions.more = true,

@@ -177,6 +177,20 @@ fn requested_shard_is_forced_only_when_due() {
     assert_eq!(scene.plan_shared(), (vec![ActionKind::Force(hold("other"))], false));
 }
 
+/// It would go on reading until its lease expires.
+#[test]
+fn requested_shard_of_a_holder_that_may_be_cut_off_is_not_forced() {
+    let mut scene = Scene::new(&["me", "dead"], rows(2, Some(&hold("dead"))));
+    scene.now = 29;
+    for row in &mut scene.rows {
+        scene.asked.insert(row.shard.clone(), (hold("dead"), 20));
+    }
+    assert_eq!(scene.plan_shared(), (vec![], true));
+    scene.now = 30;
+    let (actions, _) = scene.plan_shared();
+    assert_eq!(actions, vec![ActionKind::TakeOver(hold("dead")); 2], "its lease has expired");
+}
+
 #[test]
 fn shard_that_waits_for_its_parents_counts_and_is_left_alone() {
     let mut scene = Scene::new(&["me", "other"], rows(4, Some(&hold("other"))));

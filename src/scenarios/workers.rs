@@ -95,13 +95,13 @@ async fn shard_that_is_not_handed_over_is_taken_by_force() {
     let (bench, table) = (Bench::new(script, ""), Table::new());
     let store = table.worker("a");
     let Requested { a, b, receipts, moved } = b_requests_from_a(&bench, &table, &store).await;
-    // It sends heartbeats, but can't release the shard: only that call hangs, as far as the other worker can see.
-    store.freeze(true);
+    // It sends heartbeats, but can't release the shard: only its writes to the row hang.
+    store.trouble("update", Some(Trouble::Slow(MINUTE)));
     let asked = Instant::now();
     table.until_held(moved, "b").await;
     // This is commit_period 1 s and steal_grace_period 2 s, and the next rebalance.
     assert!(asked.elapsed() >= secs(2) && asked.elapsed() <= secs(5), "after {:?}", asked.elapsed());
-    store.freeze(false);
+    store.trouble("update", None);
     let (shard, taken, again) = take(&b).await;
     assert_eq!((&*shard, taken), (moved, vec![1, 2, 3]), "unacked records are redelivered");
     // Acks at the old owner have no effect now.
@@ -112,6 +112,26 @@ async fn shard_that_is_not_handed_over_is_taken_by_force() {
     assert_eq!(table.checkpoint(moved), None);
     again.settle_in_test(Verdicts::ACK).unwrap();
     table.until(moved, "stored", |row| row.checkpoint == Some(Checkpoint::After(checkpoint(3)))).await;
+    close(&a).await;
+    close(&b).await;
+}
+
+/// It would read on until its lease expires, and everything would come twice.
+#[tokio::test(start_paused = true)]
+async fn holder_that_may_be_cut_off_keeps_its_shard_until_its_lease_expires() {
+    let script = Script::new(["one", "two"]);
+    for shard in ["one", "two"] {
+        script.answer(shard, [then_idle(1..=3), then_idle(1..=3)]);
+    }
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let store = table.worker("a");
+    let Requested { a, b, receipts, moved } = b_requests_from_a(&bench, &table, &store).await;
+    drop(receipts);
+    store.freeze(true);
+    let frozen = Instant::now();
+    table.until_held(moved, "b").await;
+    assert!(frozen.elapsed() + secs(1) >= LEASE, "taken after {:?}", frozen.elapsed());
+    store.freeze(false);
     close(&a).await;
     close(&b).await;
 }
