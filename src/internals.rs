@@ -2,7 +2,8 @@
 
 pub use crate::aws::http::{Settings, SubscriptionClient};
 pub use crate::model::ChildShard;
-pub use crate::reading::fan_out::{Frames, wire};
+pub use crate::reading::fan_out::Frames;
+pub use crate::reading::wire;
 pub use crate::records::{Page, Record, Rows, bytes_needed};
 pub use crate::retry::{Fault, Origin};
 

@@ -16,7 +16,7 @@ use crate::delivery::progress::Progress;
 use crate::lease::validity::LeaseValidity;
 use crate::model::{SequenceNumber, ShardNames, Stream};
 use crate::pool::Pool;
-use crate::reading::fan_out::wire::Event;
+use crate::reading::wire::Event;
 use crate::records::{KinesisRecord, RecordTable};
 
 const HOUR: Duration = Duration::from_hours(1);

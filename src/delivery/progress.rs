@@ -177,7 +177,7 @@ mod tests {
 
     use super::*;
     use crate::model::Stream;
-    use crate::reading::fan_out::wire::Event;
+    use crate::reading::wire::Event;
 
     const EVENTS: u64 = 300;
 

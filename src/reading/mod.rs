@@ -5,6 +5,7 @@
 pub(crate) mod fan_out;
 pub(crate) mod listing;
 pub(crate) mod threads;
+pub mod wire;
 
 use std::fmt::Debug;
 use std::sync::Arc;

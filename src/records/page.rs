@@ -422,7 +422,7 @@ fn trim<T>(buffer: &mut Vec<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::fan_out::wire::Event;
+    use crate::reading::wire::Event;
 
     fn record(filling: &mut Filling, sequence: &str, data: &[u8]) {
         filling.begin().unwrap();

@@ -190,7 +190,7 @@ mod tests {
     use crate::lease::{Claim, ClaimFrom, LeaseStore};
     use crate::model::ShardNames;
     use crate::pool::Pool;
-    use crate::reading::fan_out::wire::Event;
+    use crate::reading::wire::Event;
     use crate::records::RecordTable;
 
     const TEXT: &str = r#"{"Records":[{"SequenceNumber":"1","Data":""},{"SequenceNumber":"2","Data":""}]}"#;

@@ -10,8 +10,8 @@ use http_body::Body;
 use pipeline_plugin_api::causes;
 use tokio::time::timeout;
 
-use super::wire::frame::{CRC_LEN, PRELUDE_LEN};
-use super::wire::{EventReader, Frame, FrameError, Kind, Prelude};
+use crate::reading::wire::frame::{CRC_LEN, PRELUDE_LEN};
+use crate::reading::wire::{EventReader, Frame, FrameError, Kind, Prelude};
 use crate::retry::Fault;
 
 /// A subscription that stays silent this long while the reader listens is dead. The service sends an event at least

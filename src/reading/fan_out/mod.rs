@@ -5,7 +5,6 @@ pub(crate) mod consumer;
 mod consumer_tests;
 pub(crate) mod frames;
 pub(crate) mod subscription;
-pub mod wire;
 
 pub use frames::Frames;
 

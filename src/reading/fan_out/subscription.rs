@@ -21,10 +21,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::consumer::Consumer;
 use super::frames::{Frames, SILENCE_CODE};
-use super::wire::{Event, Frame, Prelude};
 use crate::model::{ChildShard, SequenceNumber, StartPosition};
 use crate::pool::{Permit, Pool};
 use crate::reading::listing::{CONFIRMED_AFTER, ShardPresence, StreamIdentity, StreamListing};
+use crate::reading::wire::{Event, Frame, Prelude};
 use crate::reading::{ReadError, ReadEvent, STALL_TIMEOUT, ShardReader, ShardToRead, Step};
 use crate::records::{Rows, bytes_needed, resident};
 use crate::retry::backoff::Backoff;

@@ -14,7 +14,7 @@ use crate::lease::validity::LeaseValidity;
 use crate::lease::{Checkpoint, Claim, ClaimFrom, FileStore, Lease, Presence, SharedStore};
 use crate::model::ShardNames;
 use crate::pool::Pool;
-use crate::reading::fan_out::wire::Event;
+use crate::reading::wire::Event;
 use crate::records::RecordTable;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,0 +1,16 @@
+//! How are the answers decoded that bring records, byte by byte?
+//!
+//! Nothing here does I/O. SubscribeToShard answers in `application/vnd.amazon.eventstream`: a stream of frames, each
+//! with a prelude, headers, a payload and two checksums. The payload of an event is JSON with base64 data, whatever
+//! encoding other operations use. GetRecords answers with one object of the same form, in JSON or in CBOR, where data
+//! is a string of bytes.
+
+mod base64;
+pub mod event;
+mod fast_path;
+pub mod frame;
+mod json;
+mod skipping;
+
+pub use event::{Event, EventError, EventReader};
+pub use frame::{Checksum, Frame, FrameError, Kind, Prelude};
