@@ -3,6 +3,7 @@
 //! The trait `Service` has the calls that the input makes, in the input's own types; `sdk` implements it, and tests
 //! script it.
 
+pub(crate) mod cbor;
 pub(crate) mod credentials;
 pub(crate) mod http;
 pub(crate) mod sdk;
@@ -45,6 +46,37 @@ pub(crate) trait Service: Debug + Send + Sync + 'static {
     /// Begins a subscription: when this returns, the service has accepted it, and events follow in the body. The call
     /// is neither retried nor timed.
     async fn subscribe(&self, consumer_arn: &str, shard: &ShardId, start: &StartPosition) -> Result<SdkBody, Fault>;
+
+    /// Gets an iterator, which stands for a position in a shard for five minutes. The call is neither retried nor
+    /// timed.
+    async fn shard_iterator(&self, stream: &Stream, shard: &ShardId, start: &StartPosition) -> Result<String, Fault>;
+
+    /// Gets at most `limit` records from an iterator on: when this returns, the service has accepted the call, and its
+    /// answer follows in the body. The call is neither retried nor timed.
+    async fn get_records(
+        &self,
+        stream: &Stream,
+        iterator: &str,
+        limit: u32,
+        encoding: Encoding,
+    ) -> Result<RecordsAnswer, Fault>;
+}
+
+/// How calls of GetRecords and their answers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Json,
+    Cbor,
+}
+
+/// An answer of GetRecords whose body is not read yet.
+#[derive(Debug)]
+pub(crate) struct RecordsAnswer {
+    pub(crate) body: SdkBody,
+    /// The encoding of the body, which need not be that of the call.
+    pub(crate) encoding: Encoding,
+    /// The number of bytes of the body, if the answer says so.
+    pub(crate) len: Option<u64>,
 }
 
 /// A consumer of a stream.

@@ -1,8 +1,9 @@
 //! How is Kinesis called through the AWS SDK?
 //!
 //! The SDK handles endpoints, credentials, signing, clock skew and the retries of control calls. SubscribeToShard
-//! goes through it too, up to the answer's headers; the body is then taken from the SDK, because its own reader
-//! copies every record three times and waits for the first frame outside every timeout.
+//! and GetRecords go through it too, up to the answer's headers; the body is then taken from the SDK, because its own
+//! readers copy every record three times, and wait for the first frame outside every timeout. The SDK speaks no CBOR:
+//! calls in it are rewritten before they are signed.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -17,6 +18,7 @@ use aws_sdk_kinesis::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents, StalledStreamProtectionConfig};
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::operation::get_shard_iterator::builders::GetShardIteratorFluentBuilder;
 use aws_sdk_kinesis::types::{
     ConsumerStatus as SdkConsumerStatus, RecordDistributionStrategy, ShardIteratorType, StartingPosition,
 };
@@ -25,16 +27,18 @@ use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef,
+    BeforeTransmitInterceptorContextMut,
 };
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::date_time::Format;
 use aws_types::SdkConfig;
+use http_body_util::{BodyExt, Collected, Limited};
 use pipeline_plugin_api::causes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::aws::http::HostNotFound;
-use crate::aws::{ConsumerDescription, ConsumerStatus, Service, credentials};
+use crate::aws::{ConsumerDescription, ConsumerStatus, Encoding, RecordsAnswer, Service, cbor, credentials};
 use crate::model::{HashRange, ListedShard, SequenceNumber, ShardId, StartPosition, Stream};
 use crate::retry::{Fault, NO_CREDENTIALS, NO_SUCH_HOST, Origin};
 use crate::sync::{Mutex, lock};
@@ -43,22 +47,27 @@ use crate::sync::{Mutex, lock};
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one attempt of a control call may take.
 const CONTROL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The status of a call whose encoding the service does not know.
+const UNSUPPORTED_MEDIA_TYPE: u16 = 415;
+/// The most bytes of an error that are read.
+const ERROR: usize = 64 << 10;
 
 /// The Kinesis service of AWS, or a compatible endpoint.
 #[derive(Debug)]
 pub(crate) struct Aws {
-    /// The client for everything but subscriptions. A connection that carries unread subscriptions can stall its
-    /// other requests, so control calls and subscriptions never share one.
+    /// The client for everything but records. A connection that carries unread subscriptions can stall its other
+    /// requests, so control calls and records never share one.
     control: Client,
-    subscriptions: Client,
+    /// The client for SubscribeToShard, GetShardIterator and GetRecords.
+    records: Client,
     time: SharedTimeSource,
     service_time: ServiceTime,
 }
 
 impl Aws {
-    /// Creates the service. Control calls go through the session's HTTP client, subscriptions through
-    /// `subscriptions`.
-    pub(crate) fn new(session: &SdkConfig, subscriptions: SharedHttpClient) -> Self {
+    /// Creates the service. Control calls go through the session's HTTP client, those that bring records through
+    /// `records`.
+    pub(crate) fn new(session: &SdkConfig, records: SharedHttpClient) -> Self {
         let common = aws_sdk_kinesis::config::Builder::from(session);
         let service_time = ServiceTime::default();
         let control = common
@@ -74,8 +83,8 @@ impl Aws {
                     .build(),
             )
             .build();
-        let subscriptions = common
-            .http_client(subscriptions)
+        let records = common
+            .http_client(records)
             // The SDK's retries share a budget with all other calls, and don't know the 5 s rule; the shard reader's
             // retries do.
             .retry_config(RetryConfig::disabled())
@@ -83,32 +92,14 @@ impl Aws {
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .build();
         let time = credentials::clock(session);
-        Self {
-            control: Client::from_conf(control),
-            subscriptions: Client::from_conf(subscriptions),
-            time,
-            service_time,
-        }
+        Self { control: Client::from_conf(control), records: Client::from_conf(records), time, service_time }
     }
 }
 
 impl Aws {
     /// How many milliseconds ago the first record at or after `start` arrived; 0 if there is none.
     pub(crate) async fn behind(&self, stream: &Stream, shard: &ShardId, start: &StartPosition) -> Result<u64, Fault> {
-        let iterator = self.control.get_shard_iterator();
-        let iterator = iterator.stream_arn(stream.arn()).stream_name(stream.name()).shard_id(shard.as_str());
-        let iterator = match start {
-            StartPosition::Oldest => iterator.shard_iterator_type(ShardIteratorType::TrimHorizon),
-            StartPosition::At(millis) => {
-                iterator.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(*millis))
-            }
-            StartPosition::After(number) => iterator
-                .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
-                .starting_sequence_number(number.as_str()),
-            StartPosition::AtRecord(number) => iterator
-                .shard_iterator_type(ShardIteratorType::AtSequenceNumber)
-                .starting_sequence_number(number.as_str()),
-        };
+        let iterator = iterator_at(self.control.get_shard_iterator(), stream, shard, start);
         let iterator = iterator.send().await.map_err(|error| fault(&error))?;
         let iterator = iterator.shard_iterator().ok_or_else(|| incomplete("ShardIterator"))?;
         let records = self.control.get_records().stream_arn(stream.arn()).shard_iterator(iterator).limit(1);
@@ -224,7 +215,7 @@ impl Service for Aws {
         let position = position.build().map_err(|error| local("request", &error))?;
         let body = TakenBody::default();
         let answer = self
-            .subscriptions
+            .records
             .subscribe_to_shard()
             .consumer_arn(consumer_arn)
             .shard_id(shard.as_str())
@@ -235,11 +226,49 @@ impl Service for Aws {
             .await;
         // Once the body is taken, the SDK's result for the empty body is ignored.
         match (lock(&body.0).take(), answer) {
-            (Some(body), _) => Ok(body),
+            (Some(taken), _) => Ok(taken.body),
             (None, Err(error)) => Err(fault(&error)),
             (None, Ok(_)) => Err(incomplete("body")),
         }
     }
+
+    async fn shard_iterator(&self, stream: &Stream, shard: &ShardId, start: &StartPosition) -> Result<String, Fault> {
+        let answer = iterator_at(self.records.get_shard_iterator(), stream, shard, start).send().await;
+        let answer = answer.map_err(|error| fault(&error))?;
+        answer.shard_iterator.ok_or_else(|| incomplete("ShardIterator"))
+    }
+
+    async fn get_records(
+        &self,
+        stream: &Stream,
+        iterator: &str,
+        limit: u32,
+        encoding: Encoding,
+    ) -> Result<RecordsAnswer, Fault> {
+        let taken = TakenBody::default();
+        let call = self.records.get_records().stream_arn(stream.arn()).shard_iterator(iterator);
+        let call = call.limit(limit.cast_signed()).customize().interceptor(TakeBody(taken.clone()));
+        let call = match encoding {
+            Encoding::Json => call,
+            Encoding::Cbor => call.interceptor(SendCbor(cbor::call(stream.arn(), iterator, limit))),
+        };
+        let answer = call.send().await;
+        let taken = lock(&taken.0).take();
+        match (taken, answer) {
+            (Some(Taken { refused: None, body, encoding, len }), _) => Ok(RecordsAnswer { body, encoding, len }),
+            (Some(Taken { refused: Some(status), body, .. }), _) => Err(refused(status, body).await),
+            (None, Err(error)) => Err(fault(&error)),
+            (None, Ok(_)) => Err(incomplete("body")),
+        }
+    }
+}
+
+/// Reads an error in CBOR.
+async fn refused(status: u16, body: SdkBody) -> Fault {
+    let body = timeout(CONTROL_ATTEMPT_TIMEOUT, Limited::new(body, ERROR).collect()).await;
+    let body = body.ok().and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
+    let (code, message) = cbor::error(&body).unwrap_or_else(|| (format!("Status{status}"), String::new()));
+    Fault { origin: Origin::Call, code, message }
 }
 
 /// The `Date` of the last answer, and when it arrived.
@@ -269,9 +298,19 @@ impl Intercept for ServiceTime {
 
 /// Holds the body that is taken out of an answer.
 #[derive(Debug, Clone, Default)]
-struct TakenBody(Arc<Mutex<Option<SdkBody>>>);
+struct TakenBody(Arc<Mutex<Option<Taken>>>);
 
-/// Takes the body out of a good answer, before the SDK reads it.
+/// A body that was taken out of an answer.
+#[derive(Debug)]
+struct Taken {
+    body: SdkBody,
+    encoding: Encoding,
+    len: Option<u64>,
+    /// The status of an answer that is an error.
+    refused: Option<u16>,
+}
+
+/// Takes the body out of a good answer, before the SDK reads it, and out of errors in CBOR, which the SDK can't read.
 #[derive(Debug)]
 struct TakeBody(TakenBody);
 
@@ -288,11 +327,63 @@ impl Intercept for TakeBody {
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response_mut();
-        if response.status().is_success() {
+        let encoding = match response.headers().get("content-type") {
+            Some(kind) if kind.starts_with(cbor::CONTENT_TYPE) => Encoding::Cbor,
+            _ => Encoding::Json,
+        };
+        let refused = (!response.status().is_success()).then(|| response.status().as_u16());
+        if matches!(refused, None | Some(UNSUPPORTED_MEDIA_TYPE)) || encoding == Encoding::Cbor {
+            let len = response.headers().get("content-length").and_then(|len| len.parse().ok());
             let body = std::mem::replace(response.body_mut(), SdkBody::empty());
-            *lock(&self.0.0) = Some(body);
+            *lock(&self.0.0) = Some(Taken { body, encoding, len, refused });
         }
         Ok(())
+    }
+}
+
+/// Replaces the call by the same one in CBOR, before it is signed.
+#[derive(Debug)]
+struct SendCbor(Vec<u8>);
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for SendCbor {
+    fn name(&self) -> &'static str {
+        "SendCbor"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _runtime_components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let request = context.request_mut();
+        *request.body_mut() = SdkBody::from(self.0.clone());
+        request.headers_mut().insert("content-type", cbor::CONTENT_TYPE);
+        request.headers_mut().insert("content-length", self.0.len().to_string());
+        Ok(())
+    }
+}
+
+/// Builds the call for an iterator at a position.
+fn iterator_at(
+    call: GetShardIteratorFluentBuilder,
+    stream: &Stream,
+    shard: &ShardId,
+    start: &StartPosition,
+) -> GetShardIteratorFluentBuilder {
+    let iterator = call.stream_arn(stream.arn()).stream_name(stream.name()).shard_id(shard.as_str());
+    match start {
+        StartPosition::Oldest => iterator.shard_iterator_type(ShardIteratorType::TrimHorizon),
+        StartPosition::At(millis) => {
+            iterator.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(*millis))
+        }
+        StartPosition::After(number) => iterator
+            .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
+            .starting_sequence_number(number.as_str()),
+        StartPosition::AtRecord(number) => {
+            iterator.shard_iterator_type(ShardIteratorType::AtSequenceNumber).starting_sequence_number(number.as_str())
+        }
     }
 }
 

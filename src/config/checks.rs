@@ -4,7 +4,7 @@ use pipeline_plugin_api::config::{Configuration, Findings};
 
 use super::session::{is_region, odd_key};
 use super::streams::{StreamArn, StreamRef};
-use super::{BillingMode, Config, Credentials, DynamoDb, EnhancedFanOut, Tcp};
+use super::{BillingMode, Config, Credentials, DynamoDb, EnhancedFanOut, Polling, Tcp};
 use super::{unsupported, values};
 
 impl Configuration for Config {
@@ -83,6 +83,9 @@ fn periods(config: &Config, findings: &mut Findings) {
     }
     if config.enhanced_fan_out.enabled && !config.poll_period.is_zero() {
         findings.no_effect("poll_period", "nothing is polled with enhanced fan-out", "");
+    }
+    if config.enhanced_fan_out.enabled && config.polling != Polling::default() {
+        findings.no_effect("polling", "nothing is polled with enhanced fan-out", "");
     }
     if config.start_at_timestamp.is_some() && !config.start_from_oldest {
         findings.no_effect("start_from_oldest", "`start_at_timestamp` says where to start", "");

@@ -22,6 +22,7 @@ mod compatibility_tests;
 mod docs_tests;
 mod dynamodb;
 mod fan_out;
+mod polling;
 mod session;
 pub mod streams;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use about::about;
 pub use batching::Batching;
 pub use dynamodb::{BillingMode, DynamoDb};
 pub use fan_out::EnhancedFanOut;
+pub use polling::{PollEncoding, Polling};
 pub use session::{Credentials, KeepAlive, KeepAliveIdle, Tcp};
 pub(crate) use session::{is_region, odd_key};
 pub use streams::{StreamArn, StreamEntry, StreamRef, Streams};
@@ -129,6 +131,11 @@ pub struct Config {
     #[serde(default)]
     #[schemars(extend("x-advanced" = true))]
     pub poll_period: Duration,
+
+    /// How shards are polled, without enhanced fan-out.
+    #[serde(default)]
+    #[schemars(extend("x-advanced" = true))]
+    pub polling: Polling,
 
     /// How many batches may wait to be taken by the pipeline; `0` hands each over directly.
     #[serde(default = "default_message_buffer_cap")]
@@ -233,6 +240,7 @@ impl Config {
             start_from_oldest: yes(),
             start_at_timestamp: Optional::NONE,
             poll_period: Duration::ZERO,
+            polling: Polling::default(),
             message_buffer_cap: default_message_buffer_cap(),
             deaggregate: Deaggregate::Auto,
             kpl: Kpl::default(),

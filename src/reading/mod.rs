@@ -1,9 +1,11 @@
 //! What does a shard task need from a shard reader?
 //!
-//! Enhanced fan-out is the only implementation so far; polling is planned.
+//! `fan_out` implements it by enhanced fan-out, `polling` by GetRecords.
 
+mod cursor;
 pub(crate) mod fan_out;
 pub(crate) mod listing;
+pub(crate) mod polling;
 pub(crate) mod threads;
 pub mod wire;
 
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pipeline_plugin_api::Message;
 use tokio::time::Instant;
 
 use self::listing::StreamListing;
@@ -20,7 +23,7 @@ use crate::telemetry::ShardMeter;
 
 use crate::model::{ChildShard, HashRange, SequenceNumber, ShardNames, StartPosition};
 use crate::pool::Permit;
-use crate::records::{Found, Rows, deaggregate};
+use crate::records::{Found, Rows, deaggregate, resident};
 
 /// How long a reader waits for space with an open subscription before it closes the subscription. The service gives
 /// up on readers that take nothing at some point, and a clean close and a fresh start is better for both sides.
@@ -114,4 +117,9 @@ pub(crate) struct ReadError {
     pub(crate) stream: String,
     pub(crate) shard: String,
     pub(crate) cause: String,
+}
+
+/// The bytes of memory that records and their messages hold until they are acknowledged.
+fn held_bytes(rows: &Rows) -> u64 {
+    resident((rows.kept_bytes() + rows.len() * size_of::<Message>()) as u64)
 }

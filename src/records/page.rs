@@ -296,9 +296,9 @@ pub(crate) struct Filling {
 }
 
 impl Filling {
-    /// Sets how many bytes of the frame are still to come, which bounds the allocations.
-    pub(crate) fn expect(&mut self, frame_bytes: usize) {
-        self.left = frame_bytes / 4 * 3 + 3;
+    /// Sets how many bytes of data can still come, which bounds the allocations.
+    pub(crate) fn expect(&mut self, data: usize) {
+        self.left = data;
     }
 
     /// Discards all records.
@@ -433,24 +433,24 @@ mod tests {
     #[test]
     fn allocation_is_bounded_by_the_frame() {
         let mut filling = Filling::default();
-        filling.expect(400);
+        filling.expect(303);
         filling.begin().unwrap();
         assert_eq!(filling.data(30).unwrap().capacity(), 303);
         // The capacity is a page at first, is doubled for a large record, and is no more than all of its data at the
         // end.
         let mut filling = Filling::default();
-        filling.expect(240_000);
+        filling.expect(180_003);
         filling.begin().unwrap();
         let mut capacities = Vec::new();
         for _ in 0..18 {
             let data = filling.data(10_000).unwrap();
             data.extend_from_slice(&[0; 10_000]);
             let (len, capacity) = (data.len(), data.capacity());
-            filling.expect(240_000 - len / 3 * 4);
+            filling.expect(180_003 - len);
             capacities.push(capacity);
         }
         capacities.dedup();
-        assert_eq!(capacities, [PAGE, 2 * PAGE, 180_004]);
+        assert_eq!(capacities, [PAGE, 2 * PAGE, 180_003]);
     }
 
     #[test]

@@ -70,11 +70,15 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// The reaction of a subscription to a fault.
+/// The reaction of a reader to a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Remedy {
-    /// Subscribe again after the usual backoff.
+    /// Try again after the usual backoff.
     Retry,
+    /// Get a new iterator for the position behind the last record that was read.
+    RenewIterator,
+    /// The shard or the stream is read too fast, by this reader or by others: wait longer.
+    SlowDown,
     /// Subscribe again, but not before this long after the last successful subscription.
     RetryAfterTakeover,
     /// A person has to fix the cause. Retry slowly, and report it in the status meanwhile.
@@ -106,6 +110,39 @@ pub(crate) fn subscription(fault: &Fault) -> Remedy {
         // This covers throttling, internal failures, 5xx, and all unknown codes.
         _ => Remedy::Retry,
     }
+}
+
+/// Decides the reaction to a fault of GetRecords.
+pub(crate) fn records(fault: &Fault) -> Remedy {
+    match (fault.origin, fault.code.as_str()) {
+        // The iterator belongs to another time or another stream: the position decides.
+        (Origin::Call, "ExpiredIteratorException" | "InvalidArgumentException") => Remedy::RenewIterator,
+        _ => iterator(fault),
+    }
+}
+
+/// Decides the reaction to a fault of GetShardIterator.
+pub(crate) fn iterator(fault: &Fault) -> Remedy {
+    match (fault.origin, fault.code.as_str()) {
+        (
+            Origin::Call,
+            "ProvisionedThroughputExceededException"
+            | "LimitExceededException"
+            | "ThrottlingException"
+            | "KMSThrottlingException",
+        ) => Remedy::SlowDown,
+        (Origin::Call, "ResourceInUseException") => Remedy::Retry,
+        _ => subscription(fault),
+    }
+}
+
+/// Whether the service does not know the encoding of a call, so that another one should be tried.
+pub(crate) fn is_unknown_encoding(fault: &Fault) -> bool {
+    fault.origin == Origin::Call
+        && matches!(
+            fault.code.as_str(),
+            "SerializationException" | "UnknownOperationException" | "UnsupportedMediaType" | "Status415"
+        )
 }
 
 /// Faults of permissions, keys and credentials: they don't pass by themselves, but are often fixed during the wait.
@@ -204,6 +241,29 @@ mod tests {
         for (origin, code, remedy) in table {
             assert_eq!(subscription(&fault(origin, code)), remedy, "{origin:?} {code}");
         }
+    }
+
+    #[test]
+    fn polling_reacts_to_its_own_errors() {
+        for (code, of_records, of_iterator) in [
+            ("ExpiredIteratorException", Remedy::RenewIterator, Remedy::Retry),
+            ("InvalidArgumentException", Remedy::RenewIterator, Remedy::StartExpired),
+            ("ProvisionedThroughputExceededException", Remedy::SlowDown, Remedy::SlowDown),
+            ("LimitExceededException", Remedy::SlowDown, Remedy::SlowDown),
+            ("KMSThrottlingException", Remedy::SlowDown, Remedy::SlowDown),
+            ("KMSDisabledException", Remedy::RetrySlowly, Remedy::RetrySlowly),
+            ("ResourceNotFoundException", Remedy::LookAgain, Remedy::LookAgain),
+            ("AccessDeniedException", Remedy::RetrySlowly, Remedy::RetrySlowly),
+            ("InternalFailure", Remedy::Retry, Remedy::Retry),
+        ] {
+            assert_eq!(records(&fault(Origin::Call, code)), of_records, "{code}");
+            assert_eq!(iterator(&fault(Origin::Call, code)), of_iterator, "{code}");
+        }
+        assert_eq!(records(&fault(Origin::Wire, "ExpiredIteratorException")), Remedy::Retry);
+        for code in ["SerializationException", "UnknownOperationException", "Status415"] {
+            assert!(is_unknown_encoding(&fault(Origin::Call, code)), "{code}");
+        }
+        assert!(!is_unknown_encoding(&fault(Origin::Call, "ExpiredIteratorException")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! - [`script`]: the service; [`bench`](mod@bench): a session that reads it.
 //! - `aggregates`: records that producers packed into one;
 //!   `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks;
-//!   `stalls`: what must not block other shards; `logs`: what an operator sees in metrics and in the log; `workers`:
+//!   `stalls`: what must not block other shards; `logs`: what an operator sees in metrics and in the log; `polling`: shards that are polled; `workers`:
 //!   several workers that share shards in one `table`; `connect_beside`: workers of Connect among them; `edges`: faults outside a
 //!   well-behaved world: recreated streams, panics, stores and hosts that fail for long.
 
@@ -15,6 +15,7 @@ mod costs;
 mod edges;
 mod faults;
 mod logs;
+mod polling;
 mod script;
 mod shards;
 mod stalls;

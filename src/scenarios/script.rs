@@ -12,7 +12,7 @@ use http_body::Frame;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::aws::{ConsumerDescription, ConsumerStatus, Service};
+use crate::aws::{ConsumerDescription, ConsumerStatus, Encoding, RecordsAnswer, Service};
 use crate::model::{ListedShard, ShardId, StartPosition, Stream};
 use crate::retry::{Fault, Origin};
 use crate::sync::{Mutex, lock};
@@ -40,7 +40,31 @@ pub(super) enum Piece {
     Hang,
 }
 
-/// A call for a subscription.
+/// The answer to a call of GetRecords.
+#[derive(Debug)]
+pub(super) enum Polled {
+    Refused(Fault),
+    /// No answer.
+    Silence,
+    /// A body, and whether its length is announced.
+    Body {
+        encoding: Encoding,
+        pieces: Vec<Piece>,
+        announces_len: bool,
+    },
+}
+
+/// A call of GetRecords.
+#[derive(Debug, Clone)]
+pub(super) struct PollCall {
+    pub(super) at: Instant,
+    pub(super) shard: ShardId,
+    pub(super) iterator: String,
+    pub(super) limit: u32,
+    pub(super) encoding: Encoding,
+}
+
+/// A call for a subscription, or for an iterator, which has no ARN.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) at: Instant,
@@ -78,6 +102,10 @@ struct Core {
     unregistered: bool,
     deregistered: usize,
     calls: Vec<Call>,
+    polled: HashMap<ShardId, VecDeque<Polled>>,
+    polls: Vec<PollCall>,
+    /// The faults of the next calls for iterators.
+    iterators: VecDeque<Fault>,
 }
 
 impl Script {
@@ -98,6 +126,9 @@ impl Script {
             unregistered: false,
             deregistered: 0,
             calls: Vec::new(),
+            polled: HashMap::new(),
+            polls: Vec::new(),
+            iterators: VecDeque::new(),
         };
         Self { core: Mutex::new(core), called: Notify::new() }
     }
@@ -105,6 +136,30 @@ impl Script {
     /// Sets the answers to the next subscriptions of a shard, in turn. After them a subscription stays open and silent.
     pub(super) fn answer(&self, shard: &str, answers: impl IntoIterator<Item = Answer>) {
         lock(&self.core).answers.entry(shard.into()).or_default().extend(answers);
+    }
+
+    /// Sets the answers to the next calls of GetRecords of a shard, in turn. After them nothing is new.
+    pub(super) fn poll(&self, shard: &str, answers: impl IntoIterator<Item = Polled>) {
+        lock(&self.core).polled.entry(shard.into()).or_default().extend(answers);
+    }
+
+    /// The next calls for iterators fail.
+    pub(super) fn refuse_iterators(&self, faults: impl IntoIterator<Item = Fault>) {
+        lock(&self.core).iterators.extend(faults);
+    }
+
+    /// The calls of GetRecords so far.
+    pub(super) fn polls(&self) -> Vec<PollCall> {
+        lock(&self.core).polls.clone()
+    }
+
+    pub(super) fn polls_of(&self, shard: &str) -> Vec<PollCall> {
+        self.polls().into_iter().filter(|call| call.shard == shard.into()).collect()
+    }
+
+    /// Waits until there were this many calls of GetRecords.
+    pub(super) async fn polled(&self, count: usize) {
+        self.until(|| self.polls().len() >= count).await;
     }
 
     /// Every subscription gets this answer, until `None`.
@@ -372,6 +427,84 @@ impl Service for Script {
             Answer::Body(pieces) => Ok(SdkBody::from_body_1_x(Body { pieces: pieces.into(), waiting: None })),
         }
     }
+
+    async fn shard_iterator(&self, _: &Stream, shard: &ShardId, start: &StartPosition) -> Result<String, Fault> {
+        let refused = {
+            let mut core = lock(&self.core);
+            let (at, arn) = (Instant::now(), String::new());
+            core.calls.push(Call { at, arn, shard: shard.clone(), start: start.clone() });
+            core.iterators.pop_front()
+        };
+        self.called.notify_waiters();
+        // An iterator names its shard, so that calls can be told apart.
+        refused.map_or_else(|| Ok(format!("{shard}/first")), Err)
+    }
+
+    async fn get_records(
+        &self,
+        _: &Stream,
+        iterator: &str,
+        limit: u32,
+        encoding: Encoding,
+    ) -> Result<RecordsAnswer, Fault> {
+        let (shard, _) = iterator.split_once('/').unwrap();
+        let shard = ShardId::from(shard);
+        let answer = {
+            let mut core = lock(&self.core);
+            let iterator = iterator.to_owned();
+            core.polls.push(PollCall { at: Instant::now(), shard: shard.clone(), iterator, limit, encoding });
+            core.polled.get_mut(&shard).and_then(VecDeque::pop_front)
+        };
+        self.called.notify_waiters();
+        match answer.unwrap_or_else(|| got([], 0)) {
+            Polled::Refused(fault) => Err(fault),
+            Polled::Silence => std::future::pending().await,
+            Polled::Body { encoding, pieces, announces_len } => {
+                let named = |bytes: Vec<u8>| {
+                    let text = String::from_utf8_lossy(&bytes).replace("\"next\"", &format!("\"{shard}/next\""));
+                    if encoding == Encoding::Json { text.into_bytes() } else { bytes }
+                };
+                let named = |piece| if let Piece::Bytes(bytes) = piece { Piece::Bytes(named(bytes)) } else { piece };
+                let pieces: VecDeque<Piece> = pieces.into_iter().map(named).collect();
+                let len = |piece: &Piece| if let Piece::Bytes(bytes) = piece { bytes.len() as u64 } else { 0 };
+                let len = announces_len.then(|| pieces.iter().map(len).sum());
+                let body = SdkBody::from_body_1_x(Body { pieces, waiting: None });
+                Ok(RecordsAnswer { body, encoding, len })
+            }
+        }
+    }
+}
+
+/// An answer of GetRecords in JSON with these records, `behind` milliseconds behind the tip.
+pub(super) fn got(records: impl IntoIterator<Item = u64>, behind: u64) -> Polled {
+    answer(records, behind, true, &[], 8)
+}
+
+/// An answer of GetRecords of one record of this many bytes.
+pub(super) fn got_large(number: u64, bytes: usize) -> Polled {
+    answer([number], 0, true, &[], bytes)
+}
+
+/// The answer of GetRecords that ends a shard.
+pub(super) fn got_end(records: impl IntoIterator<Item = u64>, children: &[(&str, &[&str])]) -> Polled {
+    answer(records, 0, false, children, 8)
+}
+
+/// An answer of GetRecords in JSON. Its iterator counts the answers.
+pub(super) fn answer(
+    records: impl IntoIterator<Item = u64>,
+    behind: u64,
+    has_next: bool,
+    children: &[(&str, &[&str])],
+    bytes: usize,
+) -> Polled {
+    let mut answer: serde_json::Value = serde_json::from_str(&event_json(records, None, children, bytes)).unwrap();
+    answer["MillisBehindLatest"] = behind.into();
+    if has_next {
+        answer["NextShardIterator"] = "next".into();
+    }
+    let pieces = vec![Piece::Bytes(answer.to_string().into_bytes())];
+    Polled::Body { encoding: Encoding::Json, pieces, announces_len: true }
 }
 
 struct Body {

@@ -23,7 +23,7 @@ use crate::aws::Service;
 use crate::aws::credentials::{self, Outside};
 use crate::aws::http::{self, ControlClient, SubscriptionClient};
 use crate::aws::sdk::Aws;
-use crate::config::{Config, Deaggregate, StreamEntry};
+use crate::config::{Config, Deaggregate, PollEncoding, StreamEntry};
 use crate::delivery::outbox::Outbox;
 use crate::lease::heartbeat::{self, Heartbeat};
 use crate::lease::validity::LeaseValidity;
@@ -31,10 +31,10 @@ use crate::lease::{DynamoDbStore, FileStore, LeaseStore, Presence, Table};
 use crate::model::{ShardId, Stream, WorkerId};
 use crate::pool::Pool;
 use crate::reading::ReaderFactory;
-use crate::reading::fan_out::FanOut;
 use crate::reading::fan_out::consumer::{Consumer, ConsumerSpec};
-use crate::reading::fan_out::subscription::StreamAccess;
+use crate::reading::fan_out::{FanOut, subscription};
 use crate::reading::listing::StreamListing;
+use crate::reading::polling::{self, Encodings, Polling};
 use crate::reading::threads::Threads;
 use crate::retry::{self, Control, Fault};
 use crate::session::completion::Completion;
@@ -139,7 +139,8 @@ struct Discovered {
 /// A stream that was found, with its consumer and shards.
 struct Found {
     stream: Stream,
-    consumer: Arc<Consumer>,
+    /// The consumer, if the stream is read by enhanced fan-out.
+    consumer: Option<Arc<Consumer>>,
     shards: Arc<StreamListing>,
     topology: Topology,
 }
@@ -211,16 +212,34 @@ impl Connecting<'_> {
             on_event: wiring::lease_events(&checkpointer, &rebalance_now, &fatal),
             wake_ups,
         });
+        let encodings = Arc::new(match config.polling.encoding {
+            PollEncoding::Auto => Encodings::new(true, true),
+            PollEncoding::Json => Encodings::new(false, false),
+            PollEncoding::Cbor => Encodings::new(true, false),
+        });
         let (mut factories, mut states) = (Vec::new(), Vec::new());
         for Found { stream, consumer, shards, topology } in found {
-            telemetry::connected(&stream, topology.len(), consumer.label());
-            let readers: Arc<dyn ReaderFactory> = Arc::new(FanOut::new(StreamAccess {
-                consumer,
-                shards: Arc::clone(&shards),
-                pool: pool.clone(),
-                health: Arc::clone(&health),
-                max_resubscribe_interval: fan_out.max_resubscribe_interval.into(),
-            }));
+            let label = consumer.as_ref().map(|consumer| consumer.label());
+            telemetry::connected(&stream, topology.len(), label);
+            let retry_ceiling = fan_out.max_resubscribe_interval.into();
+            let (pool, health, shards_of) = (pool.clone(), Arc::clone(&health), Arc::clone(&shards));
+            let readers: Arc<dyn ReaderFactory> = match consumer {
+                Some(consumer) => Arc::new(FanOut::new(subscription::StreamAccess {
+                    consumer,
+                    shards: shards_of,
+                    pool,
+                    health,
+                    max_resubscribe_interval: retry_ceiling,
+                })),
+                None => Arc::new(Polling::new(polling::StreamAccess {
+                    shards: shards_of,
+                    pool,
+                    health,
+                    encodings: Arc::clone(&encodings),
+                    period: config.poll_period.into(),
+                    retry_ceiling,
+                })),
+            };
             if fan_out.deregister_on_close {
                 factories.push((stream.clone(), Arc::clone(&readers)));
             }
@@ -325,10 +344,14 @@ impl Connecting<'_> {
             let shards = missing.iter().map(ShardId::as_str).collect::<Vec<_>>().join(", ");
             return Err(ConnectError::NoSuchShard { stream: stream.to_string(), shards });
         }
-        let spec = self.consumer_spec(stream).await?;
-        let activation = self.config.enhanced_fan_out.consumer_activation_timeout.into();
-        let consumer = Consumer::open(self.service(), stream.clone(), spec, activation, registering).await?;
-        Ok(Found { stream: stream.clone(), consumer: Arc::new(consumer), shards, topology })
+        let consumer = if self.config.enhanced_fan_out.enabled {
+            let spec = self.consumer_spec(stream).await?;
+            let activation = self.config.enhanced_fan_out.consumer_activation_timeout.into();
+            Some(Arc::new(Consumer::open(self.service(), stream.clone(), spec, activation, registering).await?))
+        } else {
+            None
+        };
+        Ok(Found { stream: stream.clone(), consumer, shards, topology })
     }
 
     /// Returns where a shard without a checkpoint starts.

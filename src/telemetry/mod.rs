@@ -104,8 +104,10 @@ metrics! {
         "The age of the oldest record of the shard that is not acknowledged, or not read. It grows while the shard can't be read.";
     SUBSCRIBED = "kinesis_input_subscriptions_total", Counter, Count, by_shard: true,
         "Subscriptions that were opened. About one in five minutes is healthy.";
+    POLLS = "kinesis_input_polls_total", Counter, Count, by_shard: true,
+        "Calls of GetRecords that were answered. At most five in a second are possible, over all that poll the shard.";
     FAULTS = "kinesis_input_faults_total", Counter, Count, by_shard: true,
-        "Subscriptions that failed to open or broke, by `code`. Their ordinary end after five minutes is not one.";
+        "Subscriptions that failed to open or broke, and polls that failed, by `code`. The ordinary end of a subscription after five minutes is not one.";
     CLOSED_FOR_BACKPRESSURE = "kinesis_input_closed_for_backpressure_total", Counter, Count, by_shard: true,
         "Subscriptions that were closed because nothing could be delivered for 30 s: the output is slow.";
     EXPIRED = "kinesis_input_expired_checkpoints_total", Counter, Count, by_shard: true,
@@ -367,6 +369,7 @@ pub(crate) struct ShardMeter {
     acked: Counter,
     nacked: Counter,
     subscribed: Counter,
+    polled: Counter,
     /// Whether an aggregate that contradicts itself has been logged, and user records that were dropped.
     logged_malformed: AtomicBool,
     logged_out_of_range: AtomicBool,
@@ -401,6 +404,7 @@ impl ShardMeter {
             acked: of(ACKED),
             nacked: of(NACKED),
             subscribed: of(SUBSCRIBED),
+            polled: of(POLLS),
             logged_malformed: AtomicBool::new(false),
             logged_out_of_range: AtomicBool::new(false),
             logged_nacked: RateLimited::new(),
@@ -495,14 +499,19 @@ impl ShardMeter {
         tracing::debug!(%stream, %shard, "subscribed");
     }
 
-    /// Counts a subscription that failed or broke; `wait` is the time until the next retry.
+    /// Counts a call of GetRecords that was answered.
+    pub(crate) fn polled(&self) {
+        self.polled.increment(1);
+    }
+
+    /// Counts a subscription or a poll that failed; `wait` is the time until the next retry.
     pub(crate) fn fault(&self, fault: &Fault, tries: u32, wait: Duration) {
         let ShardNames { stream, shard } = &*self.names;
         let mut labels = shard_labels(&self.names);
         labels.push(metrics::Label::new("code", fault.code.clone()));
         counter!(FAULTS, labels).increment(1);
         // One broken connection is normal. The health reports a shard that does not recover.
-        tracing::debug!(%stream, %shard, %fault, tries, ?wait, "subscription lost; subscribing again");
+        tracing::debug!(%stream, %shard, %fault, tries, ?wait, "could not read the shard; trying again");
     }
 
     pub(crate) fn closed_for_backpressure(&self) {
@@ -513,7 +522,7 @@ impl ShardMeter {
 
     pub(crate) fn unread_shard_end(&self, why: &str) {
         let ShardNames { stream, shard } = &*self.names;
-        tracing::debug!(%stream, %shard, why, "not an end of the shard; subscribing again");
+        tracing::debug!(%stream, %shard, why, "not an end of the shard; reading on");
     }
 
     pub(crate) fn expired(&self, from: &str) {
@@ -563,8 +572,14 @@ pub(crate) fn stalled(pool: &Pool, stream: &Stream, shard: &ShardId, shards: usi
     );
 }
 
-pub(crate) fn connected(stream: &Stream, shards: usize, consumer: &str) {
-    tracing::info!(%stream, shards, consumer, "reading the stream");
+/// Logs that a stream is read from now on, with a consumer or, without one, by polling.
+pub(crate) fn connected(stream: &Stream, shards: usize, consumer: Option<&str>) {
+    let by = if consumer.is_some() { "enhanced fan-out" } else { "polling" };
+    tracing::info!(%stream, shards, by, consumer, "reading the stream");
+}
+
+pub(crate) fn no_cbor(stream: &Stream) {
+    tracing::info!(%stream, "the endpoint does not answer in CBOR; polling in JSON from now on");
 }
 
 /// Logs how an input was closed.

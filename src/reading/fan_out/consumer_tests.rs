@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use super::consumer::{Consumer, ConsumerError, ConsumerSpec};
-use crate::aws::{ConsumerDescription, ConsumerStatus, Service};
+use crate::aws::{ConsumerDescription, ConsumerStatus, Encoding, RecordsAnswer, Service};
 use crate::model::{ListedShard, ShardId, StartPosition, Stream};
 use crate::retry::{Fault, Origin};
 use crate::sync::{Mutex, lock};
@@ -96,6 +96,14 @@ impl Service for Registry {
 
     async fn subscribe(&self, _: &str, _: &ShardId, _: &StartPosition) -> Result<SdkBody, Fault> {
         Err(fault("UnknownOperationException"))
+    }
+
+    async fn shard_iterator(&self, _: &Stream, _: &ShardId, _: &StartPosition) -> Result<String, Fault> {
+        unreachable!("no shard is read")
+    }
+
+    async fn get_records(&self, _: &Stream, _: &str, _: u32, _: Encoding) -> Result<RecordsAnswer, Fault> {
+        unreachable!("no shard is read")
     }
 }
 

@@ -8,18 +8,13 @@
 //! general path takes anything that JSON allows, one token after the other, and can stop anywhere; the fast path
 //! leaves everything else to it.
 
+use super::assembly::{Assembly, Event};
 use super::base64::{NOT_BASE64, Quads};
 use super::fast_path;
 use super::json::{self, Cursor, Look, Stop};
+use super::pieces::{self, Resume};
 use super::skipping::Skipping;
-use crate::model::{ChildShard, SequenceNumber, ShardId};
-use crate::records::{Filling, Rows};
-
-/// The most shards, children and parents, that an event may name. A shard ends with one or two children; the memory
-/// that is kept for them isn't counted by the pool.
-const MAX_SHARDS: usize = 1000;
-/// The longest field, except for data and unknown text, that may be cut in two.
-const MAX_CUT: usize = 64 << 10;
+use crate::model::{SequenceNumber, ShardId};
 
 /// The reason why an event can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,19 +24,6 @@ pub struct EventError {
     pub at: usize,
     /// The error at that offset.
     pub what: &'static str,
-}
-
-/// A `SubscribeToShardEvent`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Event {
-    /// The records, oldest first.
-    pub rows: Rows,
-    /// The position to continue at after this event. `None` when it is absent, null or empty.
-    pub continuation: Option<SequenceNumber>,
-    /// How far the reader is behind the tip of the shard.
-    pub millis_behind: Option<i64>,
-    /// The children of this shard, when it ends.
-    pub children: Vec<ChildShard>,
 }
 
 impl Event {
@@ -68,22 +50,8 @@ pub struct EventReader {
     passed: usize,
     /// The number of bytes of the payload.
     len: usize,
-    filling: Filling,
-    record: Fields,
     quads: Quads,
-    event: Event,
-    child: Option<ShardId>,
-    parents: Vec<ShardId>,
-    /// The number of shards that were named so far.
-    shards: usize,
-}
-
-/// The fields of a record that were read, except its data.
-#[derive(Debug, Default)]
-struct Fields {
-    sequence: Vec<u8>,
-    key: Option<Vec<u8>>,
-    arrival_millis: Option<i64>,
+    assembly: Assembly,
 }
 
 /// The position of the reader within the event.
@@ -129,9 +97,7 @@ impl EventReader {
         self.cut.clear();
         self.passed = 0;
         self.len = len;
-        self.filling.clear();
-        self.event = Event::default();
-        self.shards = 0;
+        self.assembly.clear();
     }
 
     /// Takes the next piece of the payload.
@@ -140,36 +106,9 @@ impl EventReader {
     ///
     /// An error is returned when the event can't be read. The rest of the event can't be read then either.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), EventError> {
-        self.filling.expect(self.len.saturating_sub(self.passed));
-        let mut piece = piece;
-        let mut more = 64;
-        while !self.cut.is_empty() {
-            if piece.is_empty() {
-                return Ok(());
-            }
-            // Only the bytes that end the token are copied; the rest is read in place.
-            let before = self.cut.len();
-            let (some, _) = piece.split_at(piece.len().min(more));
-            let mut joined = std::mem::take(&mut self.cut);
-            joined.extend_from_slice(some);
-            let used = self.run(&joined)?;
-            if used >= before {
-                piece = &piece[used - before..];
-                joined.clear();
-            } else {
-                joined.drain(..used);
-                piece = &piece[some.len()..];
-                more *= 2;
-            }
-            let too_long = joined.len() > MAX_CUT;
-            self.cut = joined;
-            if too_long {
-                return Err(self.error("a field beyond all limits"));
-            }
-        }
-        let used = self.run(piece)?;
-        self.cut.extend_from_slice(&piece[used..]);
-        Ok(())
+        // Data takes three quarters of its base64.
+        self.assembly.filling.expect(self.len.saturating_sub(self.passed) / 4 * 3 + 3);
+        pieces::feed(self, piece)
     }
 
     /// Ends the event: no more pieces follow.
@@ -181,15 +120,19 @@ impl EventReader {
         if self.state != State::End || !self.cut.is_empty() {
             return Err(self.error("the text ends within the event"));
         }
-        let rows = self.filling.finish().map_err(|what| self.error(what))?;
-        Ok(Event { rows, ..std::mem::take(&mut self.event) })
+        self.assembly.finish().map_err(|what| self.error(what))
+    }
+}
+
+impl Resume for EventReader {
+    fn cut(&mut self) -> &mut Vec<u8> {
+        &mut self.cut
     }
 
     fn error(&self, what: &'static str) -> EventError {
         EventError { at: self.passed, what }
     }
 
-    /// Reads as much of a text as possible and returns how much that was.
     fn run(&mut self, text: &[u8]) -> Result<usize, EventError> {
         let mut cursor = Cursor::new(text);
         loop {
@@ -216,7 +159,9 @@ impl EventReader {
             }
         }
     }
+}
 
+impl EventReader {
     /// Takes one step: a field with its short value, or the opening or end of an object or array.
     fn step(&mut self, text: &mut Cursor<'_>) -> Look<()> {
         match self.state {
@@ -283,7 +228,9 @@ impl EventReader {
         text.expect(b':', "expected a colon")?;
         let known = |names: &[&'static str]| names.iter().copied().find(|known| name.is(known));
         let names: &[&str] = match object {
-            Object::Event => &["Records", "ContinuationSequenceNumber", "MillisBehindLatest", "ChildShards"],
+            Object::Event => {
+                &["Records", "ContinuationSequenceNumber", "MillisBehindLatest", "ChildShards", "NextShardIterator"]
+            }
             Object::Record => &["Data", "SequenceNumber", "PartitionKey", "ApproximateArrivalTimestamp"],
             Object::Child => &["ShardId", "ParentShards"],
         };
@@ -296,31 +243,32 @@ impl EventReader {
                 if !null {
                     text.expect(b'"', "expected a string")?;
                 }
-                self.filling.forget_data();
+                self.assembly.filling.forget_data();
                 self.quads = Quads::default();
                 if null { State::Next(object) } else { State::Data }
             }
             "SequenceNumber" => {
                 let number = text.optional_string()?;
-                self.record.sequence.clear();
+                self.assembly.record.sequence.clear();
                 if let Some(raw) = number {
-                    self.record.sequence.extend_from_slice(&raw.unescape()?);
+                    self.assembly.record.sequence.extend_from_slice(&raw.unescape()?);
                 }
                 State::Next(object)
             }
             "PartitionKey" => {
-                self.record.key = match text.optional_string()? {
+                self.assembly.record.key = match text.optional_string()? {
                     Some(raw) => Some(raw.unescape()?.into_owned()),
                     None => None,
                 };
                 State::Next(object)
             }
             "ApproximateArrivalTimestamp" => {
-                self.record.arrival_millis = if text.null()? { None } else { Some(json::millis(text.number()?)?) };
+                self.assembly.record.arrival_millis =
+                    if text.null()? { None } else { Some(json::millis(text.number()?)?) };
                 State::Next(object)
             }
             "ContinuationSequenceNumber" => {
-                self.event.continuation = match text.optional_string()? {
+                self.assembly.event.continuation = match text.optional_string()? {
                     // Some clients write an empty string for an absent one.
                     Some(raw) => {
                         Some(raw.text()?).filter(|text| !text.is_empty()).map(|text| sequence(&text)).transpose()?
@@ -329,12 +277,20 @@ impl EventReader {
                 };
                 State::Next(object)
             }
+            "NextShardIterator" => {
+                self.assembly.event.next_iterator = match text.optional_string()? {
+                    Some(raw) => Some(raw.text()?.into_owned()).filter(|iterator| !iterator.is_empty()),
+                    None => None,
+                };
+                State::Next(object)
+            }
             "MillisBehindLatest" => {
-                self.event.millis_behind = if text.null()? { None } else { Some(json::integer(text.number()?)?) };
+                self.assembly.event.millis_behind =
+                    if text.null()? { None } else { Some(json::integer(text.number()?)?) };
                 State::Next(object)
             }
             "ShardId" => {
-                self.child = match text.optional_string()? {
+                self.assembly.child = match text.optional_string()? {
                     Some(raw) => Some(ShardId::from(&*raw.text()?)),
                     None => None,
                 };
@@ -353,9 +309,9 @@ impl EventReader {
             text.expect(b'[', "expected an array")?;
         }
         match array {
-            Array::Records => self.filling.clear(),
-            Array::Children => self.event.children.clear(),
-            Array::Parents => self.parents.clear(),
+            Array::Records => self.assembly.filling.clear(),
+            Array::Children => self.assembly.event.children.clear(),
+            Array::Parents => self.assembly.parents.clear(),
         }
         self.state = if null { State::Next(array.holder()) } else { State::OpenArray(array) };
         Ok(())
@@ -364,39 +320,27 @@ impl EventReader {
     fn element(&mut self, array: Array, text: &mut Cursor<'_>) -> Look<()> {
         match array {
             Array::Records => {
-                if let Some(len) = fast_path::record(text.rest(), &mut self.filling) {
+                if let Some(len) = fast_path::record(text.rest(), &mut self.assembly.filling) {
                     text.at += len;
                     self.state = State::NextArray(array);
                     return Ok(());
                 }
                 text.expect(b'{', "a record that is no object")?;
-                self.filling.begin().map_err(Stop::Bad)?;
-                self.record.sequence.clear();
-                self.record.key = None;
-                self.record.arrival_millis = None;
+                self.assembly.begin_record().map_err(Stop::Bad)?;
                 self.state = State::Open(Object::Record);
             }
             Array::Children => {
-                self.name_shard()?;
                 text.expect(b'{', "a child shard that is no object")?;
-                self.child = None;
-                self.parents.clear();
+                self.assembly.begin_child().map_err(Stop::Bad)?;
                 self.state = State::Open(Object::Child);
             }
             Array::Parents => {
                 let parent = ShardId::from(&*text.string()?.text()?);
-                self.name_shard()?;
-                self.parents.push(parent);
+                self.assembly.add_parent(parent).map_err(Stop::Bad)?;
                 self.state = State::NextArray(array);
             }
         }
         Ok(())
-    }
-
-    /// Counts one more named shard.
-    fn name_shard(&mut self) -> Look<()> {
-        self.shards += 1;
-        if self.shards > MAX_SHARDS { Err(Stop::Bad("more child shards than a shard can have")) } else { Ok(()) }
     }
 
     /// Completes an object.
@@ -404,16 +348,11 @@ impl EventReader {
         match object {
             Object::Event => self.state = State::End,
             Object::Record => {
-                let Fields { sequence, key, arrival_millis } = &self.record;
-                if sequence.is_empty() {
-                    return Err(Stop::Bad("a record without a sequence number"));
-                }
-                self.filling.end(sequence, key.as_deref(), *arrival_millis).map_err(Stop::Bad)?;
+                self.assembly.end_record().map_err(Stop::Bad)?;
                 self.state = State::NextArray(Array::Records);
             }
             Object::Child => {
-                let id = self.child.take().ok_or(Stop::Bad("a child shard without an id"))?;
-                self.event.children.push(ChildShard { id, parents: std::mem::take(&mut self.parents) });
+                self.assembly.end_child().map_err(Stop::Bad)?;
                 self.state = State::NextArray(Array::Children);
             }
         }
@@ -426,7 +365,7 @@ impl EventReader {
             let rest = text.rest();
             let len = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
             let (run, after) = rest.split_at(len);
-            self.quads.decode(run, &mut self.filling)?;
+            self.quads.decode(run, &mut self.assembly.filling)?;
             text.at += len;
             match after {
                 [] => return Err(Stop::More),
@@ -439,7 +378,7 @@ impl EventReader {
                 _ => {
                     let (character, len) = json::escape(after)?;
                     let byte = u8::try_from(character).map_err(|_| NOT_BASE64)?;
-                    self.quads.decode(&[byte], &mut self.filling)?;
+                    self.quads.decode(&[byte], &mut self.assembly.filling)?;
                     text.at += len;
                 }
             }

@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
+use super::super::pieces::MAX_CUT;
 use super::*;
+use crate::model::ChildShard;
 use crate::records::bytes_needed;
 
 const EVENT: &str = r#" { "MillisBehindLatest" : 1e3, "Unknown": [{"a": [1, "]", null, true]}, -2.5e-3],

@@ -6,7 +6,7 @@
 //! └────────────┴──────────────┴─────────────┴─────────┴─────────┴─────────────┘
 //! ```
 
-use super::event::Event;
+use super::assembly::Event;
 
 /// Bytes of a prelude: enough to know the length of the frame, and whether to trust it.
 pub const PRELUDE_LEN: usize = 12;

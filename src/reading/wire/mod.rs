@@ -5,12 +5,17 @@
 //! encoding other operations use. GetRecords answers with one object of the same form, in JSON or in CBOR, where data
 //! is a string of bytes.
 
+mod assembly;
 mod base64;
+pub mod cbor;
 pub mod event;
 mod fast_path;
 pub mod frame;
 mod json;
+mod pieces;
 mod skipping;
 
-pub use event::{Event, EventError, EventReader};
+pub use assembly::Event;
+pub use cbor::CborReader;
+pub use event::{EventError, EventReader};
 pub use frame::{Checksum, Frame, FrameError, Kind, Prelude};

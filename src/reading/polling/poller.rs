@@ -1,0 +1,381 @@
+//! How is one shard read by GetRecords, for years?
+//!
+//! An iterator stands for a position, and each answer brings the next one. The position itself is the last record that
+//! was read: every iterator that is lost, refused or too old is replaced by one from there.
+//!
+//! ```text
+//!        ┌────────────────────────── fault: wait as `retry` says ◀─────────────────┐
+//!        ▼                                                                          │
+//!   wait (pace) ──▶ iterator ──▶ reserve(bytes) ──▶ GetRecords ──▶ answer ──▶ handed out ──▶ (wait)
+//!                                     ▲                │               │
+//!                                     └── did not fit ─┘               └─▶ end of shard
+//! ```
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_smithy_types::body::SdkBody;
+use http_body::Body;
+use pipeline_plugin_api::causes;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::StreamAccess;
+use super::pace::{Answered, Pace, Portion};
+use crate::aws::{Encoding, RecordsAnswer};
+use crate::model::{ChildShard, SequenceNumber, StartPosition};
+use crate::pool::{Permit, Pool};
+use crate::reading::cursor::ShardCursor;
+use crate::reading::wire::{CborReader, Event, EventReader};
+use crate::reading::{ReadError, STALL_TIMEOUT, ShardReader, ShardToRead, Step, held_bytes};
+use crate::records::{bytes_needed, resident};
+use crate::retry::{self, Fault, Remedy};
+use crate::telemetry;
+
+/// How long the service may take to answer a call, and then again for each piece of the answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// The service refuses iterators that are older than five minutes.
+const ITERATOR_AGES: Duration = Duration::from_mins(4);
+/// Some local servers never say that a closed shard has ended. They are believed to mean it after this long without
+/// records, at the tip, in a shard that the listing shows as closed.
+const IDLE_AND_CLOSED: Duration = Duration::from_mins(5);
+/// How often an idle reader looks whether its shard is closed.
+const LOOKS_EVERY: Duration = Duration::from_mins(1);
+
+/// The reader of one shard.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    shared: StreamAccess,
+    cursor: ShardCursor,
+    pace: Pace,
+    portion: Portion,
+    iterator: Option<Iterator>,
+    answers: AnswerReader,
+    /// The children from the last answer, which announced the shard end; its records are returned first.
+    ended: Option<Vec<ChildShard>>,
+    /// Since when every answer was empty and nothing was left.
+    idle: Option<Idle>,
+}
+
+/// A position at the service.
+#[derive(Debug)]
+struct Iterator {
+    text: String,
+    made_at: Instant,
+}
+
+/// A reader that finds nothing.
+#[derive(Debug)]
+struct Idle {
+    since: Instant,
+    looked_at: Instant,
+    /// The children of the shard, once a listing shows it as closed.
+    closed: Option<Vec<ChildShard>>,
+}
+
+/// The step of a poll that failed.
+#[derive(Debug)]
+enum Failure {
+    /// The iterator could not be had.
+    Iterator(Fault),
+    /// The records could not be had.
+    Records(Fault),
+    /// The answer takes more space than was reserved. Its length is known if the answer says so.
+    TooLong(Option<u64>),
+}
+
+impl Poller {
+    /// Creates a reader that begins at `start` and makes no call before `begin`.
+    pub(crate) fn new(shared: StreamAccess, shard: ShardToRead, start: StartPosition, begin: Instant) -> Self {
+        let (listing, health) = (Arc::clone(&shared.shards), Arc::clone(&shared.health));
+        let cursor = ShardCursor::new(shard, listing, health, start, shared.retry_ceiling);
+        Self {
+            pace: Pace::new(shared.period, begin),
+            portion: Portion::new(most_bytes(&shared.pool)),
+            shared,
+            cursor,
+            iterator: None,
+            answers: AnswerReader::default(),
+            ended: None,
+            idle: None,
+        }
+    }
+
+    /// Makes one call, and reads its answer. What it brought is in the pool.
+    async fn poll(&mut self) -> Result<(Event, Permit), Failure> {
+        self.ensure_iterator().await.map_err(Failure::Iterator)?;
+        let reserved = self.reserve().await;
+        // The wait for space may have been long.
+        let iterator = self.ensure_iterator().await.map_err(Failure::Iterator)?;
+        let encoding = self.shared.encodings.next();
+        let shard = &self.cursor.shard;
+        let call = shard.service.get_records(&shard.names.stream, &iterator, self.portion.limit(), encoding);
+        let answer = match timeout(ANSWER_WITHIN, call).await {
+            Ok(answer) => answer.map_err(Failure::Records)?,
+            Err(_) => return Err(Failure::Records(Fault::wire("Timeout", "the call was not answered"))),
+        };
+        if encoding == Encoding::Cbor && answer.encoding == Encoding::Json {
+            self.fall_back();
+        }
+        let at = Instant::now();
+        let len = answer.len;
+        let read = self.answers.read(answer, self.portion.bytes()).await.map_err(Failure::Records)?;
+        let Some((mut event, bytes)) = read else {
+            // The service counts what it sent. Data is three quarters of its base64.
+            self.pace.answered(Answered { at, bytes: len.unwrap_or_default() / 4 * 3, is_at_tip: false });
+            return Err(Failure::TooLong(len));
+        };
+        let is_behind = event.millis_behind.is_some_and(|millis| millis > 0);
+        let data = event.rows.iter().map(|record| record.data_ref().len() as u64).sum();
+        self.pace.answered(Answered { at, bytes: data, is_at_tip: event.rows.is_empty() && !is_behind });
+        self.portion.answered(bytes, event.rows.len(), is_behind);
+        self.iterator = event.next_iterator.take().map(|text| Iterator { text, made_at: at });
+        self.cursor.shard.deaggregate(&mut event.rows);
+        let mut permit = reserved;
+        permit.shrink_to(held_bytes(&event.rows));
+        Ok((event, permit))
+    }
+
+    /// Returns an iterator that is not too old.
+    async fn ensure_iterator(&mut self) -> Result<String, Fault> {
+        if let Some(iterator) = self.iterator.take_if(|iterator| iterator.made_at.elapsed() >= ITERATOR_AGES) {
+            // The next one begins behind the last record that was read, which is not the last that was acknowledged.
+            drop(iterator);
+        }
+        if let Some(iterator) = &self.iterator {
+            return Ok(iterator.text.clone());
+        }
+        let shard = &self.cursor.shard;
+        let made_at = Instant::now();
+        let call = shard.service.shard_iterator(&shard.names.stream, &shard.names.shard, &self.cursor.start);
+        let text = timeout(ANSWER_WITHIN, call)
+            .await
+            .map_err(|_| Fault::wire("Timeout", "the call for an iterator was not answered"))??;
+        self.iterator = Some(Iterator { text: text.clone(), made_at });
+        Ok(text)
+    }
+
+    /// Reserves the space for an answer.
+    async fn reserve(&self) -> Permit {
+        let mut granted = self.shared.pool.reserve(space_for(self.portion.bytes()));
+        if let Ok(permit) = timeout(STALL_TIMEOUT, &mut granted).await {
+            return permit;
+        }
+        let _waiting = self.shared.health.waits_for_space(self.cursor.names());
+        granted.await
+    }
+
+    fn fall_back(&self) -> bool {
+        let falls_back = self.shared.encodings.fall_back();
+        if falls_back {
+            telemetry::no_cbor(&self.cursor.names().stream);
+        }
+        falls_back
+    }
+
+    /// Takes the records, the position and the children from an answer.
+    async fn take(&mut self, event: Event, permit: Permit) -> Option<Step> {
+        let Event { rows, millis_behind, children, .. } = event;
+        if let Some(millis) = millis_behind {
+            self.cursor.shard.meter.behind(millis);
+        }
+        self.cursor.shard.meter.polled();
+        let complete = !children.is_empty() && children.iter().all(|child| !child.parents.is_empty());
+        let is_empty = rows.is_empty();
+        let step = match rows.last().map(|last| SequenceNumber::read(last.sequence())) {
+            Some(place) => self.cursor.advance(rows, place, permit),
+            None => {
+                self.cursor.is_read();
+                None
+            }
+        };
+        match (&self.iterator, complete) {
+            (None, true) => self.ended = Some(children),
+            (Some(_), false) if children.is_empty() => {}
+            _ => {
+                // It is asked again, from behind the last record.
+                self.cursor.shard.meter.unread_shard_end("iterator and children contradict each other");
+                self.iterator = None;
+                let delay = self.cursor.next_delay();
+                self.pace.wait_until(Instant::now() + delay);
+            }
+        }
+        if is_empty && millis_behind.unwrap_or_default() <= 0 {
+            self.is_idle().await;
+        } else {
+            self.idle = None;
+        }
+        step
+    }
+
+    /// Notes that there was nothing, and looks now and then whether the shard is closed.
+    async fn is_idle(&mut self) {
+        let now = Instant::now();
+        let idle = self.idle.get_or_insert(Idle { since: now, looked_at: now, closed: None });
+        // Without an iterator nothing more will come; with one, something may.
+        let patience = if self.iterator.is_some() { IDLE_AND_CLOSED } else { Duration::ZERO };
+        if now.duration_since(idle.since) < patience || self.ended.is_some() {
+            return;
+        }
+        match idle.closed.take() {
+            // This answer was asked for after the listing showed that no more records are written.
+            Some(children) => self.ended = Some(children),
+            None if self.iterator.is_none() || now.duration_since(idle.looked_at) >= LOOKS_EVERY => {
+                idle.looked_at = now;
+                idle.closed = self.shared.shards.closed(&self.cursor.shard.names.shard).await;
+            }
+            None => {}
+        }
+    }
+
+    /// Decides how to handle a failure, and how long to wait first.
+    async fn handle(&mut self, failure: Failure) -> Result<Option<Step>, ReadError> {
+        let (fault, remedy) = match failure {
+            Failure::TooLong(len) => {
+                self.portion.did_not_fit(len);
+                return Ok(None);
+            }
+            Failure::Records(fault) if retry::is_unknown_encoding(&fault) && self.fall_back() => return Ok(None),
+            Failure::Records(fault) => {
+                let remedy = retry::records(&fault);
+                (fault, remedy)
+            }
+            Failure::Iterator(fault) => {
+                let remedy = retry::iterator(&fault);
+                (fault, remedy)
+            }
+        };
+        let now = Instant::now();
+        self.idle = None;
+        self.shared.health.read_failed(self.cursor.names(), &fault);
+        let mut delay = None;
+        match remedy {
+            Remedy::Retry | Remedy::RetryAfterTakeover => {}
+            Remedy::RenewIterator => self.iterator = None,
+            Remedy::SlowDown => delay = Some(self.pace.throttled(now, fastrand::f64())),
+            Remedy::RetrySlowly => {
+                self.shared.health.unreadable(self.cursor.names(), &fault);
+                delay = Some(self.cursor.slow_delay());
+            }
+            Remedy::LookAgain => {
+                self.iterator = None;
+                let search = match self.cursor.search_stream(now).await? {
+                    Some(search) => search,
+                    None => self.cursor.search_shard(now).await,
+                };
+                match self.cursor.searched(search) {
+                    Ok(wait) => delay = wait,
+                    Err(end) => return Ok(Some(end)),
+                }
+            }
+            Remedy::StartExpired => delay = self.cursor.start_expired(&fault, now).await,
+            Remedy::Fatal => return Err(self.cursor.fatal(&fault)),
+        }
+        let delay = delay.unwrap_or_else(|| self.cursor.next_delay());
+        self.cursor.failed(&fault, delay);
+        self.pace.wait_until(Instant::now() + delay);
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl ShardReader for Poller {
+    async fn next(&mut self) -> Result<Step, ReadError> {
+        loop {
+            if let Some(children) = self.ended.take() {
+                return Ok(Step::End(children));
+            }
+            sleep_until(self.pace.next()).await;
+            let step = match self.poll().await {
+                Ok((event, permit)) => self.take(event, permit).await,
+                Err(failure) => self.handle(failure).await?,
+            };
+            if let Some(step) = step {
+                return Ok(step);
+            }
+        }
+    }
+
+    fn start_at(&mut self, start: StartPosition) {
+        self.cursor.start = start;
+    }
+
+    /// Nothing is open between two calls.
+    fn pause(&mut self) {}
+}
+
+/// The space that an answer of this length may need at once.
+fn space_for(len: usize) -> u64 {
+    resident(bytes_needed(len))
+}
+
+/// The most bytes of an ordinary answer: so many that several fit into the pool.
+fn most_bytes(pool: &Pool) -> usize {
+    let part = pool.bytes().capacity / 4;
+    let mut most = 16 << 20;
+    while most > 1024 && space_for(most) > part {
+        most /= 2;
+    }
+    most
+}
+
+/// Reads the bodies of answers.
+#[derive(Debug, Default)]
+struct AnswerReader {
+    json: EventReader,
+    cbor: CborReader,
+}
+
+impl AnswerReader {
+    /// Reads an answer, and returns it with its length. The result is `None` if it is longer than `most` bytes.
+    async fn read(&mut self, answer: RecordsAnswer, most: usize) -> Result<Option<(Event, usize)>, Fault> {
+        let RecordsAnswer { mut body, encoding, len } = answer;
+        let len = match len.map(usize::try_from) {
+            Some(Ok(len)) if len <= most => len,
+            Some(_) => return Ok(None),
+            None => most,
+        };
+        match encoding {
+            Encoding::Json => self.json.begin(len),
+            Encoding::Cbor => self.cbor.begin(len),
+        }
+        let mut read = 0;
+        while let Some(piece) = next_piece(&mut body).await? {
+            read += piece.len();
+            if read > most {
+                return Ok(None);
+            }
+            match encoding {
+                Encoding::Json => self.json.feed(&piece),
+                Encoding::Cbor => self.cbor.feed(&piece),
+            }
+            .map_err(|error| Fault::wire("BadAnswer", error))?;
+        }
+        let event = match encoding {
+            Encoding::Json => self.json.finish(),
+            Encoding::Cbor => self.cbor.finish(),
+        };
+        Ok(Some((event.map_err(|error| Fault::wire("BadAnswer", error))?, read)))
+    }
+}
+
+/// Waits for the next piece of a body; `None` at its end.
+async fn next_piece(body: &mut SdkBody) -> Result<Option<bytes::Bytes>, Fault> {
+    loop {
+        let next = timeout(ANSWER_WITHIN, poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx))).await;
+        match next {
+            Err(_) => return Err(Fault::wire("Timeout", "the rest of the answer did not come")),
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(error))) => return Err(Fault::wire("Connection", causes(&*error))),
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data()
+                    && !data.is_empty()
+                {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
