@@ -1,12 +1,13 @@
 //! Reads a Kinesis stream from end to end, with nothing but this machine.
 //!
 //! This program starts a local Kinesis, creates a stream, puts records at full speed, splits a shard and merges two on
-//! the way, reads everything by enhanced fan-out as `kinesis-input run` does, and checks every record.
+//! the way, reads everything by enhanced fan-out or by polling as `kinesis-input run` does, and checks every record.
 //!
 //! ```sh
 //! cargo run --release --example quickstart
 //! cargo run --release --example quickstart -- --records 200000 --kill
 //! cargo run --release --example quickstart -- --kpl --kill
+//! cargo run --release --example quickstart -- --poll
 //! ```
 //!
 //! - `local`: the local Kinesis; `writer`: puts and reshards; `reader`: the pipeline; `check`: what arrived.
@@ -62,6 +63,9 @@ struct Arguments {
     /// Pack records into aggregates, as the Kinesis Producer Library does.
     #[arg(long)]
     kpl: bool,
+    /// Poll the shards instead of reading them by enhanced fan-out.
+    #[arg(long)]
+    poll: bool,
     /// Stop gracefully half-way, and continue from the checkpoint file.
     #[arg(long, conflicts_with = "kill")]
     restart: bool,
@@ -234,11 +238,12 @@ fn yaml(arguments: &Arguments, endpoint: &str, folder: &Path, output: &Path) -> 
     checkpoint_file: {:?}
     commit_period: 100ms
     enhanced_fan_out:
-      enabled: true
+      enabled: {}
       max_pending_records: {}
 output: {output}
 ",
         folder.join("checkpoints").display().to_string(),
+        !arguments.poll,
         arguments.max_pending_records,
     )
 }

@@ -12,8 +12,8 @@ use crate::body::Body;
 use crate::cbor;
 use crate::clock::Clock;
 use crate::dynamodb::Times;
-use crate::faults::{CallFault, Link, NoAnswer, PANIC};
-use crate::kinesis::{Reply, ServiceError};
+use crate::faults::{AnswerFault, CallFault, Link, NoAnswer, PANIC};
+use crate::kinesis::{CborSupport, Reply, ServiceError, shard_id};
 use crate::simulator::{Call, Simulator};
 use crate::sts;
 use crate::time::Time;
@@ -114,8 +114,17 @@ impl Simulator {
         clock: &Clock,
         answered: bool,
     ) -> Response<Body> {
-        let asked = encoding.read(body);
         let now = clock.now();
+        let support = self.kinesis(|kinesis| kinesis.settings().cbor);
+        if encoding == Encoding::Cbor
+            && let Some((status, code)) = refusal(support)
+        {
+            self.log_call(now, link, operation, "in CBOR", code);
+            let body = serde_json::json!({ "__type": code });
+            return Encoding::Json.answer(status, &body);
+        }
+        let asked = encoding.read(body);
+        let encoding = if support == CborSupport::AnswersInJson { Encoding::Json } else { encoding };
         let reply = asked
             .as_ref()
             .map_err(Clone::clone)
@@ -133,6 +142,10 @@ impl Simulator {
             self.log_call(now, link, operation, &asked.unwrap_or_default().to_string(), &answer_text);
         }
         let mut answer = match reply {
+            Ok(Reply::Json(answer)) if operation == "GetRecords" => {
+                let asked = encoding.read(body).unwrap_or_default();
+                records_answer(encoding, &asked, answer, link)
+            }
             Ok(Reply::Json(answer)) => encoding.answer(200, &answer),
             Ok(Reply::Subscription(id)) => {
                 let body = Body::subscription(self.clone(), id, link.clone(), clock.clone());
@@ -155,6 +168,50 @@ impl Simulator {
         self.log_call(clock.now(), link, operation, "", &how.to_string());
         Err(how)
     }
+}
+
+/// How a service that does not know CBOR refuses a call in it.
+fn refusal(support: CborSupport) -> Option<(u16, &'static str)> {
+    match support {
+        CborSupport::Full | CborSupport::AnswersInJson => None,
+        CborSupport::SerializationException => Some((400, "SerializationException")),
+        CborSupport::UnknownOperationException => Some((400, "UnknownOperationException")),
+        CborSupport::UnsupportedMediaType => Some((415, "")),
+    }
+}
+
+/// The answer of GetRecords, altered by a fault.
+fn records_answer(encoding: Encoding, asked: &Value, mut answer: Value, link: &Link) -> Response<Body> {
+    let child = |parents: &[&str]| serde_json::json!([{ "ShardId": shard_id(u32::MAX), "ParentShards": parents }]);
+    let fault = link.answer_fault();
+    match fault {
+        None | Some(AnswerFault::Reset | AnswerFault::Silence) => {}
+        Some(AnswerFault::Gap) => {
+            let iterator = &asked["ShardIterator"];
+            answer = serde_json::json!({ "Records": [], "MillisBehindLatest": 1, "NextShardIterator": iterator });
+        }
+        Some(AnswerFault::EndWithoutChildren | AnswerFault::ChildWithoutParents) => {
+            if let Some(fields) = answer.as_object_mut() {
+                fields.remove("NextShardIterator");
+                fields.remove("ChildShards");
+            }
+            if fault == Some(AnswerFault::ChildWithoutParents) {
+                answer["ChildShards"] = child(&[]);
+            }
+        }
+        Some(AnswerFault::ChildrenWhileOpen) => {
+            if answer.get("NextShardIterator").is_some() {
+                answer["ChildShards"] = child(&["shardId-000000000000"]);
+            }
+        }
+    }
+    let whole = encoding.answer(200, &answer);
+    let breaks = match fault {
+        Some(AnswerFault::Reset) => true,
+        Some(AnswerFault::Silence) => false,
+        _ => return whole,
+    };
+    whole.map(|body| body.cut(link.draw(usize::MAX), breaks))
 }
 
 /// A call to the table that was sent.

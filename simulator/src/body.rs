@@ -22,6 +22,11 @@ pub struct Body(Kind);
 #[derive(Debug)]
 enum Kind {
     Full(Option<Bytes>),
+    /// A part of an answer. Then the connection breaks, or nothing more comes.
+    Cut {
+        part: Option<Bytes>,
+        breaks: bool,
+    },
     Subscription(Box<Subscription>),
 }
 
@@ -53,6 +58,17 @@ enum Ending {
 impl Body {
     pub(crate) fn full(bytes: Bytes) -> Self {
         Self(Kind::Full(Some(bytes)))
+    }
+
+    /// Cuts an answer somewhere, as `drawn` says. The connection breaks there, or nothing more comes.
+    pub(crate) fn cut(self, drawn: usize, breaks: bool) -> Self {
+        match self.0 {
+            Kind::Full(Some(bytes)) => {
+                let part = bytes.slice(..drawn % bytes.len().max(1));
+                Self(Kind::Cut { part: Some(part).filter(|part| !part.is_empty()), breaks })
+            }
+            other => Self(other),
+        }
     }
 
     pub(crate) fn subscription(simulator: Simulator, id: SubscriptionId, link: Link, clock: Clock) -> Self {
@@ -88,6 +104,11 @@ impl http_body::Body for Body {
             Kind::Full(bytes) => {
                 Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
             }
+            Kind::Cut { part, breaks } => match part.take() {
+                Some(part) => Poll::Ready(Some(Ok(Frame::data(part)))),
+                None if *breaks => Poll::Ready(Some(Err(NoAnswer::Reset))),
+                None => Poll::Pending,
+            },
             Kind::Subscription(subscription) => subscription.poll(cx),
         }
     }
@@ -95,7 +116,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Kind::Subscription(_) => SizeHint::default(),
+            Kind::Cut { .. } | Kind::Subscription(_) => SizeHint::default(),
         }
     }
 }

@@ -91,6 +91,24 @@ pub enum StreamFault {
     ChildWithoutParents,
 }
 
+/// A fault of an answer of GetRecords.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum AnswerFault {
+    /// It is empty, and says that there is more.
+    Gap,
+    /// The connection breaks in the middle.
+    Reset,
+    /// Its rest never comes.
+    Silence,
+    /// It names neither a next iterator nor children.
+    EndWithoutChildren,
+    /// It names children beside the next iterator, though the shard continues.
+    ChildrenWhileOpen,
+    /// It names no next iterator, and a child that has no parents.
+    ChildWithoutParents,
+}
+
 /// How often calls and subscriptions fail, and how slow calls are.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Weather {
@@ -98,7 +116,8 @@ pub struct Weather {
     pub latency: (Duration, Duration),
     /// The number of calls in a thousand that fail in some way.
     pub calls_per_mille: u32,
-    /// The number of subscriptions in a thousand that break before they end.
+    /// The number of subscriptions in a thousand that break before they end, and of answers of GetRecords in ten
+    /// thousand that are wrong or break.
     pub streams_per_mille: u32,
     /// The number of calls in a thousand in which the client panics.
     pub panics_per_mille: u32,
@@ -297,6 +316,23 @@ impl Link {
         fault
     }
 
+    /// Draws the fault of an answer of GetRecords. One of ten times as many answers as subscriptions has one.
+    pub(crate) fn answer_fault(&self) -> Option<AnswerFault> {
+        let mut core = self.core();
+        if core.rng.u32(0..10_000) >= core.weather.streams_per_mille {
+            return None;
+        }
+        core.faults += 1;
+        Some(match core.rng.u32(0..8) {
+            0..3 => AnswerFault::Gap,
+            3 => AnswerFault::Reset,
+            4 => AnswerFault::Silence,
+            5 => AnswerFault::EndWithoutChildren,
+            6 => AnswerFault::ChildrenWhileOpen,
+            _ => AnswerFault::ChildWithoutParents,
+        })
+    }
+
     /// A number below `below`, from the link's seed.
     pub(crate) fn draw(&self, below: usize) -> usize {
         self.core().rng.usize(0..below.max(1))
@@ -319,6 +355,16 @@ fn draw_call(rng: &mut Rng, operation: &str, table: bool) -> CallFault {
         _ if operation == "SubscribeToShard" => {
             let codes =
                 ["ResourceInUseException", "AccessDeniedException", "KMSThrottlingException", "ExpiredTokenException"];
+            error(codes[rng.usize(0..codes.len())], 400)
+        }
+        _ if operation == "GetRecords" => {
+            let codes = [
+                "ProvisionedThroughputExceededException",
+                "ExpiredIteratorException",
+                "KMSThrottlingException",
+                "KMSDisabledException",
+                "InvalidArgumentException",
+            ];
             error(codes[rng.usize(0..codes.len())], 400)
         }
         _ => error("ServiceUnavailable", 503),

@@ -203,13 +203,13 @@ async fn contradictory_answer_is_no_end_of_the_shard() {
     }
 }
 
-/// Some local servers say that there is no next iterator, and name no children.
+/// Some local servers say that there is no next iterator, name no children, and count how long ago the end was.
 #[tokio::test(start_paused = true)]
 async fn closed_shard_without_a_next_iterator_has_ended() {
     let script = Script::new(["s"]);
     script.list(vec![listed("s", &[], true), listed("child", &["s"], false)]);
-    script.poll("s", [got([1], 0), answer([], 0, false, &[], 8), answer([2], 0, false, &[], 8)]);
-    script.poll("s", (0..9).map(|_| answer([], 0, false, &[], 8)));
+    script.poll("s", [got([1], 0), answer([], 5, false, &[], 8), answer([2], 0, false, &[], 8)]);
+    script.poll("s", (0..90).map(|_| answer([], 5, false, &[], 8)));
     script.poll("child", [got([3], 0)]);
     let bench = polling(script, "");
     let session = bench.open().await;

@@ -21,6 +21,13 @@ impl Bucket {
         Self { per_second, burst: per_second, left: per_second, at: Time::default() }
     }
 
+    /// Lowers the rate to this one.
+    pub(super) fn admit_at_most(&mut self, per_second: f64) {
+        self.per_second = self.per_second.min(per_second);
+        self.burst = self.burst.min(per_second.max(1.0));
+        self.left = self.left.min(self.burst);
+    }
+
     fn fill(&mut self, now: Time) {
         let since = now.since(self.at).as_secs_f64();
         self.left = (self.left + since * self.per_second).min(self.burst);

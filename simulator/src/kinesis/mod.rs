@@ -32,6 +32,7 @@ use crate::time::Time;
 
 pub use error::ServiceError;
 pub use number::{Number, parse_shard_id, shard_id};
+pub use reading::shard_of_iterator;
 pub use shard::Record;
 pub use stream::Key;
 pub use subscription::{Child, Event, Next, SubscriptionId};
@@ -84,6 +85,28 @@ pub struct Settings {
     pub page_lag: Duration,
     /// The number of subscriptions that are admitted in a second over all shards, if there is such a limit.
     pub subscribes: Option<f64>,
+    /// The calls of GetRecords that are admitted on a shard in a second. Fewer than five are left where other
+    /// applications poll the shard.
+    pub reads: f64,
+    /// What the service makes of calls in CBOR.
+    pub cbor: CborSupport,
+}
+
+/// What a service makes of calls in CBOR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum CborSupport {
+    /// It answers them in CBOR.
+    #[default]
+    Full,
+    /// It refuses them with a SerializationException.
+    SerializationException,
+    /// It refuses them with an UnknownOperationException.
+    UnknownOperationException,
+    /// It refuses them with the status 415.
+    UnsupportedMediaType,
+    /// It answers them in JSON.
+    AnswersInJson,
 }
 
 impl Default for Settings {
@@ -111,6 +134,8 @@ impl Default for Settings {
             listing_lag: Duration::ZERO,
             page_lag: Duration::ZERO,
             subscribes: None,
+            reads: 5.0,
+            cbor: CborSupport::Full,
         }
     }
 }

@@ -37,17 +37,22 @@ impl Kinesis {
         let bad = || ServiceError::invalid("Invalid ShardIterator.");
         let Iterator { stream: name, shard: id, position, made } = Iterator::parse(text).ok_or_else(bad)?;
         let (now, life, propagation) = (self.now, self.settings.iterator_lifetime, self.settings.propagation);
+        let reads = self.settings.reads;
         if now.since(made) > life {
             return Err(ServiceError::new(
                 "ExpiredIteratorException",
                 format!("Iterator expired: it was made {} ms ago.", now.since(made).as_millis()),
             ));
         }
-        let limit = request.number("Limit").map_or(RECORDS, |limit| RECORDS.min(limit as usize));
+        let limit = request.number("Limit").map_or(RECORDS, |limit| limit as usize);
+        if !(1..=RECORDS).contains(&limit) {
+            return Err(ServiceError::invalid(format!("Limit must be between 1 and {RECORDS}, not {limit}.")));
+        }
         let stream = self.stream_mut(&name)?;
         stream.key.check()?;
         let shard = stream.shards.get_mut(&id);
         let shard = shard.ok_or_else(|| ServiceError::not_found(format!("Shard {} not found.", shard_id(id))))?;
+        shard.reads.0.admit_at_most(reads);
         if !shard.reads.0.take(1.0, now) || !shard.reads.1.clear_in(now).is_zero() {
             return Err(ServiceError::throughput(format!(
                 "Rate exceeded for shard {} in stream {name}.",
@@ -100,6 +105,11 @@ pub(super) fn record_json(record: &Record) -> Value {
         answer["PartitionKey"] = json!(key);
     }
     answer
+}
+
+/// The shard of an iterator.
+pub fn shard_of_iterator(iterator: &str) -> Option<u32> {
+    Iterator::parse(iterator).map(|iterator| iterator.shard)
 }
 
 /// An iterator, which contains all of its own state.

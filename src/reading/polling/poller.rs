@@ -38,11 +38,13 @@ use crate::telemetry;
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// The service refuses iterators that are older than five minutes.
 const ITERATOR_AGES: Duration = Duration::from_mins(4);
-/// Some local servers never say that a closed shard has ended. They are believed to mean it after this long without
-/// records, at the tip, in a shard that the listing shows as closed.
-const IDLE_AND_CLOSED: Duration = Duration::from_mins(5);
-/// How often an idle reader looks whether its shard is closed.
+/// Some local servers never name the children of a closed shard, and some go on with iterators. Those are asked for
+/// this long before the listing is.
+const IDLE: Duration = Duration::from_mins(5);
+/// How often the listing is asked then.
 const LOOKS_EVERY: Duration = Duration::from_mins(1);
+/// A shard that the listing shows as closed has ended when nothing came for this long after that.
+const CLOSED: Duration = Duration::from_secs(10);
 
 /// The reader of one shard.
 #[derive(Debug)]
@@ -69,10 +71,12 @@ struct Iterator {
 /// A reader that finds nothing.
 #[derive(Debug)]
 struct Idle {
+    /// Whether the answers bring no next iterator, either.
+    is_over: bool,
     since: Instant,
-    looked_at: Instant,
-    /// The children of the shard, once a listing shows it as closed.
-    closed: Option<Vec<ChildShard>>,
+    looked_at: Option<Instant>,
+    /// The children of the shard, and since when a listing shows it as closed.
+    closed: Option<(Instant, Vec<ChildShard>)>,
 }
 
 /// The step of a poll that failed.
@@ -121,11 +125,11 @@ impl Poller {
         }
         let at = Instant::now();
         let len = answer.len;
-        let read = self.answers.read(answer, self.portion.bytes()).await.map_err(Failure::Records)?;
-        let Some((mut event, bytes)) = read else {
-            // The service counts what it sent. Data is three quarters of its base64.
+        let read = self.answers.read(answer, self.portion.bytes()).await;
+        let Ok(Some((mut event, bytes))) = read else {
+            // The service counts what it sent, whether it was read or not. Data is three quarters of its base64.
             self.pace.answered(Answered { at, bytes: len.unwrap_or_default() / 4 * 3, is_at_tip: false });
-            return Err(Failure::TooLong(len));
+            return Err(read.err().map_or(Failure::TooLong(len), Failure::Records));
         };
         let is_behind = event.millis_behind.is_some_and(|millis| millis > 0);
         let data = event.rows.iter().map(|record| record.data_ref().len() as u64).sum();
@@ -202,32 +206,34 @@ impl Poller {
                 self.pace.wait_until(Instant::now() + delay);
             }
         }
-        if is_empty && millis_behind.unwrap_or_default() <= 0 {
-            self.is_idle().await;
+        let is_over = self.iterator.is_none();
+        if is_empty && self.ended.is_none() && (is_over || millis_behind.unwrap_or_default() <= 0) {
+            self.is_idle(is_over).await;
         } else {
             self.idle = None;
         }
         step
     }
 
-    /// Notes that there was nothing, and looks now and then whether the shard is closed.
-    async fn is_idle(&mut self) {
+    /// Notes that there was nothing, and finds out whether the shard has ended without a word.
+    async fn is_idle(&mut self, is_over: bool) {
         let now = Instant::now();
-        let idle = self.idle.get_or_insert(Idle { since: now, looked_at: now, closed: None });
-        // Without an iterator nothing more will come; with one, something may.
-        let patience = if self.iterator.is_some() { IDLE_AND_CLOSED } else { Duration::ZERO };
-        if now.duration_since(idle.since) < patience || self.ended.is_some() {
-            return;
-        }
-        match idle.closed.take() {
-            // This answer was asked for after the listing showed that no more records are written.
-            Some(children) => self.ended = Some(children),
-            None if self.iterator.is_none() || now.duration_since(idle.looked_at) >= LOOKS_EVERY => {
-                idle.looked_at = now;
-                idle.closed = self.shared.shards.closed(&self.cursor.shard.names.shard).await;
+        let idle = self.idle.take_if(|idle| idle.is_over == is_over);
+        let mut idle = idle.unwrap_or(Idle { is_over, since: now, looked_at: None, closed: None });
+        let looks = is_over
+            || now.duration_since(idle.since) >= IDLE
+                && idle.looked_at.is_none_or(|at| now.duration_since(at) >= LOOKS_EVERY);
+        match &idle.closed {
+            Some((since, children)) if now.duration_since(*since) >= CLOSED => self.ended = Some(children.clone()),
+            None if looks => {
+                idle.looked_at = Some(now);
+                let children = self.shared.shards.closed(&self.cursor.shard.names.shard).await;
+                // Only what is asked for from now on shows that nothing was written before the shard was closed.
+                idle.closed = children.map(|children| (Instant::now(), children));
             }
-            None => {}
+            _ => {}
         }
+        self.idle = Some(idle);
     }
 
     /// Decides how to handle a failure, and how long to wait first.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use kinesis_simulator::Settings;
 use kinesis_simulator::faults::Weather;
+use kinesis_simulator::kinesis::CborSupport;
 
 use crate::oracle::Rules;
 
@@ -67,6 +68,18 @@ pub(crate) struct Config {
     pub(crate) usual: Duration,
     /// Whether user records of other shards are delivered.
     pub(crate) delivers_outside: bool,
+    polls: Polls,
+    /// `polling.encoding`.
+    encoding: &'static str,
+    poll_period: Duration,
+}
+
+/// Which workers poll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Polls {
+    None,
+    EverySecond,
+    All,
 }
 
 pub(crate) const STREAM: &str = "orders";
@@ -109,6 +122,9 @@ impl Plan {
             closes_first: false,
             usual: Duration::ZERO,
             delivers_outside: false,
+            polls: Polls::None,
+            encoding: "auto",
+            poll_period: Duration::ZERO,
         };
         let climate = Weather {
             calls_per_mille: pick(rng, &[0, 0, 2, 10, 30]),
@@ -136,6 +152,7 @@ impl Plan {
         plan.draw_more(&mut Rng::with_seed(seed ^ 0x006d_6f72_6500));
         plan.draw_yet_more(&mut Rng::with_seed(seed ^ 0x0079_6574_0000));
         plan.draw_aggregates(&mut Rng::with_seed(seed ^ 0x006b_706c_0000));
+        plan.draw_polling(&mut Rng::with_seed(seed ^ 0x706f_6c6c_0000));
         plan
     }
 
@@ -164,6 +181,25 @@ impl Plan {
         // Writers other than the KPL put records of any key into one aggregate, so every shard gets some of others.
         self.mixes_keys = rng.bool();
         self.config.delivers_outside = self.mixes_keys;
+    }
+
+    /// Draws which workers poll, and what the service makes of it. In half of the seeds none does.
+    fn draw_polling(&mut self, rng: &mut Rng) {
+        self.config.polls = pick(rng, &[Polls::None, Polls::None, Polls::EverySecond, Polls::All]);
+        self.config.encoding = pick(rng, &["auto", "auto", "json"]);
+        self.config.poll_period = Duration::from_millis(pick(rng, &[0, 0, 0, 700, 3000]));
+        self.settings.reads = pick(rng, &[5.0, 5.0, 2.0]);
+        self.settings.cbor = pick(
+            rng,
+            &[
+                CborSupport::Full,
+                CborSupport::Full,
+                CborSupport::SerializationException,
+                CborSupport::UnknownOperationException,
+                CborSupport::UnsupportedMediaType,
+                CborSupport::AnswersInJson,
+            ],
+        );
     }
 
     /// Draws the second extension, by itself again. In half of the seeds the world is the same as without it.
@@ -222,7 +258,12 @@ impl Config {
     }
 
     /// The configuration of a worker.
-    pub(crate) fn yaml(&self, client_id: &str, lease: Duration, settings: &Settings) -> String {
+    pub(crate) fn yaml(&self, worker: usize, client_id: &str, lease: Duration, settings: &Settings) -> String {
+        let polls = match self.polls {
+            Polls::None => false,
+            Polls::EverySecond => worker % 2 == 1,
+            Polls::All => true,
+        };
         let stream = if self.by_arn {
             format!("arn:aws:kinesis:{}:{}:stream/{STREAM}", settings.region, settings.account)
         } else {
@@ -243,7 +284,8 @@ impl Config {
              kpl: {{out_of_range: {outside}}}\n\
              checkpoint_limit: {limit}\n\
              message_buffer_cap: {buffer}\n\
-             enhanced_fan_out:\n  enabled: true\n  consumer_name: {CONSUMER}\n  reader_threads: 0\n  \
+             {polling}\
+             enhanced_fan_out:\n  enabled: {fan_out}\n  consumer_name: {CONSUMER}\n  reader_threads: 0\n  \
              max_pending_records: {records}\n  max_pending_bytes: {bytes}\n",
             region = settings.region,
             role =
@@ -258,6 +300,12 @@ impl Config {
             buffer = self.buffer,
             records = self.max_records,
             bytes = self.max_bytes,
+            fan_out = !polls,
+            polling = if polls {
+                format!("polling: {{encoding: {}}}\npoll_period: {}\n", self.encoding, millis(self.poll_period))
+            } else {
+                String::new()
+            },
         )
     }
 }

@@ -79,7 +79,10 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// Starts the worker that has the number `at` in the fleet.
+    #[expect(clippy::too_many_arguments, reason = "each is something else")]
     pub(crate) fn start(
+        at: usize,
         name: String,
         config: &Config,
         lease: Duration,
@@ -95,7 +98,7 @@ impl Worker {
         let (mood, stage) = (Signal::new(Mood::Prompt), Signal::new(Stage::Running));
         let host = Host {
             name: name.clone(),
-            yaml: config.yaml(&name, lease, settings),
+            yaml: config.yaml(at, &name, lease, settings),
             plugin: KinesisInput::new()
                 .http_client(InProcess::new(shared.simulator.clone(), link.clone(), clock.clone()))
                 .time_source(clock.clone()),

@@ -115,6 +115,8 @@ pub(super) struct Known {
     /// The worker's last claims of free shards: when the first of them was made, how many shards were free then, and
     /// how many the worker claimed.
     pub(super) burst: Option<(Time, usize, usize)>,
+    /// The earliest time of the next poll of each shard.
+    pub(super) next_poll: BTreeMap<u32, Time>,
 }
 
 /// A heartbeat in the table.

@@ -225,6 +225,9 @@ impl Oracle {
 
     /// A worker has failed: its records in flight belong to no worker any more.
     pub(crate) fn failed(&mut self, worker: &str) {
+        if let Some(known) = self.workers.get_mut(worker) {
+            known.next_poll.clear();
+        }
         for book in self.books.values_mut() {
             if let Some(claim) = book.claims.get(worker) {
                 book.in_flight.remove(&claim.number);
@@ -307,6 +310,7 @@ impl Oracle {
         let known = self.workers.entry(worker.to_owned()).or_default();
         (known.lease, known.alive_since, known.started, known.last_fault) = (lease, now, now, now);
         (known.stopping, known.stopped, known.burst) = (None, false, None);
+        known.next_poll.clear();
         for (_, refused) in self.grants.values_mut() {
             refused.retain(|other| other != worker);
         }

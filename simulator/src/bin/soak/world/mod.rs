@@ -427,7 +427,8 @@ impl World {
         let seed = self.rng.u64(..);
         let lease = self.plan.config.lease_of(at);
         self.shared.oracle().started(&name, lease);
-        let worker = Worker::start(name, &self.plan.config, lease, &self.plan.settings, seed, self.now, &self.shared)?;
+        let (config, settings) = (&self.plan.config, &self.plan.settings);
+        let worker = Worker::start(at, name, config, lease, settings, seed, self.now, &self.shared)?;
         if self.rough {
             worker.link.set_weather(self.plan.climate);
         }
