@@ -43,9 +43,24 @@ pub struct Reading {
     /// How late acks come, in seconds, with a blocked output; 0 for never.
     #[arg(long, default_value_t = 0)]
     pub late: u64,
+    /// Poll the shards, with answers in this encoding, instead of reading them by enhanced fan-out.
+    #[arg(long, value_enum)]
+    pub poll: Option<Encoding>,
+}
+
+/// The encoding of answers of GetRecords.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Encoding {
+    Json,
+    Cbor,
 }
 
 impl Job {
+    /// The same, by polling.
+    pub fn polling(&self, encoding: Encoding) -> Self {
+        Self { reading: Reading { poll: Some(encoding), ..self.reading }, ..self.clone() }
+    }
+
     /// The SDK's client over an HTTP client.
     pub fn sdk(&self, http: SharedHttpClient) -> Client {
         let config = aws_sdk_kinesis::Config::builder()
@@ -83,12 +98,19 @@ impl Job {
         // The server sends every shard the same records, whatever their keys.
         let yaml = format!(
             "streams: [bench]\nregion: us-east-1\nkpl: {{out_of_range: deliver}}\nendpoint: {}\ncredentials: {{id: bench, secret: bench}}\n\
-             checkpoint_file: \"{}\"\nenhanced_fan_out: {{enabled: true, max_pending_bytes: {}MiB, stream_window: {}KiB}}\n",
+             checkpoint_file: \"{}\"\nenhanced_fan_out: {{enabled: {}, max_pending_bytes: {}MiB, stream_window: {}KiB}}\n",
             self.endpoint,
             folder.path().join("checkpoints").display(),
+            self.reading.poll.is_none(),
             self.reading.pool,
             self.reading.window,
         );
+        let polling = match self.reading.poll {
+            None => "",
+            Some(Encoding::Json) => "polling: {encoding: json}\n",
+            Some(Encoding::Cbor) => "polling: {encoding: cbor}\n",
+        };
+        let yaml = yaml + polling;
         let document = Document::from_yaml("bench.yaml", &yaml, &Environment::empty())?;
         let input = registry.get("aws_kinesis").ok_or("not registered")?.build(&document, &[])?.input;
         input.connect().await?;

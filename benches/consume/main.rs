@@ -4,6 +4,8 @@
 //! cargo bench --bench consume                                  # the table
 //! cargo bench --bench consume -- --record-bytes 1024 --shards 10,100,1000
 //! cargo bench --bench consume -- --record-bytes 10240 --aggregated 200 --paths ours
+//! cargo bench --bench consume -- --shards 100 --paths ours,poll-json,poll-cbor,sdk-poll
+//! cargo bench --bench consume -- --measure idle --shards 1000 --poll cbor
 //! cargo bench --bench consume -- --peers                       # and consumers in other languages
 //! cargo bench --bench consume -- --measure blocked --shards 1000
 //! cargo bench --bench consume -- --measure flood --shards 1000
@@ -35,7 +37,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use client::{Job, Reading};
+use client::{Encoding, Job, Reading};
 use kinesis_testkit::replay::Load;
 use kinesis_testkit::replay::stream::Shape;
 use process::Ports;
@@ -168,6 +170,9 @@ async fn read(way: &str, job: &Job) -> Result<String, AnyError> {
         "ours-decode" => ways::decode(job).await?,
         "ours" => ways::ours(job).await?,
         "sdk" => ways::sdk_loop(job).await?,
+        "poll-json" => ways::ours(&job.polling(Encoding::Json)).await?,
+        "poll-cbor" => ways::ours(&job.polling(Encoding::Cbor)).await?,
+        "sdk-poll" => ways::sdk_poll(job).await?,
         "kept" => return Ok(serde_json::to_string(&kept::keep(job).await?)?),
         "latency" => return Ok(serde_json::to_string(&latency::read(job).await?)?),
         "all" | "slow" => return Ok(serde_json::to_string(&slow::read(job, way == "slow").await?)?),

@@ -11,18 +11,21 @@ use crate::{AnyError, Arguments, peers};
 use kinesis_testkit::replay::Load;
 
 /// The ways of reading, in the order of the table.
-const PATHS: [&str; 5] = ["drain", "memory", "ours-decode", "ours", "sdk"];
+const PATHS: [&str; 8] = ["drain", "memory", "ours-decode", "ours", "sdk", "poll-json", "poll-cbor", "sdk-poll"];
 /// A peer that is silent for this long is killed.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// A way that is not in the table unless `--paths` names it: our decoder without a network.
-const ASKED_FOR: &str = "memory";
+/// The ways that are not in the table unless `--paths` names them: our decoder without a network, and polling, which
+/// needs a hundred shards to be as fast as four subscriptions.
+const ASKED_FOR: [&str; 4] = ["memory", "poll-json", "poll-cbor", "sdk-poll"];
 
 /// Runs all ways in turn, and prints the medians.
 pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
     let (stage, reading) = (Stage::new()?, arguments.reading);
     let asked = |path: &str| arguments.paths.iter().any(|asked| asked == path);
-    let paths: Vec<_> =
-        PATHS.into_iter().filter(|path| asked(path) || (arguments.paths.is_empty() && *path != ASKED_FOR)).collect();
+    let paths: Vec<_> = PATHS
+        .into_iter()
+        .filter(|path| asked(path) || (arguments.paths.is_empty() && !ASKED_FOR.contains(path)))
+        .collect();
     let peers = if arguments.peers { peers::build(&stage) } else { Vec::new() };
     println!(
         "| record bytes | shards | path | payload MB per CPU second | least to most | MB/s | peak MiB | against drain | against sdk |"

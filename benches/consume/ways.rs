@@ -186,6 +186,27 @@ pub async fn sdk_loop(job: &Job) -> Result<Cost, AnyError> {
     .await
 }
 
+/// The loop that a user would write with the SDK, without a pause.
+pub async fn sdk_poll(job: &Job) -> Result<Cost, AnyError> {
+    let client = job.sdk(job.sdk_http()?);
+    each_shard(job, |watch, shard| {
+        let client = client.clone();
+        async move {
+            let call = client.get_shard_iterator().stream_name("bench").shard_id(format!("shardId-{shard:012}"));
+            let mut iterator = call.shard_iterator_type(ShardIteratorType::TrimHorizon).send().await?.shard_iterator;
+            while let Some(current) = iterator {
+                let answer = client.get_records().shard_iterator(current).send().await?;
+                if watch.count(answer.records().iter().map(|record| record.data().as_ref().len() as u64).sum()) {
+                    return Ok(());
+                }
+                iterator = answer.next_shard_iterator;
+            }
+            Ok(())
+        }
+    })
+    .await
+}
+
 /// The whole plugin, as a host reads it.
 pub async fn ours(job: &Job) -> Result<Cost, AnyError> {
     let (input, _folder) = job.input().await?;

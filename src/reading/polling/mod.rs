@@ -78,6 +78,10 @@ impl Encodings {
         if self.cbor.load(Ordering::Relaxed) { Encoding::Cbor } else { Encoding::Json }
     }
 
+    fn may_fall_back(&self) -> bool {
+        self.may_fall_back
+    }
+
     /// Uses JSON from now on. Returns whether that changes anything.
     fn fall_back(&self) -> bool {
         self.may_fall_back && self.cbor.swap(false, Ordering::Relaxed)

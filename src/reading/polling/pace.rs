@@ -123,13 +123,16 @@ impl Portion {
             let mean = bytes as f64 / records as f64;
             self.mean = Some(self.mean.map_or(mean, |before| before.midpoint(mean)));
         }
-        self.bytes = if is_behind && records > 0 {
-            (2 * self.bytes).min(self.most)
+        let bytes = if is_behind && records > 0 {
+            2 * self.bytes
         } else {
             // What is reserved is missing elsewhere. The size falls by half at most, because the next answer may be
             // larger again.
-            (self.bytes / 2).max(2 * bytes).max(LEAST_BYTES).min(self.most)
+            (self.bytes / 2).max(2 * bytes).max(LEAST_BYTES)
         };
+        // A record of the usual size always fits, or every second call would be in vain.
+        let usual = self.mean.map_or(0, |mean| (mean * 1.25) as usize);
+        self.bytes = bytes.min(self.most).max(usual);
     }
 
     /// Notes that an answer did not fit; `len` is its length, if that is known. The same records are asked for again.
@@ -217,6 +220,10 @@ mod tests {
         portion.did_not_fit(Some(10 << 20));
         assert_eq!((portion.bytes(), portion.limit()), (10 << 20, 1), "one record takes all of it");
         portion.answered(10 << 20, 1, true);
+        assert_eq!((portion.bytes(), portion.limit()), (10 * (5 << 18), 1), "the next one may be as large");
+        for _ in 0..10 {
+            portion.answered(1000, 1, true);
+        }
         assert_eq!(portion.bytes(), MOST_BYTES);
         // The length of an answer need not be known.
         let mut portion = Portion::new(1000);

@@ -86,6 +86,8 @@ enum Failure {
     Iterator(Fault),
     /// The records could not be had.
     Records(Fault),
+    /// The service does not know the encoding of the call.
+    UnknownEncoding,
     /// The answer takes more space than was reserved. Its length is known if the answer says so.
     TooLong(Option<u64>),
 }
@@ -117,6 +119,15 @@ impl Poller {
         let shard = &self.cursor.shard;
         let call = shard.service.get_records(&shard.names.stream, &iterator, self.portion.limit(), encoding);
         let answer = match timeout(ANSWER_WITHIN, call).await {
+            // Other shards may have found out before.
+            Ok(Err(fault))
+                if encoding == Encoding::Cbor
+                    && retry::is_unknown_encoding(&fault)
+                    && self.shared.encodings.may_fall_back() =>
+            {
+                self.fall_back();
+                return Err(Failure::UnknownEncoding);
+            }
             Ok(answer) => answer.map_err(Failure::Records)?,
             Err(_) => return Err(Failure::Records(Fault::wire("Timeout", "the call was not answered"))),
         };
@@ -171,12 +182,11 @@ impl Poller {
         granted.await
     }
 
-    fn fall_back(&self) -> bool {
-        let falls_back = self.shared.encodings.fall_back();
-        if falls_back {
+    /// Uses JSON from now on, if that is allowed.
+    fn fall_back(&self) {
+        if self.shared.encodings.fall_back() {
             telemetry::no_cbor(&self.cursor.names().stream);
         }
-        falls_back
     }
 
     /// Takes the records, the position and the children from an answer.
@@ -243,7 +253,7 @@ impl Poller {
                 self.portion.did_not_fit(len);
                 return Ok(None);
             }
-            Failure::Records(fault) if retry::is_unknown_encoding(&fault) && self.fall_back() => return Ok(None),
+            Failure::UnknownEncoding => return Ok(None),
             Failure::Records(fault) => {
                 let remedy = retry::records(&fault);
                 (fault, remedy)
@@ -317,14 +327,15 @@ fn space_for(len: usize) -> u64 {
     resident(bytes_needed(len))
 }
 
-/// The most bytes of an ordinary answer: so many that several fit into the pool.
+/// The most bytes of an ordinary answer: two fit into the pool at once.
 fn most_bytes(pool: &Pool) -> usize {
-    let part = pool.bytes().capacity / 4;
-    let mut most = 16 << 20;
-    while most > 1024 && space_for(most) > part {
-        most /= 2;
+    let half = pool.bytes().capacity / 2;
+    let (mut fits, mut too_many) = (1, 16 << 20);
+    while too_many - fits > 1 {
+        let between = usize::midpoint(fits, too_many);
+        if space_for(between) <= half { fits = between } else { too_many = between }
     }
-    most
+    fits
 }
 
 /// Reads the bodies of answers.

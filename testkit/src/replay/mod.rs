@@ -17,7 +17,7 @@ use h2::SendStream;
 use h2::server::SendResponse;
 use http::{Request, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -32,6 +32,8 @@ use crate::AnyError;
 
 /// The interval of events on an idle shard.
 const IDLE: Duration = Duration::from_secs(5);
+/// The content type of calls and answers in CBOR.
+const CBOR: &str = "application/x-amz-cbor-1.1";
 /// The number of bytes handed to HTTP/2 at once.
 const CHUNK: usize = 64 << 10;
 
@@ -104,6 +106,8 @@ pub async fn serve(
 async fn answer(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>, shards: Arc<Shards>) {
     let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+    let kind = request.headers().get("content-type").and_then(|value| value.to_str().ok());
+    let in_cbor = kind == Some(CBOR);
     let mut body = request.into_body();
     let mut asked = Vec::new();
     while let Some(Ok(chunk)) = body.data().await {
@@ -120,11 +124,20 @@ async fn answer(request: Request<h2::RecvStream>, mut respond: SendResponse<Byte
         }
         return;
     }
+    if operation == "GetRecords" {
+        let _ = shards.poll(&mut respond, &asked, in_cbor).await;
+        return;
+    }
     let head = Response::builder().header("content-type", "application/x-amz-json-1.1").body(());
     if let Ok(head) = head
         && let Ok(mut stream) = respond.send_response(head, false)
     {
-        let _ = stream.send_data(Bytes::from(control_answer(&operation, shards.load.shards).to_string()), true);
+        let answer = if operation == "GetShardIterator" {
+            json!({ "ShardIterator": "0" })
+        } else {
+            control_answer(&operation, shards.load.shards)
+        };
+        let _ = stream.send_data(Bytes::from(answer.to_string()), true);
     }
 }
 
@@ -135,9 +148,37 @@ fn after(request: &[u8]) -> u64 {
 }
 
 impl Shards {
+    /// Answers a call of GetRecords. An iterator is the payload that was sent before.
+    async fn poll(&self, respond: &mut SendResponse<Bytes>, asked: &[u8], in_cbor: bool) -> io::Result<()> {
+        // The field is a text in both encodings.
+        let asked: Value = if in_cbor {
+            ciborium::from_reader(asked).unwrap_or_default()
+        } else {
+            serde_json::from_slice(asked).unwrap_or_default()
+        };
+        let sent: u64 = asked["ShardIterator"].as_str().and_then(|sent| sent.parse().ok()).unwrap_or_default();
+        let is_idle = sent >= self.load.bytes_per_shard;
+        let (answer, sent) = if is_idle {
+            (&self.stream.polled_idle, sent)
+        } else {
+            (&self.stream.polled, sent + self.stream.payload_bytes as u64)
+        };
+        let pieces = answer.with_iterator(&sent.to_string(), in_cbor);
+        let len: usize = pieces.iter().map(Bytes::len).sum();
+        let head = Response::builder()
+            .header("content-type", if in_cbor { CBOR } else { "application/x-amz-json-1.1" })
+            .header("content-length", len);
+        let head = head.body(()).map_err(io::Error::other)?;
+        let mut stream = respond.send_response(head, false).map_err(io::Error::other)?;
+        for piece in pieces {
+            self.send(&mut stream, piece).await?;
+        }
+        stream.send_data(Bytes::new(), true).map_err(io::Error::other)
+    }
+
     /// Sends the events of one subscription, from a number on.
     async fn events(&self, mut stream: SendStream<Bytes>, first: u64) -> io::Result<()> {
-        let Stream { initial, events, records, payload_bytes, idle } = &self.stream;
+        let Stream { initial, events, records, payload_bytes, idle, .. } = &self.stream;
         self.send(&mut stream, initial.clone()).await?;
         // The phases differ, so that the shards don't send at the same time.
         let phase = fastrand::f64();

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
+use ciborium::Value;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::aggregate;
@@ -41,6 +42,84 @@ pub struct Stream {
     pub payload_bytes: usize,
     /// An event without records, as an idle shard sends it.
     pub idle: Bytes,
+    /// The answer of GetRecords with the records of an event, but without its end.
+    pub polled: Polled,
+    /// The same without records.
+    pub polled_idle: Polled,
+}
+
+/// An answer of GetRecords that is encoded except for its end: the iterator follows.
+#[derive(Clone)]
+pub struct Polled {
+    json: Bytes,
+    cbor: Bytes,
+}
+
+impl Polled {
+    fn new(records: &[Record], behind: u64) -> Self {
+        let mut json = format!(r#"{{"MillisBehindLatest":{behind},"Records":["#);
+        for (at, record) in records.iter().enumerate() {
+            if at > 0 {
+                json.push(',');
+            }
+            record.write(&mut json);
+        }
+        json.push_str(r#"],"NextShardIterator":"#);
+        let text = |text: &str| Value::from(text);
+        let record = |record: &Record| {
+            Value::Map(vec![
+                (text("SequenceNumber"), text(&record.sequence)),
+                (text("ApproximateArrivalTimestamp"), Value::Tag(1, Box::new(1_700_000_000_000_u64.into()))),
+                (text("Data"), Value::Bytes(record.data.clone())),
+                (text("PartitionKey"), text(&record.key)),
+            ])
+        };
+        // A map of three fields, of which the last value is missing.
+        let mut cbor = vec![0xa3];
+        for value in [
+            text("MillisBehindLatest"),
+            behind.into(),
+            text("Records"),
+            Value::Array(records.iter().map(record).collect()),
+            text("NextShardIterator"),
+        ] {
+            // Writing to memory does not fail.
+            let _ = ciborium::into_writer(&value, &mut cbor);
+        }
+        Self { json: json.into(), cbor: cbor.into() }
+    }
+
+    /// The answer with its iterator, in two pieces.
+    pub fn with_iterator(&self, iterator: &str, in_cbor: bool) -> [Bytes; 2] {
+        if in_cbor {
+            let mut end = Vec::new();
+            let _ = ciborium::into_writer(&Value::from(iterator), &mut end);
+            [self.cbor.clone(), end.into()]
+        } else {
+            [self.json.clone(), format!(r#""{iterator}"}}"#).into()]
+        }
+    }
+}
+
+/// A record in the making.
+struct Record {
+    sequence: String,
+    key: String,
+    data: Vec<u8>,
+    at: usize,
+}
+
+impl Record {
+    fn write(&self, json: &mut String) {
+        let _ = write!(
+            json,
+            r#"{{"SequenceNumber":"{}","ApproximateArrivalTimestamp":1.7000000{:05}E9,"Data":"{}","PartitionKey":"{}"}}"#,
+            self.sequence,
+            self.at,
+            base64_simd::STANDARD.encode_to_string(&self.data),
+            self.key
+        );
+    }
 }
 
 /// An event, and the positions in it of the parts that change.
@@ -58,7 +137,16 @@ impl Stream {
         let records = (event_bytes / record_bytes.max(1)).max(1);
         let events = (0..4).map(|at| event(records, record_bytes, user_record_bytes, at)).collect();
         let initial = write::frame(&[(":message-type", "event"), (":event-type", "initial-response")], b"{}").into();
-        Self { initial, events, records, payload_bytes: records * record_bytes, idle: event(0, 0, None, 0).frame }
+        let polled = Polled::new(&records_of(records, record_bytes, user_record_bytes, 0), 1000);
+        Self {
+            initial,
+            events,
+            records,
+            payload_bytes: records * record_bytes,
+            idle: event(0, 0, None, 0).frame,
+            polled,
+            polled_idle: Polled::new(&[], 0),
+        }
     }
 }
 
@@ -96,19 +184,9 @@ pub fn counted(sequence: &str) -> Option<u64> {
     sequence.get(sequence.len().checked_sub(COUNTED)?..)?.parse().ok()
 }
 
-/// An event of these records. Writing to a string can't fail.
-fn event(records: usize, record_bytes: usize, user_record_bytes: Option<usize>, at: u64) -> Event {
-    let mut json = String::from(r#"{"Records":["#);
-    let mut digits = Vec::new();
-    let mut first_data = None;
-    let sequence = |json: &mut String, digits: &mut Vec<usize>, number: u64| {
-        let _ = write!(json, "496{number:053}");
-        digits.push(json.len() - COUNTED);
-    };
-    for record in 0..records {
-        if record > 0 {
-            json.push(',');
-        }
+/// The records of an event.
+fn records_of(records: usize, record_bytes: usize, user_record_bytes: Option<usize>, at: u64) -> Vec<Record> {
+    let record = |record: usize| {
         let mut random = fastrand::Rng::with_seed(at * 1_000_000 + record as u64);
         let mut bytes = |len: usize| -> Vec<u8> { std::iter::repeat_with(|| random.u8(..)).take(len).collect() };
         let data = match user_record_bytes {
@@ -118,17 +196,37 @@ fn event(records: usize, record_bytes: usize, user_record_bytes: Option<usize>, 
                 aggregate((0..count).map(|_| (format!("key-{record}"), bytes(len))))
             }
         };
-        json.push_str(r#"{"SequenceNumber":""#);
-        sequence(&mut json, &mut digits, at * records as u64 + record as u64);
-        let _ = write!(json, r#"","ApproximateArrivalTimestamp":1.7000000{record:05}E9,"Data":""#);
-        // A time in an aggregate would not fit its checksum.
-        if record == 0 && record_bytes >= STAMP_CHARS && user_record_bytes.is_none() {
-            first_data = Some(json.len());
+        let sequence = format!("496{:053}", at * records as u64 + record as u64);
+        Record { sequence, key: format!("key-{record}"), data, at: record }
+    };
+    (0..records).map(record).collect()
+}
+
+/// An event of these records. Writing to a string can't fail.
+fn event(records: usize, record_bytes: usize, user_record_bytes: Option<usize>, at: u64) -> Event {
+    const BEFORE_SEQUENCE: usize = r#"{"SequenceNumber":""#.len();
+    const BEFORE_DATA: usize = r#"","ApproximateArrivalTimestamp":1.700000000000E9,"Data":""#.len();
+    let mut json = String::from(r#"{"Records":["#);
+    let mut digits = Vec::new();
+    let mut first_data = None;
+    for record in &records_of(records, record_bytes, user_record_bytes, at) {
+        if record.at > 0 {
+            json.push(',');
         }
-        let _ = write!(json, r#"{}","PartitionKey":"key-{record}"}}"#, base64_simd::STANDARD.encode_to_string(&data));
+        let sequence_end = json.len() + BEFORE_SEQUENCE + record.sequence.len();
+        digits.push(sequence_end - COUNTED);
+        // A time in an aggregate would not fit its checksum.
+        if record.at == 0 && record_bytes >= STAMP_CHARS && user_record_bytes.is_none() {
+            first_data = Some(sequence_end + BEFORE_DATA);
+        }
+        record.write(&mut json);
     }
-    json.push_str(r#"],"ContinuationSequenceNumber":""#);
-    sequence(&mut json, &mut digits, (at + 1) * records as u64 - u64::from(records > 0));
+    let _ = write!(
+        json,
+        r#"],"ContinuationSequenceNumber":"496{:053}"#,
+        (at + 1) * records as u64 - u64::from(records > 0)
+    );
+    digits.push(json.len() - COUNTED);
     json.push_str(r#"","MillisBehindLatest":0,"ChildShards":[]}"#);
     let frame = Bytes::from(write::event(&json));
     // Only the checksum follows the payload.

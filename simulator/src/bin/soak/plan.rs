@@ -189,6 +189,10 @@ impl Plan {
         self.config.encoding = pick(rng, &["auto", "auto", "json"]);
         self.config.poll_period = Duration::from_millis(pick(rng, &[0, 0, 0, 700, 3000]));
         self.settings.reads = pick(rng, &[5.0, 5.0, 2.0]);
+        // A tiny pool that is filled once in some seconds does not keep up with the writer.
+        if self.config.max_bytes < 1 << 20 {
+            (self.config.poll_period, self.settings.reads) = (Duration::ZERO, 5.0);
+        }
         self.settings.cbor = pick(
             rng,
             &[
