@@ -285,6 +285,10 @@ fn judge(error: &CredentialsError, from_machine: bool) -> AccessError {
 /// A provider of credentials that are valid for signing. Characters that can't be part of a header would make the
 /// signer panic, and providers may pass on such characters.
 ///
+/// Every provider that a request is signed with is wrapped in this, that of each role's source included: a session gets
+/// its provider from [`with_provider`] only. What it gives is checked each time, because files and the output of
+/// programs change while the input runs.
+///
 /// Every call asks for credentials, also those calls that are made all the time. A provider that failed is not asked
 /// again for a moment, and all callers get its error meanwhile.
 #[derive(Debug)]
@@ -344,10 +348,6 @@ impl ProvideCredentials for Checked {
             self.remember(&outcome);
             outcome
         })
-    }
-
-    fn fallback_on_interrupt(&self) -> Option<AwsCredentials> {
-        self.provider.fallback_on_interrupt()
     }
 }
 
@@ -444,6 +444,29 @@ mod tests {
         let error = Checked::new(SharedCredentialsProvider::new(Panics)).provide_credentials().await.unwrap_err();
         assert!(causes(&error).contains("injected by the test"), "{error:?}");
         assert!(matches!(judge(&error, false), AccessError::CredentialsUnavailable(_)));
+    }
+
+    /// Gives good keys at first, and then what someone made of the file that they are read from.
+    #[derive(Debug, Default)]
+    struct Edited(AtomicUsize);
+    impl ProvideCredentials for Edited {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            let secret = if self.0.fetch_add(1, Ordering::Relaxed) == 0 { "good" } else { "edited\n" };
+            future::ProvideCredentials::ready(Ok(AwsCredentials::new("AKIDEXAMPLE", secret, None, None, "test")))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_that_change_later_are_checked_as_the_first_ones() {
+        let checked = Checked::new(SharedCredentialsProvider::new(Edited::default()));
+        checked.provide_credentials().await.unwrap();
+        for _ in 0..3 {
+            let error = causes(&checked.provide_credentials().await.unwrap_err());
+            assert!(error.contains("secret access key has a line break in it") && !error.contains("edited"), "{error}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
