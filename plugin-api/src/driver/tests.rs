@@ -254,7 +254,7 @@ async fn stop_interrupts_every_wait() {
             },
             async {
                 tokio::time::sleep(SECOND * 5).await;
-                stop.soft(SECOND * 3);
+                stop.stop_gracefully(SECOND * 3);
             }
         );
         assert_eq!(start.elapsed(), SECOND * 5);
@@ -268,35 +268,35 @@ async fn stop_interrupts_every_wait() {
 async fn stop_before_the_first_read_does_not_connect() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let mut driver = driver(&input, 1);
-    driver.stop_handle().soft(SECOND);
+    driver.stop_handle().stop_gracefully(SECOND);
     assert!(driver.next().await.unwrap().is_none());
     driver.close().await.unwrap();
     assert_eq!(input.heard(), [Heard::Close(SECOND)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn hard_stop_nacks_deliveries_of_other_tasks_and_ignores_later_verdicts() {
+async fn immediate_stop_nacks_deliveries_of_other_tasks_and_ignores_later_verdicts() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let mut driver = driver(&input, 1);
     let held = driver.next().await.unwrap().unwrap();
-    driver.stop_handle().hard();
+    driver.stop_handle().stop_immediately();
     driver.close().await.unwrap();
     held.settle(Verdicts::ACK).await.unwrap();
     assert_eq!(input.heard()[1..], [Heard::Settled(0, Verdicts::NACK), Heard::Close(Duration::ZERO)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn hard_stop_overrides_a_soft_stop() {
+async fn immediate_stop_overrides_a_graceful_stop() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let mut driver = driver(&input, 1);
     let stop = driver.stop_handle();
     let held = driver.next().await.unwrap().unwrap();
-    stop.soft(SECOND * 100);
+    stop.stop_gracefully(SECOND * 100);
     let start = Instant::now();
     let (closed, ()) = tokio::join!(driver.close(), async {
         tokio::time::sleep(SECOND * 2).await;
-        stop.soft(SECOND * 1000);
-        stop.hard();
+        stop.stop_gracefully(SECOND * 1000);
+        stop.stop_immediately();
     });
     closed.unwrap();
     assert_eq!(start.elapsed(), SECOND * 2);
@@ -338,12 +338,12 @@ async fn one_in_flight_keeps_the_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn soft_stop_lets_handlers_finish() {
+async fn graceful_stop_lets_handlers_finish() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let driver = driver(&input, 1);
     let stop = driver.stop_handle();
     let run = driver.run(move |_| {
-        stop.soft(SECOND * 10);
+        stop.stop_gracefully(SECOND * 10);
         async {
             tokio::time::sleep(SECOND * 4).await;
             Verdicts::ACK
@@ -363,7 +363,7 @@ async fn handlers_past_the_deadline_are_canceled_and_nacked() {
     let (alive, gone) = oneshot::channel::<()>();
     let alive = Mutex::new(Some(alive));
     let run = driver.run(move |_| {
-        stop.soft(SECOND * 10);
+        stop.stop_gracefully(SECOND * 10);
         let alive = alive.lock().unwrap().take();
         async move {
             std::future::pending::<()>().await;
@@ -508,7 +508,7 @@ async fn stop_ends_a_stream_and_dropped_calls_take_nothing() {
     }
     let delivery = stream.next().await.unwrap().unwrap();
     assert_eq!(start.elapsed(), SECOND * 7);
-    stop.soft(SECOND * 3);
+    stop.stop_gracefully(SECOND * 3);
     let (ended, settled) = tokio::join!(stream.next(), delivery.settle(Verdicts::ACK));
     assert!(ended.is_none() && settled.is_ok());
     assert_eq!(input.heard()[1..], [Heard::Close(SECOND * 3), Heard::Settled(0, Verdicts::ACK)]);
