@@ -219,7 +219,7 @@ mod tests {
             let table = Arc::new(RecordTable::new(&names, rows));
             let base = progress.track(&table, SequenceNumber::new("2").unwrap());
             let pool = Pool::new(10, 1 << 20);
-            let (records, bytes) = (pool.admit(2).await, Arc::new(pool.reserve(1).await));
+            let (records, bytes) = (pool.reserve_records(2).await, Arc::new(pool.reserve(1).await));
             let mut lane = outbox.lane(&names);
             lane.push(Delivery::new(&progress, &table, 0..2, base, records, &bytes)).await.unwrap();
 

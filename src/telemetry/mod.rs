@@ -184,7 +184,7 @@ impl Waiting {
     }
 
     /// Logs the reason of the wait, if that is due.
-    pub(crate) fn tell(&mut self, what: &str, name: &str, state: &str) {
+    pub(crate) fn log(&mut self, what: &str, name: &str, state: &str) {
         let now = Instant::now();
         if now >= self.next {
             self.next = now + LOG_EVERY;

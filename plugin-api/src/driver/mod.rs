@@ -186,7 +186,7 @@ impl Driver {
     /// rest.
     pub async fn close(self) -> Result<(), InputError> {
         let within = self.stop.current().remaining().unwrap_or(self.options.close_within);
-        self.reader.tell(&Event::Closing { within });
+        self.reader.report(&Event::Closing { within });
         if self.stop.current() == Stop::Immediate {
             self.in_flight.nack_all();
         }
@@ -200,7 +200,7 @@ impl Driver {
             }
         };
         self.in_flight.nack_all();
-        self.reader.tell(&Event::Closed { result: &result });
+        self.reader.report(&Event::Closed { result: &result });
         result
     }
 

@@ -34,9 +34,9 @@ use crate::sync::{Mutex, lock};
 /// How long getting credentials may take, including all retries of their provider.
 const CREDENTIALS_WITHIN: Duration = Duration::from_secs(30);
 /// How long a provider that failed is not asked again at first; the time doubles with each further failure.
-const FIRST_REST: Duration = Duration::from_secs(1);
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest such time, and so the longest until recovered credentials are noticed.
-const LONGEST_REST: Duration = Duration::from_secs(15);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
 /// The reason why AWS can't be reached at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -301,7 +301,7 @@ struct Checked {
 #[derive(Debug)]
 struct Failed {
     said: String,
-    rests: Duration,
+    backoff: Duration,
     until: Instant,
 }
 
@@ -311,7 +311,7 @@ impl Checked {
     }
 
     /// The last error, as long as the provider is not asked again.
-    fn rests(&self) -> Option<CredentialsError> {
+    fn backs_off(&self) -> Option<CredentialsError> {
         let failed = lock(&self.failed);
         let failed = failed.as_ref().filter(|failed| Instant::now() < failed.until)?;
         Some(CredentialsError::provider_error(failed.said.clone()))
@@ -320,8 +320,8 @@ impl Checked {
     fn remember(&self, outcome: &Result<AwsCredentials, CredentialsError>) {
         let mut failed = lock(&self.failed);
         *failed = outcome.as_ref().err().map(|error| {
-            let rests = failed.as_ref().map_or(FIRST_REST, |failed| LONGEST_REST.min(failed.rests * 2));
-            Failed { said: causes(error), rests, until: Instant::now() + rests }
+            let backoff = failed.as_ref().map_or(FIRST_BACKOFF, |failed| LONGEST_BACKOFF.min(failed.backoff * 2));
+            Failed { said: causes(error), backoff, until: Instant::now() + backoff }
         });
     }
 
@@ -341,7 +341,7 @@ impl ProvideCredentials for Checked {
         Self: 'a,
     {
         future::ProvideCredentials::new(async {
-            if let Some(error) = self.rests() {
+            if let Some(error) = self.backs_off() {
                 return Err(error);
             }
             let outcome = self.ask().await;
@@ -501,7 +501,7 @@ mod tests {
         }
         assert!((20..30).contains(&asked()), "asked {} times in five minutes", asked());
         counted.0.heals.store(true, Ordering::Relaxed);
-        tokio::time::advance(LONGEST_REST).await;
+        tokio::time::advance(LONGEST_BACKOFF).await;
         let before = asked();
         for _ in 0..3 {
             checked.provide_credentials().await.unwrap();
@@ -510,7 +510,7 @@ mod tests {
         counted.0.heals.store(false, Ordering::Relaxed);
         checked.provide_credentials().await.unwrap_err();
         counted.0.heals.store(true, Ordering::Relaxed);
-        tokio::time::advance(FIRST_REST).await;
+        tokio::time::advance(FIRST_BACKOFF).await;
         checked.provide_credentials().await.unwrap();
     }
 

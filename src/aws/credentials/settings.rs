@@ -564,8 +564,9 @@ pub(super) mod tests {
         for (variable, key) in checked.chain(rest).chain(ENDPOINT_URLS.map(|name| (name, ""))) {
             assert!(DOCUMENT.contains(&format!("`{variable}`")), "{variable}");
             // Some settings are documented together.
-            let told = DOCUMENT.contains(&format!("`{key}`")) || variable == format!("AWS_{}", key.to_uppercase());
-            assert!(key.is_empty() || told, "{key}");
+            let is_documented =
+                DOCUMENT.contains(&format!("`{key}`")) || variable == format!("AWS_{}", key.to_uppercase());
+            assert!(key.is_empty() || is_documented, "{key}");
         }
         for name in [
             "AWS_SECURITY_TOKEN",
