@@ -6,6 +6,7 @@
 pub(crate) mod credentials;
 pub(crate) mod http;
 pub(crate) mod sdk;
+pub(crate) mod take_body;
 
 use std::fmt::Debug;
 use std::time::SystemTime;

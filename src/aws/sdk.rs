@@ -23,9 +23,7 @@ use aws_sdk_kinesis::types::{
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef,
-};
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::date_time::Format;
@@ -34,6 +32,7 @@ use pipeline_plugin_api::causes;
 use tokio::time::Instant;
 
 use crate::aws::http::HostNotFound;
+use crate::aws::take_body::TakeBody;
 use crate::aws::{ConsumerDescription, ConsumerStatus, Service, credentials};
 use crate::model::{HashRange, ListedShard, SequenceNumber, ShardId, StartPosition, Stream};
 use crate::retry::{Fault, NO_CREDENTIALS, NO_SUCH_HOST, Origin};
@@ -222,7 +221,7 @@ impl Service for Aws {
             }
         };
         let position = position.build().map_err(|error| local("request", &error))?;
-        let body = TakenBody::default();
+        let body = TakeBody::default();
         let answer = self
             .subscriptions
             .subscribe_to_shard()
@@ -230,11 +229,11 @@ impl Service for Aws {
             .shard_id(shard.as_str())
             .starting_position(position)
             .customize()
-            .interceptor(TakeBody(body.clone()))
+            .interceptor(body.clone())
             .send()
             .await;
         // Once the body is taken, the SDK's result for the empty body is ignored.
-        match (lock(&body.0).take(), answer) {
+        match (body.taken(), answer) {
             (Some(body), _) => Ok(body),
             (None, Err(error)) => Err(fault(&error)),
             (None, Ok(_)) => Err(incomplete("body")),
@@ -262,35 +261,6 @@ impl Intercept for ServiceTime {
         let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
         if let Some(date) = date.and_then(|date| SystemTime::try_from(date).ok()) {
             *lock(&self.0) = Some((date, Instant::now()));
-        }
-        Ok(())
-    }
-}
-
-/// Holds the body that is taken out of an answer.
-#[derive(Debug, Clone, Default)]
-struct TakenBody(Arc<Mutex<Option<SdkBody>>>);
-
-/// Takes the body out of a good answer, before the SDK reads it.
-#[derive(Debug)]
-struct TakeBody(TakenBody);
-
-#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
-impl Intercept for TakeBody {
-    fn name(&self) -> &'static str {
-        "TakeBody"
-    }
-
-    fn modify_before_deserialization(
-        &self,
-        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
-        _runtime_components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let response = context.response_mut();
-        if response.status().is_success() {
-            let body = std::mem::replace(response.body_mut(), SdkBody::empty());
-            *lock(&self.0.0) = Some(body);
         }
         Ok(())
     }
