@@ -53,7 +53,7 @@ pub async fn host(file: &str, output: fn(&[Message]) -> Verdicts) -> Result<Endi
         interrupted = async {
             tokio::signal::ctrl_c().await?;
             // This reads no more, waits until everything in flight is settled, and stores progress; then `run` returns.
-            stop.soft(Duration::from_secs(20));
+            stop.stop_gracefully(Duration::from_secs(20));
             std::future::pending().await
         } => interrupted,
     }

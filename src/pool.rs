@@ -5,7 +5,7 @@
 //! shards.
 //!
 //! ```text
-//! frame prelude ─▶ reserve(bytes) ─▶ body, decode ─▶ shrink_to(bytes kept) ─▶ admit(records) ─▶ … ─▶ final ack: drop
+//! frame prelude ─▶ reserve(bytes) ─▶ body, decode ─▶ shrink_to(bytes kept) ─▶ reserve_records(records) ─▶ … ─▶ final ack: drop
 //! ```
 //!
 //! Bytes and records have separate queues. A decoded event that waits for records holds bytes; behind a waiter for
@@ -21,13 +21,13 @@ use super::sync::{Arc, Mutex, lock};
 /// The pending pool. It is cheap to clone; all clones share one pool.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
-    bytes: Arc<Gate>,
-    records: Arc<Gate>,
+    bytes: Arc<Budget>,
+    records: Arc<Budget>,
 }
 
-/// The fill level of the pool for one quantity.
+/// The usage of the pool for one quantity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Fill {
+pub(crate) struct Usage {
     /// The amount that is taken now.
     pub used: u64,
     /// The highest amount that was ever taken at once.
@@ -43,7 +43,7 @@ pub(crate) struct Fill {
 impl Pool {
     /// Creates a pool for these numbers of records and bytes; each is at least one.
     pub(crate) fn new(max_records: u64, max_bytes: u64) -> Self {
-        Self { bytes: Arc::new(Gate::new(max_bytes)), records: Arc::new(Gate::new(max_records)) }
+        Self { bytes: Arc::new(Budget::new(max_bytes)), records: Arc::new(Budget::new(max_records)) }
     }
 
     /// Waits until `bytes` more may be held. A reservation larger than the whole pool is granted when nothing else is
@@ -53,28 +53,28 @@ impl Pool {
     ///
     /// A dropped wait leaves the queue and releases space that it was granted.
     pub(crate) fn reserve(&self, bytes: u64) -> Acquire {
-        Gate::acquire(&self.bytes, bytes)
+        Budget::acquire(&self.bytes, bytes)
     }
 
     /// Waits until `records` more may be pending. This is cancel safe like [`reserve`](Self::reserve).
-    pub(crate) fn admit(&self, records: u64) -> Acquire {
-        Gate::acquire(&self.records, records)
+    pub(crate) fn reserve_records(&self, records: u64) -> Acquire {
+        Budget::acquire(&self.records, records)
     }
 
-    /// The fill level of the pool in records.
-    pub(crate) fn records(&self) -> Fill {
-        self.records.fill()
+    /// The usage of the pool in records.
+    pub(crate) fn records(&self) -> Usage {
+        self.records.usage()
     }
 
-    /// The fill level of the pool in bytes.
-    pub(crate) fn bytes(&self) -> Fill {
-        self.bytes.fill()
+    /// The usage of the pool in bytes.
+    pub(crate) fn bytes(&self) -> Usage {
+        self.bytes.usage()
     }
 }
 
 /// One quantity with a limit, granted first come, first served.
 #[derive(Debug)]
-struct Gate {
+struct Budget {
     core: Mutex<Core>,
 }
 
@@ -134,7 +134,7 @@ impl Core {
     }
 }
 
-impl Gate {
+impl Budget {
     fn new(capacity: u64) -> Self {
         let core = Core {
             capacity: capacity.max(1),
@@ -148,13 +148,13 @@ impl Gate {
         Self { core: Mutex::new(core) }
     }
 
-    fn acquire(gate: &Arc<Self>, amount: u64) -> Acquire {
-        Acquire { gate: Arc::clone(gate), amount, state: Waiting::Unasked }
+    fn acquire(budget: &Arc<Self>, amount: u64) -> Acquire {
+        Acquire { budget: Arc::clone(budget), amount, state: Waiting::Unasked }
     }
 
-    fn fill(&self) -> Fill {
+    fn usage(&self) -> Usage {
         let core = lock(&self.core);
-        Fill {
+        Usage {
             used: core.used,
             peak: core.peak,
             capacity: core.capacity,
@@ -175,7 +175,7 @@ impl Gate {
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
 pub(crate) struct Acquire {
-    gate: Arc<Gate>,
+    budget: Arc<Budget>,
     amount: u64,
     state: Waiting,
 }
@@ -192,7 +192,7 @@ impl Future for Acquire {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
         let this = &mut *self;
-        let mut core = lock(&this.gate.core);
+        let mut core = lock(&this.budget.core);
         match this.state {
             Waiting::Unasked => {
                 if core.waiting.is_empty() && core.fits(this.amount) {
@@ -218,7 +218,7 @@ impl Future for Acquire {
         }
         drop(core);
         this.state = Waiting::Done;
-        Poll::Ready(Permit { gate: Arc::clone(&this.gate), amount: this.amount })
+        Poll::Ready(Permit { budget: Arc::clone(&this.budget), amount: this.amount })
     }
 }
 
@@ -226,7 +226,7 @@ impl Drop for Acquire {
     fn drop(&mut self) {
         let Waiting::InQueue(ticket) = self.state else { return };
         let wake = {
-            let mut core = lock(&self.gate.core);
+            let mut core = lock(&self.budget.core);
             if core.served.remove(&ticket) {
                 core.give_back(self.amount)
             } else {
@@ -242,7 +242,7 @@ impl Drop for Acquire {
 /// A permit for space in the pool, which is released when the permit is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    gate: Arc<Gate>,
+    budget: Arc<Budget>,
     amount: u64,
 }
 
@@ -256,9 +256,9 @@ impl Permit {
     /// the next reservation waits longer.
     pub(crate) fn shrink_to(&mut self, amount: u64) {
         if amount > self.amount {
-            lock(&self.gate.core).take(amount - self.amount);
+            lock(&self.budget.core).take(amount - self.amount);
         } else {
-            self.gate.give_back(self.amount - amount);
+            self.budget.give_back(self.amount - amount);
         }
         self.amount = amount;
     }
@@ -268,12 +268,12 @@ impl Permit {
     pub(crate) fn split(&mut self, amount: u64) -> Self {
         let amount = amount.min(self.amount);
         self.amount -= amount;
-        Self { gate: Arc::clone(&self.gate), amount }
+        Self { budget: Arc::clone(&self.budget), amount }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.give_back(self.amount);
+        self.budget.give_back(self.amount);
     }
 }

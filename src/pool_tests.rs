@@ -114,11 +114,11 @@ fn permit_shrinks_splits_and_counts_its_growth() {
 fn waiting_records_are_not_queued_behind_waiting_bytes() {
     alone(|| {
         let pool = Pool::new(10, 100);
-        let delivered = now(pool.admit(10)).unwrap();
+        let delivered = now(pool.reserve_records(10)).unwrap();
         let _event = now(pool.reserve(100)).unwrap();
         let mut next_frame = pool.reserve(50);
         assert!(poll(&mut next_frame).is_none());
-        let mut records = pool.admit(5);
+        let mut records = pool.reserve_records(5);
         assert!(poll(&mut records).is_none());
         assert_eq!((pool.records().used, pool.records().capacity, pool.records().waiting), (10, 10, 1));
         drop(delivered);
@@ -139,7 +139,7 @@ fn cancelled_waiters() {
                 .map(|(amount, gives_up)| {
                     let (pool, held) = (pool.clone(), sync::Arc::clone(&held));
                     shuttle::future::spawn(async move {
-                        let mut wait = pool.admit(amount);
+                        let mut wait = pool.reserve_records(amount);
                         if gives_up {
                             // Polled once with the task's own waker, then dropped wherever the schedule has got to.
                             let first = std::future::poll_fn(|cx| Poll::Ready(pin!(&mut wait).poll(cx))).await;

@@ -7,14 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_sdk_kinesis::Client;
-use aws_sdk_kinesis::config::interceptors::BeforeDeserializationInterceptorContextMut;
-use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_kinesis::operation::subscribe_to_shard::builders::SubscribeToShardFluentBuilder;
 use aws_sdk_kinesis::types::{ShardIteratorType, StartingPosition, SubscribeToShardEventStream};
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use kinesis_input::internals::{Frames, wire};
+use kinesis_input::internals::{Frames, TakeBody, wire};
 use pipeline_plugin_api::{Demand, Verdicts};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -69,28 +67,6 @@ impl Stopwatch {
     }
 }
 
-/// Takes the body out of an answer, as the plugin does.
-#[derive(Debug, Clone, Default)]
-struct TakeBody(Arc<std::sync::Mutex<Option<SdkBody>>>);
-
-#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
-impl Intercept for TakeBody {
-    fn name(&self) -> &'static str {
-        "TakeBody"
-    }
-
-    fn modify_before_deserialization(
-        &self,
-        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), AnyError> {
-        let body = std::mem::replace(context.response_mut().body_mut(), SdkBody::empty());
-        *self.0.lock().map_err(|_| "a poisoned lock")? = Some(body);
-        Ok(())
-    }
-}
-
 /// The call for a shard, from its oldest record on.
 pub fn subscribe(client: &Client, shard: usize) -> Result<SubscribeToShardFluentBuilder, AnyError> {
     let position = StartingPosition::builder().r#type(ShardIteratorType::TrimHorizon).build()?;
@@ -101,8 +77,7 @@ pub fn subscribe(client: &Client, shard: usize) -> Result<SubscribeToShardFluent
 async fn body(client: &Client, shard: usize) -> Result<SdkBody, AnyError> {
     let take = TakeBody::default();
     let _ = subscribe(client, shard)?.customize().interceptor(take.clone()).send().await;
-    let body = take.0.lock().map_err(|_| "a poisoned lock")?.take();
-    body.ok_or_else(|| "no subscription".into())
+    take.good().ok_or_else(|| "no subscription".into())
 }
 
 /// The floor: our transport, and the bytes thrown away. Counts what the payload would be.

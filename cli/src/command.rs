@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use metrics_util::MetricKindMask;
 use pipeline_plugin_api::config::Detail;
 use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 
@@ -15,7 +14,7 @@ use crate::configure::{self, Printed};
 use crate::leases::{self, Leases};
 use crate::signals::Signals;
 use crate::terminal::{LogFormat, Terminal};
-use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, registry, run, signals};
+use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, metrics, registry, run, signals};
 
 /// How long the runtime waits for calls that still block when the program ends.
 const LINGER: Duration = Duration::from_secs(1);
@@ -79,9 +78,6 @@ struct Run {
     #[arg(long, value_name = "ADDR", value_parser = address)]
     metrics: Option<SocketAddr>,
 }
-
-/// A gauge that was not set for this long is not served any more.
-const IDLE_GAUGES: Duration = Duration::from_secs(15);
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse::<u16>() {
@@ -178,11 +174,7 @@ async fn run_pipeline(arguments: &Run, registry: &Registry, terminal: &Terminal,
         tracing::warn!("{warning}");
     }
     if let Some(address) = arguments.metrics {
-        // All gauges are set every second; those of shards that are not read here any more are removed.
-        let exporter = metrics_exporter_prometheus::PrometheusBuilder::new()
-            .with_http_listener(address)
-            .idle_timeout(MetricKindMask::GAUGE, Some(IDLE_GAUGES));
-        if let Err(error) = exporter.install() {
+        if let Err(error) = metrics::serve(address) {
             return fail(Exit::Failed, &format!("metrics can't be served at {address}: {error}"));
         }
         tracing::info!(%address, "serving metrics");

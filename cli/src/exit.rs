@@ -19,13 +19,13 @@ pub enum Exit {
     /// The input can't run until a person changes something: permissions, region, stream, checkpoint.
     Input = 4,
     /// A second signal stopped the pipeline at once.
-    HardStop = 130,
+    ImmediateStop = 130,
 }
 
 impl Exit {
     /// All exit codes, in ascending order.
     pub const ALL: [Self; 6] =
-        [Self::Done, Self::Failed, Self::Usage, Self::Configuration, Self::Input, Self::HardStop];
+        [Self::Done, Self::Failed, Self::Usage, Self::Configuration, Self::Input, Self::ImmediateStop];
 
     /// The number that the shell sees.
     pub fn code(self) -> u8 {
@@ -40,7 +40,7 @@ impl Exit {
             Self::Usage => "wrong use of the command line",
             Self::Configuration => "the pipeline file can't be read, or is wrong",
             Self::Input => "the input can't run: credentials, region, stream, permissions, checkpoint",
-            Self::HardStop => "an immediate stop: messages that were in flight will be read again",
+            Self::ImmediateStop => "an immediate stop: messages that were in flight will be read again",
         }
     }
 

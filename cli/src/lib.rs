@@ -8,12 +8,13 @@
 //! - [`pipeline`]: a pipeline file becomes an input, an output and the options that join them.
 //! - [`mod@run`]: runs it, until its end, an error or a stop.
 //! - [`command`]: the program: arguments, subcommands, exit codes; `configure`: lint, schema, docs, create.
-//! - `terminal`: logs, the progress line, metrics; `signals`: the effect of Ctrl-C and SIGTERM.
+//! - `terminal`: logs, the progress line; `metrics`: the endpoint for Prometheus; `signals`: the effect of Ctrl-C and SIGTERM.
 
 pub mod command;
 mod configure;
 mod exit;
 mod leases;
+mod metrics;
 pub mod pipeline;
 pub mod run;
 mod signals;

@@ -16,9 +16,9 @@ pub(crate) async fn stop_on_signals(signals: io::Result<Signals>, stop: StopHand
     };
     signals.next().await;
     tracing::info!("stopping: delivering what was read; a second signal stops at once");
-    stop.soft();
+    stop.stop_gracefully();
     signals.next().await;
-    stop.hard();
+    stop.stop_immediately();
     std::future::pending::<()>().await;
 }
 

@@ -173,7 +173,7 @@ impl Reader {
     pub async fn stop(self) -> Result<Numbers, AnyError> {
         match self {
             Self::Here { stop, mut running } => {
-                stop.soft();
+                stop.stop_gracefully();
                 if let Some(ended) = running.join_next().await {
                     ended??;
                 }
@@ -208,7 +208,7 @@ pub async fn be_child(pipeline: PathBuf, metrics: Metrics) -> Result<(), AnyErro
     // This is a thread, because a blocked read of standard input would keep a runtime from ending.
     std::thread::spawn(move || {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        stopper.soft();
+        stopper.stop_gracefully();
     });
     let report = async {
         loop {

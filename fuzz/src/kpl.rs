@@ -2,7 +2,7 @@
 
 use base64_simd::STANDARD;
 use kinesis_input::internals::{Record, Rows, deaggregate, wire::Event};
-use md5::{Digest, Md5};
+use kinesis_testkit::aggregate::sealed;
 
 use super::choices::Choices;
 
@@ -12,11 +12,6 @@ pub fn check_input(input: &[u8]) {
     let is_sealed = choices.byte() & 1 != 0;
     let body = choices.rest();
     if is_sealed { check(&sealed(body)) } else { check(body) }
-}
-
-/// The data of an aggregate with this protobuf.
-pub fn sealed(body: &[u8]) -> Vec<u8> {
-    [&[0xF3, 0x89, 0x9A, 0xC2], body, &Md5::digest(body)[..]].concat()
 }
 
 /// The records that come out of a record with this data.

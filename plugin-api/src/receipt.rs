@@ -61,13 +61,13 @@ pub trait Settle: Send + Sync + 'static {
 
 /// A settlement that reports the verdicts to a wrapper.
 struct OnSettle<F> {
-    hear: F,
+    observer: F,
     receipt: Receipt,
 }
 
 impl<F: FnOnce(&Verdicts) + Send + Sync + 'static> Settle for OnSettle<F> {
     fn settle(self: Box<Self>, verdicts: Verdicts) {
-        (self.hear)(&verdicts);
+        (self.observer)(&verdicts);
         // The number of verdicts was verified before this call.
         let _ = self.receipt.settle(verdicts);
     }
@@ -94,11 +94,11 @@ impl Receipt {
         Self { settle: None, expected: 0 }
     }
 
-    /// Adds an observer, for a wrapper of an input that needs the outcome of a batch: `hear` is called once,
+    /// Adds an observer, for a wrapper of an input that needs the outcome of a batch: `observer` is called once,
     /// with the verdicts of all messages, before they are counted. A dropped receipt is reported as a nack.
-    pub fn on_settle(self, hear: impl FnOnce(&Verdicts) + Send + Sync + 'static) -> Self {
+    pub fn on_settle(self, observer: impl FnOnce(&Verdicts) + Send + Sync + 'static) -> Self {
         let expected = self.expected;
-        Self { settle: Some(Box::new(OnSettle { hear, receipt: self })), expected }
+        Self { settle: Some(Box::new(OnSettle { observer, receipt: self })), expected }
     }
 
     /// Settles the batch without an input, for tests of how an input processes verdicts.
@@ -159,16 +159,18 @@ mod tests {
 
     #[test]
     fn wrapper_receives_verdicts_once_and_forwards_them() {
-        let (heard, wrapper) = (Heard::default(), Heard::default());
-        let hear = wrapper.clone();
-        let receipt = Receipt::new(1, heard.clone()).on_settle(move |verdicts| Box::new(hear).settle(verdicts.clone()));
+        let (input, wrapper) = (Recorder::default(), Recorder::default());
+        let observer = wrapper.clone();
+        let receipt =
+            Receipt::new(1, input.clone()).on_settle(move |verdicts| Box::new(observer).settle(verdicts.clone()));
         receipt.settle(Verdicts::ACK).unwrap();
-        let hear = wrapper.clone();
-        drop(Receipt::new(1, heard.clone()).on_settle(move |verdicts| Box::new(hear).settle(verdicts.clone())));
-        let hear = wrapper.clone();
-        let receipt = Receipt::new(1, heard.clone()).on_settle(move |verdicts| Box::new(hear).settle(verdicts.clone()));
+        let observer = wrapper.clone();
+        drop(Receipt::new(1, input.clone()).on_settle(move |verdicts| Box::new(observer).settle(verdicts.clone())));
+        let observer = wrapper.clone();
+        let receipt =
+            Receipt::new(1, input.clone()).on_settle(move |verdicts| Box::new(observer).settle(verdicts.clone()));
         receipt.settle(Verdicts::nack("disk full")).unwrap();
-        for all in [heard, wrapper] {
+        for all in [input, wrapper] {
             assert_eq!(*all.0.lock().unwrap(), [Verdicts::ACK, Verdicts::NACK, Verdicts::nack("disk full")]);
         }
     }
@@ -181,9 +183,9 @@ mod tests {
     }
 
     #[derive(Clone, Default)]
-    struct Heard(Arc<Mutex<Vec<Verdicts>>>);
+    struct Recorder(Arc<Mutex<Vec<Verdicts>>>);
 
-    impl Settle for Heard {
+    impl Settle for Recorder {
         fn settle(self: Box<Self>, verdicts: Verdicts) {
             self.0.lock().unwrap().push(verdicts);
         }
@@ -191,23 +193,23 @@ mod tests {
 
     #[test]
     fn receipt_dropped_by_the_host() {
-        let heard = Heard::default();
-        drop(Receipt::new(2, heard.clone()));
-        assert_eq!(*heard.0.lock().unwrap(), [Verdicts::NACK]);
+        let input = Recorder::default();
+        drop(Receipt::new(2, input.clone()));
+        assert_eq!(*input.0.lock().unwrap(), [Verdicts::NACK]);
     }
 
     #[test]
     fn settled_receipt_is_not_nacked_when_dropped() {
-        let heard = Heard::default();
-        Receipt::new(2, heard.clone()).settle(Verdicts::ACK).unwrap();
-        assert_eq!(*heard.0.lock().unwrap(), [Verdicts::ACK]);
+        let input = Recorder::default();
+        Receipt::new(2, input.clone()).settle(Verdicts::ACK).unwrap();
+        assert_eq!(*input.0.lock().unwrap(), [Verdicts::ACK]);
     }
 
     #[test]
     fn verdicts_that_do_not_match_the_batch_are_refused_and_nack_it() {
-        let heard = Heard::default();
-        let refused = Receipt::new(2, heard.clone()).settle(Verdicts::Each(vec![Verdict::Ack]));
+        let input = Recorder::default();
+        let refused = Receipt::new(2, input.clone()).settle(Verdicts::Each(vec![Verdict::Ack]));
         assert_eq!(refused, Err(AckError::WrongCount { expected: 2, got: 1 }));
-        assert_eq!(*heard.0.lock().unwrap(), [Verdicts::NACK]);
+        assert_eq!(*input.0.lock().unwrap(), [Verdicts::NACK]);
     }
 }

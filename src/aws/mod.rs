@@ -7,6 +7,7 @@ pub(crate) mod cbor;
 pub(crate) mod credentials;
 pub(crate) mod http;
 pub(crate) mod sdk;
+pub(crate) mod take_body;
 
 use std::fmt::Debug;
 use std::time::SystemTime;

@@ -26,8 +26,7 @@ use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef,
-    BeforeTransmitInterceptorContextMut,
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
 };
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
@@ -38,6 +37,7 @@ use pipeline_plugin_api::causes;
 use tokio::time::{Instant, timeout};
 
 use crate::aws::http::HostNotFound;
+use crate::aws::take_body::{TakeBody, Taken};
 use crate::aws::{ConsumerDescription, ConsumerStatus, Encoding, RecordsAnswer, Service, cbor, credentials};
 use crate::model::{HashRange, ListedShard, SequenceNumber, ShardId, StartPosition, Stream};
 use crate::retry::{Fault, NO_CREDENTIALS, NO_SUCH_HOST, Origin};
@@ -47,8 +47,6 @@ use crate::sync::{Mutex, lock};
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one attempt of a control call may take.
 const CONTROL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The status of a call whose encoding the service does not know.
-const UNSUPPORTED_MEDIA_TYPE: u16 = 415;
 /// The most bytes of an error that are read.
 const ERROR: usize = 64 << 10;
 
@@ -213,7 +211,7 @@ impl Service for Aws {
             }
         };
         let position = position.build().map_err(|error| local("request", &error))?;
-        let body = TakenBody::default();
+        let body = TakeBody::default();
         let answer = self
             .records
             .subscribe_to_shard()
@@ -221,12 +219,12 @@ impl Service for Aws {
             .shard_id(shard.as_str())
             .starting_position(position)
             .customize()
-            .interceptor(TakeBody(body.clone()))
+            .interceptor(body.clone())
             .send()
             .await;
         // Once the body is taken, the SDK's result for the empty body is ignored.
-        match (lock(&body.0).take(), answer) {
-            (Some(taken), _) => Ok(taken.body),
+        match (body.good(), answer) {
+            (Some(body), _) => Ok(body),
             (None, Err(error)) => Err(fault(&error)),
             (None, Ok(_)) => Err(incomplete("body")),
         }
@@ -245,16 +243,15 @@ impl Service for Aws {
         limit: u32,
         encoding: Encoding,
     ) -> Result<RecordsAnswer, Fault> {
-        let taken = TakenBody::default();
+        let body = TakeBody::default();
         let call = self.records.get_records().stream_arn(stream.arn()).shard_iterator(iterator);
-        let call = call.limit(limit.cast_signed()).customize().interceptor(TakeBody(taken.clone()));
+        let call = call.limit(limit.cast_signed()).customize().interceptor(body.clone());
         let call = match encoding {
             Encoding::Json => call,
             Encoding::Cbor => call.interceptor(SendCbor(cbor::call(stream.arn(), iterator, limit))),
         };
         let answer = call.send().await;
-        let taken = lock(&taken.0).take();
-        match (taken, answer) {
+        match (body.taken(), answer) {
             (Some(Taken { refused: None, body, encoding, len }), _) => Ok(RecordsAnswer { body, encoding, len }),
             (Some(Taken { refused: Some(status), body, .. }), _) => Err(refused(status, body).await),
             (None, Err(error)) => Err(fault(&error)),
@@ -291,51 +288,6 @@ impl Intercept for ServiceTime {
         let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
         if let Some(date) = date.and_then(|date| SystemTime::try_from(date).ok()) {
             *lock(&self.0) = Some((date, Instant::now()));
-        }
-        Ok(())
-    }
-}
-
-/// Holds the body that is taken out of an answer.
-#[derive(Debug, Clone, Default)]
-struct TakenBody(Arc<Mutex<Option<Taken>>>);
-
-/// A body that was taken out of an answer.
-#[derive(Debug)]
-struct Taken {
-    body: SdkBody,
-    encoding: Encoding,
-    len: Option<u64>,
-    /// The status of an answer that is an error.
-    refused: Option<u16>,
-}
-
-/// Takes the body out of a good answer, before the SDK reads it, and out of errors in CBOR, which the SDK can't read.
-#[derive(Debug)]
-struct TakeBody(TakenBody);
-
-#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
-impl Intercept for TakeBody {
-    fn name(&self) -> &'static str {
-        "TakeBody"
-    }
-
-    fn modify_before_deserialization(
-        &self,
-        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
-        _runtime_components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let response = context.response_mut();
-        let encoding = match response.headers().get("content-type") {
-            Some(kind) if kind.starts_with(cbor::CONTENT_TYPE) => Encoding::Cbor,
-            _ => Encoding::Json,
-        };
-        let refused = (!response.status().is_success()).then(|| response.status().as_u16());
-        if matches!(refused, None | Some(UNSUPPORTED_MEDIA_TYPE)) || encoding == Encoding::Cbor {
-            let len = response.headers().get("content-length").and_then(|len| len.parse().ok());
-            let body = std::mem::replace(response.body_mut(), SdkBody::empty());
-            *lock(&self.0.0) = Some(Taken { body, encoding, len, refused });
         }
         Ok(())
     }

@@ -11,10 +11,10 @@ use serde_json::Value;
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Batching {
-    /// A batch is complete with so many messages; `0` for no such limit.
+    /// The number of messages that completes a batch; `0` for no such limit.
     pub count: usize,
 
-    /// A batch is complete with so many bytes; `0` for no such limit.
+    /// The number of bytes that completes a batch; `0` for no such limit.
     pub byte_size: ByteSize,
 
     /// A batch is complete after this time, however few messages it has. Empty: only the other limits count.

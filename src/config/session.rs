@@ -84,7 +84,7 @@ pub struct KeepAlive {
     #[schemars(extend("x-advanced" = true))]
     pub interval: Duration,
 
-    /// After so many probes without an answer the connection is given up. `0` means `9`.
+    /// The number of unanswered probes after which the connection is given up. `0` means `9`.
     #[schemars(extend("x-advanced" = true))]
     pub count: u32,
 }

@@ -52,7 +52,7 @@ impl Shard {
         let table = Arc::new(RecordTable::new(&self.progress.names, rows));
         let base = self.progress.track(&table, last);
         let bytes = Arc::new(self.pool.reserve(1).await);
-        let records = self.pool.admit(count as u64).await;
+        let records = self.pool.reserve_records(count as u64).await;
         Delivery::new(&self.progress, &table, 0..count, base, records, &bytes)
     }
 

@@ -302,7 +302,7 @@ impl Sim {
         let workers = now(worker.store.workers()).unwrap();
         let rows: Vec<_> = self.streams.iter().map(|(stream, _)| now(worker.store.rows(stream)).unwrap()).collect();
         let seen = self.streams.iter().zip(&rows).map(|((stream, _), rows)| (stream, &**rows));
-        worker.liveness.look(clock, &workers, seen);
+        worker.liveness.observe(clock, &workers, seen);
         // A shard that another worker requested is handed over at once.
         for ((stream, _), rows) in self.streams.iter().zip(&rows) {
             for row in rows {
@@ -573,10 +573,10 @@ fn shard_requested_from_one_owner_is_not_forced_from_the_next() {
     let row = |shard: &ShardId| Row { hold: Some(hold(2)), ..Row::new(shard.clone(), None) };
     let rows: Vec<Row> = shards.iter().map(row).collect();
     let mut liveness = Liveness::new(Duration::from_secs(30));
-    liveness.look(start, &workers, [(&stream, &*rows)]);
+    liveness.observe(start, &workers, [(&stream, &*rows)]);
     let now = start + Duration::from_secs(20);
     let beaten = workers.clone().map(|worker| Worker { heartbeat: "2".into(), ..worker });
-    liveness.look(now, &beaten, [(&stream, &*rows)]);
+    liveness.observe(now, &beaten, [(&stream, &*rows)]);
     for (epoch, forced) in [(1, false), (2, true)] {
         let asked = shards.iter().map(|shard| {
             ((stream.clone(), shard.clone()), Asked { hold: hold(epoch), until: start + Duration::from_secs(1) })

@@ -31,21 +31,21 @@ pub(crate) struct Liveness {
     /// The lease period of this worker, which also stands for workers that do not publish theirs.
     lease: Duration,
     /// The workers that have a row or hold a shard, as of the last read of the table.
-    workers: HashMap<WorkerId, Life>,
+    workers: HashMap<WorkerId, Known>,
     /// The leases, by stream and shard, as of the last read of the table.
     holds: HashMap<Stream, HashMap<ShardId, Seen>>,
     /// Whether the table has been read before. A change can be proven only from the second read on.
-    looked_before: bool,
+    observed_before: bool,
     /// When a worker was last seen for the first time. This worker itself counts as new at its first read of the table.
     /// A rebalance reads it before it requests shards.
     arrival: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Life {
+struct Known {
     /// The last heartbeat of the worker; `None` if only leases of it were seen.
     heartbeat: Option<String>,
-    sign: Sign,
+    evidence: Evidence,
     /// The lease period of the worker.
     lease: Duration,
 }
@@ -54,13 +54,13 @@ struct Life {
 #[derive(Debug)]
 struct Seen {
     hold: Hold,
-    /// The last sign of life of this lease.
-    sign: Sign,
+    /// The last evidence that this lease is renewed.
+    evidence: Evidence,
 }
 
-/// A sign of life, and when it was seen.
+/// Evidence that a worker is alive, and when it was seen.
 #[derive(Debug, Clone, Copy)]
-struct Sign {
+struct Evidence {
     at: Instant,
     /// Whether a change was seen. A row that was there at the first read of the table may belong to a dead worker.
     proven: bool,
@@ -69,32 +69,32 @@ struct Sign {
 impl Liveness {
     /// Starts without knowledge, with the lease period of this worker.
     pub(crate) fn new(lease: Duration) -> Self {
-        Self { lease, workers: HashMap::new(), holds: HashMap::new(), looked_before: false, arrival: None }
+        Self { lease, workers: HashMap::new(), holds: HashMap::new(), observed_before: false, arrival: None }
     }
 
     /// Records what the table shows now.
-    pub(crate) fn look<'a>(
+    pub(crate) fn observe<'a>(
         &mut self,
         now: Instant,
         workers: &[Worker],
         rows: impl IntoIterator<Item = (&'a Stream, &'a [Row])>,
     ) {
-        let there = Sign { at: now, proven: self.looked_before };
-        let happened = Sign { at: now, proven: true };
-        let passed_on = Sign { at: now, proven: false };
-        if !self.looked_before || workers.iter().any(|worker| !self.workers.contains_key(&worker.id)) {
+        let there = Evidence { at: now, proven: self.observed_before };
+        let happened = Evidence { at: now, proven: true };
+        let passed_on = Evidence { at: now, proven: false };
+        if !self.observed_before || workers.iter().any(|worker| !self.workers.contains_key(&worker.id)) {
             self.arrival = Some(now);
         }
         for worker in workers {
-            let life = self.workers.entry(worker.id.clone()).or_insert(Life {
+            let known = self.workers.entry(worker.id.clone()).or_insert(Known {
                 heartbeat: None,
-                sign: there,
+                evidence: there,
                 lease: self.lease,
             });
-            life.lease = worker.presence.lease.unwrap_or(self.lease);
-            if life.heartbeat.as_ref() != Some(&worker.heartbeat) {
-                life.sign = if life.heartbeat.is_some() { happened } else { there };
-                life.heartbeat = Some(worker.heartbeat.clone());
+            known.lease = worker.presence.lease.unwrap_or(self.lease);
+            if known.heartbeat.as_ref() != Some(&worker.heartbeat) {
+                known.evidence = if known.heartbeat.is_some() { happened } else { there };
+                known.heartbeat = Some(worker.heartbeat.clone());
             }
         }
         let mut holds = HashMap::new();
@@ -105,24 +105,25 @@ impl Liveness {
                 let Some(hold) = &row.hold else { continue };
                 let seen = match before.remove(&row.shard) {
                     Some(seen) if seen.hold == *hold => seen,
-                    None => Seen { hold: hold.clone(), sign: there },
+                    None => Seen { hold: hold.clone(), evidence: there },
                     // The lease was renewed or claimed anew. Other programs hand nothing over.
                     Some(before) if before.hold.worker == hold.worker || hold.epoch.is_none() => {
-                        Seen { hold: hold.clone(), sign: happened }
+                        Seen { hold: hold.clone(), evidence: happened }
                     }
                     // A lease that was handed over does not prove that its new owner is alive.
-                    Some(_) => Seen { hold: hold.clone(), sign: passed_on },
+                    Some(_) => Seen { hold: hold.clone(), evidence: passed_on },
                 };
                 if hold.epoch.is_some() {
                     if !self.workers.contains_key(&hold.worker) {
-                        let life = Life { heartbeat: None, sign: seen.sign, lease: self.lease };
-                        self.workers.insert(hold.worker.clone(), life);
+                        let known = Known { heartbeat: None, evidence: seen.evidence, lease: self.lease };
+                        self.workers.insert(hold.worker.clone(), known);
                     }
-                    if seen.sign.at == now
-                        && seen.sign.proven
-                        && let Some(life) = self.workers.get_mut(&hold.worker).filter(|life| life.heartbeat.is_none())
+                    if seen.evidence.at == now
+                        && seen.evidence.proven
+                        && let Some(known) =
+                            self.workers.get_mut(&hold.worker).filter(|known| known.heartbeat.is_none())
                     {
-                        life.sign = seen.sign;
+                        known.evidence = seen.evidence;
                     }
                 }
                 seen_now.insert(row.shard.clone(), seen);
@@ -133,13 +134,13 @@ impl Liveness {
         let shown: HashSet<&WorkerId> = workers.iter().map(|worker| &worker.id).collect();
         let held = self.holds.values().flat_map(HashMap::values);
         let holders: HashSet<&WorkerId> = held.map(|seen| &seen.hold.worker).collect();
-        self.workers.retain(|id, life| {
+        self.workers.retain(|id, known| {
             if !shown.contains(id) {
-                life.heartbeat = None;
+                known.heartbeat = None;
             }
             shown.contains(id) || holders.contains(id)
         });
-        self.looked_before = true;
+        self.observed_before = true;
     }
 
     /// Whether a worker appeared within the last `time`. Others may be about to.
@@ -147,14 +148,14 @@ impl Liveness {
         self.arrival.is_some_and(|arrival| now.duration_since(arrival) < time)
     }
 
-    /// Whether the worker gave a sign of life within its lease period.
+    /// Whether the worker was seen alive within its lease period.
     pub(crate) fn is_alive(&self, worker: &WorkerId, now: Instant) -> bool {
-        self.workers.get(worker).is_some_and(|life| now < life.sign.at + life.lease)
+        self.workers.get(worker).is_some_and(|known| now < known.evidence.at + known.lease)
     }
 
-    /// Whether a sign of life of the worker was seen at `at` or later.
+    /// Whether the worker was seen alive at `at` or later.
     pub(crate) fn was_alive_since(&self, worker: &WorkerId, at: Instant) -> bool {
-        self.workers.get(worker).is_some_and(|life| life.sign.proven && life.sign.at >= at)
+        self.workers.get(worker).is_some_and(|known| known.evidence.proven && known.evidence.at >= at)
     }
 
     /// Whether the lease has expired: its holder sends no heartbeats any more, or the row has not been renewed for too
@@ -166,38 +167,38 @@ impl Liveness {
     /// Whether the holder was seen alive. A lease that was there at the first read of the table may belong to a dead
     /// worker.
     pub(crate) fn is_proven(&self, stream: &Stream, shard: &ShardId, hold: &Hold, now: Instant) -> bool {
-        let sign = if hold.epoch.is_some() {
-            self.workers.get(&hold.worker).map(|life| life.sign)
+        let evidence = if hold.epoch.is_some() {
+            self.workers.get(&hold.worker).map(|known| known.evidence)
         } else {
-            self.seen(stream, shard, hold).map(|seen| seen.sign)
+            self.seen(stream, shard, hold).map(|seen| seen.evidence)
         };
-        sign.is_some_and(|sign| sign.proven) && !self.is_expired(stream, shard, hold, now)
+        evidence.is_some_and(|evidence| evidence.proven) && !self.is_expired(stream, shard, hold, now)
     }
 
-    /// When the first lease will expire among those whose holder gave no sign of life at the read at `now`. The table
+    /// When the first lease will expire among those whose holder was not seen alive at the read at `now`. The table
     /// should be read again then.
     pub(crate) fn next_expiry(&self, now: Instant) -> Option<Instant> {
         let ends = self.holds.values().flat_map(HashMap::values).map(|seen| {
             let silent = self.workers.get(&seen.hold.worker).filter(|_| seen.hold.epoch.is_some());
-            let silent = silent.filter(|life| life.sign.at < now).map(|life| life.sign.at + life.lease);
-            let unrenewed = Some(self.unrenewed(seen)).filter(|_| seen.sign.at < now);
+            let silent = silent.filter(|known| known.evidence.at < now).map(|known| known.evidence.at + known.lease);
+            let unrenewed = Some(self.unrenewed(seen)).filter(|_| seen.evidence.at < now);
             silent.into_iter().chain(unrenewed).min()
         });
         ends.flatten().filter(|end| *end > now).min()
     }
 
-    /// When the lease expires if no further sign of it or its holder is seen. A lease that was never seen does not
+    /// When the lease expires if no further evidence of it or its holder is seen. A lease that was never seen does not
     /// expire.
     fn end(&self, stream: &Stream, shard: &ShardId, hold: &Hold) -> Option<Instant> {
         let unrenewed = self.seen(stream, shard, hold).map(|seen| self.unrenewed(seen));
         let silent = self.workers.get(&hold.worker).filter(|_| hold.epoch.is_some());
-        unrenewed.into_iter().chain(silent.map(|life| life.sign.at + life.lease)).min()
+        unrenewed.into_iter().chain(silent.map(|known| known.evidence.at + known.lease)).min()
     }
 
     /// When a row becomes free if it is not renewed.
     fn unrenewed(&self, seen: &Seen) -> Instant {
-        let life = self.workers.get(&seen.hold.worker).filter(|_| seen.hold.epoch.is_some());
-        seen.sign.at + life.map_or(self.lease, |life| life.lease) * UNRENEWED
+        let known = self.workers.get(&seen.hold.worker).filter(|_| seen.hold.epoch.is_some());
+        seen.evidence.at + known.map_or(self.lease, |known| known.lease) * UNRENEWED
     }
 
     fn seen(&self, stream: &Stream, shard: &ShardId, hold: &Hold) -> Option<&Seen> {
@@ -208,8 +209,10 @@ impl Liveness {
     /// Returns the workers that still have a row and were silent for [`BURIED_AFTER`] lease periods.
     pub(crate) fn long_dead<'w>(&self, workers: &'w [Worker], now: Instant) -> Vec<&'w Worker> {
         let dead = |worker: &&Worker| {
-            let life = self.workers.get(&worker.id);
-            life.is_some_and(|life| now.duration_since(life.sign.at) >= life.lease.max(self.lease) * BURIED_AFTER)
+            let known = self.workers.get(&worker.id);
+            known.is_some_and(|known| {
+                now.duration_since(known.evidence.at) >= known.lease.max(self.lease) * BURIED_AFTER
+            })
         };
         workers.iter().filter(dead).collect()
     }

@@ -23,7 +23,7 @@ fn row(hold: &Hold) -> Row {
 }
 
 fn observe(liveness: &mut Liveness, now: Instant, workers: &[Worker], rows: &[Row]) {
-    liveness.look(now, workers, [(&stream(), rows)]);
+    liveness.observe(now, workers, [(&stream(), rows)]);
 }
 
 #[test]

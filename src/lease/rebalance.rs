@@ -114,7 +114,7 @@ pub(crate) fn plan_shared(view: &View<'_>) -> Plan {
             Some(hold) if hold.worker == *view.me => actions.actions.push(action(ActionKind::Resume(hold.clone()))),
             _ if *who != Some(all.me) => {}
             None => free.push(action(ActionKind::Claim)),
-            Some(hold) if known.over => actions.actions.push(action(ActionKind::TakeOver(hold.clone()))),
+            Some(hold) if known.expired => actions.actions.push(action(ActionKind::TakeOver(hold.clone()))),
             Some(hold) if hold.epoch.is_none() && unsettled => actions.more = true,
             Some(hold) if hold.epoch.is_none() => {
                 // Other programs take shards from each other one at a time, too.
@@ -209,7 +209,7 @@ struct Known<'a> {
     /// Whether the shard may not be read yet, because a parent is not finished. It counts in the plan all the same.
     waits: bool,
     /// Whether the shard is held under an expired lease.
-    over: bool,
+    expired: bool,
     /// The worker that has the shard, or will have it: an index into `names`.
     owner: Option<usize>,
 }
@@ -217,7 +217,7 @@ struct Known<'a> {
 impl<'a> Everything<'a> {
     fn gather(view: &View<'a>) -> Self {
         let alive = |worker: &WorkerId| worker == view.me || view.liveness.is_alive(worker, view.now);
-        let told: BTreeSet<&WorkerId> =
+        let explicit: BTreeSet<&WorkerId> =
             view.workers.iter().filter(|one| one.presence.explicit && alive(&one.id)).map(|one| &one.id).collect();
         let ours = |one: &Worker| view.streams.iter().any(|seen| one.presence.streams.contains(seen.stream.arn()));
         let shown = view.workers.iter().filter(|one| !one.presence.explicit && ours(one) && alive(&one.id));
@@ -237,26 +237,26 @@ impl<'a> Everything<'a> {
             for (id, row) in of_stream {
                 let hold = row.and_then(|row| row.hold.as_ref());
                 let held = seen.held.contains(id);
-                let over = !held
+                let expired = !held
                     && hold.is_some_and(|hold| {
                         hold.worker != *view.me && view.liveness.is_expired(seen.stream, id, hold, view.now)
                     });
-                if let Some(hold) = hold.filter(|_| !over) {
-                    if told.contains(&hold.worker) {
+                if let Some(hold) = hold.filter(|_| !expired) {
+                    if explicit.contains(&hold.worker) {
                         continue;
                     }
                     // A holder that sends no heartbeats, or none now, keeps what it has.
                     names.entry(&hold.worker).or_insert(true);
                 }
                 let waits = !held && !readable.contains(id);
-                shards.push(Known { stream, id, row, held, waits, over, owner: None });
+                shards.push(Known { stream, id, row, held, waits, expired, owner: None });
             }
         }
         let names: Vec<(&WorkerId, bool)> = names.into_iter().collect();
         let index = |worker: &WorkerId| names.iter().position(|(name, _)| *name == worker);
         for shard in &mut shards {
             let wanted = shard.row.and_then(|row| row.requester.as_ref()).filter(|worker| alive(worker));
-            let holder = shard.row.and_then(|row| row.hold.as_ref()).filter(|_| !shard.over);
+            let holder = shard.row.and_then(|row| row.hold.as_ref()).filter(|_| !shard.expired);
             let holder = holder.map(|hold| &hold.worker);
             // A shard that this worker holds and the table does not show yet belongs to this worker.
             let holder = holder.or(shard.held.then_some(view.me));

@@ -50,12 +50,12 @@ impl Scene {
         let now = start + self.now * SECOND;
         let mut liveness = Liveness::new(LEASE);
         let mut workers = self.workers.clone();
-        liveness.look(start, &workers, [(&stream, &*self.rows)]);
+        liveness.observe(start, &workers, [(&stream, &*self.rows)]);
         workers
             .iter_mut()
             .filter(|worker| worker.id.as_str() != "dead")
             .for_each(|worker| worker.heartbeat = "2".into());
-        liveness.look(now, &workers, [(&stream, &*self.rows)]);
+        liveness.observe(now, &workers, [(&stream, &*self.rows)]);
         let asked = self.asked.iter().map(|(shard, (hold, until))| {
             ((stream.clone(), shard.clone()), Asked { hold: hold.clone(), until: start + *until * SECOND })
         });
@@ -277,7 +277,7 @@ fn explicit_shard_of_a_live_worker_fails_and_of_an_unproven_one_waits() {
 fn share_two(workers: &[Worker], ours: [usize; 2], rows: [&[Row]; 2], free: usize) -> (usize, bool) {
     let streams = ["one", "two"].map(|name| Stream::new(name, name));
     let (start, mut liveness) = (Instant::now(), Liveness::new(LEASE));
-    liveness.look(start, workers, streams.iter().zip(rows));
+    liveness.observe(start, workers, streams.iter().zip(rows));
     let ids =
         |kind: &str, count: usize| (0..count).map(|at| ShardId::from(&*format!("{kind}-{at}"))).collect::<Vec<_>>();
     let held = ours.map(|count| ids("ours", count).into_iter().collect::<BTreeSet<_>>());

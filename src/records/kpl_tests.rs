@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use md5::{Digest, Md5};
+use kinesis_testkit::aggregate::{field, sealed};
 use proptest::prelude::*;
 use serde_json::Value as Json;
 
@@ -34,23 +34,6 @@ fn hex(data: &[u8]) -> String {
 
 fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-}
-
-/// Makes the data of an aggregate from the bytes of its protobuf.
-fn sealed(body: &[u8]) -> Vec<u8> {
-    [&[0xF3, 0x89, 0x9A, 0xC2], body, &Md5::digest(body)].concat()
-}
-
-/// Makes a length-delimited field.
-fn field(number: u8, content: &[u8]) -> Vec<u8> {
-    let mut field = vec![number << 3 | 2];
-    let mut len = content.len();
-    while len >= 0x80 {
-        field.push(len as u8 | 0x80);
-        len >>= 7;
-    }
-    field.push(len as u8);
-    [field, content.to_vec()].concat()
 }
 
 fn user_record(key: u8, data: &[u8]) -> Vec<u8> {

@@ -15,7 +15,9 @@ use tracing::{Dispatch, Event, Level};
 
 use super::bench::{Bench, close, is_quiet, numbers, take};
 use super::script::{Answer, Piece, Script, body, event, exception, fault, records};
+use crate::model::{ShardNames, Stream};
 use crate::sync::{Mutex, lock};
+use crate::telemetry::ShardMeter;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -38,6 +40,13 @@ impl Counts {
         let mut named = counts.iter().filter(|(key, _)| key.name() == name);
         let found = named.find(|(key, _)| label.is_empty() || key.labels().any(|pair| pair.value() == label));
         found.map(|(_, value)| f64::from_bits(value.load(Ordering::Relaxed)))
+    }
+
+    /// The number of handles of a counter that are held.
+    fn handles(&self, name: &str) -> usize {
+        let counts = lock(&self.0);
+        let named = counts.iter().filter(|(key, _)| key.name() == name);
+        named.map(|(_, count)| Arc::strong_count(count) - 1).sum()
     }
 
     pub(super) fn record(&self) -> LocalRecorderGuard<'_> {
@@ -113,6 +122,24 @@ impl tracing::Subscriber for Log {
     fn enter(&self, _: &Id) {}
 
     fn exit(&self, _: &Id) {}
+}
+
+/// `kinesis-input run` serves the counters of a shard for as long as a handle of them is held.
+#[test]
+fn meter_holds_every_counter_of_its_shard_until_it_is_dropped() {
+    let counts = Counts::default();
+    let _recording = counts.record();
+    let stream = Stream::new("orders", "arn:orders");
+    let meter = ShardMeter::new(&Arc::new(ShardNames { stream, shard: "s".into() }));
+    meter.skipped(2);
+    meter.skipped(3);
+    meter.expired("7");
+    let seldom = ["kinesis_input_skipped_records_total", "kinesis_input_expired_checkpoints_total"];
+    let all = [seldom[0], seldom[1], "kinesis_input_acked_records_total"];
+    assert_eq!(all.map(|name| counts.handles(name)), [1, 1, 1]);
+    drop(meter);
+    assert_eq!(all.map(|name| counts.handles(name)), [0, 0, 0]);
+    assert_eq!(seldom.map(|name| counts.of(name, "s")), [5, 1]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -225,7 +225,7 @@ impl Coordinator {
                 return Some(RETRY_AFTER.min(period));
             }
         };
-        self.context.health.looked();
+        self.context.health.table_read();
         stop.run_until_cancelled(self.refresh_all(period / 2)).await?;
         stop.run_until_cancelled(self.store_ends_found_elsewhere(store)).await?;
         self.release_vanished();
@@ -344,7 +344,7 @@ impl Coordinator {
         let workers = store.workers().await?;
         let answered_at = Instant::now();
         let seen = self.streams.iter().zip(&rows).map(|(state, rows)| (&state.stream, &**rows));
-        self.liveness.look(answered_at, &workers, seen);
+        self.liveness.observe(answered_at, &workers, seen);
         for (state, rows) in self.streams.iter_mut().zip(&rows) {
             // Reading under a lost lease stops before anything else.
             let is_alive = |worker: &WorkerId| self.liveness.is_alive(worker, asked_at);

@@ -219,7 +219,7 @@ mod tests {
             let table = Arc::new(RecordTable::new(&names, rows));
             let base = progress.track(&table, SequenceNumber::new("2").unwrap());
             let pool = Pool::new(10, 1 << 20);
-            let (records, bytes) = (pool.admit(2).await, Arc::new(pool.reserve(1).await));
+            let (records, bytes) = (pool.reserve_records(2).await, Arc::new(pool.reserve(1).await));
             let mut lane = outbox.lane(&names);
             lane.push(Delivery::new(&progress, &table, 0..2, base, records, &bytes)).await.unwrap();
 
@@ -238,5 +238,29 @@ mod tests {
             progress.ack(base..base + 2);
             assert_eq!(progress.checkpoint().1, if counts { 2 } else { 0 }, "{to:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn ack_above_a_gap_counts_though_a_stop_drops_the_rest_of_its_event() {
+        let store = MemoryStore::default();
+        let stream = Stream::new("orders", "arn:orders");
+        let Claim::Owned(lease, _) = store.claim(&stream, &"s".into(), ClaimFrom::Nobody).await.unwrap() else {
+            panic!("the shard is free")
+        };
+        let names = Arc::new(ShardNames { stream, shard: "s".into() });
+        let outbox = Arc::new(Outbox::new(64, Arc::new(LeaseValidity::unlimited())));
+        let progress = Arc::new(Progress::new(Arc::clone(&names), 1000, true));
+        let shard = OwnedShard::new(lease, Arc::clone(&progress), CancellationToken::new(), outbox);
+        let of = |text: &str| Arc::new(RecordTable::new(&names, Event::parse(text.as_bytes()).unwrap().rows));
+        let (first, second) = (of(TEXT), of(&TEXT.replace(r#""1""#, r#""3""#).replace(r#""2""#, r#""4""#)));
+        let gap = progress.track(&first, SequenceNumber::new("2").unwrap());
+        let above = progress.track(&second, SequenceNumber::new("4").unwrap());
+        progress.ack(above..above + 1);
+        assert!(shard.stop_reading());
+        // The second record of the event was never delivered, so nothing holds the event any more.
+        drop(second);
+        progress.ack(gap..gap + 2);
+        let reached = Checkpoint::After(SequenceNumber::new("3").unwrap());
+        assert_eq!(progress.checkpoint(), (Some(reached), 3));
     }
 }

@@ -170,7 +170,7 @@ async fn deliver(
             let part = start..run.end.min(start + slice);
             start = part.end;
             progress.room_for(base + part.end as u64).await;
-            let records = pool.admit(part.len() as u64).await;
+            let records = pool.reserve_records(part.len() as u64).await;
             lane.push(Delivery::new(progress, &table, part, base, records, &bytes)).await?;
         }
     }

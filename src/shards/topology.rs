@@ -4,9 +4,14 @@
 //! which shards may be read and where each starts. A listing may be older than what is known from elsewhere, and then
 //! it proves nothing about that.
 
+#[path = "foreign_rows.rs"]
+mod foreign_rows;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
+
+use foreign_rows::RowHistory;
 
 use crate::lease::{Checkpoint, Row};
 use crate::model::{ChildShard, HashRange, SequenceNumber, ShardId, ShardListing, ShardState, StartPosition};
@@ -47,8 +52,9 @@ pub(crate) struct Learned {
     pub(crate) contradicted: Vec<ShardId>,
     /// Whether a shard starts at another position than before, which means that the stream was deleted and recreated.
     pub(crate) recreated: bool,
-    /// Whether something would be explained, since the service was last asked about it, by a stream that was deleted and recreated: a stored position lies before
-    /// the start of its shard, the end of an open shard is stored, or there is a new shard that no other shard became.
+    /// Whether something would be explained, since the service was last asked about it, by a stream that was deleted and
+    /// recreated: a stored position lies before the start of its shard, the end of an open shard is stored, or there is
+    /// a new shard that no other shard became.
     pub(crate) doubted: bool,
 }
 
@@ -104,10 +110,8 @@ struct Node {
     closed: bool,
     /// The stored checkpoint, as far as it is known.
     checkpoint: Option<Checkpoint>,
-    /// The origin of the shard's row.
-    stored: Stored,
-    /// Since when the row of the shard has been missing, as long as the reason is unknown.
-    vanished: Option<Instant>,
+    /// The origin of the shard's row, and whether its absence is still to be understood.
+    row: RowHistory,
     /// The first position of the shard, if a listing has shown it.
     begin: Option<SequenceNumber>,
     /// The hash keys of the shard, if a listing has shown them.
@@ -126,19 +130,6 @@ struct Node {
     contradicted_since: Option<Instant>,
 }
 
-/// The origin of the row of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stored {
-    /// There is no row.
-    No,
-    /// The row was written by a worker of this input.
-    Ours,
-    /// The row was written by a worker of this input, and by another program before.
-    TakenOver,
-    /// The row was written by another program.
-    Theirs,
-}
-
 impl Topology {
     pub(crate) fn new(explicit: Option<BTreeSet<ShardId>>, fresh: Fresh) -> Self {
         Self { nodes: BTreeMap::new(), explicit, fresh, listed_at: None, wants_listing: None, is_doubted: false }
@@ -155,11 +146,7 @@ impl Topology {
         let known: BTreeSet<&ShardId> = rows.iter().map(|row| &row.shard).collect();
         for (id, node) in &mut self.nodes {
             if !known.contains(id) {
-                // Other programs remove the row of a shard once it is ended, even if another worker holds it by then.
-                if matches!(node.stored, Stored::Theirs | Stored::TakenOver) && node.life != ShardState::Ended {
-                    node.vanished = Some(at);
-                }
-                node.stored = Stored::No;
+                node.row.is_missing(at, node.life);
             }
         }
         for row in rows {
@@ -168,13 +155,7 @@ impl Topology {
                 self.wants_listing = Some(at);
                 Node::new(Vec::new(), false, at)
             });
-            let theirs = row.foreign || row.hold.as_ref().is_some_and(|hold| hold.epoch.is_none());
-            node.stored = match node.stored {
-                _ if theirs => Stored::Theirs,
-                Stored::Theirs | Stored::TakenOver => Stored::TakenOver,
-                Stored::No | Stored::Ours => Stored::Ours,
-            };
-            node.vanished = None;
+            node.row.is_seen(row);
             node.unreadable = row.unreadable.is_some();
             if node.life == ShardState::Reading || node.unreadable {
                 continue;
@@ -188,66 +169,20 @@ impl Topology {
         self.judge_vanished();
     }
 
-    /// Judges shards whose row another program removed: a closed shard has ended, and an open one starts again. A
-    /// listing from before the row was missed proves this only for closed shards, which stay closed.
-    fn judge_vanished(&mut self) {
-        for node in self.nodes.values_mut().filter(|node| node.life != ShardState::Reading) {
-            let Some(since) = node.vanished else { continue };
-            if node.closed {
-                node.life = ShardState::Ended;
-                node.checkpoint = Some(Checkpoint::ShardEnd(None));
-                node.vanished = None;
-            } else if self.listed_at.is_some_and(|at| at >= since) {
-                node.vanished = None;
-            }
-        }
-    }
-
-    /// Returns closed shards that another program has finished; each is returned once, to be stored as ended. The only
-    /// evidence is that the program has a row for a child of such a shard and none for the shard itself.
-    pub(crate) fn ended_elsewhere(&mut self) -> Vec<ShardId> {
-        let mut ended = Vec::new();
-        let mut behind: Vec<ShardId> = self
-            .nodes
-            .values()
-            .filter(|node| node.listed && node.stored == Stored::Theirs)
-            .flat_map(|node| node.parents.clone())
-            .collect();
-        while let Some(id) = behind.pop() {
-            let Some(node) = self.nodes.get_mut(&id) else { continue };
-            let open = !matches!(node.life, ShardState::Reading | ShardState::Ended);
-            if open && node.closed && node.stored == Stored::No {
-                node.life = ShardState::Ended;
-                node.checkpoint = Some(Checkpoint::ShardEnd(None));
-                behind.extend(node.parents.clone());
-                ended.push(id);
-            }
-        }
-        ended
-    }
-
-    /// Corrects a shard that was assumed to be ended: the store has a row for it.
-    pub(crate) fn not_ended(&mut self, id: &ShardId) {
-        if let Some(node) = self.nodes.get_mut(id) {
-            node.life = ShardState::WaitingForParents;
-            node.checkpoint = None;
-        }
-    }
-
     /// Returns the rows of shards that the last listings lack and that nothing depends on. The listing must be newer
     /// than the rows, because a shard in use may have been created in between.
     pub(crate) fn garbage<'r>(&self, rows: &'r [Row]) -> Vec<&'r Row> {
         let is_gone = |id: &ShardId| self.nodes.get(id).is_some_and(|node| node.gone);
         // The start of a child without a row may depend on the row of its parent.
         let is_needed = |id: &ShardId| {
-            self.nodes.values().any(|node| node.listed && node.stored == Stored::No && node.parents.contains(id))
+            self.nodes.values().any(|node| node.listed && !node.row.exists() && node.parents.contains(id))
         };
         rows.iter().filter(|row| row.unreadable.is_none() && is_gone(&row.shard) && !is_needed(&row.shard)).collect()
     }
 
     /// Whether rows are left of shards that are gone.
     pub(crate) fn has_leftovers(&self) -> bool {
-        self.nodes.values().any(|node| node.gone && node.stored != Stored::No)
+        self.nodes.values().any(|node| node.gone && node.row.exists())
     }
 
     /// Returns the shards that some worker should read: they are wanted, have not ended, and their parents have.
@@ -264,7 +199,7 @@ impl Topology {
     /// Notes that a row was removed from the store.
     pub(crate) fn forgotten(&mut self, id: &ShardId) {
         if let Some(node) = self.nodes.get_mut(id) {
-            node.stored = Stored::No;
+            node.row.is_removed();
         }
     }
 
@@ -338,7 +273,7 @@ impl Topology {
         }
         let waiting = self.nodes.values().filter(|node| {
             node.listed
-                && node.stored == Stored::No
+                && !node.row.exists()
                 && matches!(node.life, ShardState::WaitingForParents | ShardState::Unowned)
         });
         let missing: Vec<ShardId> = waiting
@@ -359,7 +294,7 @@ impl Topology {
             .filter(|node| node.life != ShardState::Ended && !node.gone)
             .flat_map(|node| node.parents.iter().cloned())
             .collect();
-        self.nodes.retain(|id, node| !node.gone || node.stored != Stored::No || needed.contains(id));
+        self.nodes.retain(|id, node| !node.gone || node.row.exists() || needed.contains(id));
     }
 
     /// Returns when the next listing may confirm what the last one left open.
@@ -380,8 +315,8 @@ impl Topology {
         {
             node.life = ShardState::WaitingForParents;
             node.checkpoint = None;
-            node.stored = Stored::No;
-            (node.end_believed_at, node.contradicted_since, node.vanished) = (None, None, None);
+            node.row = RowHistory::default();
+            (node.end_believed_at, node.contradicted_since) = (None, None);
         }
     }
 
@@ -419,7 +354,7 @@ impl Topology {
     /// Whether a listing is needed before all waiting shards can be judged.
     pub(crate) fn wants_listing(&self) -> bool {
         self.wants_listing.is_some()
-            || self.nodes.values().any(|node| node.vanished.is_some() && node.life != ShardState::Reading)
+            || self.nodes.values().any(|node| node.row.is_unexplained() && node.life != ShardState::Reading)
     }
 
     /// Returns the shards that may be read now and are not read yet, in the order of their ids.
@@ -429,7 +364,7 @@ impl Topology {
             .iter()
             .filter(|(id, node)| {
                 self.wanted(id)
-                    && node.vanished.is_none()
+                    && !node.row.is_unexplained()
                     && node.missing_since.is_none()
                     && !node.unreadable
                     && match node.life {
@@ -539,8 +474,7 @@ impl Node {
             seen_open,
             closed: false,
             checkpoint: None,
-            stored: Stored::No,
-            vanished: None,
+            row: RowHistory::default(),
             begin: None,
             hash_range: None,
             unreadable: false,

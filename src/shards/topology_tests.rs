@@ -5,28 +5,24 @@ use std::time::Duration;
 use super::*;
 use crate::model::ListedShard;
 
-fn shard(id: &str, parents: &[&str], closed: bool) -> ListedShard {
+pub(super) fn shard(id: &str, parents: &[&str], closed: bool) -> ListedShard {
     ListedShard { id: id.into(), parents: ids(parents), closed, begin: None, hash_range: None }
 }
 
-fn row(id: &str, checkpoint: Option<Checkpoint>) -> Row {
+pub(super) fn row(id: &str, checkpoint: Option<Checkpoint>) -> Row {
     Row::new(id, checkpoint)
 }
 
-fn theirs(id: &str, checkpoint: Option<Checkpoint>) -> Row {
-    Row { foreign: true, ..row(id, checkpoint) }
-}
-
-fn ids(ids: &[&str]) -> Vec<ShardId> {
+pub(super) fn ids(ids: &[&str]) -> Vec<ShardId> {
     ids.iter().map(|id| ShardId::from(*id)).collect()
 }
 
-fn number(text: &str) -> SequenceNumber {
+pub(super) fn number(text: &str) -> SequenceNumber {
     SequenceNumber::new(text).unwrap()
 }
 
 /// Learns a listing that was requested now.
-fn listed(topology: &mut Topology, shards: Vec<ListedShard>) -> Vec<ShardId> {
+pub(super) fn listed(topology: &mut Topology, shards: Vec<ListedShard>) -> Vec<ShardId> {
     listed_after(topology, Duration::ZERO, shards).gone
 }
 
@@ -47,7 +43,7 @@ fn read(topology: &mut Topology, id: &str, last: Option<&str>) {
     topology.ended(&id.into(), last.map(number));
 }
 
-fn split() -> Vec<ListedShard> {
+pub(super) fn split() -> Vec<ListedShard> {
     vec![shard("a", &[], true), shard("b", &["a"], false), shard("c", &["a"], false)]
 }
 
@@ -353,16 +349,6 @@ fn shard_open_when_first_seen_stays_seen_open() {
 }
 
 #[test]
-fn shard_wrongly_presumed_ended_is_read() {
-    let mut topology = Topology::new(None, Fresh::Oldest);
-    topology.learn(&[theirs("b", Some(Checkpoint::After(number("5"))))], Instant::now());
-    listed(&mut topology, vec![shard("a", &[], true), shard("b", &["a"], false)]);
-    assert_eq!(topology.ended_elsewhere(), ids(&["a"]));
-    topology.not_ended(&"a".into());
-    assert_eq!(topology.readable(), ids(&["a"]));
-}
-
-#[test]
 fn released_shard_is_readable_again() {
     let mut topology = Topology::new(None, Fresh::Oldest);
     listed(&mut topology, vec![shard("a", &[], false)]);
@@ -400,45 +386,6 @@ fn merge_with_parents_on_two_workers() {
         Instant::now(),
     );
     assert_eq!(topology.readable(), ids(&["c"]));
-}
-
-#[test]
-fn shard_that_connect_finished_is_not_read_again() {
-    let mut topology = Topology::new(None, Fresh::Oldest);
-    let shards = vec![
-        shard("a", &[], true),
-        shard("b", &["a"], true),
-        shard("c", &["b"], false),
-        shard("d", &[], true),
-        shard("e", &["d"], false),
-    ];
-    // The other program reads `c` and has removed the rows of its parents; it has never read anything of `d` and
-    // its child.
-    topology.learn(&[theirs("c", Some(Checkpoint::After(number("5"))))], Instant::now());
-    listed(&mut topology, shards);
-    assert_eq!(topology.ended_elsewhere(), ids(&["b", "a"]));
-    assert_eq!(topology.ended_elsewhere(), []);
-    assert_eq!(topology.readable(), ids(&["c", "d"]));
-}
-
-#[test]
-fn row_removed_by_connect_ends_its_shard() {
-    let mut topology = Topology::new(None, Fresh::Oldest);
-    topology.learn(&[theirs("a", Some(Checkpoint::After(number("5"))))], Instant::now());
-    listed(&mut topology, split());
-    assert_eq!(topology.ended_elsewhere(), []);
-    assert_eq!(topology.readable(), ids(&["a"]));
-    topology.learn(&[], Instant::now());
-    assert_eq!(topology.readable(), ids(&["b", "c"]));
-}
-
-#[test]
-fn removed_row_of_ours_does_not_end_its_shard() {
-    let mut topology = Topology::new(None, Fresh::Oldest);
-    topology.learn(&[row("a", Some(Checkpoint::After(number("5"))))], Instant::now());
-    listed(&mut topology, split());
-    topology.learn(&[], Instant::now());
-    assert_eq!(topology.readable(), ids(&["a"]));
 }
 
 #[test]
@@ -489,34 +436,4 @@ fn listing_judges_shards_known_when_it_was_requested() {
     assert_eq!(topology.judges_at(), Some(later.asked_at));
     assert_eq!(topology.listed(&later).gone, ids(&["gone"]));
     assert_eq!(topology.listed(&later).gone, [], "once is enough");
-}
-
-#[test]
-fn row_removed_by_connect_is_judged_by_a_newer_listing() {
-    for (closed, readable) in [(true, ids(&["b"])), (false, ids(&["a"]))] {
-        let mut topology = Topology::new(None, Fresh::Oldest);
-        topology.learn(&[theirs("a", Some(Checkpoint::After(number("5"))))], Instant::now());
-        let before = ShardListing { asked_at: Instant::now(), shards: vec![shard("a", &[], false)].into() };
-        topology.listed(&before);
-        topology.learn(&[], Instant::now());
-        topology.listed(&before);
-        assert!(topology.wants_listing());
-        assert_eq!(topology.readable(), []);
-        listed(&mut topology, vec![shard("a", &[], closed), shard("b", &["a"], false)]);
-        assert!(!topology.wants_listing());
-        assert_eq!(topology.readable(), readable);
-    }
-}
-
-#[test]
-fn row_removed_by_connect_after_our_claim_ends_its_shard() {
-    let mut topology = Topology::new(None, Fresh::Oldest);
-    topology.learn(&[theirs("a", Some(Checkpoint::After(number("5"))))], Instant::now());
-    listed(&mut topology, split());
-    topology.readable();
-    topology.claimed(&"a".into());
-    topology.learn(&[row("a", Some(Checkpoint::After(number("5"))))], Instant::now());
-    topology.learn(&[], Instant::now());
-    topology.released(&"a".into());
-    assert_eq!(topology.readable(), ids(&["b", "c"]));
 }

@@ -282,7 +282,7 @@ impl Health {
     }
 
     /// Reports that the table was read.
-    pub(crate) fn looked(&self) {
+    pub(crate) fn table_read(&self) {
         self.recovered(&Part::LeaseTable);
     }
 

@@ -6,13 +6,13 @@
 
 pub(crate) mod health;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics::{Counter, Label, Unit, counter, describe_counter, describe_gauge, gauge};
 use pipeline_plugin_api::Reason;
 use tokio::time::Instant;
 
@@ -186,7 +186,7 @@ impl Waiting {
     }
 
     /// Logs the reason of the wait, if that is due.
-    pub(crate) fn tell(&mut self, what: &str, name: &str, state: &str) {
+    pub(crate) fn log(&mut self, what: &str, name: &str, state: &str) {
         let now = Instant::now();
         if now >= self.next {
             self.next = now + LOG_EVERY;
@@ -271,7 +271,7 @@ impl InputMeter {
     /// Sets the lag of one shard.
     pub(crate) fn lag(&self, names: &ShardNames, lag: Duration) {
         let mut labels = shard_labels(names);
-        labels.push(metrics::Label::new("input", self.input.clone()));
+        labels.push(Label::new("input", self.input.clone()));
         gauge!(BEHIND, labels).set(lag.as_secs_f64());
     }
 
@@ -360,6 +360,9 @@ impl InputMeter {
 }
 
 /// The metrics of one shard. They are looked up once, because the lookup is expensive.
+///
+/// The meter holds every counter that it has counted with until it is dropped, so that a recorder can tell the counters
+/// of the shards that are read here from those of shards that are gone.
 #[derive(Debug)]
 pub(crate) struct ShardMeter {
     names: Arc<ShardNames>,
@@ -370,6 +373,8 @@ pub(crate) struct ShardMeter {
     nacked: Counter,
     subscribed: Counter,
     polled: Counter,
+    /// The counters that most shards never need, by their name and their `code`.
+    seldom: Mutex<BTreeMap<(&'static str, String), Counter>>,
     /// Whether an aggregate that contradicts itself has been logged, and user records that were dropped.
     logged_malformed: AtomicBool,
     logged_out_of_range: AtomicBool,
@@ -405,11 +410,25 @@ impl ShardMeter {
             nacked: of(NACKED),
             subscribed: of(SUBSCRIBED),
             polled: of(POLLS),
+            seldom: Mutex::default(),
             logged_malformed: AtomicBool::new(false),
             logged_out_of_range: AtomicBool::new(false),
             logged_nacked: RateLimited::new(),
             unread: Unread { start: Instant::now(), behind: AtomicI64::new(0), said_at: AtomicU64::new(0) },
         }
+    }
+
+    fn count(&self, name: &'static str, value: usize) {
+        self.count_by_code(name, "", value);
+    }
+
+    fn count_by_code(&self, name: &'static str, code: &str, value: usize) {
+        let mut seldom = lock(&self.seldom);
+        let counter = seldom.entry((name, code.to_owned())).or_insert_with(|| {
+            let code = Some(code).filter(|code| !code.is_empty()).map(|code| Label::new("code", code.to_owned()));
+            counter!(name, shard_labels(&self.names).into_iter().chain(code).collect::<Vec<_>>())
+        });
+        counter.increment(value as u64);
     }
 
     /// How long ago the oldest unread record arrived, as far as can be told.
@@ -445,7 +464,7 @@ impl ShardMeter {
 
     /// Counts nacked records that are dropped, and logs them with the reason that the host gave.
     pub(crate) fn dropped(&self, records: usize, reason: Option<&Reason>) {
-        counter!(DROPPED, shard_labels(&self.names)).increment(records as u64);
+        self.count(DROPPED, records);
         let ShardNames { stream, shard } = &*self.names;
         tracing::warn!(%stream, %shard, records, reason = reason.map(display), "dropped records that the output nacked");
     }
@@ -466,14 +485,14 @@ impl ShardMeter {
     }
 
     pub(crate) fn skipped(&self, records: usize) {
-        counter!(SKIPPED, shard_labels(&self.names)).increment(records as u64);
+        self.count(SKIPPED, records);
     }
 
     /// Counts aggregates, and logs the first one that contradicts itself.
     pub(crate) fn aggregated(&self, found: &Found) {
-        counter!(AGGREGATED, shard_labels(&self.names)).increment(found.aggregates as u64);
+        self.count(AGGREGATED, found.aggregates);
         let Some(reason) = found.reason else { return };
-        counter!(MALFORMED_AGGREGATES, shard_labels(&self.names)).increment(found.malformed as u64);
+        self.count(MALFORMED_AGGREGATES, found.malformed);
         if !self.logged_malformed.swap(true, Ordering::Relaxed) {
             let ShardNames { stream, shard } = &*self.names;
             tracing::warn!(%stream, %shard, reason, "an aggregate contradicts itself; delivered as it is stored");
@@ -482,7 +501,7 @@ impl ShardMeter {
 
     /// Counts user records of aggregates that were dropped because they belong to another shard, and logs the first.
     pub(crate) fn out_of_range(&self, records: usize) {
-        counter!(OUT_OF_RANGE, shard_labels(&self.names)).increment(records as u64);
+        self.count(OUT_OF_RANGE, records);
         if !self.logged_out_of_range.swap(true, Ordering::Relaxed) {
             let ShardNames { stream, shard } = &*self.names;
             tracing::warn!(
@@ -507,15 +526,13 @@ impl ShardMeter {
     /// Counts a subscription or a poll that failed; `wait` is the time until the next retry.
     pub(crate) fn fault(&self, fault: &Fault, tries: u32, wait: Duration) {
         let ShardNames { stream, shard } = &*self.names;
-        let mut labels = shard_labels(&self.names);
-        labels.push(metrics::Label::new("code", fault.code.clone()));
-        counter!(FAULTS, labels).increment(1);
+        self.count_by_code(FAULTS, &fault.code, 1);
         // One broken connection is normal. The health reports a shard that does not recover.
         tracing::debug!(%stream, %shard, %fault, tries, ?wait, "could not read the shard; trying again");
     }
 
     pub(crate) fn closed_for_backpressure(&self) {
-        counter!(CLOSED_FOR_BACKPRESSURE, shard_labels(&self.names)).increment(1);
+        self.count(CLOSED_FOR_BACKPRESSURE, 1);
         let ShardNames { stream, shard } = &*self.names;
         tracing::debug!(%stream, %shard, "closed the subscription for backpressure");
     }
@@ -526,7 +543,7 @@ impl ShardMeter {
     }
 
     pub(crate) fn expired(&self, from: &str) {
-        counter!(EXPIRED, shard_labels(&self.names)).increment(1);
+        self.count(EXPIRED, 1);
         let ShardNames { stream, shard } = &*self.names;
         tracing::error!(
             %stream, %shard, from,
@@ -535,23 +552,20 @@ impl ShardMeter {
     }
 
     pub(crate) fn vanished(&self) {
-        counter!(EXPIRED, shard_labels(&self.names)).increment(1);
+        self.count(EXPIRED, 1);
         let ShardNames { stream, shard } = &*self.names;
         tracing::error!(%stream, %shard, "the shard is gone from the stream before it was read to its end");
     }
 
     pub(crate) fn ended(&self, children: &[ShardId]) {
-        counter!(ENDED, shard_labels(&self.names)).increment(1);
+        self.count(ENDED, 1);
         let ShardNames { stream, shard } = &*self.names;
         tracing::info!(%stream, %shard, ?children, "read the shard to its end");
     }
 }
 
-fn shard_labels(names: &ShardNames) -> Vec<metrics::Label> {
-    vec![
-        metrics::Label::new("stream", names.stream.name().to_owned()),
-        metrics::Label::new("shard", names.shard.as_str().to_owned()),
-    ]
+fn shard_labels(names: &ShardNames) -> Vec<Label> {
+    vec![Label::new("stream", names.stream.name().to_owned()), Label::new("shard", names.shard.as_str().to_owned())]
 }
 
 /// Logs that shards wait for space, in the pool or under a limit of their own, and that none of their records were

@@ -14,26 +14,32 @@ pub fn aggregate(records: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<
         });
         let mut record = vec![0x08];
         varint(&mut record, at as u64);
-        field(&mut record, 3, data.as_ref());
-        field(&mut packed, 3, &record);
+        record.extend(field(3, data.as_ref()));
+        packed.extend(field(3, &record));
     }
     let mut body = Vec::new();
     for key in &keys {
-        field(&mut body, 1, key.as_bytes());
+        body.extend(field(1, key.as_bytes()));
     }
     body.extend(packed);
     if body.is_empty() {
         // An aggregate has at least one byte of protobuf.
-        field(&mut body, 1, b"k");
+        body = field(1, b"k");
     }
-    let sum = Md5::digest(&body);
-    [&[0xF3, 0x89, 0x9A, 0xC2], &body[..], &sum[..]].concat()
+    sealed(&body)
 }
 
-fn field(body: &mut Vec<u8>, number: u8, content: &[u8]) {
-    body.push(number << 3 | 2);
-    varint(body, content.len() as u64);
-    body.extend_from_slice(content);
+/// The data of a record that holds this protobuf as an aggregate, with the checksum that fits.
+pub fn sealed(body: &[u8]) -> Vec<u8> {
+    [&[0xF3, 0x89, 0x9A, 0xC2], body, &Md5::digest(body)[..]].concat()
+}
+
+/// A length-delimited field of protobuf.
+pub fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut field = vec![number << 3 | 2];
+    varint(&mut field, content.len() as u64);
+    field.extend_from_slice(content);
+    field
 }
 
 fn varint(body: &mut Vec<u8>, mut value: u64) {

@@ -75,7 +75,7 @@ pub enum RunError {
     },
     /// The run was stopped at once.
     #[error("stopped at once; messages that were in flight will be read again")]
-    HardStop,
+    ImmediateStop,
 }
 
 impl RunError {
@@ -87,7 +87,7 @@ impl RunError {
             Self::Route { .. } | Self::Refused { .. } | Self::StopTimedOut { .. } | Self::NotStored { .. } => {
                 Exit::Failed
             }
-            Self::HardStop => Exit::HardStop,
+            Self::ImmediateStop => Exit::ImmediateStop,
         }
     }
 }

@@ -76,8 +76,8 @@ pub async fn run(pipeline: Pipeline, options: RunOptions, stop: StopHandle) -> R
 
     let left = stop.deadline(shutdown_timeout).saturating_duration_since(Instant::now());
     let closed = close(input.as_ref(), left, &stop).await;
-    if stop.is_hard() {
-        driven = Err(RunError::HardStop);
+    if stop.is_immediate() {
+        driven = Err(RunError::ImmediateStop);
     }
     let ending = driven?;
     closed?;
@@ -91,7 +91,7 @@ async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>,
     loop {
         let error = tokio::select! {
             biased;
-            () = stop.soft_or_hard() => return Ok(Some(Ending::Stopped)),
+            () = stop.requested() => return Ok(Some(Ending::Stopped)),
             connected = input.connect() => match connected {
                 Ok(()) => return Ok(None),
                 Err(error) => error,
@@ -116,7 +116,7 @@ async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>,
             tracing::debug!(error, ?wait, "the input can't connect yet");
         }
         tokio::select! {
-            () = stop.soft_or_hard() => return Ok(Some(Ending::Stopped)),
+            () = stop.requested() => return Ok(Some(Ending::Stopped)),
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -124,9 +124,9 @@ async fn connect(input: &dyn Input, stop: &StopHandle) -> Result<Option<Ending>,
 
 /// Closes the input, whatever happened before.
 async fn close(input: &dyn Input, within: Duration, stop: &StopHandle) -> Result<(), RunError> {
-    let within = if stop.is_hard() { Duration::ZERO } else { within };
-    let hard = async {
-        stop.hard_requested().await;
+    let within = if stop.is_immediate() { Duration::ZERO } else { within };
+    let immediate = async {
+        stop.immediate_requested().await;
         tokio::time::sleep(HARD_CLOSE).await;
     };
     tokio::select! {
@@ -135,6 +135,6 @@ async fn close(input: &dyn Input, within: Duration, stop: &StopHandle) -> Result
             Ok(Err(error)) => Err(RunError::NotStored { reason: causes(&error) }),
             Err(_) => Err(RunError::NotStored { reason: format!("the input did not close within {within:?}") }),
         },
-        () = hard => Err(RunError::HardStop),
+        () = immediate => Err(RunError::ImmediateStop),
     }
 }

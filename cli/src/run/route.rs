@@ -37,17 +37,17 @@ pub(super) async fn drive(pipeline: Pipeline, input: Arc<Metered>, stop: &StopHa
 
     let handle = tokio::select! {
         started = route.run(NAME) => started.map_err(|error| failed(&input, &format!("{error:#}")))?,
-        () = stop.hard_requested() => return Err(RunError::HardStop),
+        () = stop.immediate_requested() => return Err(RunError::ImmediateStop),
     };
     let refused = tokio::select! {
         outcome = ended(&handle) => return conclude(outcome, &handle, &input),
         refused = no_loss.refused() => Some(refused),
-        () = stop.soft_or_hard() => None,
+        () = stop.requested() => None,
     };
     handle.stop().await;
     let outcome = tokio::select! {
         outcome = ended(&handle) => outcome,
-        () = stop.hard_requested() => return Err(RunError::HardStop),
+        () = stop.immediate_requested() => return Err(RunError::ImmediateStop),
         () = tokio::time::sleep_until(stop.deadline(pipeline.shutdown_timeout)) => {
             return Err(RunError::StopTimedOut { timeout: pipeline.shutdown_timeout });
         }

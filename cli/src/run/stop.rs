@@ -16,7 +16,7 @@ pub struct StopHandle {
 struct Asked {
     /// When a stop was first requested.
     since: Option<Instant>,
-    hard: bool,
+    immediate: bool,
 }
 
 impl StopHandle {
@@ -27,17 +27,17 @@ impl StopHandle {
 
     /// Requests a graceful stop: read no more, deliver what was taken, store progress. A repeated request has no
     /// effect.
-    pub fn soft(&self) {
+    pub fn stop_gracefully(&self) {
         self.asked.send_modify(|asked| {
             asked.since.get_or_insert_with(Instant::now);
         });
     }
 
     /// Requests an immediate stop: abandon what is in flight, which will be read again.
-    pub fn hard(&self) {
+    pub fn stop_immediately(&self) {
         self.asked.send_modify(|asked| {
             asked.since.get_or_insert_with(Instant::now);
-            asked.hard = true;
+            asked.immediate = true;
         });
     }
 
@@ -47,19 +47,19 @@ impl StopHandle {
     }
 
     /// Whether an immediate stop was requested.
-    pub fn is_hard(&self) -> bool {
-        self.asked.borrow().hard
+    pub fn is_immediate(&self) -> bool {
+        self.asked.borrow().immediate
     }
 
     /// Waits until any stop is requested. Cancel safe.
-    pub async fn soft_or_hard(&self) {
+    pub async fn requested(&self) {
         // The sender lives as long as `self`, so waiting can't fail.
         let _ = self.asked.subscribe().wait_for(|asked| asked.since.is_some()).await;
     }
 
     /// Waits until an immediate stop is requested. Cancel safe.
-    pub async fn hard_requested(&self) {
-        let _ = self.asked.subscribe().wait_for(|asked| asked.hard).await;
+    pub async fn immediate_requested(&self) {
+        let _ = self.asked.subscribe().wait_for(|asked| asked.immediate).await;
     }
 
     /// The deadline of a graceful stop, counted from now if none was requested.

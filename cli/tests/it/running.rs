@@ -59,7 +59,7 @@ async fn graceful_stop_delivers_everything_taken_and_leaves_no_duplicates() {
     let stop = StopHandle::new();
     let half = async {
         queue.until(|counts| counts.delivered > 300).await;
-        stop.soft();
+        stop.stop_gracefully();
     };
     let first = run(pipeline(&queue, file(&path)), RunOptions::default(), stop.clone());
     let (report, ()) = tokio::join!(first, half);
@@ -85,7 +85,7 @@ async fn graceful_stop_settles_commits_that_wait_for_a_file_sync() {
     let stop = StopHandle::new();
     let taken = async {
         queue.until(|counts| counts.delivered == 20).await;
-        stop.soft();
+        stop.stop_gracefully();
     };
     let running = run(pipeline(&queue, serde_json::from_value(output).unwrap()), RunOptions::default(), stop.clone());
     let (report, ()) = tokio::join!(running, taken);
@@ -128,7 +128,7 @@ async fn graceful_stop_ends_within_its_timeout_even_if_the_output_hangs() {
     pipeline.shutdown_timeout = Duration::from_secs(7);
     let asked = async {
         output.called(1).await;
-        stop.soft();
+        stop.stop_gracefully();
         Instant::now()
     };
     let (ended, asked) = tokio::join!(run(pipeline, RunOptions::default(), stop.clone()), asked);
@@ -144,12 +144,12 @@ async fn immediate_stop_ends_at_once() {
     let stop = StopHandle::new();
     let asked = async {
         output.called(1).await;
-        stop.soft();
-        stop.hard();
+        stop.stop_gracefully();
+        stop.stop_immediately();
         Instant::now()
     };
     let (ended, asked) = tokio::join!(run(pipeline(&queue, endpoint), RunOptions::default(), stop.clone()), asked);
-    assert_eq!(ended.unwrap_err(), RunError::HardStop);
+    assert_eq!(ended.unwrap_err(), RunError::ImmediateStop);
     assert!(asked.elapsed() <= Duration::from_secs(1));
 }
 
@@ -214,7 +214,7 @@ async fn graceful_stop_ends_a_run_that_has_not_connected_yet() {
     let output: Endpoint = serde_json::from_value(json!("null")).unwrap();
     let asked = async {
         queue.until(|counts| counts.refused >= 3).await;
-        stop.soft();
+        stop.stop_gracefully();
     };
     let (report, ()) = tokio::join!(run(pipeline(&queue, output), RunOptions::default(), stop.clone()), asked);
     assert_eq!(report.unwrap().ending, Ending::Stopped);

@@ -148,8 +148,8 @@ impl fmt::Display for Diagnostic {
         let subject = if self.path.is_empty() { String::new() } else { format!("{}: ", self.path) };
         let title = level.primary_title(format!("{subject}{}", self.message));
         let file = self.file.as_deref();
-        let place = (self.line, self.column, &self.source);
-        let group = if let (Some(line), Some(column), Some(source)) = place {
+        let position = (self.line, self.column, &self.source);
+        let group = if let (Some(line), Some(column), Some(source)) = position {
             let meant = AnnotationKind::Primary.span(Self::range(source, column, self.length));
             let snippet = Snippet::source(source).line_start(line).path(file.unwrap_or(NO_FILE)).annotation(meant);
             Group::with_title(title).element(snippet)

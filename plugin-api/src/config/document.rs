@@ -175,7 +175,7 @@ impl Document {
         let mut found = Diagnostic::new(severity, kind, path.to_string(), message);
         let Some(text) = &self.text else { return found };
         found.file = Some(Arc::clone(&text.file));
-        if let Some(span) = self.place(path, kind) {
+        if let Some(span) = self.position(path, kind) {
             found.source = text.line(span.line, secrets);
             let width = found.source.as_ref().map_or(0, |line| line.chars().count());
             found.line = Some(span.line);
@@ -186,9 +186,9 @@ impl Document {
     }
 
     /// Returns the position of an error: the name of the field, or its value if the value is wrong.
-    fn place(&self, path: &Path, kind: Kind) -> Option<Span> {
+    fn position(&self, path: &Path, kind: Kind) -> Option<Span> {
         let mut node = &self.root;
-        let mut place = None;
+        let mut span = None;
         let mut complete = true;
         for step in &path.0 {
             let key_span = match step {
@@ -200,13 +200,13 @@ impl Document {
                 break;
             };
             node = next;
-            place = key_span.or(node.span);
+            span = key_span.or(node.span);
         }
         let on_value = complete && matches!(kind, Kind::WrongType | Kind::InvalidValue | Kind::UnsetVariable);
         match node.content {
-            Content::Map(_) | Content::List(_) | Content::Null => place,
-            _ if on_value => node.span.or(place),
-            _ => place,
+            Content::Map(_) | Content::List(_) | Content::Null => span,
+            _ if on_value => node.span.or(span),
+            _ => span,
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::{AckError, Batch, Input, Message, Receipt, Verdicts};
 
-/// The receipts of all batches in flight. They are stored here, not in the deliveries, so that a hard stop can nack
+/// The receipts of all batches in flight. They are stored here, not in the deliveries, so that an immediate stop can nack
 /// a batch that another task still holds.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
@@ -113,7 +113,7 @@ pub struct Settlement {
 
 impl Settlement {
     /// Reports the outcome of the messages. Deliveries may be settled in any order and from any task. After a
-    /// hard stop, or once the driver is closed, the call has no effect.
+    /// immediate stop, or once the driver is closed, the call has no effect.
     ///
     /// # Errors
     ///

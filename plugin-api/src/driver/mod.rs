@@ -13,7 +13,7 @@
 //! # use pipeline_plugin_api::{Input, Verdicts};
 //! # async fn all(input: Arc<dyn Input>) -> Result<Ending, DriverError> {
 //! let driver = Driver::new(input, DriverOptions::default());
-//! let stop = driver.stop_handle(); // stop.soft(within) from a signal handler
+//! let stop = driver.stop_handle(); // stop.stop_gracefully(within) from a signal handler
 //! driver.run(|messages| async move {
 //!     println!("{} messages", messages.len());
 //!     Verdicts::ACK
@@ -172,7 +172,7 @@ impl Driver {
 
     /// Stops reading, waits for deliveries in flight to be settled and closes the input.
     ///
-    /// The deadline is that of the requested stop, or else [`DriverOptions::close_within`] from now. A hard
+    /// The deadline is that of the requested stop, or else [`DriverOptions::close_within`] from now. An immediate
     /// stop, even one during this call, nacks all batches in flight at once; the input then only stores its
     /// progress, and bounds the time for that itself.
     ///
@@ -186,21 +186,21 @@ impl Driver {
     /// rest.
     pub async fn close(self) -> Result<(), InputError> {
         let within = self.stop.current().remaining().unwrap_or(self.options.close_within);
-        self.reader.tell(&Event::Closing { within });
-        if self.stop.current() == Stop::Hard {
+        self.reader.report(&Event::Closing { within });
+        if self.stop.current() == Stop::Immediate {
             self.in_flight.nack_all();
         }
         let closing = self.reader.input().close(within);
         tokio::pin!(closing);
         let result = tokio::select! {
             result = &mut closing => result,
-            () = self.stop.hardened() => {
+            () = self.stop.immediate_requested() => {
                 self.in_flight.nack_all();
                 closing.await
             }
         };
         self.in_flight.nack_all();
-        self.reader.tell(&Event::Closed { result: &result });
+        self.reader.report(&Event::Closed { result: &result });
         result
     }
 
@@ -213,8 +213,8 @@ impl Driver {
 
     /// Passes every batch to `handler`, settles it with the returned verdicts, and finally closes the input.
     ///
-    /// At most [`DriverOptions::in_flight`] handlers run at a time, each in a task of its own. After a soft
-    /// stop, running handlers may finish until the deadline. After a hard stop, or past the deadline, they are
+    /// At most [`DriverOptions::in_flight`] handlers run at a time, each in a task of its own. After a graceful
+    /// stop, running handlers may finish until the deadline. After an immediate stop, or past the deadline, they are
     /// canceled at their next await, and their batches are nacked.
     ///
     /// # Errors
@@ -224,12 +224,12 @@ impl Driver {
     ///
     /// # Panics
     ///
-    /// If a handler panics, its batch is nacked, the driver stops hard, and the panic resumes here once the
+    /// If a handler panics, its batch is nacked, the driver stops immediately, and the panic resumes here once the
     /// input is closed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the call is a hard stop without `close`: all handlers are canceled and their batches nacked.
+    /// Dropping the call is an immediate stop without `close`: all handlers are canceled and their batches nacked.
     pub async fn run<H, F>(mut self, handler: H) -> Result<Ending, DriverError>
     where
         H: Fn(Vec<Message>) -> F + Send + Sync + 'static,
@@ -245,7 +245,7 @@ impl Driver {
                 Some(done) = handlers.join_next() => {
                     if let Err(error) = done && let Ok(panic) = error.try_into_panic() {
                         panicked = Some(panic);
-                        self.stop.hard();
+                        self.stop.stop_immediately();
                     }
                     continue;
                 }

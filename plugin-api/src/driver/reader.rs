@@ -84,7 +84,7 @@ impl Reader {
                     self.backoff.reset();
                     let failures = std::mem::take(&mut self.failures);
                     if failures > 0 {
-                        self.tell(&Event::Recovered { failures });
+                        self.report(&Event::Recovered { failures });
                     }
                     return Ok(batch);
                 }
@@ -97,7 +97,7 @@ impl Reader {
         if !self.connected {
             self.input.connect().await?;
             self.connected = true;
-            self.tell(&Event::Connected);
+            self.report(&Event::Connected);
         }
         self.input.read_batch(demand).await
     }
@@ -106,11 +106,11 @@ impl Reader {
     fn failed(&mut self, error: InputError) -> Result<(), InputError> {
         let after = match &error {
             InputError::EndOfInput => {
-                self.tell(&Event::Ended);
+                self.report(&Event::Ended);
                 return Err(error);
             }
             InputError::Fatal(_) => {
-                self.tell(&Event::Failed { error: &error });
+                self.report(&Event::Failed { error: &error });
                 return Err(error);
             }
             // A delay of zero from an input that fails immediately would cause a busy loop.
@@ -123,11 +123,11 @@ impl Reader {
         };
         self.failures = self.failures.saturating_add(1);
         self.not_before = Some(crate::deadline(after));
-        self.tell(&Event::Retrying { error: &error, after, failures: self.failures });
+        self.report(&Event::Retrying { error: &error, after, failures: self.failures });
         Ok(())
     }
 
-    pub(super) fn tell(&self, event: &Event<'_>) {
+    pub(super) fn report(&self, event: &Event<'_>) {
         (self.observer)(event);
     }
 

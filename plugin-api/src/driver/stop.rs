@@ -13,12 +13,12 @@ pub enum Stop {
     #[default]
     No,
     /// The driver reads nothing more; batches in flight may be settled until this time.
-    Soft {
+    Graceful {
         /// The shutdown deadline.
         until: Instant,
     },
     /// The driver stops at once; batches in flight are nacked.
-    Hard,
+    Immediate,
 }
 
 impl Stop {
@@ -26,8 +26,8 @@ impl Stop {
     pub fn remaining(self) -> Option<Duration> {
         match self {
             Self::No => None,
-            Self::Soft { until } => Some(until.saturating_duration_since(Instant::now())),
-            Self::Hard => Some(Duration::ZERO),
+            Self::Graceful { until } => Some(until.saturating_duration_since(Instant::now())),
+            Self::Immediate => Some(Duration::ZERO),
         }
     }
 }
@@ -39,21 +39,21 @@ pub struct StopHandle {
 }
 
 impl StopHandle {
-    /// Stops reading; batches in flight may be settled for this long. The first soft stop sets the deadline.
-    pub fn soft(&self, within: Duration) {
+    /// Stops reading; batches in flight may be settled for this long. The first graceful stop sets the deadline.
+    pub fn stop_gracefully(&self, within: Duration) {
         let until = crate::deadline(within);
         self.asked.send_if_modified(|stop| {
             let first = *stop == Stop::No;
             if first {
-                *stop = Stop::Soft { until };
+                *stop = Stop::Graceful { until };
             }
             first
         });
     }
 
     /// Stops at once, regardless of earlier requests.
-    pub fn hard(&self) {
-        self.asked.send_replace(Stop::Hard);
+    pub fn stop_immediately(&self) {
+        self.asked.send_replace(Stop::Immediate);
     }
 
     /// Returns the stop that was requested so far.
@@ -66,15 +66,15 @@ impl StopHandle {
         self.until(|stop| *stop != Stop::No).await
     }
 
-    /// Waits until a hard stop is requested. This method is cancel safe.
-    pub async fn hardened(&self) {
-        self.until(|stop| *stop == Stop::Hard).await;
+    /// Waits until an immediate stop is requested. This method is cancel safe.
+    pub async fn immediate_requested(&self) {
+        self.until(|stop| *stop == Stop::Immediate).await;
     }
 
     async fn until(&self, wanted: impl FnMut(&Stop) -> bool) -> Stop {
         let mut asked = self.asked.subscribe();
         let reached = asked.wait_for(wanted).await;
         // The sender lives as long as `self`, so waiting can't fail.
-        reached.map_or(Stop::Hard, |stop| *stop)
+        reached.map_or(Stop::Immediate, |stop| *stop)
     }
 }

@@ -16,20 +16,20 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The calls to the input, and the outcome of its batches, in order.
 #[derive(Debug, Clone, PartialEq)]
-enum Heard {
+enum Call {
     Connect,
     Settled(usize, Verdicts),
     Close(Duration),
 }
 
-type Log = Arc<Mutex<Vec<Heard>>>;
+type Log = Arc<Mutex<Vec<Call>>>;
 
 /// An input that gives the scripted answers and is idle afterward. Its batches are numbered from 0.
 #[derive(Default)]
 struct Scripted {
     connects: Mutex<VecDeque<Result<(), InputError>>>,
     reads: Mutex<VecDeque<Result<usize, InputError>>>,
-    heard: Log,
+    calls: Log,
     batches: Mutex<usize>,
     settled: Arc<Notify>,
     close_fails: bool,
@@ -45,16 +45,16 @@ impl Scripted {
         self
     }
 
-    fn heard(&self) -> Vec<Heard> {
-        self.heard.lock().unwrap().clone()
+    fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap().clone()
     }
 
-    fn hear(&self, heard: Heard) {
-        self.heard.lock().unwrap().push(heard);
+    fn record(&self, call: Call) {
+        self.calls.lock().unwrap().push(call);
     }
 
     fn outstanding(&self) -> usize {
-        let settled = self.heard().iter().filter(|heard| matches!(heard, Heard::Settled(..))).count();
+        let settled = self.calls().iter().filter(|call| matches!(call, Call::Settled(..))).count();
         *self.batches.lock().unwrap() - settled
     }
 }
@@ -63,7 +63,7 @@ struct Note(usize, Log, Arc<Notify>);
 
 impl Settle for Note {
     fn settle(self: Box<Self>, verdicts: Verdicts) {
-        self.1.lock().unwrap().push(Heard::Settled(self.0, verdicts));
+        self.1.lock().unwrap().push(Call::Settled(self.0, verdicts));
         self.2.notify_waiters();
     }
 }
@@ -71,7 +71,7 @@ impl Settle for Note {
 #[async_trait]
 impl Input for Scripted {
     async fn connect(&self) -> Result<(), InputError> {
-        self.hear(Heard::Connect);
+        self.record(Call::Connect);
         self.connects.lock().unwrap().pop_front().unwrap_or(Ok(()))
     }
 
@@ -83,14 +83,14 @@ impl Input for Scripted {
         };
         let count = answer?;
         let mut batches = self.batches.lock().unwrap();
-        let note = Note(*batches, Arc::clone(&self.heard), Arc::clone(&self.settled));
+        let note = Note(*batches, Arc::clone(&self.calls), Arc::clone(&self.settled));
         *batches += 1;
         let messages = (0..count).map(|number| Message::new(number.to_string())).collect();
         Ok(Batch::new(messages, Receipt::new(count, note)))
     }
 
     async fn close(&self, within: Duration) -> Result<(), InputError> {
-        self.hear(Heard::Close(within));
+        self.record(Call::Close(within));
         let until = Instant::now() + within;
         loop {
             let settled = self.settled.notified();
@@ -122,11 +122,11 @@ fn driver(input: &Arc<Scripted>, in_flight: usize) -> Driver {
 /// Records each event of an observer as one word.
 fn words(driver: Driver) -> (Driver, Arc<Mutex<Vec<String>>>) {
     let words = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&words);
+    let recorded = Arc::clone(&words);
     let driver = driver.observe(move |event| {
         let text = format!("{event:?}");
         let word = text.split([' ', '(']).next().unwrap().to_owned();
-        told.lock().unwrap().push(word);
+        recorded.lock().unwrap().push(word);
     });
     (driver, words)
 }
@@ -153,8 +153,8 @@ async fn back_off_waits_exactly_and_keeps_the_connection() {
     let start = Instant::now();
     assert!(driver.next().await.unwrap().is_some());
     assert_eq!(start.elapsed(), SECOND * 7);
-    assert_eq!(input.heard()[0], Heard::Connect);
-    assert!(!input.heard()[1..].contains(&Heard::Connect), "a back-off loses no connection");
+    assert_eq!(input.calls()[0], Call::Connect);
+    assert!(!input.calls()[1..].contains(&Call::Connect), "a back-off loses no connection");
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,7 +186,7 @@ async fn lost_connection_is_reopened() {
     driver.next().await.unwrap().unwrap().settle(Verdicts::ACK).await.unwrap();
     first.settle(Verdicts::ACK).await.unwrap();
     assert_eq!(*words.lock().unwrap(), ["Connected", "Retrying", "Connected", "Recovered"]);
-    assert_eq!(input.heard().iter().filter(|heard| **heard == Heard::Connect).count(), 2);
+    assert_eq!(input.calls().iter().filter(|call| **call == Call::Connect).count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,7 +209,7 @@ async fn batches_in_flight_never_exceed_the_limit() {
         drop(first);
     });
     assert!(third.unwrap().is_some());
-    assert_eq!(input.heard()[1], Heard::Settled(0, Verdicts::NACK), "a dropped delivery is a nack");
+    assert_eq!(input.calls()[1], Call::Settled(0, Verdicts::NACK), "a dropped delivery is a nack");
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,7 +222,7 @@ async fn batches_are_settled_in_any_order_from_any_task() {
     let each = Verdicts::Each(vec![Verdict::Ack, Verdict::nack("disk full")]);
     JoinSet::from_iter([second.settle(each.clone())]).join_all().await.remove(0).unwrap();
     first.settle(Verdicts::ACK).await.unwrap();
-    assert_eq!(input.heard()[1..], [Heard::Settled(1, each), Heard::Settled(0, Verdicts::ACK)]);
+    assert_eq!(input.calls()[1..], [Call::Settled(1, each), Call::Settled(0, Verdicts::ACK)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -232,7 +232,7 @@ async fn fatal_error_ends_the_driver() {
     assert_eq!(driver.next().await.unwrap_err().to_string(), "no such stream");
     assert!(driver.next().await.unwrap().is_none(), "it is over");
     driver.close().await.unwrap();
-    assert_eq!(input.heard(), [Heard::Connect, Heard::Close(SECOND * 20)]);
+    assert_eq!(input.calls(), [Call::Connect, Call::Close(SECOND * 20)]);
     assert_eq!(*words.lock().unwrap(), ["Failed", "Closing", "Closed"]);
 }
 
@@ -254,13 +254,13 @@ async fn stop_interrupts_every_wait() {
             },
             async {
                 tokio::time::sleep(SECOND * 5).await;
-                stop.soft(SECOND * 3);
+                stop.stop_gracefully(SECOND * 3);
             }
         );
         assert_eq!(start.elapsed(), SECOND * 5);
         drop(last);
         driver.close().await.unwrap();
-        assert_eq!(input.heard().last(), Some(&Heard::Close(SECOND * 3)));
+        assert_eq!(input.calls().last(), Some(&Call::Close(SECOND * 3)));
     }
 }
 
@@ -268,39 +268,39 @@ async fn stop_interrupts_every_wait() {
 async fn stop_before_the_first_read_does_not_connect() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let mut driver = driver(&input, 1);
-    driver.stop_handle().soft(SECOND);
+    driver.stop_handle().stop_gracefully(SECOND);
     assert!(driver.next().await.unwrap().is_none());
     driver.close().await.unwrap();
-    assert_eq!(input.heard(), [Heard::Close(SECOND)]);
+    assert_eq!(input.calls(), [Call::Close(SECOND)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn hard_stop_nacks_deliveries_of_other_tasks_and_ignores_later_verdicts() {
+async fn immediate_stop_nacks_deliveries_of_other_tasks_and_ignores_later_verdicts() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let mut driver = driver(&input, 1);
     let held = driver.next().await.unwrap().unwrap();
-    driver.stop_handle().hard();
+    driver.stop_handle().stop_immediately();
     driver.close().await.unwrap();
     held.settle(Verdicts::ACK).await.unwrap();
-    assert_eq!(input.heard()[1..], [Heard::Settled(0, Verdicts::NACK), Heard::Close(Duration::ZERO)]);
+    assert_eq!(input.calls()[1..], [Call::Settled(0, Verdicts::NACK), Call::Close(Duration::ZERO)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn hard_stop_overrides_a_soft_stop() {
+async fn immediate_stop_overrides_a_graceful_stop() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let mut driver = driver(&input, 1);
     let stop = driver.stop_handle();
     let held = driver.next().await.unwrap().unwrap();
-    stop.soft(SECOND * 100);
+    stop.stop_gracefully(SECOND * 100);
     let start = Instant::now();
     let (closed, ()) = tokio::join!(driver.close(), async {
         tokio::time::sleep(SECOND * 2).await;
-        stop.soft(SECOND * 1000);
-        stop.hard();
+        stop.stop_gracefully(SECOND * 1000);
+        stop.stop_immediately();
     });
     closed.unwrap();
     assert_eq!(start.elapsed(), SECOND * 2);
-    assert_eq!(input.heard().last(), Some(&Heard::Settled(0, Verdicts::NACK)));
+    assert_eq!(input.calls().last(), Some(&Call::Settled(0, Verdicts::NACK)));
     drop(held);
 }
 
@@ -315,7 +315,7 @@ async fn handlers_run_concurrently_up_to_the_limit() {
     });
     assert_eq!(run.await.unwrap(), Ending::EndOfInput);
     assert_eq!(start.elapsed(), SECOND * 2, "six batches, three at a time");
-    let acked = input.heard().iter().filter(|heard| matches!(heard, Heard::Settled(_, Verdicts::ACK))).count();
+    let acked = input.calls().iter().filter(|call| matches!(call, Call::Settled(_, Verdicts::ACK))).count();
     assert_eq!(acked, 6);
 }
 
@@ -333,17 +333,17 @@ async fn one_in_flight_keeps_the_order() {
         }
     });
     run.await.unwrap();
-    let settled = (0..5).map(|number| Heard::Settled(number, Verdicts::ACK));
-    assert_eq!(input.heard()[1..6], settled.collect::<Vec<_>>());
+    let settled = (0..5).map(|number| Call::Settled(number, Verdicts::ACK));
+    assert_eq!(input.calls()[1..6], settled.collect::<Vec<_>>());
 }
 
 #[tokio::test(start_paused = true)]
-async fn soft_stop_lets_handlers_finish() {
+async fn graceful_stop_lets_handlers_finish() {
     let input = Arc::new(Scripted::new([Ok(1)]));
     let driver = driver(&input, 1);
     let stop = driver.stop_handle();
     let run = driver.run(move |_| {
-        stop.soft(SECOND * 10);
+        stop.stop_gracefully(SECOND * 10);
         async {
             tokio::time::sleep(SECOND * 4).await;
             Verdicts::ACK
@@ -352,7 +352,7 @@ async fn soft_stop_lets_handlers_finish() {
     let start = Instant::now();
     assert_eq!(run.await.unwrap(), Ending::Stopped);
     assert_eq!(start.elapsed(), SECOND * 4);
-    assert_eq!(input.heard()[1..], [Heard::Close(SECOND * 10), Heard::Settled(0, Verdicts::ACK)]);
+    assert_eq!(input.calls()[1..], [Call::Close(SECOND * 10), Call::Settled(0, Verdicts::ACK)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -363,7 +363,7 @@ async fn handlers_past_the_deadline_are_canceled_and_nacked() {
     let (alive, gone) = oneshot::channel::<()>();
     let alive = Mutex::new(Some(alive));
     let run = driver.run(move |_| {
-        stop.soft(SECOND * 10);
+        stop.stop_gracefully(SECOND * 10);
         let alive = alive.lock().unwrap().take();
         async move {
             std::future::pending::<()>().await;
@@ -375,7 +375,7 @@ async fn handlers_past_the_deadline_are_canceled_and_nacked() {
     assert_eq!(run.await.unwrap(), Ending::Stopped);
     assert!(start.elapsed() < SECOND * 11);
     assert!(gone.await.is_err(), "the handler is gone");
-    assert_eq!(input.heard()[1..], [Heard::Close(SECOND * 10), Heard::Settled(0, Verdicts::NACK)]);
+    assert_eq!(input.calls()[1..], [Call::Close(SECOND * 10), Call::Settled(0, Verdicts::NACK)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -387,7 +387,7 @@ async fn fatal_error_lets_handlers_finish_and_closes() {
     });
     let error = run.await.unwrap_err();
     assert!(matches!(&error, DriverError::Input(InputError::Fatal(_))) && error.to_string() == "access denied");
-    assert_eq!(input.heard()[1..], [Heard::Close(SECOND * 20), Heard::Settled(0, Verdicts::ACK)]);
+    assert_eq!(input.calls()[1..], [Call::Close(SECOND * 20), Call::Settled(0, Verdicts::ACK)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -403,7 +403,7 @@ async fn wrong_verdict_count_is_reported_and_nacks() {
     let (driver, words) = words(driver(&input, 1));
     driver.run(|_| async { Verdicts::Each(vec![Verdict::Ack]) }).await.unwrap();
     assert_eq!(*words.lock().unwrap(), ["Connected", "VerdictsRefused", "Ended", "Closing", "Closed"]);
-    assert_eq!(input.heard()[1], Heard::Settled(0, Verdicts::NACK));
+    assert_eq!(input.calls()[1], Call::Settled(0, Verdicts::NACK));
 }
 
 #[tokio::test(start_paused = true)]
@@ -413,7 +413,7 @@ async fn panic_of_a_handler_nacks_closes_and_resumes_in_the_caller() {
     let mut caller = JoinSet::new();
     caller.spawn(run);
     assert!(caller.join_next().await.unwrap().unwrap_err().is_panic());
-    assert_eq!(input.heard()[1..], [Heard::Settled(0, Verdicts::NACK), Heard::Close(Duration::ZERO)]);
+    assert_eq!(input.calls()[1..], [Call::Settled(0, Verdicts::NACK), Call::Close(Duration::ZERO)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -422,7 +422,7 @@ async fn dropped_run_cancels_its_handlers() {
     let run = driver(&input, 1).run(|_| std::future::pending());
     assert!(tokio::time::timeout(SECOND, run).await.is_err());
     tokio::task::yield_now().await;
-    assert_eq!(input.heard()[1..], [Heard::Settled(0, Verdicts::NACK)]);
+    assert_eq!(input.calls()[1..], [Call::Settled(0, Verdicts::NACK)]);
     let only = Arc::strong_count(&input);
     assert_eq!(only, 1, "nothing of the driver is left");
 }
@@ -475,10 +475,10 @@ async fn stream_of_an_input_that_ends_settles_concurrently_and_closes_it() {
     shown::consume(Arc::clone(&input) as Arc<dyn Input>).await.unwrap();
     assert_eq!(start.elapsed(), SECOND, "all at a time, and closing waits for them");
     let settled = [Verdicts::ACK, Verdicts::nack("disk full"), Verdicts::ACK].into_iter().enumerate();
-    let settled = settled.map(|(number, verdicts)| Heard::Settled(number, verdicts));
-    let heard = input.heard();
-    assert_eq!(heard[..2], [Heard::Connect, Heard::Close(SECOND * 20)]);
-    assert_eq!(heard[2..], settled.collect::<Vec<_>>());
+    let settled = settled.map(|(number, verdicts)| Call::Settled(number, verdicts));
+    let calls = input.calls();
+    assert_eq!(calls[..2], [Call::Connect, Call::Close(SECOND * 20)]);
+    assert_eq!(calls[2..], settled.collect::<Vec<_>>());
 }
 
 #[tokio::test(start_paused = true)]
@@ -491,7 +491,7 @@ async fn error_ends_a_stream_once_the_input_is_closed() {
         stream.next().await.unwrap().unwrap().settle(Verdicts::ACK).await.unwrap();
         let error = stream.next().await.unwrap().unwrap_err();
         assert!(error.to_string().contains(text), "{error}");
-        assert_eq!(input.heard().last(), Some(&Heard::Close(SECOND * 20)));
+        assert_eq!(input.calls().last(), Some(&Call::Close(SECOND * 20)));
         assert!(stream.next().await.is_none() && stream.next().await.is_none());
     }
 }
@@ -508,10 +508,10 @@ async fn stop_ends_a_stream_and_dropped_calls_take_nothing() {
     }
     let delivery = stream.next().await.unwrap().unwrap();
     assert_eq!(start.elapsed(), SECOND * 7);
-    stop.soft(SECOND * 3);
+    stop.stop_gracefully(SECOND * 3);
     let (ended, settled) = tokio::join!(stream.next(), delivery.settle(Verdicts::ACK));
     assert!(ended.is_none() && settled.is_ok());
-    assert_eq!(input.heard()[1..], [Heard::Close(SECOND * 3), Heard::Settled(0, Verdicts::ACK)]);
+    assert_eq!(input.calls()[1..], [Call::Close(SECOND * 3), Call::Settled(0, Verdicts::ACK)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -521,5 +521,5 @@ async fn dropped_stream_leaves_its_deliveries_to_be_settled_and_does_not_close()
     let delivery = stream.next().await.unwrap().unwrap();
     drop(stream);
     delivery.settle(Verdicts::ACK).await.unwrap();
-    assert_eq!(input.heard(), [Heard::Connect, Heard::Settled(0, Verdicts::ACK)]);
+    assert_eq!(input.calls(), [Call::Connect, Call::Settled(0, Verdicts::ACK)]);
 }

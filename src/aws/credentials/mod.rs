@@ -34,9 +34,9 @@ use crate::sync::{Mutex, lock};
 /// How long getting credentials may take, including all retries of their provider.
 const CREDENTIALS_WITHIN: Duration = Duration::from_secs(30);
 /// How long a provider that failed is not asked again at first; the time doubles with each further failure.
-const FIRST_REST: Duration = Duration::from_secs(1);
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest such time, and so the longest until recovered credentials are noticed.
-const LONGEST_REST: Duration = Duration::from_secs(15);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
 /// The reason why AWS can't be reached at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -285,6 +285,10 @@ fn judge(error: &CredentialsError, from_machine: bool) -> AccessError {
 /// A provider of credentials that are valid for signing. Characters that can't be part of a header would make the
 /// signer panic, and providers may pass on such characters.
 ///
+/// Every provider that a request is signed with is wrapped in this, that of each role's source included: a session gets
+/// its provider from [`with_provider`] only. What it gives is checked each time, because files and the output of
+/// programs change while the input runs.
+///
 /// Every call asks for credentials, also those calls that are made all the time. A provider that failed is not asked
 /// again for a moment, and all callers get its error meanwhile.
 #[derive(Debug)]
@@ -297,7 +301,7 @@ struct Checked {
 #[derive(Debug)]
 struct Failed {
     said: String,
-    rests: Duration,
+    backoff: Duration,
     until: Instant,
 }
 
@@ -307,7 +311,7 @@ impl Checked {
     }
 
     /// The last error, as long as the provider is not asked again.
-    fn rests(&self) -> Option<CredentialsError> {
+    fn backs_off(&self) -> Option<CredentialsError> {
         let failed = lock(&self.failed);
         let failed = failed.as_ref().filter(|failed| Instant::now() < failed.until)?;
         Some(CredentialsError::provider_error(failed.said.clone()))
@@ -316,8 +320,8 @@ impl Checked {
     fn remember(&self, outcome: &Result<AwsCredentials, CredentialsError>) {
         let mut failed = lock(&self.failed);
         *failed = outcome.as_ref().err().map(|error| {
-            let rests = failed.as_ref().map_or(FIRST_REST, |failed| LONGEST_REST.min(failed.rests * 2));
-            Failed { said: causes(error), rests, until: Instant::now() + rests }
+            let backoff = failed.as_ref().map_or(FIRST_BACKOFF, |failed| LONGEST_BACKOFF.min(failed.backoff * 2));
+            Failed { said: causes(error), backoff, until: Instant::now() + backoff }
         });
     }
 
@@ -337,17 +341,13 @@ impl ProvideCredentials for Checked {
         Self: 'a,
     {
         future::ProvideCredentials::new(async {
-            if let Some(error) = self.rests() {
+            if let Some(error) = self.backs_off() {
                 return Err(error);
             }
             let outcome = self.ask().await;
             self.remember(&outcome);
             outcome
         })
-    }
-
-    fn fallback_on_interrupt(&self) -> Option<AwsCredentials> {
-        self.provider.fallback_on_interrupt()
     }
 }
 
@@ -446,6 +446,29 @@ mod tests {
         assert!(matches!(judge(&error, false), AccessError::CredentialsUnavailable(_)));
     }
 
+    /// Gives good keys at first, and then what someone made of the file that they are read from.
+    #[derive(Debug, Default)]
+    struct Edited(AtomicUsize);
+    impl ProvideCredentials for Edited {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            let secret = if self.0.fetch_add(1, Ordering::Relaxed) == 0 { "good" } else { "edited\n" };
+            future::ProvideCredentials::ready(Ok(AwsCredentials::new("AKIDEXAMPLE", secret, None, None, "test")))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_that_change_later_are_checked_as_the_first_ones() {
+        let checked = Checked::new(SharedCredentialsProvider::new(Edited::default()));
+        checked.provide_credentials().await.unwrap();
+        for _ in 0..3 {
+            let error = causes(&checked.provide_credentials().await.unwrap_err());
+            assert!(error.contains("secret access key has a line break in it") && !error.contains("edited"), "{error}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn failed_provider_is_not_called_again_at_once() {
         #[derive(Debug, Default)]
@@ -478,7 +501,7 @@ mod tests {
         }
         assert!((20..30).contains(&asked()), "asked {} times in five minutes", asked());
         counted.0.heals.store(true, Ordering::Relaxed);
-        tokio::time::advance(LONGEST_REST).await;
+        tokio::time::advance(LONGEST_BACKOFF).await;
         let before = asked();
         for _ in 0..3 {
             checked.provide_credentials().await.unwrap();
@@ -487,7 +510,7 @@ mod tests {
         counted.0.heals.store(false, Ordering::Relaxed);
         checked.provide_credentials().await.unwrap_err();
         counted.0.heals.store(true, Ordering::Relaxed);
-        tokio::time::advance(FIRST_REST).await;
+        tokio::time::advance(FIRST_BACKOFF).await;
         checked.provide_credentials().await.unwrap();
     }
 

@@ -6,6 +6,7 @@
 //! from this module.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::time::Duration;
 
 use aws_config::imds;
@@ -150,7 +151,31 @@ impl Settings {
         }
         let settings = Self { environment, profiles };
         settings.check()?;
+        settings.check_services(files).await?;
         Ok(settings)
+    }
+
+    /// Refuses a profile that names a `services` section that does not exist. The SDK would take AWS's own endpoints
+    /// instead of those that the user meant.
+    async fn check_services(&self, files: &Fs) -> Result<(), AccessError> {
+        let Some(name) = self.profiles.get("services") else { return Ok(()) };
+        if self.is_on(IGNORE_ENDPOINTS) == Some(true) || has_services(&self.config_file(files).await, name) {
+            return Ok(());
+        }
+        let what = format!("names the section [services {name}], which the AWS config file does not have");
+        Err(bad(&self.of_profile("services"), &what))
+    }
+
+    /// The text of the config file, which the SDK has read before; empty if there is none. The SDK's profiles don't tell
+    /// which other sections there are.
+    async fn config_file(&self, files: &Fs) -> String {
+        let path = self.environment.get("AWS_CONFIG_FILE").unwrap_or_else(|_| "~/.aws/config".to_owned());
+        let home = || self.environment.get("HOME").or_else(|_| self.environment.get("USERPROFILE")).ok();
+        let path = match path.strip_prefix("~/").and_then(|rest| Some(Path::new(&home()?).join(rest))) {
+            Some(path) => path,
+            None => path.into(),
+        };
+        files.read_to_end(path).await.map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
     }
 
     pub(super) fn profiles(&self) -> &ProfileSet {
@@ -369,6 +394,16 @@ pub(super) fn bad(setting: &str, what: &str) -> AccessError {
     AccessError::BadSetting { setting: setting.to_owned(), what: what.to_owned() }
 }
 
+/// Whether a config file has the section `[services NAME]`. Section headers are read as the SDK reads them.
+fn has_services(config: &str, name: &str) -> bool {
+    config.lines().any(|line| {
+        let header =
+            line.strip_prefix('[').and_then(|line| line.split(['#', ';']).next()?.trim_end().strip_suffix(']'));
+        let section = header.and_then(|header| header.trim().split_once([' ', '\t']));
+        section.is_some_and(|(kind, found)| kind == "services" && found.trim() == name)
+    })
+}
+
 /// Checks a URL. The error does not show it, because it may contain a password.
 fn check_url(setting: &str, url: &str) -> Result<(), AccessError> {
     if url.is_empty() {
@@ -482,6 +517,34 @@ pub(super) mod tests {
         assert!(error.contains("the shared AWS files"), "{error}");
     }
 
+    #[tokio::test]
+    async fn services_section_that_is_named_and_missing_is_refused() {
+        let with = |sections: &str| format!("[default]\nservices = local\n{sections}");
+        let section = "kinesis =\n  endpoint_url = http://localhost:4566\n";
+        for header in ["[services local]", "[ services\tlocal ] # mine", "[services local]  ; mine"] {
+            settings(&[], &with(&format!("{header}\n{section}"))).await.expect(header);
+        }
+        settings(&[], &with("[services local]\n")).await.expect("an empty section exists");
+        settings(&[("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")], &with("")).await.expect("endpoints are ignored");
+        let other = "[profile other]\nservices = nowhere\n[services local]\n";
+        settings(&[], &with(other)).await.expect("only the selected profile counts");
+        for missing in ["", "[services other]\n", "[profile local]\n", "[sso-session local]\n", "#[services local]\n"] {
+            let error = settings(&[], &with(missing)).await.expect_err(missing).to_string();
+            assert_eq!(
+                error,
+                "services of the AWS profile default names the section [services local], which the AWS config file does \
+                 not have"
+            );
+        }
+        let elsewhere = [("AWS_CONFIG_FILE", "~/mine"), ("HOME", "/home")];
+        let read = async |config: &str| {
+            let files = Fs::from_slice(&[("/home/mine", config)]);
+            Settings::read(Env::from_slice(&elsewhere), &files, None).await
+        };
+        read(&with("[services local]\n")).await.unwrap();
+        assert!(read(&with("")).await.is_err());
+    }
+
     #[test]
     fn invalid_url_is_refused_and_not_shown() {
         for right in ["http://localhost:4566", "https://user:pass@host/path/", "http://[::1]:1"] {
@@ -501,8 +564,9 @@ pub(super) mod tests {
         for (variable, key) in checked.chain(rest).chain(ENDPOINT_URLS.map(|name| (name, ""))) {
             assert!(DOCUMENT.contains(&format!("`{variable}`")), "{variable}");
             // Some settings are documented together.
-            let told = DOCUMENT.contains(&format!("`{key}`")) || variable == format!("AWS_{}", key.to_uppercase());
-            assert!(key.is_empty() || told, "{key}");
+            let is_documented =
+                DOCUMENT.contains(&format!("`{key}`")) || variable == format!("AWS_{}", key.to_uppercase());
+            assert!(key.is_empty() || is_documented, "{key}");
         }
         for name in [
             "AWS_SECURITY_TOKEN",

@@ -167,14 +167,14 @@ mod tests {
         let uri = Uri::from_static("http://kinesis.example/");
         let origin = Origin::of(&uri).unwrap();
         let dialled = Dialer::with_proxies(Vec::new(), proxies).plain(&origin, &uri).await;
-        let told = dialled.map(drop).map_err(|error| error.to_string().replace(&port.to_string(), "PORT"));
-        (told, serving.join_next().await.unwrap().unwrap())
+        let outcome = dialled.map(drop).map_err(|error| error.to_string().replace(&port.to_string(), "PORT"));
+        (outcome, serving.join_next().await.unwrap().unwrap())
     }
 
     #[tokio::test]
     async fn refusal_of_a_proxy_names_it_and_its_status_and_no_password() {
-        let (told, asked) = through("HTTP/1.1 200 Connection established\r\n\r\n").await;
-        assert_eq!(told, Ok(()));
+        let (outcome, asked) = through("HTTP/1.1 200 Connection established\r\n\r\n").await;
+        assert_eq!(outcome, Ok(()));
         assert!(asked.starts_with("CONNECT kinesis.example:80 HTTP/1.1\r\n"), "{asked}");
         // The base64 text is `user:hidden`.
         assert!(asked.contains("\r\nProxy-Authorization: Basic dXNlcjpoaWRkZW4=\r\n"), "{asked}");
@@ -191,9 +191,9 @@ mod tests {
             ("SSH-2.0 what\r\n\r\n", "proxy http://127.0.0.1:PORT did not answer as a proxy does"),
             ("HTTP/1.1 200 OK", "proxy http://127.0.0.1:PORT did not answer as a proxy does: it closed the connection"),
         ] {
-            let (told, _) = through(answer).await;
-            let told = told.expect_err(answer);
-            assert!(told.starts_with(expected) && !told.contains("hidden"), "{told}");
+            let (outcome, _) = through(answer).await;
+            let outcome = outcome.expect_err(answer);
+            assert!(outcome.starts_with(expected) && !outcome.contains("hidden"), "{outcome}");
         }
     }
 
@@ -205,8 +205,8 @@ mod tests {
         let proxies = Proxies::all_through(&format!("user:hidden@127.0.0.1:{port}"));
         let uri = Uri::from_static("http://kinesis.example/");
         let dialled = Dialer::with_proxies(Vec::new(), proxies).plain(&Origin::of(&uri).unwrap(), &uri).await;
-        let told = dialled.map(drop).unwrap_err().to_string();
-        assert!(told.starts_with(&format!("proxy http://127.0.0.1:{port} can't be reached")), "{told}");
-        assert!(!told.contains("hidden"), "{told}");
+        let outcome = dialled.map(drop).unwrap_err().to_string();
+        assert!(outcome.starts_with(&format!("proxy http://127.0.0.1:{port} can't be reached")), "{outcome}");
+        assert!(!outcome.contains("hidden"), "{outcome}");
     }
 }

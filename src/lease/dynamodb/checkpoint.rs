@@ -34,36 +34,32 @@ pub(super) fn not_back(update: UpdateItemFluentBuilder, checkpoint: &Checkpoint)
         ))
 }
 
-/// Adds a checkpoint to the attributes that an update sets and removes.
+/// Sets and removes these attributes, and those of a checkpoint.
 pub(super) fn with_checkpoint(
     update: UpdateItemFluentBuilder,
     checkpoint: Option<&Checkpoint>,
-    set: &str,
-    remove: &str,
+    set: &[&str],
+    remove: &[&str],
 ) -> UpdateItemFluentBuilder {
-    let Some(checkpoint) = checkpoint else { return update.update_expression(format!("{set} {remove}").trim()) };
-    let (mut update, mut sets) = (update, Vec::new());
-    if let Some(position) = checkpoint.position() {
-        update = update.expression_attribute_values(":place", text(position.as_str()));
-        sets.push("SequenceNumber = :place");
+    let (mut update, mut set, mut remove) = (update, set.to_vec(), remove.to_vec());
+    if let Some(position) = checkpoint.and_then(Checkpoint::position) {
+        update = update.expression_attribute_values(":position", text(position.as_str()));
+        set.push("SequenceNumber = :position");
     }
-    let mut removes = vec![remove.strip_prefix("REMOVE ").unwrap_or(remove)];
     match checkpoint {
-        Checkpoint::Within(Within { record, sub, .. }) => {
+        Some(Checkpoint::Within(Within { record, sub, .. })) => {
             update = update.expression_attribute_values(":within", text(&row::within_text(record, *sub)));
-            sets.push("AggregatePosition = :within");
+            set.push("AggregatePosition = :within");
         }
-        Checkpoint::After(_) => removes.push(row::WITHIN),
-        Checkpoint::ShardEnd(_) => {
+        Some(Checkpoint::After(_)) => remove.push(row::WITHIN),
+        Some(Checkpoint::ShardEnd(_)) => {
             update = update.expression_attribute_values(":ended", AttributeValue::Bool(true));
-            sets.push("Ended = :ended");
-            removes.push(row::WITHIN);
+            set.push("Ended = :ended");
+            remove.push(row::WITHIN);
         }
+        None => {}
     }
-    sets.insert(0, set.strip_prefix("SET ").unwrap_or(set));
-    let joined = |verb: &str, parts: &[&str]| {
-        let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
-        if parts.is_empty() { String::new() } else { format!("{verb} {} ", parts.join(", ")) }
-    };
-    update.update_expression(format!("{}{}", joined("SET", &sets), joined("REMOVE", &removes)).trim())
+    let clauses = [("SET", set), ("REMOVE", remove)].into_iter().filter(|(_, attributes)| !attributes.is_empty());
+    let clauses: Vec<String> = clauses.map(|(verb, attributes)| format!("{verb} {}", attributes.join(", "))).collect();
+    update.update_expression(clauses.join(" "))
 }

@@ -148,7 +148,7 @@ impl DynamoDbStore {
         let Commit { stream, shard, epoch, checkpoint } = write;
         let checkpoint = self.onward(&stream, &shard, epoch, checkpoint);
         let update = self.update_owned(&stream, &shard, epoch).expression_attribute_values(":timeout", self.timeout());
-        let update = with_checkpoint(update, checkpoint.as_ref(), "SET LeaseTimeout = :timeout", "");
+        let update = with_checkpoint(update, checkpoint.as_ref(), &["LeaseTimeout = :timeout"], &[]);
         let update = match &checkpoint {
             Some(checkpoint) => not_back(update, checkpoint),
             None => update,
@@ -205,15 +205,15 @@ impl DynamoDbStore {
         let passed = fastrand::u64(..);
         let update = match to {
             // `LeaseID` stays: if the answer is lost, it shows that this worker released the shard.
-            None => with_checkpoint(update, checkpoint, "", "REMOVE ClientID, LeaseTimeout, WantedBy, ClaimedAt"),
+            None => with_checkpoint(update, checkpoint, &[], &["ClientID", "LeaseTimeout", "WantedBy", "ClaimedAt"]),
             Some(to) => {
                 let update = update
                     .condition_expression(format!("{OWNED} AND WantedBy = :to"))
                     .expression_attribute_values(":to", text(to.as_str()))
                     .expression_attribute_values(":passed", row::lease_id(to, passed))
                     .expression_attribute_values(":timeout", self.timeout());
-                let set = "SET ClientID = :to, LeaseID = :passed, LeaseTimeout = :timeout";
-                with_checkpoint(update, checkpoint, set, "REMOVE WantedBy")
+                let set = ["ClientID = :to", "LeaseID = :passed", "LeaseTimeout = :timeout"];
+                with_checkpoint(update, checkpoint, &set, &["WantedBy"])
             }
         };
         let written = match update.send().await {
@@ -389,8 +389,8 @@ impl LeaseStore for DynamoDbStore {
         };
         let delete = match row.checkpoint.as_ref().and_then(Checkpoint::position) {
             Some(position) => delete
-                .expression_attribute_values(":place", text(position.as_str()))
-                .condition_expression(format!("{holder} AND SequenceNumber = :place")),
+                .expression_attribute_values(":position", text(position.as_str()))
+                .condition_expression(format!("{holder} AND SequenceNumber = :position")),
             None => delete.condition_expression(format!("{holder} AND attribute_not_exists(SequenceNumber)")),
         };
         match delete.send().await {

@@ -97,7 +97,7 @@ impl Table {
                 let cause = format!("it is {status} for {} s", waiting.lasts().as_secs());
                 return Err(StoreError::Failed { what: "wait for the table", cause });
             }
-            waiting.tell("the lease table", &self.name, &status);
+            waiting.log("the lease table", &self.name, &status);
             sleep(LOOK_AGAIN).await;
             // A table that is being created may not be visible yet.
             if let Some(now) = self.describe().await? {

@@ -208,7 +208,7 @@ impl Opening<'_> {
         let mut waiting = telemetry::Waiting::new();
         loop {
             if let Some(last) = &self.last {
-                waiting.tell("the consumer", self.spec.label(), last);
+                waiting.log("the consumer", self.spec.label(), last);
             }
             match self.describe().await {
                 Ok(ConsumerDescription { arn, status: ConsumerStatus::Active }) => return Ok(arn),

@@ -141,7 +141,7 @@ impl Shard {
         let table = self.event(&[number]);
         let first = self.progress.track(&table, at(number));
         let pool = Pool::new(1, 1);
-        let (record, bytes) = (pool.admit(1).await, Arc::new(pool.reserve(1).await));
+        let (record, bytes) = (pool.reserve_records(1).await, Arc::new(pool.reserve(1).await));
         let delivery = Delivery::new(&self.progress, &table, 0..1, first, record, &bytes);
         self.lane.push(delivery).await.unwrap();
     }
