@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::aws::Service;
 use crate::aws::credentials::{self, AccessError, Called, Outside, Settings};
-use crate::aws::http::ControlClient;
+use crate::aws::http::{ControlClient, Sockets};
 use crate::aws::sdk::Aws;
 use crate::config::{Credentials, DynamoDb};
 pub use crate::lease::{Overview, SeenShard, SeenWorker, State};
@@ -104,7 +104,8 @@ impl LeaseTable {
     pub async fn open(at: &TableAt) -> Result<Self, InspectError> {
         let settings = Settings::load(at.credentials.profile.as_deref()).await?;
         let trusted = settings.certificates().await?;
-        let http: SharedHttpClient = ControlClient::new(&trusted, settings.machine_addresses()).into_shared();
+        let http: SharedHttpClient =
+            ControlClient::new(&trusted, settings.machine_addresses(), &Sockets::default()).into_shared();
         let outside = Outside::new(http.clone());
         let (region, endpoint) = (at.region.clone(), at.endpoint.as_deref());
         let access =

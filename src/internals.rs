@@ -1,6 +1,6 @@
 //! What benchmarks and fuzzing need of the inside. Nothing here is promised to stay.
 
-pub use crate::aws::http::{Settings, SubscriptionClient};
+pub use crate::aws::http::{Settings, Sockets, SubscriptionClient};
 pub use crate::aws::take_body::TakeBody;
 pub use crate::model::ChildShard;
 pub use crate::reading::fan_out::Frames;

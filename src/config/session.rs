@@ -56,7 +56,7 @@ pub struct Credentials {
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Tcp {
-    /// How long connecting may take; `0s` for as long as the system allows.
+    /// How long opening a connection may take, and the TLS handshake after it. `0s` means `5s`.
     #[schemars(extend("x-advanced" = true))]
     pub connect_timeout: Duration,
 

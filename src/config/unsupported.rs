@@ -5,7 +5,7 @@
 
 use pipeline_plugin_api::config::Findings;
 
-use super::{Batching, Config, Tcp};
+use super::{Batching, Config};
 
 /// The first field that this version does not support, with advice.
 pub(crate) fn first(config: &Config) -> Option<(&'static str, &'static str)> {
@@ -21,10 +21,6 @@ pub(crate) fn lint(config: &Config, findings: &mut Findings) {
 
 fn all(config: &Config) -> Vec<(&'static str, &'static str)> {
     let batching = "batching by the input is not built yet; remove the block, and batch in the pipeline";
-    let tcp = "settings of sockets have no effect yet; remove the block";
-    let refused = [
-        if config.batching == Batching::default() { None } else { Some(("batching", batching)) },
-        if config.tcp == Tcp::default() { None } else { Some(("tcp", tcp)) },
-    ];
+    let refused = [if config.batching == Batching::default() { None } else { Some(("batching", batching)) }];
     refused.into_iter().flatten().collect()
 }

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::aws::Service;
 use crate::aws::credentials::{self, Outside};
-use crate::aws::http::{self, ControlClient, SubscriptionClient};
+use crate::aws::http::{self, ControlClient, Sockets, SubscriptionClient};
 use crate::aws::sdk::Aws;
 use crate::config::{Config, Deaggregate, PollEncoding, StreamEntry};
 use crate::delivery::outbox::Outbox;
@@ -78,7 +78,9 @@ pub(crate) async fn open(
         trusted.extend(settings.certificates().await?);
         machine.extend(settings.machine_addresses());
     }
-    let control = overrides.client.clone().unwrap_or_else(|| ControlClient::new(&trusted, machine).into_shared());
+    let sockets = Sockets::new(&config.tcp);
+    let control =
+        overrides.client.clone().unwrap_or_else(|| ControlClient::new(&trusted, machine, &sockets).into_shared());
     // Each reader thread gets a client with its own connections.
     let subscriptions = || {
         overrides.client.clone().unwrap_or_else(|| {
@@ -86,6 +88,7 @@ pub(crate) async fn open(
                 // The configuration was checked: the value is far below 4 GiB.
                 stream_window: records::allocatable(config.enhanced_fan_out.stream_window.bytes()) as u32,
                 trusted: trusted.clone(),
+                sockets: sockets.clone(),
                 ..http::Settings::default()
             };
             SubscriptionClient::new(settings).into_shared()

@@ -1,8 +1,8 @@
 //! How are control calls and calls for credentials sent?
 //!
-//! These calls go through the SDK's own HTTP client, or through the tunnel of a proxy from the environment, with
-//! certificates to trust besides the system's. Connections are kept for each set of timeouts, as the SDK's own client
-//! does.
+//! These calls use HTTP/1.1, directly or through the tunnel of a proxy from the environment, with certificates to trust
+//! besides the system's. Requests to metadata services, and those that a proxy forwards without TLS, go through the
+//! SDK's own HTTP client. Connections are kept for each set of timeouts, as the SDK's own client does.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -23,9 +23,10 @@ use http::uri::Authority;
 use pipeline_plugin_api::causes;
 
 use super::dial::Dialer;
+use super::dialed::Dialed;
 use super::origin::Origin;
 use super::proxy::Proxies;
-use super::tunnel::Tunnelled;
+use super::sockets::Sockets;
 use crate::sync::{Mutex, lock};
 
 /// The status by which a proxy asks for credentials.
@@ -38,7 +39,7 @@ type Timeouts = (Option<Duration>, Option<Duration>);
 #[derive(Debug)]
 pub(crate) struct ControlClient {
     tls: TlsContext,
-    /// Opens the tunnels.
+    /// Opens the connections.
     dialer: Arc<Dialer>,
     proxies: Proxies,
     /// The addresses of the metadata services of the machine or the container, if they were set.
@@ -50,7 +51,7 @@ pub(crate) struct ControlClient {
 impl ControlClient {
     /// Creates a client that trusts these certificates (PEM) besides the system's, and reaches these addresses
     /// without a proxy.
-    pub(crate) fn new(trusted: &[u8], machine: Vec<Authority>) -> Self {
+    pub(crate) fn new(trusted: &[u8], machine: Vec<Authority>, sockets: &Sockets) -> Self {
         let trust = if trusted.is_empty() {
             TrustStore::default()
         } else {
@@ -59,7 +60,7 @@ impl ControlClient {
         // Building does not fail; without the certificates, calls would fail and report it.
         let tls = TlsContext::builder().with_trust_store(trust).build().unwrap_or_default();
         let proxies = Proxies::of_environment();
-        let dialer = Arc::new(Dialer::with_proxies(trusted.to_vec(), proxies.clone()));
+        let dialer = Arc::new(Dialer::new(trusted.to_vec(), sockets, proxies.clone()));
         Self { tls, dialer, proxies, machine: machine.into(), connectors: Mutex::default() }
     }
 }
@@ -83,10 +84,11 @@ fn is_machine(uri: &Uri, set: &[Authority]) -> bool {
 /// A connector that goes through the proxies of the environment, except to the metadata services.
 #[derive(Debug)]
 struct Routed {
-    direct: SharedHttpConnector,
-    /// The connector to TLS servers behind a proxy.
-    tunnelled: Tunnelled,
-    /// The connector to servers without TLS: the request itself is sent to the proxy.
+    /// The connector to metadata services.
+    machine_only: SharedHttpConnector,
+    /// The connector to servers, directly or through a tunnel.
+    dialed: Dialed,
+    /// The connector to servers without TLS behind a proxy: the request itself is sent to the proxy.
     forwarded: SharedHttpConnector,
     proxies: Proxies,
     machine: Arc<[Authority]>,
@@ -94,12 +96,12 @@ struct Routed {
 
 impl HttpConnector for Routed {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let Ok(uri) = request.uri().parse::<Uri>() else { return self.direct.call(request) };
-        let origin = Origin::of(&uri).filter(|_| !is_machine(&uri, &self.machine));
-        let Some((origin, proxy)) = origin.zip(self.proxies.of(&uri)) else { return self.direct.call(request) };
-        if origin.secure {
-            return self.tunnelled.call(request);
+        let Ok(uri) = request.uri().parse::<Uri>() else { return self.dialed.call(request) };
+        if is_machine(&uri, &self.machine) {
+            return self.machine_only.call(request);
         }
+        let proxied = Origin::of(&uri).filter(|origin| !origin.secure).zip(self.proxies.of(&uri));
+        let Some((origin, proxy)) = proxied else { return self.dialed.call(request) };
         let answering = self.forwarded.call(request);
         HttpConnectorFuture::new_boxed(Box::pin(async move {
             let unreachable = |error: ConnectorError| {
@@ -132,8 +134,8 @@ impl HttpClient for ControlClient {
                 SharedHttpConnector::new(builder.build())
             };
             SharedHttpConnector::new(Routed {
-                direct: connector(ProxyConfig::disabled()),
-                tunnelled: Tunnelled::new(Arc::clone(&self.dialer), settings),
+                machine_only: connector(ProxyConfig::disabled()),
+                dialed: Dialed::new(Arc::clone(&self.dialer), settings),
                 forwarded: connector(ProxyConfig::from_env()),
                 proxies: self.proxies.clone(),
                 machine: Arc::clone(&self.machine),

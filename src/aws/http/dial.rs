@@ -3,6 +3,7 @@
 //! The name is resolved again for each connection, and its addresses are used in random order, so that many
 //! connections spread over many hosts. Certificates are the system's, or those of `SSL_CERT_FILE`.
 
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -21,11 +22,9 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{self, AlertDescription, ClientConfig, RootCertStore};
 use tower_service::Service;
 
-use super::origin::{Origin, Spread};
+use super::origin::{HostNotFound, Origin, Spread};
 use super::proxy::{Proxies, ProxyError};
-
-/// How long opening a socket may take, and how long the TLS handshake may take after it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use super::sockets::Sockets;
 
 /// The reason why a connection could not be opened.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -33,7 +32,12 @@ pub(super) enum DialError {
     #[error(transparent)]
     Proxy(#[from] ProxyError),
     #[error("connecting to {host}: {cause}")]
-    Connect { host: String, cause: String },
+    Connect {
+        host: String,
+        cause: String,
+        /// Whether that is because the address of the host could not be found.
+        source: Option<HostNotFound>,
+    },
     #[error("TLS with {host}: {cause}")]
     Tls { host: String, cause: String },
     #[error("{host} does not speak HTTP/2 (ALPN), which SubscribeToShard needs; is a proxy in between that opens TLS?")]
@@ -50,6 +54,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 /// Opens connections.
 pub(super) struct Dialer {
     connector: HttpConnector<Spread>,
+    /// How long opening a socket may take, and how long the TLS handshake may take after it.
+    timeout: Duration,
     proxies: Proxies,
     trusted: Vec<u8>,
     /// The certificates to trust. They are read with the first secure connection, because reading takes a moment.
@@ -61,17 +67,10 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(trusted: Vec<u8>) -> Self {
-        Self::with_proxies(trusted, Proxies::of_environment())
-    }
-
-    pub(super) fn with_proxies(trusted: Vec<u8>, proxies: Proxies) -> Self {
-        let mut connector = HttpConnector::new_with_resolver(Spread::new());
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    pub(super) fn new(trusted: Vec<u8>, sockets: &Sockets, proxies: Proxies) -> Self {
+        let (connector, timeout) = (sockets.connector(), sockets.connect_timeout);
         let (roots, http2, http1) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { connector, proxies, trusted, roots, http2, http1 }
+        Self { connector, timeout, proxies, trusted, roots, http2, http1 }
     }
 
     /// Opens a connection that speaks HTTP/2 over TLS.
@@ -103,7 +102,7 @@ impl Dialer {
         let name = ServerName::try_from(origin.name().to_owned()).map_err(|error| failed(origin, &error))?;
         let connector = connector.get_or_try_init(|| self.connector(protocol)).await;
         let connector = connector.map_err(|cause| DialError::Tls { host: origin.host.clone(), cause })?;
-        within(origin, connector.connect(name, socket)).await
+        self.within(origin, connector.connect(name, socket)).await
     }
 
     /// Creates a TLS connector with the system's certificates and the `trusted` ones.
@@ -127,12 +126,21 @@ impl Dialer {
 
     async fn socket(&self, origin: &Origin, uri: &Uri) -> Result<TcpStream, DialError> {
         if let Some(proxy) = self.proxies.of(uri) {
-            return Ok(within(origin, proxy.tunnel(&self.connector, origin)).await??);
+            return Ok(self.within(origin, proxy.tunnel(&self.connector, origin)).await??);
         }
         let mut connector = self.connector.clone();
-        let connected = within(origin, connector.call(uri.clone())).await?;
-        let failed = |cause: String| DialError::Connect { host: origin.host.clone(), cause };
-        Ok(connected.map_err(|error| failed(causes(&error)))?.into_inner())
+        let connected = self.within(origin, connector.call(uri.clone())).await?;
+        let failed = |error: &(dyn Error + 'static)| {
+            let (host, cause) = (origin.host.clone(), causes(error));
+            let source = HostNotFound::is_behind(error).then(|| HostNotFound::of(&host));
+            DialError::Connect { host, cause, source }
+        };
+        Ok(connected.map_err(|error| failed(&error))?.into_inner())
+    }
+
+    async fn within<T>(&self, origin: &Origin, work: impl Future<Output = T>) -> Result<T, DialError> {
+        let timeout = || DialError::Timeout { host: origin.host.clone(), within: self.timeout };
+        tokio::time::timeout(self.timeout, work).await.map_err(|_| timeout())
     }
 }
 
@@ -143,7 +151,7 @@ impl std::fmt::Debug for Dialer {
     }
 }
 
-fn failed(origin: &Origin, error: &dyn std::error::Error) -> DialError {
+fn failed(origin: &Origin, error: &dyn Error) -> DialError {
     DialError::Tls { host: origin.host.clone(), cause: error.to_string() }
 }
 
@@ -151,11 +159,6 @@ fn failed(origin: &Origin, error: &dyn std::error::Error) -> DialError {
 fn refuses_protocol(error: &io::Error) -> bool {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(tls, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
-}
-
-async fn within<T>(origin: &Origin, work: impl Future<Output = T>) -> Result<T, DialError> {
-    let timeout = || DialError::Timeout { host: origin.host.clone(), within: CONNECT_TIMEOUT };
-    tokio::time::timeout(CONNECT_TIMEOUT, work).await.map_err(|_| timeout())
 }
 
 fn roots(trusted: &[u8]) -> Result<RootCertStore, String> {

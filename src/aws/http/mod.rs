@@ -1,7 +1,7 @@
 //! Which connections reach the service?
 //!
-//! Control calls go through the SDK's own HTTP client, unless there is a proxy. Subscriptions have their own
-//! connections, for two reasons: a connection that carries unread subscriptions can stall its other requests, and the
+//! Control calls use HTTP/1.1, on connections that are kept. Subscriptions and polls have their own connections, for two
+//! reasons: a connection that carries unread subscriptions can stall its other requests, and the
 //! SDK's client can neither bound the memory of an unread subscription, nor detect that a server is gone, nor open a
 //! second connection.
 //!
@@ -17,14 +17,16 @@ mod connection;
 mod connection_tests;
 mod control;
 mod dial;
+mod dialed;
 mod origin;
 mod pool;
 mod proxy;
+mod sockets;
 mod subscriptions;
-mod tunnel;
 
 pub(crate) use control::ControlClient;
 pub(crate) use origin::HostNotFound;
+pub use sockets::Sockets;
 pub use subscriptions::SubscriptionClient;
 
 /// The settings of the connections for subscriptions.
@@ -37,10 +39,12 @@ pub struct Settings {
     pub streams: usize,
     /// Certificates to trust besides the system's, in PEM.
     pub trusted: Vec<u8>,
+    /// How sockets are opened and watched.
+    pub sockets: Sockets,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { stream_window: 512 << 10, streams: 100, trusted: Vec::new() }
+        Self { stream_window: 512 << 10, streams: 100, trusted: Vec::new(), sockets: Sockets::default() }
     }
 }

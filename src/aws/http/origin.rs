@@ -31,14 +31,19 @@ impl Origin {
 }
 
 /// The error that the address of a host could not be found.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{host}: {cause}")]
 pub(crate) struct HostNotFound {
     host: String,
-    cause: io::Error,
+    cause: String,
 }
 
 impl HostNotFound {
+    /// The error of this host, whose cause is told elsewhere.
+    pub(super) fn of(host: &str) -> Self {
+        Self { host: host.to_owned(), cause: "its address could not be found".into() }
+    }
+
     /// Whether this error is behind another error.
     pub(crate) fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
         std::iter::successors(Some(error), |error| error.source()).any(|error| {
@@ -71,7 +76,8 @@ impl Service<Name> for Spread {
     fn call(&mut self, name: Name) -> Self::Future {
         let (host, resolving) = (name.to_string(), self.0.call(name));
         Box::pin(async move {
-            let addresses = resolving.await.map_err(|cause| io::Error::other(HostNotFound { host, cause }))?;
+            let addresses =
+                resolving.await.map_err(|cause| io::Error::other(HostNotFound { host, cause: cause.to_string() }))?;
             Ok(spread(addresses.collect()).into_iter())
         })
     }

@@ -15,6 +15,7 @@ use super::Settings;
 use super::connection::{Connection, Slot};
 use super::dial::{DialError, Dialer, Io};
 use super::origin::Origin;
+use super::proxy::Proxies;
 use crate::sync::{Mutex, lock};
 
 /// The reason why a stream could not be opened.
@@ -55,7 +56,7 @@ struct Attempts {
 impl Connections {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
-            dialer: Dialer::new(settings.trusted.clone()),
+            dialer: Dialer::new(settings.trusted.clone(), &settings.sockets, Proxies::of_environment()),
             settings,
             peers: Mutex::default(),
             tasks: TaskTracker::new(),

@@ -147,6 +147,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::super::dial::Dialer;
+    use super::super::sockets::Sockets;
     use super::*;
 
     /// The result of a connection through a proxy that gives this answer, and the request that the proxy got.
@@ -166,8 +167,8 @@ mod tests {
         });
         let uri = Uri::from_static("http://kinesis.example/");
         let origin = Origin::of(&uri).unwrap();
-        let dialled = Dialer::with_proxies(Vec::new(), proxies).plain(&origin, &uri).await;
-        let outcome = dialled.map(drop).map_err(|error| error.to_string().replace(&port.to_string(), "PORT"));
+        let dialed = Dialer::new(Vec::new(), &Sockets::default(), proxies).plain(&origin, &uri).await;
+        let outcome = dialed.map(drop).map_err(|error| error.to_string().replace(&port.to_string(), "PORT"));
         (outcome, serving.join_next().await.unwrap().unwrap())
     }
 
@@ -204,8 +205,9 @@ mod tests {
         drop(listener);
         let proxies = Proxies::all_through(&format!("user:hidden@127.0.0.1:{port}"));
         let uri = Uri::from_static("http://kinesis.example/");
-        let dialled = Dialer::with_proxies(Vec::new(), proxies).plain(&Origin::of(&uri).unwrap(), &uri).await;
-        let outcome = dialled.map(drop).unwrap_err().to_string();
+        let dialed =
+            Dialer::new(Vec::new(), &Sockets::default(), proxies).plain(&Origin::of(&uri).unwrap(), &uri).await;
+        let outcome = dialed.map(drop).unwrap_err().to_string();
         assert!(outcome.starts_with(&format!("proxy http://127.0.0.1:{port} can't be reached")), "{outcome}");
         assert!(!outcome.contains("hidden"), "{outcome}");
     }

@@ -1,7 +1,7 @@
-//! How are control calls sent through the tunnel of a proxy?
+//! How are control calls sent over sockets of our own?
 //!
-//! These calls use HTTP/1.1 over TLS, on connections that are kept for the next call. The SDK's own client can use a
-//! tunnel too, but does not report which proxy refused, and how.
+//! These calls use HTTP/1.1, on connections that are kept for the next call, through the tunnel of a proxy if there is
+//! one. The SDK's own client takes no settings of sockets, and does not report which proxy refused, and how.
 
 use std::io;
 use std::pin::Pin;
@@ -28,23 +28,23 @@ use super::origin::Origin;
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(90);
 
-/// The connector that sends requests through tunnels.
+/// The connector that sends requests over sockets of our own.
 #[derive(Debug, Clone)]
-pub(super) struct Tunnelled {
-    client: Client<Tunnels, SdkBody>,
+pub(super) struct Dialed {
+    client: Client<Dials, SdkBody>,
     read_timeout: Option<Duration>,
 }
 
-impl Tunnelled {
+impl Dialed {
     pub(super) fn new(dialer: Arc<Dialer>, settings: &HttpConnectorSettings) -> Self {
-        let tunnels = Tunnels { dialer, connect_timeout: settings.connect_timeout() };
+        let dials = Dials { dialer, connect_timeout: settings.connect_timeout() };
         let client =
-            Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(tunnels);
+            Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(dials);
         Self { client, read_timeout: settings.read_timeout() }
     }
 }
 
-impl HttpConnector for Tunnelled {
+impl HttpConnector for Dialed {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let Self { client, read_timeout } = self.clone();
         HttpConnectorFuture::new_boxed(Box::pin(async move {
@@ -78,15 +78,15 @@ impl HttpConnector for Tunnelled {
     }
 }
 
-/// Opens tunnels.
+/// Opens connections.
 #[derive(Debug, Clone)]
-struct Tunnels {
+struct Dials {
     dialer: Arc<Dialer>,
     connect_timeout: Option<Duration>,
 }
 
-impl Service<Uri> for Tunnels {
-    type Response = TokioIo<Tunnel>;
+impl Service<Uri> for Dials {
+    type Response = TokioIo<Opened>;
     type Error = DialError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
 
@@ -98,36 +98,42 @@ impl Service<Uri> for Tunnels {
         let Self { dialer, connect_timeout } = self.clone();
         Box::pin(async move {
             let host = uri.host().unwrap_or_default().to_owned();
-            let no_server = || DialError::Connect { host: host.clone(), cause: "it is no address of a server".into() };
+            let no_server = || DialError::Connect {
+                host: host.clone(),
+                cause: "it is no address of a server".into(),
+                source: None,
+            };
             let origin = Origin::of(&uri).ok_or_else(no_server)?;
-            let dialling = dialer.secure_http1(&origin, &uri);
+            let dialling = async {
+                if origin.secure { dialer.secure_http1(&origin, &uri).await } else { dialer.plain(&origin, &uri).await }
+            };
             let io = match connect_timeout {
                 None => dialling.await?,
                 Some(within) => {
                     timeout(within, dialling).await.map_err(|_| DialError::Timeout { host: host.clone(), within })??
                 }
             };
-            Ok(TokioIo::new(Tunnel(io)))
+            Ok(TokioIo::new(Opened(io)))
         })
     }
 }
 
-/// A connection through a proxy, as hyper's pool expects it.
-struct Tunnel(Box<dyn Io>);
+/// A connection, as hyper's pool expects it.
+struct Opened(Box<dyn Io>);
 
-impl Connection for Tunnel {
+impl Connection for Opened {
     fn connected(&self) -> Connected {
         Connected::new()
     }
 }
 
-impl AsyncRead for Tunnel {
+impl AsyncRead for Opened {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Tunnel {
+impl AsyncWrite for Opened {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
