@@ -6,6 +6,7 @@
 pub(crate) mod cbor;
 pub(crate) mod credentials;
 pub(crate) mod http;
+pub(crate) mod regions;
 pub(crate) mod sdk;
 pub(crate) mod take_body;
 

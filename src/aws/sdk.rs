@@ -426,6 +426,7 @@ mod tests {
     use http::Uri;
 
     use super::*;
+    use crate::aws::regions::Regions;
 
     const DOCUMENT: &str = include_str!("../../docs/credentials-and-network.md");
     const ACCOUNT: &str = "111122223333";
@@ -535,6 +536,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn stream_is_called_in_the_region_of_its_arn() {
+        let hosts = Hosts::default();
+        let session = |region: &'static str| {
+            SdkConfig::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new(region))
+                .credentials_provider(SharedCredentialsProvider::new(Credentials::for_tests()))
+                .http_client(hosts.clone())
+                .build()
+        };
+        let aws = |region| -> Arc<dyn Service> {
+            Arc::new(Aws::new(&session(region), SharedHttpClient::new(hosts.clone())))
+        };
+        let others = [("us-east-2".to_owned(), aws("us-east-2"))].into();
+        let regions = Regions::new(aws("eu-west-1"), others);
+        let called = || std::mem::take(&mut *lock(&hosts.0)).into_iter().map(|(_, host)| host).collect::<BTreeSet<_>>();
+        for (region, part) in [("us-east-2", "us-east-2"), ("eu-west-1", "<region>")] {
+            let arn = format!("arn:aws:kinesis:{region}:{ACCOUNT}:stream/orders");
+            let (stream, shard) = (Stream::new("orders", &arn), ShardId::from("s"));
+            regions.describe_stream(&arn).await.unwrap_err();
+            regions.list_shards(&stream).await.unwrap_err();
+            regions.register_consumer(&stream, "one").await.unwrap_err();
+            let consumer = format!("{arn}/consumer/one:1");
+            regions.subscribe(&consumer, &shard, &StartPosition::Oldest).await.unwrap_err();
+            regions.deregister_consumer(&consumer).await.unwrap_err();
+            regions.shard_iterator(&stream, &shard, &StartPosition::Oldest).await.unwrap_err();
+            regions.get_records(&stream, "i", 1, Encoding::Cbor).await.unwrap_err();
+            let hosts = called();
+            assert!(!hosts.is_empty() && hosts.iter().all(|host| host.contains(part)), "{region}: {hosts:?}");
+        }
+        regions.describe_stream("orders").await.unwrap_err();
+        assert!(called().iter().all(|host| host.contains("<region>")));
     }
 
     #[tokio::test]

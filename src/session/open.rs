@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::shared::IntoShared;
 use aws_types::SdkConfig;
+use aws_types::region::Region;
 use futures::future::try_join_all;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::aws::Service;
 use crate::aws::credentials::{self, Outside};
 use crate::aws::http::{self, ControlClient, Sockets, SubscriptionClient};
+use crate::aws::regions::Regions;
 use crate::aws::sdk::Aws;
 use crate::config::{Config, Deaggregate, PollEncoding, StreamEntry};
 use crate::delivery::outbox::Outbox;
@@ -102,7 +104,22 @@ pub(crate) async fn open(
     let of_table = of_table.as_ref().unwrap_or(&settings);
     let table_access = credentials::dynamodb(config, &access, &settings, of_table, &outside).await?;
     let region = access.region().map(ToString::to_string).unwrap_or_default();
-    let service = || -> Arc<dyn Service> { Arc::new(Aws::new(&access, subscriptions())) };
+    // The streams in other regions are read with the same credentials; the table and the roles are in that of the
+    // session.
+    let others: Vec<String> =
+        credentials::regions_of_arns(config).into_iter().filter(|other| *other != region).collect();
+    let service = || -> Arc<dyn Service> {
+        let records = subscriptions();
+        let of = |session: &SdkConfig| -> Arc<dyn Service> { Arc::new(Aws::new(session, records.clone())) };
+        if others.is_empty() {
+            return of(&access);
+        }
+        let other = |region: &String| {
+            let session = access.to_builder().region(Region::new(region.clone())).build();
+            (region.clone(), of(&session))
+        };
+        Arc::new(Regions::new(of(&access), others.iter().map(other).collect()))
+    };
     let store = store(config, &table_access, me).await?;
     let threads = Arc::new(Threads::start(config.enhanced_fan_out.reader_threads, service)?);
     let connecting = Connecting { config, threads, store, region, time: outside.time, background: background.clone() };

@@ -46,7 +46,10 @@ pub enum AccessError {
     #[error("no AWS region is configured: set `region`, or the environment variable AWS_REGION")]
     NoRegion,
     /// Two ARNs contradict each other.
-    #[error("the streams are in different regions ({0} and {1}): use one input for each region")]
+    #[error(
+        "the ARNs of streams name different regions ({0} and {1}): set `region` to that of the streams that are \
+         configured by name"
+    )]
     TwoRegions(String, String),
     /// The region is not a valid name.
     #[error("region {0:?}: expected letters, digits and `-`, as in eu-west-1")]
@@ -386,20 +389,30 @@ fn check_proxies(variable: impl Fn(&str) -> Option<String>) -> Result<(), Access
 /// The region that the configuration gives, directly or in the streams' ARNs; otherwise that of the environment
 /// applies.
 fn region(config: &Config) -> Result<Option<String>, AccessError> {
-    let mut found: Option<&str> = config.region.as_deref();
+    if let Some(region) = config.region.as_deref() {
+        return Ok(Some(region.to_owned()));
+    }
+    let arns = regions_of_arns(config);
+    let by_name = config.stream_entries().iter().any(|entry| matches!(entry.stream, StreamRef::Name(_)));
+    match &arns[..] {
+        // The streams that are configured by name could be in either.
+        [first, second, ..] if by_name => Err(AccessError::TwoRegions(first.clone(), second.clone())),
+        arns => Ok(arns.first().cloned()),
+    }
+}
+
+/// The regions that the ARNs of streams name, each once, in the order of the streams.
+pub(crate) fn regions_of_arns(config: &Config) -> Vec<String> {
+    let mut regions: Vec<String> = Vec::new();
     for entry in config.stream_entries() {
-        let StreamRef::Arn(arn) = &entry.stream else { continue };
-        if arn.region == "*" {
-            continue;
-        }
-        match found {
-            Some(other) if other != arn.region => {
-                return Err(AccessError::TwoRegions(other.into(), arn.region.clone()));
-            }
-            _ => found = Some(&arn.region),
+        if let StreamRef::Arn(arn) = &entry.stream
+            && arn.region != "*"
+            && !regions.contains(&arn.region)
+        {
+            regions.push(arn.region.clone());
         }
     }
-    Ok(found.map(ToOwned::to_owned))
+    regions
 }
 
 #[cfg(test)]

@@ -181,6 +181,10 @@ impl Plan {
         // Writers other than the KPL put records of any key into one aggregate, so every shard gets some of others.
         self.mixes_keys = rng.bool();
         self.config.delivers_outside = self.mixes_keys;
+        // An aggregate is some records at once: a host that is slow with one at a time does not keep up with them.
+        if self.aggregates_per_cent > 0 && (self.config.checkpoint_limit < 100 || self.config.max_records < 200) {
+            self.config.usual = Duration::ZERO;
+        }
     }
 
     /// Draws which workers poll, and what the service makes of it. In half of the seeds none does.
