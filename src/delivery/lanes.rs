@@ -1,17 +1,19 @@
 //! Which delivery goes to the host next?
 //!
 //! This module is pure. Each shard has a lane. Within a lane, redeliveries come before new deliveries, and the lanes
-//! take turns. At most `message_buffer_cap` new deliveries are buffered in the lanes; further deliveries wait with the
+//! take turns, within a batch and from one batch to the next. A batch takes as many deliveries as are ready, up to what
+//! the host asked for. At most `message_buffer_cap` new deliveries are buffered in the lanes; further deliveries wait with the
 //! tasks that read them. With a cap of zero every delivery is handed over directly from a waiting task.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pipeline_plugin_api::Demand;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Delivery;
+use super::{Deliveries, Delivery};
 use crate::model::ShardNames;
 
 /// How long a delivery is kept back after its first nack, so that a host that nacks everything doesn't cause a busy
@@ -19,6 +21,10 @@ use crate::model::ShardNames;
 const FIRST_REDELIVERY_BACKOFF: Duration = Duration::from_millis(1);
 /// The longest time that a delivery is kept back.
 const LONGEST_REDELIVERY_BACKOFF: Duration = Duration::from_secs(1);
+/// After this many nacks a delivery is a batch of its own. An output that refuses whole batches because of one record
+/// would otherwise hold up every shard that shares them. The first nack changes nothing, because an output that fails as
+/// a whole is no reason for small batches.
+const ALONE_AFTER_NACKS: u32 = 2;
 
 /// The id of a lane: the address of the shard's names, which exist as long as the shard is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,7 +78,7 @@ pub(super) struct Waiter {
 /// The result of a request for the next delivery.
 #[derive(Debug)]
 pub(super) enum Next {
-    Ready(Delivery),
+    Ready(Deliveries),
     /// Nothing is ready now. The time says when a redelivery will be ready, if there is one.
     Later(Option<Instant>),
     Closed,
@@ -168,55 +174,80 @@ impl Lanes {
         (std::mem::take(&mut self.by_shard), std::mem::take(&mut self.waiters))
     }
 
-    /// Takes the next delivery, with at most `max` records. It counts as in flight from here on.
-    pub(super) fn take(&mut self, max: usize, now: Instant) -> Next {
+    /// Takes what is ready, up to the demand. Each delivery counts as in flight from here on.
+    pub(super) fn take(&mut self, demand: &Demand, now: Instant) -> Next {
         if self.closed {
             return Next::Closed;
         }
+        let mut batch = Taking::new(demand);
+        let earliest = self.take_from_lanes(&mut batch, now);
+        self.take_from_waiters(&mut batch);
+        match batch.taken {
+            Some(taken) => {
+                self.in_flight += taken.len();
+                Next::Ready(taken)
+            }
+            None => Next::Later(earliest),
+        }
+    }
+
+    /// Takes deliveries from the lanes in turn. Returns when the first of the lanes that are kept back is ready.
+    fn take_from_lanes(&mut self, batch: &mut Taking, now: Instant) -> Option<Instant> {
         let mut earliest: Option<Instant> = None;
-        for _ in 0..self.turns.len() {
+        // The lanes that are kept back gather behind the others.
+        let mut kept_back = 0;
+        while kept_back < self.turns.len() && !batch.is_full {
             let Some(id) = self.turns.pop_front() else { break };
             let Some(lane) = self.by_shard.get_mut(&id) else { continue };
             if let Some(until) = lane.retry_at.filter(|until| *until > now) {
                 earliest = Some(earliest.map_or(until, |other| other.min(until)));
                 self.turns.push_back(id);
+                kept_back += 1;
                 continue;
             }
             lane.retry_at = None;
-            let (taken, used_up_fresh) = lane.take(max);
-            if lane.is_empty() {
-                lane.has_turn = false;
-            } else {
-                self.turns.push_back(id);
-            }
-            if used_up_fresh {
-                self.buffered -= 1;
-                self.accept();
-            }
-            if let Some(delivery) = taken {
-                delivery.handed_out();
-                self.in_flight += 1;
-                return Next::Ready(delivery);
+            match lane.take(batch) {
+                // Its delivery comes first in the next batch.
+                Took::Nothing => self.turns.push_front(id),
+                Took::Some { used_up_fresh } => {
+                    if lane.is_empty() {
+                        lane.has_turn = false;
+                    } else {
+                        self.turns.push_back(id);
+                    }
+                    if used_up_fresh {
+                        self.buffered -= 1;
+                        self.accept();
+                    }
+                }
             }
         }
-        // A delivery is taken directly from a waiter, unless its lane still has an older delivery.
-        let free = self.waiters.iter().position(|waiting| self.by_shard.get(&waiting.lane).is_some_and(Lane::is_empty));
-        if let Some(at) = free
-            && let Some(waiting) = self.waiters.remove(at)
-        {
-            let mut delivery = waiting.delivery;
+        earliest
+    }
+
+    /// Takes deliveries directly from the waiters, unless their lanes still have older ones.
+    fn take_from_waiters(&mut self, batch: &mut Taking) {
+        while !batch.is_full {
+            let is_free = |waiting: &Waiter| self.by_shard.get(&waiting.lane).is_some_and(Lane::is_empty);
+            let free = self.waiters.iter().position(is_free);
+            let Some(mut waiting) = free.and_then(|at| self.waiters.remove(at)) else { return };
+            match batch.fits(&waiting.delivery) {
+                0 => {
+                    batch.is_full = true;
+                    // Only its own lane could have become free meanwhile, so it loses no turn that is due.
+                    self.waiters.push_front(waiting);
+                    return;
+                }
+                count if count < waiting.delivery.len() => {
+                    batch.put(waiting.delivery.split_first(count));
+                    batch.is_full = true;
+                    self.put_rest_back(waiting.lane, waiting.delivery);
+                }
+                _ => batch.put(waiting.delivery),
+            }
             // The waiting task may be gone already, but then its lane would be gone too, and this would not be reached.
             let _ = waiting.accepted.send(());
-            if delivery.len() > max {
-                let first = delivery.split_first(max);
-                self.put_rest_back(waiting.lane, delivery);
-                delivery = first;
-            }
-            delivery.handed_out();
-            self.in_flight += 1;
-            return Next::Ready(delivery);
         }
-        Next::Later(earliest)
     }
 
     /// Puts the rest of a delivery that was larger than the demand first in its lane.
@@ -256,20 +287,96 @@ impl Lane {
         self.redeliveries.is_empty() && self.fresh.is_empty()
     }
 
-    /// Takes at most `max` records of the first delivery. Also returns whether room for a new delivery became free.
-    fn take(&mut self, max: usize) -> (Option<Delivery>, bool) {
-        if let Some((_, mut delivery)) = self.redeliveries.pop_first() {
-            if delivery.len() > max {
-                let first = delivery.split_first(max);
-                self.redeliveries.insert(delivery.first_ordinal(), delivery);
-                delivery = first;
-            }
-            return (Some(delivery), false);
+    /// Adds as much of the first delivery to the batch as fits.
+    fn take(&mut self, batch: &mut Taking) -> Took {
+        if let Some(mut first) = self.redeliveries.first_entry() {
+            return match batch.fits(first.get()) {
+                0 => {
+                    batch.is_full = true;
+                    Took::Nothing
+                }
+                count if count < first.get().len() => {
+                    batch.put(first.get_mut().split_first(count));
+                    batch.is_full = true;
+                    let rest = first.remove();
+                    self.redeliveries.insert(rest.first_ordinal(), rest);
+                    Took::Some { used_up_fresh: false }
+                }
+                _ => {
+                    batch.put(first.remove());
+                    Took::Some { used_up_fresh: false }
+                }
+            };
         }
-        match self.fresh.front_mut() {
-            Some(front) if front.len() > max => (Some(front.split_first(max)), false),
-            Some(_) => (self.fresh.pop_front(), true),
-            None => (None, false),
+        let Some(mut first) = self.fresh.pop_front() else { return Took::Some { used_up_fresh: false } };
+        match batch.fits(&first) {
+            0 => {
+                batch.is_full = true;
+                self.fresh.push_front(first);
+                Took::Nothing
+            }
+            count if count < first.len() => {
+                batch.put(first.split_first(count));
+                batch.is_full = true;
+                self.fresh.push_front(first);
+                Took::Some { used_up_fresh: false }
+            }
+            _ => {
+                batch.put(first);
+                Took::Some { used_up_fresh: true }
+            }
+        }
+    }
+}
+
+/// Whether anything was taken from a lane.
+enum Took {
+    /// The first delivery has to wait for the next batch.
+    Nothing,
+    /// A delivery was taken, or there was none. Room for a new delivery may have become free.
+    Some { used_up_fresh: bool },
+}
+
+/// A batch that is being put together.
+struct Taking {
+    taken: Option<Deliveries>,
+    /// How many more messages and bytes of payload may be taken.
+    messages: usize,
+    bytes: Option<u64>,
+    /// Whether nothing more may be added.
+    is_full: bool,
+}
+
+impl Taking {
+    fn new(demand: &Demand) -> Self {
+        Self { taken: None, messages: demand.max_messages.get(), bytes: demand.max_bytes, is_full: false }
+    }
+
+    /// How many records of a delivery may be added.
+    fn fits(&self, delivery: &Delivery) -> usize {
+        let is_first = self.taken.is_none();
+        if delivery.nacks() >= ALONE_AFTER_NACKS && !is_first {
+            return 0;
+        }
+        let count = delivery.len().min(self.messages);
+        match self.bytes {
+            None => count,
+            // The first message comes however large it is.
+            Some(bytes) => delivery.fitting(count, bytes).max(usize::from(is_first)),
+        }
+    }
+
+    fn put(&mut self, delivery: Delivery) {
+        self.messages -= delivery.len();
+        if let Some(bytes) = &mut self.bytes {
+            *bytes = bytes.saturating_sub(delivery.payload_bytes());
+        }
+        self.is_full |= self.messages == 0 || delivery.nacks() >= ALONE_AFTER_NACKS;
+        // Under the outbox's lock, so that a call that removes the lane sees it.
+        delivery.progress.handed_out();
+        match &mut self.taken {
+            None => self.taken = Some(Deliveries { first: delivery, more: Vec::new() }),
+            Some(taken) => taken.more.push(delivery),
         }
     }
 }

@@ -8,8 +8,8 @@ use pipeline_plugin_api::{Demand, deadline};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Delivery;
 use super::lanes::{LaneId, Lanes, Next};
+use super::{Deliveries, Delivery};
 use crate::lease::validity::LeaseValidity;
 use crate::model::ShardNames;
 use crate::sync::{Mutex, lock};
@@ -41,13 +41,13 @@ impl Outbox {
         LaneHandle { outbox: Arc::clone(self), names: Arc::clone(names) }
     }
 
-    /// Waits for the next delivery, and returns at most `demand.max_messages` records of it; `None` if none comes in
-    /// time. The delivery counts as in flight: the caller must hand it out, or call [`returned`](Self::returned).
+    /// Waits for a delivery, and returns as many as are ready then, up to the demand; `None` if none comes in time. Each
+    /// of them counts as in flight: the caller must hand it out, or call [`returned`](Self::returned).
     ///
     /// # Cancel safety
     ///
     /// A dropped call has taken nothing.
-    pub(crate) async fn next(self: &Arc<Self>, demand: Demand) -> Result<Option<Delivery>, Closed> {
+    pub(crate) async fn next(self: &Arc<Self>, demand: Demand) -> Result<Option<Deliveries>, Closed> {
         let give_up = deadline(demand.max_wait);
         let mut watching = WakeAnotherOnDrop { outbox: self, until: None };
         loop {
@@ -55,11 +55,11 @@ impl Outbox {
             let mut ready = std::pin::pin!(ready);
             // The reader is registered before the check, so that no delivery in between is missed.
             ready.as_mut().enable();
-            watching.until = match self.try_next(demand.max_messages.get()) {
-                Next::Ready(delivery) => {
+            watching.until = match self.try_next(&demand) {
+                Next::Ready(deliveries) => {
                     // If there is more, `try_next` has woken another reader.
                     watching.until = None;
-                    return Ok(Some(delivery));
+                    return Ok(Some(deliveries));
                 }
                 Next::Closed => return Err(Closed),
                 Next::Later(rested) => rested,
@@ -77,13 +77,13 @@ impl Outbox {
         }
     }
 
-    fn try_next(&self, max: usize) -> Next {
+    fn try_next(&self, demand: &Demand) -> Next {
         let mut lanes = lock(&self.lanes);
         if self.validity.is_expired() && !lanes.is_closed() {
             // The expiry is about to remove all lanes, which wakes the waiting readers.
             return Next::Later(None);
         }
-        let next = lanes.take(max, Instant::now());
+        let next = lanes.take(demand, Instant::now());
         if lanes.has_more() && matches!(next, Next::Ready(_)) {
             // Another reader may take it. A reader that found nothing wakes no other, because it would wake itself
             // again.
@@ -92,10 +92,17 @@ impl Outbox {
         next
     }
 
-    /// Takes back a nacked delivery. It comes before all newer deliveries of its shard.
-    pub(crate) fn redeliver(&self, delivery: Delivery) {
-        let refused = lock(&self.lanes).redeliver(delivery, Instant::now());
-        // A delivery whose lane is gone is dropped outside the lock, which returns its permits.
+    /// Takes back nacked deliveries, all at once. They come before all newer deliveries of their shards.
+    pub(crate) fn redeliver(&self, deliveries: Vec<Delivery>) {
+        if deliveries.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let refused: Vec<Delivery> = {
+            let mut lanes = lock(&self.lanes);
+            deliveries.into_iter().filter_map(|delivery| lanes.redeliver(delivery, now)).collect()
+        };
+        // Deliveries whose lanes are gone are dropped outside the lock, which returns their permits.
         drop(refused);
         self.ready.notify_one();
     }
