@@ -151,7 +151,9 @@ pub struct Config {
     #[serde(default)]
     pub enhanced_fan_out: EnhancedFanOut,
 
-    /// Messages of one shard are gathered into batches. Without any limit here every message is a batch of its own.
+    /// Messages of one shard are gathered into batches, and each is handed to the pipeline by itself; the remainder at the
+    /// end of a shard and before a hand-over, too. Without any limit here the pipeline is given what is ready, of any
+    /// shards, up to what it asks for.
     #[serde(default)]
     pub batching: Batching,
 

@@ -10,6 +10,7 @@
 //!
 //! The permits of the records are part of the delivery, so they are returned wherever the delivery is dropped.
 
+pub(crate) mod batching;
 pub(crate) mod in_flight;
 mod lanes;
 pub(crate) mod outbox;
@@ -43,6 +44,8 @@ pub(crate) struct Delivery {
     bytes: Arc<Permit>,
     /// How often the delivery was nacked.
     nacks: u32,
+    /// Whether the delivery is the last of its batch. Without a batch policy each delivery is.
+    ends_batch: bool,
 }
 
 impl Delivery {
@@ -64,6 +67,7 @@ impl Delivery {
             records,
             bytes: Arc::clone(bytes),
             nacks: 0,
+            ends_batch: true,
         }
     }
 
@@ -99,6 +103,7 @@ impl Delivery {
             records: self.records.split((middle - self.rows.start) as u64),
             bytes: Arc::clone(&self.bytes),
             nacks: self.nacks,
+            ends_batch: self.ends_batch && count >= self.rows.len(),
         };
         self.rows.start = middle;
         first

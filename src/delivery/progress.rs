@@ -96,6 +96,18 @@ impl Progress {
         lock(&self.watermark).keep_positions();
     }
 
+    /// Whether the record before the ordinal `end` may be delivered, as part of a batch that begins at `starts`.
+    pub(crate) fn has_room_for_batch(&self, end: u64, starts: impl Fn() -> u64) -> bool {
+        let watermark = lock(&self.watermark);
+        watermark.room_for(end) || watermark.done() >= starts()
+    }
+
+    /// Waits until the record before the ordinal `end` may be delivered, as part of a batch that begins at `starts`. Cancel
+    /// safe.
+    pub(crate) async fn room_for_batch(&self, end: u64, starts: impl Fn() -> u64) {
+        self.until(|watermark| watermark.room_for(end) || watermark.done() >= starts()).await;
+    }
+
     /// Waits until the record before the ordinal `end` may be delivered. Cancel safe.
     pub(crate) async fn room_for(&self, end: u64) {
         self.until(|watermark| watermark.room_for(end)).await;

@@ -71,7 +71,7 @@ impl RecordTable {
     }
 
     /// Returns the size of the payload of each of some records.
-    pub(crate) fn payload_sizes(&self, rows: Range<usize>) -> impl Iterator<Item = usize> {
+    pub(crate) fn payload_sizes(&self, rows: Range<usize>) -> impl ExactSizeIterator<Item = usize> {
         rows.map(|row| self.record(row).map_or(0, |record| record.data_ref().len()))
     }
 

@@ -23,7 +23,8 @@ use crate::aws::Service;
 use crate::aws::credentials::{self, Outside};
 use crate::aws::http::{self, ControlClient, SubscriptionClient};
 use crate::aws::sdk::Aws;
-use crate::config::{Config, Deaggregate, StreamEntry};
+use crate::config::{Batching, Config, Deaggregate, StreamEntry};
+use crate::delivery::batching::BatchPolicy;
 use crate::delivery::outbox::Outbox;
 use crate::lease::heartbeat::{self, Heartbeat};
 use crate::lease::validity::LeaseValidity;
@@ -191,7 +192,11 @@ impl Connecting<'_> {
             (LeaseValidity::unlimited(), 0)
         };
         let validity = Arc::new(validity);
-        let outbox = Arc::new(Outbox::new(config.message_buffer_cap, Arc::clone(&validity)));
+        let (cap, leases) = (config.message_buffer_cap, Arc::clone(&validity));
+        let outbox = match batch_policy(&config.batching) {
+            Some(policy) => Outbox::gathering(cap, policy, &pool, leases),
+            None => Arc::new(Outbox::new(cap, leases)),
+        };
         let completion = Arc::new(Completion::new(Arc::clone(&outbox), stop.clone(), keep.clone()));
         let fatal = wiring::fatal(&completion);
         let checkpointer = Arc::new(Checkpointer::new(
@@ -359,6 +364,12 @@ impl Connecting<'_> {
         };
         Ok(ConsumerSpec::Named(name))
     }
+}
+
+/// The limits of a batch; `None` if there are none.
+fn batch_policy(batching: &Batching) -> Option<BatchPolicy> {
+    let period = batching.period.map_or(Duration::ZERO, Duration::from);
+    BatchPolicy::new(batching.count, batching.byte_size.bytes(), period, batching.jitter)
 }
 
 fn failed(stream: String, doing: &'static str, fault: Fault) -> ConnectError {
