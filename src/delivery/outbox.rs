@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pipeline_plugin_api::{Demand, deadline};
 use tokio::sync::Notify;
@@ -31,6 +32,8 @@ pub(crate) struct Outbox {
     ready: Notify,
     /// A signal that the host has settled or dropped a delivery.
     returned: Notify,
+    /// How many readers wait, because nothing is ready.
+    asking: AtomicUsize,
     /// The pool, if deliveries are gathered: nothing is gathered for longer while it lets nothing more in.
     pool: Option<Pool>,
 }
@@ -39,7 +42,8 @@ impl Outbox {
     /// Makes an outbox that buffers at most `cap` new deliveries. It delivers while the leases are valid.
     pub(crate) fn new(cap: usize, validity: Arc<LeaseValidity>) -> Self {
         let lanes = Mutex::new(Lanes::new(cap, None));
-        Self { lanes, validity, ready: Notify::new(), returned: Notify::new(), pool: None }
+        let (ready, returned) = (Notify::new(), Notify::new());
+        Self { lanes, validity, ready, returned, asking: AtomicUsize::new(0), pool: None }
     }
 
     /// Makes an outbox that gathers batches for each shard, and buffers at most `cap` of them. It waits for nothing that
@@ -47,7 +51,8 @@ impl Outbox {
     pub(crate) fn gathering(cap: usize, policy: BatchPolicy, pool: &Pool, validity: Arc<LeaseValidity>) -> Arc<Self> {
         let lanes = Mutex::new(Lanes::new(cap, Some(policy)));
         let (ready, returned) = (Notify::new(), Notify::new());
-        let outbox = Arc::new(Self { lanes, validity, ready, returned, pool: Some(pool.clone()) });
+        let (asking, pool_of_outbox) = (AtomicUsize::new(0), Some(pool.clone()));
+        let outbox = Arc::new(Self { lanes, validity, ready, returned, asking, pool: pool_of_outbox });
         let gathering = Arc::downgrade(&outbox);
         pool.on_wait(move || {
             if let Some(outbox) = gathering.upgrade() {
@@ -101,6 +106,7 @@ impl Outbox {
                 Next::Later(rested) => rested,
             };
             let until = watching.until.map_or(give_up, |until| until.min(give_up));
+            let _asking = Asking::new(&self.asking);
             tokio::select! {
                 biased;
                 () = ready => {}
@@ -111,6 +117,11 @@ impl Outbox {
                 }
             }
         }
+    }
+
+    /// Whether a host waits for a delivery.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asking.load(Ordering::Acquire) > 0
     }
 
     fn try_next(&self, demand: &Demand) -> Next {
@@ -202,6 +213,22 @@ impl Outbox {
         // Every reader must see that the outbox is closed, including readers that come later.
         self.ready.notify_waiters();
         self.ready.notify_one();
+    }
+}
+
+/// A reader that waits. It no longer does when this is dropped.
+struct Asking<'a>(&'a AtomicUsize);
+
+impl<'a> Asking<'a> {
+    fn new(asking: &'a AtomicUsize) -> Self {
+        asking.fetch_add(1, Ordering::AcqRel);
+        Self(asking)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -151,7 +151,7 @@ impl Connecting<'_> {
         telemetry::describe_metrics();
         let discovered = self.discover().await?;
         let parts = self.wire(discovered).await?;
-        Ok(parts.start(self.config.commit_period.into()))
+        Ok(parts.start(self.config.commit_period.into(), self.config.checkpoint_limit))
     }
 
     /// Finds the streams with their shards, checkpoints and consumers.

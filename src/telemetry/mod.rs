@@ -563,6 +563,16 @@ pub(crate) fn stalled(pool: &Pool, stream: &Stream, shard: &ShardId, shards: usi
     );
 }
 
+/// Logs that a shard waited for nothing but `checkpoint_limit` for most of a minute.
+pub(crate) fn held_by_limit(stream: &Stream, shard: &ShardId, checkpoint_limit: usize) {
+    tracing::warn!(
+        %stream,
+        %shard,
+        checkpoint_limit,
+        "checkpoint_limit holds the shard up: the output asks for more records before it acknowledges those it has"
+    );
+}
+
 pub(crate) fn connected(stream: &Stream, shards: usize, consumer: &str) {
     tracing::info!(%stream, shards, consumer, "reading the stream");
 }

@@ -38,7 +38,8 @@ pub(crate) struct Output {
 impl Output {
     /// An output under a name of its own, which only one test uses.
     pub(crate) fn register(name: &str, behaviour: Behaviour) -> (Self, Endpoint) {
-        let output = Self { behaviour, calls: Arc::new(watch::channel(0).0), taken: Arc::default(), flushed: Arc::default() };
+        let output =
+            Self { behaviour, calls: Arc::new(watch::channel(0).0), taken: Arc::default(), flushed: Arc::default() };
         register_endpoint_factory(name, Arc::new(output.clone())).unwrap();
         (output, Endpoint::new(EndpointType::Custom { name: name.to_owned(), config: Value::Null }))
     }

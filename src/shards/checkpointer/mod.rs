@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pipeline_plugin_api::deadline;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -305,12 +306,12 @@ impl Checkpointer {
     }
 
     async fn release(&self, key: &Key, progress: &Progress, outbox: &Outbox, why: ReleaseReason) {
-        // Records that are not taken or not acknowledged in time will be read again.
-        let returned = async {
-            outbox.drained(&progress.names).await;
-            progress.returned().await;
-        };
-        let _ = timeout(self.grace, returned).await;
+        // Records that are not taken or not acknowledged in time will be read again. What is taken late could hardly be
+        // acknowledged in time.
+        let until = deadline(self.grace);
+        let _ = timeout(self.grace / 2, outbox.drained(&progress.names)).await;
+        outbox.forget(&progress.names);
+        let _ = timeout_at(until, progress.returned()).await;
         let to = match why {
             ReleaseReason::HandOver(requester) => Some(requester),
             ReleaseReason::Expired => None,

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use kinesis_simulator::Settings;
 use kinesis_simulator::faults::Weather;
 
-use crate::oracle::Rules;
+use crate::oracle::{Limits, Rules};
 
 /// Everything about a run that is drawn before it begins.
 #[derive(Debug)]
@@ -67,6 +67,32 @@ pub(crate) struct Config {
     pub(crate) usual: Duration,
     /// Whether user records of other shards are delivered.
     pub(crate) delivers_outside: bool,
+    /// How the workers gather batches, and what their hosts ask for. The workers take them in turn.
+    batches: Vec<Batches>,
+}
+
+/// How a worker gathers batches, and what its host asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Batches {
+    /// The block `batching`; none without any limit.
+    batching: Batching,
+    /// The most messages and bytes that the host asks for.
+    pub(crate) max_messages: usize,
+    pub(crate) max_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Batching {
+    count: usize,
+    byte_size: u64,
+    period: Duration,
+    jitter: f64,
+}
+
+impl Batching {
+    fn is_on(&self) -> bool {
+        self.count > 0 || self.byte_size > 0 || !self.period.is_zero()
+    }
 }
 
 pub(crate) const STREAM: &str = "orders";
@@ -109,6 +135,7 @@ impl Plan {
             closes_first: false,
             usual: Duration::ZERO,
             delivers_outside: false,
+            batches: vec![Batches { batching: Batching::default(), max_messages: 200, max_bytes: None }],
         };
         let climate = Weather {
             calls_per_mille: pick(rng, &[0, 0, 2, 10, 30]),
@@ -136,6 +163,7 @@ impl Plan {
         plan.draw_more(&mut Rng::with_seed(seed ^ 0x006d_6f72_6500));
         plan.draw_yet_more(&mut Rng::with_seed(seed ^ 0x0079_6574_0000));
         plan.draw_aggregates(&mut Rng::with_seed(seed ^ 0x006b_706c_0000));
+        plan.draw_batches(&mut Rng::with_seed(seed ^ 0x0062_6174_6368));
         plan
     }
 
@@ -164,6 +192,36 @@ impl Plan {
         // Writers other than the KPL put records of any key into one aggregate, so every shard gets some of others.
         self.mixes_keys = rng.bool();
         self.config.delivers_outside = self.mixes_keys;
+    }
+
+    /// Draws how each worker gathers batches, and what its host asks for. In a third of the seeds nothing is gathered, and
+    /// hosts ask for as much as they always did.
+    fn draw_batches(&mut self, rng: &mut Rng) {
+        if rng.u32(0..3) == 0 {
+            return;
+        }
+        let worker = |rng: &mut Rng| Batches {
+            batching: Batching {
+                count: pick(rng, &[0, 1, 10, 100, 2000]),
+                byte_size: pick(rng, &[0, 0, 300, 10_000]),
+                // Without a period the last records of a shard would wait for ever.
+                period: Duration::from_millis(pick(rng, &[50, 500, 2000, 5000])),
+                jitter: pick(rng, &[0.0, 0.5]),
+            },
+            max_messages: pick(rng, &[1, 20, 200, 5000]),
+            max_bytes: pick(rng, &[None, None, Some(1), Some(2000)]),
+        };
+        self.config.batches = (0..self.workers).map(|_| worker(rng)).collect();
+        for batches in self.config.batches.iter_mut().filter(|_| rng.bool()) {
+            batches.batching = Batching::default();
+        }
+        // A host that is slow with a few records at a time does not keep up with the writer.
+        let is_small = |batches: &Batches| {
+            batches.max_messages < 100 || batches.max_bytes.is_some() || (1..100).contains(&batches.batching.count)
+        };
+        if self.config.batches.iter().any(is_small) {
+            self.config.usual = self.config.usual.min(Duration::from_millis(100));
+        }
     }
 
     /// Draws the second extension, by itself again. In half of the seeds the world is the same as without it.
@@ -203,12 +261,33 @@ impl Config {
         Rules {
             oldest: self.oldest,
             retention,
-            checkpoint_limit: self.checkpoint_limit,
-            // A quarter of the grace period is for storing the last position.
-            acks: self.grace.mul_f64(0.75),
             handed_over_within: self.commit + self.grace,
             rebalance: self.rebalance,
             longest_lease: self.longest_lease(),
+        }
+    }
+
+    /// The configuration of a worker.
+    pub(crate) fn of(&self, worker: usize) -> Self {
+        let batches = self.batches[worker % self.batches.len()];
+        Self { batches: vec![batches], ..self.clone() }
+    }
+
+    /// How this worker gathers batches.
+    pub(crate) fn batches(&self) -> Batches {
+        self.batches[0]
+    }
+
+    /// The limits of this worker.
+    pub(crate) fn limits(&self) -> Limits {
+        // A quarter of the grace period is for storing the last position.
+        let acks = self.grace.mul_f64(0.75);
+        match self.batches().batching {
+            batching if !batching.is_on() => Limits { apart: self.checkpoint_limit, acks },
+            // A batch that is larger than the limit is let in by itself. What was gathered is delivered in the first half of
+            // the wait for acks.
+            Batching { count: 0, .. } => Limits { apart: usize::MAX, acks: acks / 2 },
+            Batching { count, .. } => Limits { apart: self.checkpoint_limit.max(count), acks: acks / 2 },
         }
     }
 
@@ -228,6 +307,7 @@ impl Config {
         } else {
             STREAM.to_owned()
         };
+        let batching = self.batches().batching;
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         format!(
             "streams: ['{stream}']\n\
@@ -243,6 +323,7 @@ impl Config {
              kpl: {{out_of_range: {outside}}}\n\
              checkpoint_limit: {limit}\n\
              message_buffer_cap: {buffer}\n\
+             batching: {{count: {count}, byte_size: {byte_size}, period: {period}, jitter: {jitter}}}\n\
              enhanced_fan_out:\n  enabled: true\n  consumer_name: {CONSUMER}\n  reader_threads: 0\n  \
              max_pending_records: {records}\n  max_pending_bytes: {bytes}\n",
             region = settings.region,
@@ -256,6 +337,11 @@ impl Config {
             outside = if self.delivers_outside { "deliver" } else { "auto" },
             limit = self.checkpoint_limit,
             buffer = self.buffer,
+            count = batching.count,
+            byte_size = batching.byte_size,
+            period = millis(batching.period),
+            // Without a period there is nothing to add it to.
+            jitter = if batching.period.is_zero() { 0.0 } else { batching.jitter },
             records = self.max_records,
             bytes = self.max_bytes,
         )

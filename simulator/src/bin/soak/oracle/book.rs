@@ -96,6 +96,8 @@ pub(super) struct Book {
 pub(super) struct Known {
     /// The lease period of the worker.
     pub(super) lease: Duration,
+    /// What else the worker is configured with.
+    pub(super) limits: Limits,
     /// The last heartbeat of the worker that was written.
     pub(super) heartbeat: Option<Heartbeat>,
     /// When the worker was last started, or came back after a silence in which its leases expired.
@@ -115,6 +117,16 @@ pub(super) struct Known {
     /// The worker's last claims of free shards: when the first of them was made, how many shards were free then, and
     /// how many the worker claimed.
     pub(super) burst: Option<(Time, usize, usize)>,
+}
+
+/// The limits that each worker is configured with by itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Limits {
+    /// The largest distance between records of a shard that are in flight. A gathered batch that is larger than
+    /// `checkpoint_limit` is let in by itself.
+    pub(crate) apart: usize,
+    /// How long the worker waits for acks before it hands a shard over.
+    pub(crate) acks: Duration,
 }
 
 /// A heartbeat in the table.
