@@ -43,7 +43,7 @@ impl BatchPolicy {
             return None;
         }
         let passed = now.saturating_duration_since(flushed_at).as_nanos() % self.period.as_nanos();
-        let left = self.period - Duration::from_nanos(u64::try_from(passed).unwrap_or(0));
+        let left = self.period.saturating_sub(Duration::from_nanos(u64::try_from(passed).unwrap_or(0)));
         // A time that is too far away for the clock never comes.
         let jitter = Duration::try_from_secs_f64(self.period.as_secs_f64() * self.jitter * chance).ok()?;
         now.checked_add(left)?.checked_add(jitter)

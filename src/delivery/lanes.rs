@@ -249,7 +249,10 @@ impl Lanes {
     /// Makes ready what all lanes have gathered. Returns whether there is anything.
     pub(super) fn flush_all(&mut self) -> bool {
         let gathering: Vec<LaneId> = self.gathering.iter().copied().collect();
-        gathering.into_iter().fold(false, |any, id| self.flush(id) || any)
+        for id in &gathering {
+            self.flush(*id);
+        }
+        !gathering.is_empty()
     }
 
     /// Makes ready what is due. Returns when more will be due.

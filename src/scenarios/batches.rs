@@ -123,7 +123,9 @@ async fn batch_larger_than_the_demand_comes_in_parts() {
         receipts.push(receipt);
     }
     assert!(is_quiet(&session, MINUTE).await, "the next batch is not complete");
-    receipts.into_iter().for_each(|receipt| receipt.settle_in_test(Verdicts::ACK).unwrap());
+    for receipt in receipts {
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
+    }
     close(&session).await;
 }
 
