@@ -12,8 +12,10 @@
 //! bytes in the same queue, each could wait for the other indefinitely.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 
 use super::sync::{Arc, Mutex, lock};
@@ -23,6 +25,17 @@ use super::sync::{Arc, Mutex, lock};
 pub(crate) struct Pool {
     bytes: Arc<Budget>,
     records: Arc<Budget>,
+    on_wait: Arc<OnWait>,
+}
+
+/// What is called when a reservation begins to wait. It is set at most once, before the pool is used.
+#[derive(Default)]
+struct OnWait(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl fmt::Debug for OnWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnWait")
+    }
 }
 
 /// The usage of the pool for one quantity.
@@ -43,7 +56,19 @@ pub(crate) struct Usage {
 impl Pool {
     /// Creates a pool for these numbers of records and bytes; each is at least one.
     pub(crate) fn new(max_records: u64, max_bytes: u64) -> Self {
-        Self { bytes: Arc::new(Budget::new(max_bytes)), records: Arc::new(Budget::new(max_records)) }
+        let on_wait = Arc::new(OnWait::default());
+        let budget = |capacity| Arc::new(Budget::new(capacity, Arc::clone(&on_wait)));
+        Self { bytes: budget(max_bytes), records: budget(max_records), on_wait }
+    }
+
+    /// Calls this each time that a reservation begins to wait. What holds space and need not can then release it in time.
+    pub(crate) fn on_wait(&self, call: impl Fn() + Send + Sync + 'static) {
+        let _ = self.on_wait.0.set(Box::new(call));
+    }
+
+    /// Whether any reservation waits.
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.bytes.has_waiters() || self.records.has_waiters()
     }
 
     /// Waits until `bytes` more may be held. A reservation larger than the whole pool is granted when nothing else is
@@ -76,6 +101,7 @@ impl Pool {
 #[derive(Debug)]
 struct Budget {
     core: Mutex<Core>,
+    on_wait: Arc<OnWait>,
 }
 
 /// The state of a quantity. It is pure: each method returns the wakers, and the caller wakes them after the lock is
@@ -135,7 +161,7 @@ impl Core {
 }
 
 impl Budget {
-    fn new(capacity: u64) -> Self {
+    fn new(capacity: u64, on_wait: Arc<OnWait>) -> Self {
         let core = Core {
             capacity: capacity.max(1),
             used: 0,
@@ -145,7 +171,11 @@ impl Budget {
             served: HashSet::new(),
             next_ticket: 0,
         };
-        Self { core: Mutex::new(core) }
+        Self { core: Mutex::new(core), on_wait }
+    }
+
+    fn has_waiters(&self) -> bool {
+        !lock(&self.core).waiting.is_empty()
     }
 
     fn acquire(budget: &Arc<Self>, amount: u64) -> Acquire {
@@ -202,6 +232,10 @@ impl Future for Acquire {
                     core.next_ticket += 1;
                     core.waiting.insert(ticket, Waiter { amount: this.amount, waker: cx.waker().clone() });
                     this.state = Waiting::InQueue(ticket);
+                    drop(core);
+                    if let Some(call) = this.budget.on_wait.0.get() {
+                        call();
+                    }
                     return Poll::Pending;
                 }
             }

@@ -1,7 +1,6 @@
 //! How much memory does a process hold whose output takes nothing, or takes it late? Measured from outside.
 
 use std::collections::VecDeque;
-use std::num::NonZeroUsize;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -83,7 +82,7 @@ fn promised_mib(reading: &Reading, shards: usize) -> f64 {
 /// Reads and acks everything, indefinitely.
 pub async fn take_all(job: &Job) -> Result<(), AnyError> {
     let (input, _folder) = job.input().await?;
-    let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_secs(1) };
+    let demand = Demand::new(usize::MAX, Duration::from_secs(1));
     loop {
         let (messages, receipt) = input.read_batch(demand).await?.into_parts();
         drop(messages);
@@ -102,7 +101,7 @@ pub async fn hold(job: &Job) -> Result<(), AnyError> {
             Some((due, _, _)) if !late.is_zero() => *due,
             _ => Instant::now() + QUIET,
         };
-        let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_hours(1) };
+        let demand = Demand::new(usize::MAX, Duration::from_hours(1));
         match timeout_at(wait, input.read_batch(demand)).await {
             Ok(batch) => {
                 let (messages, receipt) = batch?.into_parts();

@@ -1,6 +1,5 @@
 //! How much memory does a message hold that a host keeps, long after everything is acked?
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use pipeline_plugin_api::{Demand, Verdicts};
@@ -37,7 +36,7 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
 /// Keeps the first message of each event, and acks all.
 pub async fn keep(job: &Job) -> Result<Kept, AnyError> {
     let (input, _folder) = job.input().await?;
-    let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_secs(10) };
+    let demand = Demand::new(usize::MAX, Duration::from_secs(10));
     let (mut bytes, mut kept, mut before) = (0, Vec::new(), None);
     while bytes < job.bytes {
         let (messages, receipt) = input.read_batch(demand).await?.into_parts();

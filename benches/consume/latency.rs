@@ -1,6 +1,5 @@
 //! How long does an event take, from the server's write to `read_batch`?
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use pipeline_plugin_api::{Demand, Verdicts};
@@ -58,7 +57,7 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
 /// Reads until enough events are measured.
 pub async fn read(job: &Job) -> Result<Latency, AnyError> {
     let (input, _folder) = job.input().await?;
-    let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_secs(10) };
+    let demand = Demand::new(usize::MAX, Duration::from_secs(10));
     let mut times = Vec::new();
     // Connections open during the first tenth.
     while times.len() < EVENTS + EVENTS / 10 {

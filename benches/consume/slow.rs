@@ -1,7 +1,6 @@
 //! How much slower are the other shards when one shard stands still?
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use kinesis_input::KinesisRecord;
@@ -58,7 +57,7 @@ pub fn measure(arguments: &Arguments) -> Result<(), AnyError> {
 /// acknowledged.
 pub async fn read(job: &Job, stands_still: bool) -> Result<Speed, AnyError> {
     let (input, _folder) = job.input().await?;
-    let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_secs(10) };
+    let demand = Demand::new(usize::MAX, Duration::from_secs(10));
     let (mut others, mut first_bytes, mut kept) = (0, 0, Vec::new());
     let mut start = None;
     while others < job.bytes {

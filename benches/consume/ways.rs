@@ -1,6 +1,5 @@
 //! In which ways can a stream be read? Each is a process of its own, measured alone.
 
-use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -186,7 +185,7 @@ pub async fn sdk_poll(job: &Job) -> Result<Cost, AnyError> {
 pub async fn ours(job: &Job) -> Result<Cost, AnyError> {
     let (input, _folder) = job.input().await?;
     let watch = Stopwatch::new(job.bytes);
-    let demand = Demand { max_messages: NonZeroUsize::MAX, max_wait: Duration::from_secs(1) };
+    let demand = Demand::new(usize::MAX, Duration::from_secs(1));
     loop {
         let (messages, receipt) = input.read_batch(demand).await?.into_parts();
         let bytes = messages.iter().map(|message| message.payload().len() as u64).sum();

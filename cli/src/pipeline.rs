@@ -32,8 +32,13 @@ const PARTS: [&str; 4] = ["input", "output", "pipeline", "shutdown_timeout"];
 const LABEL: &str = "label";
 /// The longest time that a graceful stop takes, if the file doesn't say.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often an output file is synced.
+/// How often an output file is synced at the latest. It usually is as soon as something is written.
 const SYNC_MILLIS: u64 = 100;
+/// How many batches may be written and not yet acknowledged. An output that defers its acknowledgments until it is flushed
+/// (a file that is synced) is flushed by mq-bridge when half of them wait, so with three it is flushed as soon as a batch
+/// is written, while the next ones are written already. One flush serves all that were written before it. With more, a
+/// batch would wait for the interval of the output, and a shard for it, because `checkpoint_limit` lets no more in.
+const COMMITS_AT_ONCE: usize = 3;
 
 /// A pipeline that is ready to [`run`](crate::run()). Nothing is connected yet.
 pub struct Pipeline {
@@ -108,6 +113,7 @@ impl Settings {
             concurrency: self.concurrency,
             reconnect_interval_ms: millis(self.reconnect_interval),
             startup_timeout_ms: millis(self.startup_timeout),
+            commit_concurrency_limit: COMMITS_AT_ONCE,
             ..RouteOptions::default()
         }
     }
@@ -317,7 +323,7 @@ fn output(document: &Document) -> Result<Endpoint, Diagnostics> {
 }
 
 /// Sets the sync of an output file. A message counts as done only when it would survive a power failure, so what is
-/// written is synced before it is acknowledged; with a short delay, so that one sync serves many batches.
+/// written is synced before it is acknowledged. One sync serves all batches that were written while the one before it ran.
 fn sync(file: &mut FileConfig) {
     // mq-bridge itself syncs files that are named by source position, and a terminal or a pipe can't be synced.
     let special = std::fs::metadata(&file.path).is_ok_and(|found| !found.is_file());

@@ -549,9 +549,8 @@ mod tests {
                 .http_client(hosts.clone())
                 .build()
         };
-        let aws = |region| -> Arc<dyn Service> {
-            Arc::new(Aws::new(&session(region), SharedHttpClient::new(hosts.clone())))
-        };
+        let aws =
+            |region| -> Arc<dyn Service> { Arc::new(Aws::new(&session(region), SharedHttpClient::new(hosts.clone()))) };
         let others = [("us-east-2".to_owned(), aws("us-east-2"))].into();
         let regions = Regions::new(aws("eu-west-1"), others);
         let called = || std::mem::take(&mut *lock(&hosts.0)).into_iter().map(|(_, host)| host).collect::<BTreeSet<_>>();

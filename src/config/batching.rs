@@ -5,19 +5,21 @@ use pipeline_plugin_api::config::{ByteSize, Duration, Optional};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The block `batching`. Batches are formed for each shard separately.
+/// The block `batching`. Batches are gathered for each shard separately.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Batching {
-    /// The number of messages that completes a batch; `0` for no such limit.
+    /// A batch is complete with this many messages; `0` for no such limit. One that is larger than `checkpoint_limit`
+    /// comes once everything before it is acknowledged. What the pool has no space for is not waited for.
     pub count: usize,
 
-    /// The number of bytes that completes a batch; `0` for no such limit.
+    /// A batch is complete with this many bytes of payload, which its last message may exceed; `0` for no such limit.
     pub byte_size: ByteSize,
 
-    /// A batch is complete after this time, however few messages it has. Empty: only the other limits count.
+    /// A batch is delivered at the latest this long after the one before it, however few messages it has. Empty: only the
+    /// other limits count, so the last messages of a quiet shard wait for more.
     #[schemars(extend("examples" = ["1s", "500ms"]))]
     pub period: Optional<Duration>,
 
@@ -36,7 +38,7 @@ pub struct Batching {
 }
 
 impl Batching {
-    /// Returns whether there is no limit at all, so that every message is a batch of its own.
+    /// Returns whether there is no limit at all, so that nothing is gathered.
     pub fn is_off(&self) -> bool {
         self.count == 0 && self.byte_size.bytes() == 0 && self.period.is_none_or(|period| period.is_zero())
     }

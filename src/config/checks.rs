@@ -4,8 +4,8 @@ use pipeline_plugin_api::config::{Configuration, Findings};
 
 use super::session::{is_region, odd_key};
 use super::streams::{StreamArn, StreamRef};
+use super::values;
 use super::{BillingMode, Config, Credentials, DynamoDb, EnhancedFanOut, Polling, Tcp};
-use super::{unsupported, values};
 
 impl Configuration for Config {
     fn values(&self, findings: &mut Findings) {
@@ -23,7 +23,6 @@ impl Configuration for Config {
     }
 
     fn unsupported(&self, findings: &mut Findings) {
-        unsupported::lint(self, findings);
         for (at, region, credentials) in
             [("", &self.region, &self.credentials), ("dynamodb.", &self.dynamodb.region, &self.dynamodb.credentials)]
         {

@@ -28,7 +28,6 @@ pub mod streams;
 #[cfg(test)]
 mod tests;
 mod timestamp;
-pub(crate) mod unsupported;
 mod values;
 
 use std::path::PathBuf;
@@ -84,6 +83,10 @@ pub struct Config {
 
     /// How many messages of one shard may be on their way at once: from the oldest that isn't acknowledged to the newest
     /// that was delivered. `1` makes delivery strictly one after the other.
+    ///
+    /// It bounds throughput: a shard comes at most at `checkpoint_limit` messages in the time that the output takes to
+    /// acknowledge them. With 1,024, and an output that takes 100 ms, that is some 10,000 messages a second. Outputs that
+    /// write large batches or acknowledge late need more; the pool bounds memory whatever the limit is.
     #[serde(default = "default_checkpoint_limit")]
     #[schemars(range(min = 1))]
     pub checkpoint_limit: usize,
@@ -158,7 +161,9 @@ pub struct Config {
     #[serde(default)]
     pub enhanced_fan_out: EnhancedFanOut,
 
-    /// Messages of one shard are gathered into batches. Without any limit here every message is a batch of its own.
+    /// Messages of one shard are gathered into batches, and each is handed to the pipeline by itself; the remainder at the
+    /// end of a shard and before a hand-over, too. Without any limit here the pipeline is given what is ready, of any
+    /// shards, up to what it asks for.
     #[serde(default)]
     pub batching: Batching,
 

@@ -4,27 +4,38 @@ use std::sync::Arc;
 
 use pipeline_plugin_api::{Batch, Demand, Reason, Receipt, Settle, Verdict, Verdicts};
 
-use super::Delivery;
 use super::outbox::{Closed, Outbox};
 use super::progress::Progress;
+use super::{Deliveries, Delivery};
 
-/// Waits for the next delivery and hands it to the host. Returns an empty batch if none comes in time.
+/// Waits for a delivery, and hands as many to the host as are ready then. Returns an empty batch if none comes in time.
 ///
 /// # Cancel safety
 ///
 /// A dropped call has taken nothing, because there is no wait between the outbox and the batch.
 pub(crate) async fn next_batch(outbox: &Arc<Outbox>, demand: Demand) -> Result<Batch, Closed> {
-    Ok(outbox.next(demand).await?.map_or_else(Batch::empty, |delivery| hand_out(delivery, outbox)))
+    Ok(outbox.next(demand).await?.map_or_else(Batch::empty, |deliveries| hand_out(deliveries, outbox)))
 }
 
-/// Hands a delivery from the outbox to the host.
-fn hand_out(delivery: Delivery, outbox: &Arc<Outbox>) -> Batch {
-    let messages = delivery.table.messages(delivery.rows.clone());
-    let progress = Arc::clone(&delivery.progress);
-    progress.meter.delivered(messages.len());
-    let in_flight = InFlight { delivery: Some(delivery), progress, outbox: Arc::clone(outbox) };
-    let receipt = Receipt::new(messages.len(), in_flight);
+/// Hands deliveries from the outbox to the host, as one batch with one receipt.
+fn hand_out(deliveries: Deliveries, outbox: &Arc<Outbox>) -> Batch {
+    let mut messages = Vec::with_capacity(deliveries.iter().map(Delivery::len).sum());
+    for delivery in deliveries.iter() {
+        delivery.table.add_messages(delivery.rows.clone(), &mut messages);
+        delivery.progress.meter.delivered(delivery.len());
+    }
+    let Deliveries { first, more } = deliveries;
+    let first = InFlight::new(first, outbox);
+    let more = more.into_iter().map(|delivery| InFlight::new(delivery, outbox)).collect();
+    let receipt = Receipt::new(messages.len(), BatchInFlight { first, more });
     Batch::new(messages, receipt)
+}
+
+/// The deliveries of a batch that the host has and has not settled. A batch of one needs no list.
+#[derive(Debug)]
+struct BatchInFlight {
+    first: InFlight,
+    more: Vec<InFlight>,
 }
 
 /// A delivery that the host has and has not settled.
@@ -36,14 +47,29 @@ struct InFlight {
     outbox: Arc<Outbox>,
 }
 
-impl Settle for InFlight {
+impl InFlight {
+    fn new(delivery: Delivery, outbox: &Arc<Outbox>) -> Self {
+        let progress = Arc::clone(&delivery.progress);
+        Self { delivery: Some(delivery), progress, outbox: Arc::clone(outbox) }
+    }
+}
+
+impl Settle for BatchInFlight {
     fn settle(mut self: Box<Self>, verdicts: Verdicts) {
-        let Some(delivery) = self.delivery.take() else { return };
-        match verdicts {
-            Verdicts::All(Verdict::Ack) => acked(delivery),
-            Verdicts::All(Verdict::Nack(reason)) => nacked(delivery, &self.outbox, reason.as_ref()),
-            Verdicts::Each(each) => settle_each(delivery, &each, &self.outbox),
+        let mut again = Vec::new();
+        let mut start = 0;
+        for in_flight in std::iter::once(&mut self.first).chain(&mut self.more) {
+            let Some(delivery) = in_flight.delivery.take() else { continue };
+            let end = start + delivery.len();
+            match &verdicts {
+                Verdicts::All(Verdict::Ack) => acked(delivery),
+                Verdicts::All(Verdict::Nack(reason)) => again.extend(nacked(delivery, reason.as_ref())),
+                Verdicts::Each(each) => settle_each(delivery, &each[start..end], &mut again),
+            }
+            start = end;
         }
+        // All at once: newer records of a shard must not come between two parts that come again.
+        self.first.outbox.redeliver(again);
     }
 }
 
@@ -55,14 +81,14 @@ impl Drop for InFlight {
 }
 
 /// Settles runs of the same verdict together. Nacks with different reasons are one run, so that what comes again is not cut up;
-/// its first reason stands for it.
-fn settle_each(mut delivery: Delivery, verdicts: &[Verdict], outbox: &Outbox) {
+/// its first reason stands for it. Adds what comes again to `again`.
+fn settle_each(mut delivery: Delivery, verdicts: &[Verdict], again: &mut Vec<Delivery>) {
     for run in verdicts.chunk_by(|one, next| one.is_ack() == next.is_ack()) {
         let part = delivery.split_first(run.len());
         if run[0].is_ack() {
             acked(part);
         } else {
-            nacked(part, outbox, run.iter().find_map(reason));
+            again.extend(nacked(part, run.iter().find_map(reason)));
         }
     }
 }
@@ -82,16 +108,20 @@ fn acked(delivery: Delivery) {
     drop(delivery);
 }
 
-/// Returns the delivery to the outbox, or drops its records if nacks are not redelivered.
-fn nacked(mut delivery: Delivery, outbox: &Outbox, reason: Option<&Reason>) {
-    let (progress, count) = (Arc::clone(&delivery.progress), delivery.rows.len());
+/// Returns the delivery if it is to come again. Its records are dropped if nacks are not redelivered, or if its shard is
+/// not read any more.
+fn nacked(mut delivery: Delivery, reason: Option<&Reason>) -> Option<Delivery> {
+    let (progress, count) = (Arc::clone(&delivery.progress), delivery.len());
     progress.meter.nacked(count);
     if !progress.redeliver_nacks {
         progress.meter.dropped(count, reason);
         progress.ack(delivery.ordinals());
-    } else if progress.is_live() {
-        progress.meter.redelivers(count, reason);
-        delivery.nacks += 1;
-        outbox.redeliver(delivery);
+        return None;
     }
+    if !progress.is_live() {
+        return None;
+    }
+    progress.meter.redelivers(count, reason);
+    delivery.nacks += 1;
+    Some(delivery)
 }

@@ -6,8 +6,11 @@
 //!                    └────────── nacked ──────────┘
 //! ```
 //!
+//! A batch of the host holds any number of deliveries, of one shard or several. Each of them is settled by itself.
+//!
 //! The permits of the records are part of the delivery, so they are returned wherever the delivery is dropped.
 
+pub(crate) mod batching;
 pub(crate) mod in_flight;
 mod lanes;
 pub(crate) mod outbox;
@@ -41,6 +44,8 @@ pub(crate) struct Delivery {
     bytes: Arc<Permit>,
     /// How often the delivery was nacked.
     nacks: u32,
+    /// Whether the delivery is the last of its batch. Without a batch policy each delivery is.
+    ends_batch: bool,
 }
 
 impl Delivery {
@@ -62,6 +67,7 @@ impl Delivery {
             records,
             bytes: Arc::clone(bytes),
             nacks: 0,
+            ends_batch: true,
         }
     }
 
@@ -97,14 +103,43 @@ impl Delivery {
             records: self.records.split((middle - self.rows.start) as u64),
             bytes: Arc::clone(&self.bytes),
             nacks: self.nacks,
+            ends_batch: self.ends_batch && count >= self.rows.len(),
         };
         self.rows.start = middle;
         first
     }
 
-    /// Counts the delivery as in flight. It is called under the outbox's lock, so that a call that removes the lane
-    /// sees it.
-    pub(crate) fn handed_out(&self) {
-        self.progress.handed_out();
+    /// Returns how many of the first `count` records have payloads of together at most `bytes`.
+    fn fitting(&self, count: usize, bytes: u64) -> usize {
+        let mut sum = 0;
+        let sizes = self.table.payload_sizes(self.rows.start..self.rows.start + count);
+        sizes
+            .take_while(|size| {
+                sum += *size as u64;
+                sum <= bytes
+            })
+            .count()
+    }
+
+    /// Returns how many bytes the payloads have.
+    fn payload_bytes(&self) -> u64 {
+        self.table.payload_sizes(self.rows.clone()).map(|size| size as u64).sum()
+    }
+}
+
+/// The deliveries of a batch: at least one. A batch of one needs no list.
+#[derive(Debug)]
+pub(crate) struct Deliveries {
+    first: Delivery,
+    more: Vec<Delivery>,
+}
+
+impl Deliveries {
+    fn len(&self) -> usize {
+        1 + self.more.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Delivery> {
+        std::iter::once(&self.first).chain(&self.more)
     }
 }

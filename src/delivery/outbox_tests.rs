@@ -42,9 +42,15 @@ impl Shard {
 
     /// Makes a delivery of these records.
     async fn delivery(&self, numbers: impl IntoIterator<Item = u64>) -> Delivery {
-        let records: Vec<_> = numbers
+        self.delivery_of_sizes(numbers.into_iter().map(|number| (number, 0))).await
+    }
+
+    /// Makes a delivery of records with payloads of these sizes.
+    async fn delivery_of_sizes(&self, records: impl IntoIterator<Item = (u64, usize)>) -> Delivery {
+        let data = |size| base64_simd::STANDARD.encode_to_string(vec![0_u8; size]);
+        let records: Vec<_> = records
             .into_iter()
-            .map(|number| serde_json::json!({ "SequenceNumber": number.to_string(), "Data": "" }))
+            .map(|(number, size)| serde_json::json!({ "SequenceNumber": number.to_string(), "Data": data(size) }))
             .collect();
         let rows = Event::parse(serde_json::json!({ "Records": records }).to_string().as_bytes()).unwrap().rows;
         let count = rows.len();
@@ -58,6 +64,13 @@ impl Shard {
 
     async fn push(&mut self, numbers: impl IntoIterator<Item = u64>) {
         let delivery = self.delivery(numbers).await;
+        self.lane.push(delivery).await.unwrap();
+    }
+}
+
+impl Shard {
+    async fn push_sizes(&mut self, records: impl IntoIterator<Item = (u64, usize)>) {
+        let delivery = self.delivery_of_sizes(records).await;
         self.lane.push(delivery).await.unwrap();
     }
 }
@@ -80,6 +93,7 @@ async fn next(outbox: &Arc<Outbox>, max: usize) -> (String, Vec<u64>, Receipt) {
     parts(batch)
 }
 
+/// The shard of the first record, and the numbers of all.
 fn parts(batch: Batch) -> (String, Vec<u64>, Receipt) {
     let (messages, receipt) = batch.into_parts();
     let records: Vec<_> = messages.iter().map(|message| KinesisRecord::of(message).unwrap()).collect();
@@ -124,7 +138,7 @@ async fn delivery_without_a_cap_waits_for_a_reader() {
     let mut behind = Box::pin(shard.lane.push(behind));
     assert!(now(behind.as_mut()).is_none());
     for (expected, done) in [([3], false), ([4], true)] {
-        let (_, came, receipt) = next(&outbox, 2).await;
+        let (_, came, receipt) = next(&outbox, 1).await;
         assert_eq!(came, expected);
         assert!(!done || now(behind.as_mut()).is_some());
         receipt.settle_in_test(Verdicts::ACK).unwrap();
@@ -157,7 +171,7 @@ async fn every_shard_has_its_turn() {
     let mut order = Vec::new();
     let mut receipts = Vec::new();
     for _ in 0..21 {
-        let (shard, _, receipt) = next(&outbox, 10).await;
+        let (shard, _, receipt) = next(&outbox, 1).await;
         order.push(shard);
         receipts.push(receipt);
     }
@@ -174,16 +188,137 @@ async fn delivery_larger_than_the_demand_is_split_and_takes_turns() {
     other.push(11..=12).await;
     let mut receipts = Vec::new();
     let mut came = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..3 {
         let (_, numbers, receipt) = next(&outbox, 3).await;
         came.push(numbers);
         receipts.push(receipt);
     }
-    assert_eq!(came, [vec![1, 2, 3], vec![11, 12], vec![4, 5, 6], vec![7]]);
+    assert_eq!(came, [vec![1, 2, 3], vec![11, 12, 4], vec![5, 6, 7]]);
     assert!(is_empty(&outbox).await);
     for receipt in receipts {
         receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
+    assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_takes_all_that_is_ready() {
+    for cap in [0, 1, 64] {
+        let outbox = Arc::new(Outbox::new(cap, unlimited()));
+        let pool = pool();
+        let (mut one, mut other) = (Shard::new(&outbox, &pool, "one"), Shard::new(&outbox, &pool, "other"));
+        let (first, second) = (one.delivery([1, 2, 3]).await, other.delivery([11]).await);
+        let (mut first, mut second) = (Box::pin(one.lane.push(first)), Box::pin(other.lane.push(second)));
+        let _ = (now(first.as_mut()), now(second.as_mut()));
+        let start = Instant::now();
+        let (_, came, receipt) = next(&outbox, 10).await;
+        assert_eq!((came, start.elapsed()), (vec![1, 2, 3, 11], Duration::ZERO), "cap {cap}");
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
+        assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
+        assert_eq!((one.progress.checkpoint().1, other.progress.checkpoint().1), (3, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_take_turns_within_a_batch() {
+    let outbox = Arc::new(Outbox::new(64, unlimited()));
+    let pool = pool();
+    let (mut one, mut other) = (Shard::new(&outbox, &pool, "one"), Shard::new(&outbox, &pool, "other"));
+    for numbers in [1..=2, 3..=4, 5..=6] {
+        one.push(numbers).await;
+    }
+    other.push(11..=12).await;
+    let (_, came, _receipt) = next(&outbox, 6).await;
+    assert_eq!(came, [1, 2, 11, 12, 3, 4]);
+    let (_, came, _receipt) = next(&outbox, 6).await;
+    assert_eq!(came, [5, 6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_ends_before_the_message_that_exceeds_its_bytes() {
+    let outbox = Arc::new(Outbox::new(64, unlimited()));
+    let mut shard = Shard::new(&outbox, &pool(), "s");
+    shard.push_sizes([(1, 40), (2, 40), (3, 40)]).await;
+    shard.push_sizes([(4, 20), (5, 500), (6, 1)]).await;
+    let mut came = Vec::new();
+    for _ in 0..4 {
+        let batch = next_batch(&outbox, Demand::new(10, HOUR).max_bytes(100)).await.unwrap();
+        let (_, numbers, receipt) = parts(batch);
+        came.push(numbers);
+        receipt.settle_in_test(Verdicts::ACK).unwrap();
+    }
+    assert_eq!(came, [vec![1, 2], vec![3, 4], vec![5], vec![6]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn partial_nack_across_shards() {
+    let outbox = Arc::new(Outbox::new(64, unlimited()));
+    let pool = pool();
+    let (mut one, mut other) = (Shard::new(&outbox, &pool, "one"), Shard::new(&outbox, &pool, "other"));
+    one.push(1..=2).await;
+    other.push(11..=13).await;
+    one.push(3..=4).await;
+    let (_, came, receipt) = next(&outbox, 10).await;
+    assert_eq!(came, [1, 2, 11, 12, 13, 3, 4]);
+    let nacked = [2, 12, 3];
+    let verdicts = came.iter().map(|number| if nacked.contains(number) { Verdict::NACK } else { Verdict::Ack });
+    receipt.settle_in_test(Verdicts::Each(verdicts.collect())).unwrap();
+    assert_eq!((one.progress.checkpoint().1, other.progress.checkpoint().1), (1, 1));
+    assert_eq!(pool.records().used, 3);
+    let (_, mut again, receipt) = next(&outbox, 10).await;
+    let second = again.iter().position(|number| *number == 2).unwrap();
+    assert!(second < again.iter().position(|number| *number == 3).unwrap(), "{again:?}");
+    again.sort_unstable();
+    assert_eq!(again, [2, 3, 12]);
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
+    assert_eq!((one.progress.checkpoint().1, other.progress.checkpoint().1), (4, 3));
+    assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
+}
+
+/// An output that refuses whole batches because of one record holds up only the shard of that record.
+#[tokio::test(start_paused = true)]
+async fn delivery_that_was_nacked_twice_comes_alone() {
+    let outbox = Arc::new(Outbox::new(64, unlimited()));
+    let pool = pool();
+    let (mut bad, mut good) = (Shard::new(&outbox, &pool, "bad"), Shard::new(&outbox, &pool, "good"));
+    bad.push([1]).await;
+    let mut alone = 0;
+    for round in 0..10 {
+        good.push([11 + round]).await;
+        // A batch with the bad record is refused as a whole, as by an output that writes all or nothing.
+        for _ in 0..2 {
+            let batch = next_batch(&outbox, Demand::new(10, Duration::from_millis(1100))).await.unwrap();
+            if batch.is_empty() {
+                continue;
+            }
+            let (_, came, receipt) = parts(batch);
+            let is_bad = came.contains(&1);
+            assert!(round < 2 || !is_bad || came == [1], "{came:?}");
+            alone += usize::from(came == [1]);
+            receipt.settle_in_test(if is_bad { Verdicts::NACK } else { Verdicts::ACK }).unwrap();
+        }
+    }
+    assert!(alone > 3, "{alone}");
+    assert_eq!(good.progress.checkpoint().1, 10);
+    assert_eq!(bad.progress.checkpoint().1, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_shard_of_a_batch_leaves_the_others() {
+    let outbox = Arc::new(Outbox::new(64, unlimited()));
+    let pool = pool();
+    let (mut lost, mut kept) = (Shard::new(&outbox, &pool, "lost"), Shard::new(&outbox, &pool, "kept"));
+    lost.push(1..=2).await;
+    kept.push(11..=12).await;
+    let (_, _, receipt) = next(&outbox, 10).await;
+    let _ = lost.progress.ownership.enter(crate::delivery::ownership::Phase::Gone);
+    let lost_progress = Arc::clone(&lost.progress);
+    drop(lost);
+    receipt.settle_in_test(Verdicts::Each(vec![Verdict::Ack, Verdict::NACK, Verdict::Ack, Verdict::NACK])).unwrap();
+    assert_eq!((lost_progress.checkpoint().1, kept.progress.checkpoint().1), (0, 1));
+    let (shard, again, receipt) = next(&outbox, 10).await;
+    assert_eq!((shard.as_str(), again), ("kept", vec![12]));
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
     assert_eq!((pool.records().used, pool.bytes().used), (0, 0));
 }
 
@@ -194,8 +329,8 @@ async fn redelivery_precedes_new_records_of_its_shard() {
     for numbers in [1..=2, 3..=4, 5..=6, 7..=8] {
         shard.push(numbers).await;
     }
-    let (_, _, first) = next(&outbox, 10).await;
-    let (_, _, second) = next(&outbox, 10).await;
+    let (_, _, first) = next(&outbox, 2).await;
+    let (_, _, second) = next(&outbox, 2).await;
     // The deliveries are nacked in reverse order, and half of the older one is acked: they are delivered in their order
     // all the same.
     second.settle_in_test(Verdicts::NACK).unwrap();
@@ -240,8 +375,8 @@ async fn new_records_do_not_overtake_a_redelivery_without_a_cap() {
     let second = shard.delivery([2]).await;
     let mut pushed = Box::pin(shard.lane.push(second));
     assert!(now(pushed.as_mut()).is_none());
-    let (_, again, _first_receipt) = next(&outbox, 10).await;
-    let (_, then, _second_receipt) = next(&outbox, 10).await;
+    let (_, again, _first_receipt) = next(&outbox, 1).await;
+    let (_, then, _second_receipt) = next(&outbox, 1).await;
     assert_eq!((again, then), (vec![1], vec![2]));
     assert!(now(pushed.as_mut()).is_some());
 }

@@ -1,7 +1,7 @@
 //! How far has a shard got, and may more of it be delivered?
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ pub(crate) struct Progress {
     /// How many deliveries of the shard are in flight. The outbox counts them up, and the host's receipts count them
     /// down.
     out: AtomicUsize,
+    /// Whether a record that was read waits for `checkpoint_limit`. The shard's task sets it, and the health looks at it.
+    is_held_by_limit: AtomicBool,
     /// The phase of the shard, which says whether acks still move the watermark.
     pub(crate) ownership: Ownership,
     /// Whether nacked records are delivered again or dropped.
@@ -71,6 +73,7 @@ impl Progress {
             watermark: Mutex::new(Watermark::new(checkpoint_limit)),
             moved: Notify::new(),
             out: AtomicUsize::new(0),
+            is_held_by_limit: AtomicBool::new(false),
             ownership: Ownership::default(),
             redeliver_nacks,
         }
@@ -96,9 +99,27 @@ impl Progress {
         lock(&self.watermark).keep_positions();
     }
 
+    /// Whether the record before the ordinal `end` may be delivered, as part of a batch that begins at `starts`.
+    pub(crate) fn has_room_for_batch(&self, end: u64, starts: impl Fn() -> u64) -> bool {
+        let watermark = lock(&self.watermark);
+        watermark.room_for(end) || watermark.done() >= starts()
+    }
+
+    /// Waits until the record before the ordinal `end` may be delivered, as part of a batch that begins at `starts`. Cancel
+    /// safe.
+    pub(crate) async fn room_for_batch(&self, end: u64, starts: impl Fn() -> u64) {
+        if !self.has_room_for_batch(end, &starts) {
+            let _held = HeldByLimit::new(&self.is_held_by_limit);
+            self.until(|watermark| watermark.room_for(end) || watermark.done() >= starts()).await;
+        }
+    }
+
     /// Waits until the record before the ordinal `end` may be delivered. Cancel safe.
     pub(crate) async fn room_for(&self, end: u64) {
-        self.until(|watermark| watermark.room_for(end)).await;
+        if !lock(&self.watermark).room_for(end) {
+            let _held = HeldByLimit::new(&self.is_held_by_limit);
+            self.until(|watermark| watermark.room_for(end)).await;
+        }
     }
 
     /// Waits until all records that were read are acknowledged. Cancel safe.
@@ -148,6 +169,22 @@ impl Progress {
     }
 }
 
+/// A wait for `checkpoint_limit`, which ends when this is dropped.
+struct HeldByLimit<'a>(&'a AtomicBool);
+
+impl<'a> HeldByLimit<'a> {
+    fn new(is_held: &'a AtomicBool) -> Self {
+        is_held.store(true, Ordering::Release);
+        Self(is_held)
+    }
+}
+
+impl Drop for HeldByLimit<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 impl ObservedShard for Progress {
     fn names(&self) -> &ShardNames {
         &self.names
@@ -159,6 +196,10 @@ impl ObservedShard for Progress {
 
     fn is_live(&self) -> bool {
         self.is_live()
+    }
+
+    fn is_held_by_limit(&self) -> bool {
+        self.is_held_by_limit.load(Ordering::Acquire)
     }
 
     fn lag(&self, now: Instant, wall: i64) -> Duration {
@@ -173,8 +214,6 @@ impl ObservedShard for Progress {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
     use crate::model::Stream;
     use crate::reading::wire::Event;

@@ -70,9 +70,13 @@ impl RecordTable {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Creates the messages of some records.
-    pub(crate) fn messages(&self, rows: Range<usize>) -> Vec<Message> {
-        let mut messages = Vec::with_capacity(rows.len());
+    /// Returns the size of the payload of each of some records.
+    pub(crate) fn payload_sizes(&self, rows: Range<usize>) -> impl ExactSizeIterator<Item = usize> {
+        rows.map(|row| self.record(row).map_or(0, |record| record.data_ref().len()))
+    }
+
+    /// Adds the messages of some records.
+    pub(crate) fn add_messages(&self, rows: Range<usize>, messages: &mut Vec<Message>) {
         let mut start = 0;
         for (page, end) in self.pages.iter().zip(&self.ends) {
             let here = rows.start.max(start)..rows.end.min(*end);
@@ -87,7 +91,6 @@ impl RecordTable {
             }
             start = *end;
         }
-        messages
     }
 
     /// The approximate arrival time of a record at the stream, in milliseconds since 1970.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_smithy_async::time::{SharedTimeSource, SystemTimeSource};
 use pipeline_plugin_api::config::{Document, Environment};
-use pipeline_plugin_api::{Batch, Demand, Receipt, Verdicts};
+use pipeline_plugin_api::{Demand, Receipt, Verdicts};
 use tokio_util::task::TaskTracker;
 
 use super::script::Script;
@@ -148,37 +148,37 @@ impl Bench {
     }
 }
 
-/// A batch, as shard and sequence numbers.
+/// A batch of one shard, as shard and sequence numbers. It takes all that is ready.
 pub(super) async fn take(session: &Session) -> (String, Vec<u64>, Receipt) {
     take_at_most(session, 1000).await
 }
 
+/// A batch of one shard with at most this many records. It is one delivery if this is its size.
 pub(super) async fn take_at_most(session: &Session, max: usize) -> (String, Vec<u64>, Receipt) {
-    let batch = session.read(Demand::new(max, Duration::from_hours(1))).await.unwrap();
-    assert!(!batch.is_empty(), "nothing came for an hour");
-    parts(batch)
+    let (records, receipt) = take_any(session, max).await;
+    let shard = records[0].0.clone();
+    assert!(records.iter().all(|(other, _)| *other == shard), "a batch of several shards: {records:?}");
+    (shard, records.into_iter().map(|(_, number)| number).collect(), receipt)
 }
 
-fn parts(batch: Batch) -> (String, Vec<u64>, Receipt) {
+/// A batch of any shards, as shards and sequence numbers.
+pub(super) async fn take_any(session: &Session, max: usize) -> (Vec<(String, u64)>, Receipt) {
+    let batch = session.read(Demand::new(max, Duration::from_hours(1))).await.unwrap();
+    assert!(!batch.is_empty(), "nothing came for an hour");
     let (messages, receipt) = batch.into_parts();
-    let mut shard = String::new();
-    let numbers = messages
-        .iter()
-        .map(|message| {
-            let record = KinesisRecord::of(message).unwrap();
-            shard = record.shard().to_string();
-            record.sequence_number().as_str().parse().unwrap()
-        })
-        .collect();
-    (shard, numbers, receipt)
+    let records = messages.iter().map(|message| {
+        let record = KinesisRecord::of(message).unwrap();
+        (record.shard().to_string(), record.sequence_number().as_str().parse().unwrap())
+    });
+    (records.collect(), receipt)
 }
 
 /// Takes and acks until this many records came. Returns them in order, with their shards.
 pub(super) async fn take_and_ack(session: &Session, count: usize) -> Vec<(String, u64)> {
     let mut all = Vec::new();
     while all.len() < count {
-        let (shard, numbers, receipt) = take(session).await;
-        all.extend(numbers.into_iter().map(|number| (shard.clone(), number)));
+        let (records, receipt) = take_any(session, 1000).await;
+        all.extend(records);
         receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
     all

@@ -94,8 +94,8 @@ async fn nack_then_ack_behind_it() {
     script.answer("s", [body([records(1..=2), records(3..=4), Piece::Hang])]);
     let bench = Bench::new(script, "");
     let session = bench.open().await;
-    let (_, first, nacked) = take(&session).await;
-    let (_, second, acked) = take(&session).await;
+    let (_, first, nacked) = take_at_most(&session, 2).await;
+    let (_, second, acked) = take_at_most(&session, 2).await;
     assert_eq!((first, second), (vec![1, 2], vec![3, 4]));
     nacked.settle_in_test(Verdicts::NACK).unwrap();
     acked.settle_in_test(Verdicts::ACK).unwrap();

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, LocalRecorderGuard, Metadata, SharedString, Unit};
-use pipeline_plugin_api::{Verdict, Verdicts};
+use pipeline_plugin_api::{Demand, Verdict, Verdicts};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
@@ -302,4 +302,36 @@ async fn occasional_broken_connection_is_counted_and_not_logged() {
     assert_eq!(counts.of("kinesis_input_faults_total", "InternalFailureException"), 10);
     assert_eq!(counts.of("kinesis_input_faults_total", "Connection"), 10);
     assert_eq!(log.at(Level::WARN), [""; 0]);
+}
+
+/// A host that asks for more before it acknowledges is held up by `checkpoint_limit`, and one line says so. A host that
+/// asks for nothing meanwhile is slow by itself, and a full pool is another bound.
+#[tokio::test(start_paused = true)]
+async fn shard_held_by_its_checkpoint_limit_is_logged_once() {
+    for (more, asks, logged) in [
+        ("checkpoint_limit: 10", true, 1),
+        ("checkpoint_limit: 10", false, 0),
+        ("checkpoint_limit: 1000\nenhanced_fan_out: {enabled: true, max_pending_records: 10}", true, 0),
+    ] {
+        let script = Script::new(["s"]);
+        script.answer("s", [body((0..200).map(|at| records(at * 10 + 1..=at * 10 + 10)).chain([Piece::Hang]))]);
+        let bench = Bench::new(script, more);
+        let log = Log::default();
+        let _listening = log.listen();
+        let session = bench.open().await;
+        for _ in 0..180 {
+            let (_, _, receipt) = take(&session).await;
+            if asks {
+                let early = session.read(Demand::new(1000, Duration::from_secs(1))).await.unwrap();
+                assert!(early.len() <= 10);
+            } else {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            receipt.settle_in_test(Verdicts::ACK).unwrap();
+        }
+        let warnings = log.at(Level::WARN);
+        let held = warnings.iter().filter(|line| line.contains("checkpoint_limit holds the shard up"));
+        assert_eq!(held.count(), logged, "{more}, asks: {asks}: {warnings:?}");
+        close(&session).await;
+    }
 }

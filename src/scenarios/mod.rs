@@ -1,13 +1,14 @@
 //! Scenarios of what must not go wrong, run by a scripted service on virtual time.
 //!
 //! - [`script`]: the service; [`bench`](mod@bench): a session that reads it.
-//! - `aggregates`: records that producers packed into one;
+//! - `aggregates`: records that producers packed into one; `batches`: what is handed out together;
 //!   `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks;
 //!   `stalls`: what must not block other shards; `logs`: what an operator sees in metrics and in the log; `polling`: shards that are polled; `workers`:
 //!   several workers that share shards in one `table`; `connect_beside`: workers of Connect among them; `edges`: faults outside a
 //!   well-behaved world: recreated streams, panics, stores and hosts that fail for long.
 
 mod aggregates;
+mod batches;
 mod bench;
 mod bounds;
 mod connect_beside;

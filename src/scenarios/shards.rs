@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pipeline_plugin_api::Verdicts;
 
-use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
+use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack, take_at_most};
 use super::script::{Answer, Piece, Script, body, end, event, fault, listed, records};
 use crate::lease::{Checkpoint, LeaseStore};
 use crate::model::{SequenceNumber, StartPosition};
@@ -29,7 +29,7 @@ async fn shard_end_while_events_are_buffered() {
     let mut taken = Vec::new();
     let mut receipts = Vec::new();
     while taken.len() < 7 {
-        let (shard, numbers, receipt) = take(&session).await;
+        let (shard, numbers, receipt) = take_at_most(&session, 3).await;
         assert_eq!(shard, "parent");
         taken.extend(numbers);
         receipts.push(receipt);
@@ -125,7 +125,7 @@ async fn closed_shards_never_read_before() {
     script.answer("right", [body([records(6..=7), Piece::Hang])]);
     let bench = Bench::new(script, "");
     let session = bench.open().await;
-    let (shard, first, receipt) = take(&session).await;
+    let (shard, first, receipt) = take_at_most(&session, 2).await;
     assert_eq!((shard.as_str(), &first[..]), ("parent", &[1, 2][..]));
     assert!(bench.script.calls().iter().all(|call| call.shard == "parent".into()));
     receipt.settle_in_test(Verdicts::ACK).unwrap();

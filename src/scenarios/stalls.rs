@@ -5,7 +5,7 @@ use std::time::Duration;
 use pipeline_plugin_api::{State, Verdicts};
 use tokio::time::timeout;
 
-use super::bench::{Bench, close, is_quiet, numbers, take};
+use super::bench::{Bench, close, is_quiet, numbers, take, take_at_most};
 use super::script::{Answer, Piece, Script, body, event, fault, large, records};
 use crate::model::StartPosition;
 use crate::sync::lock;
@@ -91,8 +91,8 @@ async fn lease_lost_while_blocked() {
     let bench = Bench::new(script, "enhanced_fan_out: {enabled: true, max_pending_records: 20}");
     let session = bench.open().await;
     // The shard fills the pool, of which the host has two batches.
-    let (_, first, acked) = take(&session).await;
-    let (_, second, late) = take(&session).await;
+    let (_, first, acked) = take_at_most(&session, 5).await;
+    let (_, second, late) = take_at_most(&session, 5).await;
     assert_eq!((first, second), ((1..=5).collect(), (6..=10).collect()));
     tokio::time::sleep(secs(10)).await;
     assert_eq!(session.pool.records().used, 20);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pipeline_plugin_api::{Demand, InputError, Receipt, State, Verdicts};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
+use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack, take_at_most};
 use super::script::{Piece, Script, body, end, event, listed, records};
 use super::table::{LEASE, MINUTE, PERIOD, Table, checkpoint, reads, secs, sends_heartbeats, stream, then_idle};
 use crate::lease::memory::{MemoryStore, Trouble};
@@ -143,7 +143,7 @@ async fn pause_longer_than_the_lease() {
     script.answer("one", [body([records(1..=3), records(4..=6), Piece::Hang]), then_idle(10..=12)]);
     let (bench, table) = (Bench::new(script, ""), Table::new());
     let a = bench.join(&table.worker("a")).await;
-    let (_, taken, receipt) = take(&a).await;
+    let (_, taken, receipt) = take_at_most(&a, 3).await;
     assert_eq!(taken, [1, 2, 3]);
     sleep(secs(1)).await;
     let meanwhile = async {

@@ -16,14 +16,6 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The configuration requests a feature that this version does not have.
-    #[error("{field}: {what}")]
-    NotBuilt {
-        /// The field.
-        field: &'static str,
-        /// The missing feature, and what to do meanwhile.
-        what: &'static str,
-    },
     /// The region or the credentials can't be obtained.
     #[error(transparent)]
     Access(#[from] AccessError),

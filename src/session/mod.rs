@@ -86,7 +86,7 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// Starts the tasks. Each task is supervised: one that panics or returns is restarted, or fails the input.
-    pub(crate) fn start(self, commit_period: Duration) -> Session {
+    pub(crate) fn start(self, commit_period: Duration, checkpoint_limit: usize) -> Session {
         let Self { session, coordinator, heartbeat, fatal } = self;
         let (stop, keep) = (session.stop.token().clone(), session.keep.token().clone());
         let (completion, stopped) = (Arc::clone(&session.completion), stop.clone());
@@ -118,9 +118,11 @@ impl Parts {
                 async move { keep.run_until_cancelled(heartbeat.run()).await.unwrap_or_default() },
             ));
         }
-        let (pool, health) = (session.pool.clone(), Arc::clone(&session.health));
+        let (pool, health, outbox) = (session.pool.clone(), Arc::clone(&session.health), Arc::clone(&session.outbox));
         session.tasks.spawn(async move {
-            let watching = supervise::restarted("meter", move || watch(pool.clone(), Arc::clone(&health)));
+            let watching = supervise::restarted("meter", move || {
+                watch(pool.clone(), Arc::clone(&health), Arc::clone(&outbox), checkpoint_limit)
+            });
             stop.run_until_cancelled(watching).await;
         });
         session
@@ -244,11 +246,12 @@ async fn withdraw_requests(store: &dyn SharedStore, stream: &Stream) -> Result<(
 }
 
 /// Keeps the metrics up to date, and reports when something is not read, delivered or stored.
-async fn watch(pool: Pool, health: Arc<Health>) {
+async fn watch(pool: Pool, health: Arc<Health>, outbox: Arc<Outbox>, checkpoint_limit: usize) {
     let mut ticks = interval(POOL_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         health.report(&pool);
+        health.look_for_limit(checkpoint_limit, outbox.is_asked() && !pool.has_waiters());
     }
 }

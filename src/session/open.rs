@@ -1,7 +1,7 @@
 //! What happens between a configuration and a running input?
 //!
 //! ```text
-//! config ─▶ is all of it supported? ─▶ credentials ─▶ checkpoint store ─▶ streams ─▶ shards, consumers ─▶ tasks
+//! config ─▶ credentials ─▶ checkpoint store ─▶ streams ─▶ shards, consumers ─▶ tasks
 //! ```
 //!
 //! A failure at any point drops everything that was opened before it, so that the next connect can open it again.
@@ -25,7 +25,8 @@ use crate::aws::credentials::{self, Outside};
 use crate::aws::http::{self, ControlClient, Sockets, SubscriptionClient};
 use crate::aws::regions::Regions;
 use crate::aws::sdk::Aws;
-use crate::config::{Config, Deaggregate, PollEncoding, StreamEntry};
+use crate::config::{Batching, Config, Deaggregate, PollEncoding, StreamEntry};
+use crate::delivery::batching::BatchPolicy;
 use crate::delivery::outbox::Outbox;
 use crate::lease::heartbeat::{self, Heartbeat};
 use crate::lease::validity::LeaseValidity;
@@ -48,7 +49,7 @@ use crate::shards::coordinator::{Context, Coordinator, ReadSettings, StreamState
 use crate::shards::former_rows::{report_unreadable, set_aside_former};
 use crate::shards::topology::{Fresh, Topology};
 use crate::telemetry::health::Health;
-use crate::{config, records, telemetry};
+use crate::{records, telemetry};
 
 /// The part of `steal_grace_period` in which acks are waited for. The rest is for storing the last checkpoint: the
 /// requester takes the shard by force when the commit period and the whole grace period are over.
@@ -65,9 +66,6 @@ pub(crate) async fn open(
     me: &WorkerId,
     background: &TaskTracker,
 ) -> Result<Session, ConnectError> {
-    if let Some((field, what)) = config::unsupported::first(config) {
-        return Err(ConnectError::NotBuilt { field, what });
-    }
     let mut trusted = overrides.trusted.clone();
     let settings = credentials::Settings::load(config.credentials.profile.as_deref()).await?;
     // The table may have its own profile.
@@ -171,7 +169,7 @@ impl Connecting<'_> {
         telemetry::describe_metrics();
         let discovered = self.discover().await?;
         let parts = self.wire(discovered).await?;
-        Ok(parts.start(self.config.commit_period.into()))
+        Ok(parts.start(self.config.commit_period.into(), self.config.checkpoint_limit))
     }
 
     /// Finds the streams with their shards, checkpoints and consumers.
@@ -212,7 +210,11 @@ impl Connecting<'_> {
             (LeaseValidity::unlimited(), 0)
         };
         let validity = Arc::new(validity);
-        let outbox = Arc::new(Outbox::new(config.message_buffer_cap, Arc::clone(&validity)));
+        let (cap, leases) = (config.message_buffer_cap, Arc::clone(&validity));
+        let outbox = match batch_policy(&config.batching) {
+            Some(policy) => Outbox::gathering(cap, policy, &pool, leases),
+            None => Arc::new(Outbox::new(cap, leases)),
+        };
         let completion = Arc::new(Completion::new(Arc::clone(&outbox), stop.clone(), keep.clone()));
         let fatal = wiring::fatal(&completion);
         let checkpointer = Arc::new(Checkpointer::new(
@@ -402,6 +404,12 @@ impl Connecting<'_> {
         };
         Ok(ConsumerSpec::Named(name))
     }
+}
+
+/// The limits of a batch; `None` if there are none.
+fn batch_policy(batching: &Batching) -> Option<BatchPolicy> {
+    let period = batching.period.map_or(Duration::ZERO, Duration::from);
+    BatchPolicy::new(batching.count, batching.byte_size.bytes(), period, batching.jitter)
 }
 
 fn failed(stream: String, doing: &'static str, fault: Fault) -> ConnectError {

@@ -110,6 +110,20 @@ impl OwnedShard {
         was_reading
     }
 
+    /// Stops the reading because another worker asked for the shard. What was gathered for a batch is still delivered,
+    /// until acks no longer count.
+    pub(super) fn stop_reading_and_drain(&self) {
+        if self.is_reading() {
+            self.outbox.drain(&self.progress.names);
+        }
+        self.stop_reading();
+    }
+
+    /// The outbox, which may still hold records of the shard.
+    pub(super) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
     /// Ends everything but the lease: later acks change nothing.
     pub(super) fn freeze(&self) {
         self.enter(Phase::Releasing);
@@ -134,6 +148,11 @@ impl OwnedShard {
             // Before the events are dropped that were not delivered whole.
             self.progress.keep_positions();
             self.stop.cancel();
+        }
+        if before <= Phase::Draining
+            && to > before
+            && !(to == Phase::Draining && self.outbox.drains(&self.progress.names))
+        {
             self.outbox.forget(&self.progress.names);
         }
     }

@@ -19,7 +19,7 @@ use crate::delivery::outbox::{Closed, LaneHandle};
 use crate::delivery::progress::Progress;
 use crate::lease::Within;
 use crate::model::{ChildShard, SequenceNumber};
-use crate::pool::Pool;
+use crate::pool::{Permit, Pool};
 use crate::reading::{ReadError, ReadEvent, STALL_TIMEOUT, ShardReader, Step};
 use crate::records::{Record, RecordTable};
 use crate::shards::checkpointer::{Checkpointer, EndStored};
@@ -120,6 +120,7 @@ impl ShardTask {
     async fn drain(&mut self, children: Vec<ChildShard>) -> Outcome {
         // Nothing more is read, so a connection would be kept for no purpose.
         self.reader.pause();
+        self.lane.flush();
         self.progress.drained().await;
         let (checkpoint, done) = self.progress.checkpoint();
         let last = checkpoint.and_then(|checkpoint| checkpoint.position().cloned());
@@ -167,14 +168,33 @@ async fn deliver(
         }
         let mut start = run.start;
         while start < run.end {
-            let part = start..run.end.min(start + slice);
+            let most = start..run.end.min(start + slice);
+            let part = start..start + lane.room(&table, most);
             start = part.end;
-            progress.room_for(base + part.end as u64).await;
-            let records = pool.reserve_records(part.len() as u64).await;
+            let records = admitted(progress, lane, pool, ordinals(&part)).await;
             lane.push(Delivery::new(progress, &table, part, base, records, &bytes)).await?;
         }
     }
     Ok(())
+}
+
+/// Waits until records may be delivered, under `checkpoint_limit` and by the pool.
+async fn admitted(progress: &Progress, lane: &LaneHandle, pool: &Pool, ordinals: Range<u64>) -> Permit {
+    let count = ordinals.end - ordinals.start;
+    if !lane.gathers() {
+        progress.room_for(ordinals.end).await;
+        return pool.reserve_records(count).await;
+    }
+    // A batch that is larger than the limit is let in once everything before it is acknowledged.
+    let starts = || lane.gathered_from().unwrap_or(ordinals.start);
+    loop {
+        progress.room_for_batch(ordinals.end, starts).await;
+        let records = pool.reserve_records(count).await;
+        // A wait for the pool flushes what was gathered, so that these records begin a batch.
+        if progress.has_room_for_batch(ordinals.end, starts) {
+            return records;
+        }
+    }
 }
 
 /// What becomes of a record that was read.

@@ -4,7 +4,7 @@
 //! person shows at once; a condition that usually passes by itself shows when it has lasted for [`GRACE`]. The
 //! status, the metrics and the log all come from this file, so they agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Display};
 use std::sync::Weak;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +26,9 @@ const STALLED_AFTER: Duration = Duration::from_secs(25);
 /// How often a lasting condition is logged again: a stall of delivery, and every other condition.
 const STALL_LOGGED_EVERY: Duration = Duration::from_mins(1);
 const LOGGED_EVERY: Duration = Duration::from_mins(5);
+/// A shard is held by `checkpoint_limit` if that is what it waits for in this many of a number of looks, one a second.
+const HELD_LOOKS: u32 = 45;
+const LOOKS: u32 = 60;
 
 /// A part of the input that can be degraded.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +86,9 @@ pub(crate) trait ObservedShard: fmt::Debug + Send + Sync {
     /// Returns how many of its records have been acknowledged without a gap.
     fn acked_through(&self) -> u64;
 
+    /// Returns whether a record that was read waits for `checkpoint_limit`.
+    fn is_held_by_limit(&self) -> bool;
+
     /// Returns whether its lease is still held by this worker.
     fn is_live(&self) -> bool;
 
@@ -105,6 +111,16 @@ pub(crate) struct Health {
     reading: Mutex<Vec<Weak<dyn ObservedShard>>>,
     /// The time since which there has been a shard that no worker reads.
     unread_since: Mutex<Option<Instant>>,
+    /// What `checkpoint_limit` holds up; `None` once that was logged.
+    limit: Mutex<Option<LimitWatch>>,
+}
+
+/// The shards that wait for `checkpoint_limit`, over some looks.
+#[derive(Debug, Default)]
+struct LimitWatch {
+    looks: u32,
+    /// How often each shard was found waiting, and what was acknowledged of it at the first look.
+    held: HashMap<(Stream, ShardId), (u32, u64)>,
 }
 
 /// A shard that waits for space. Dropping this value reports that the wait has ended.
@@ -132,6 +148,7 @@ impl Health {
             waiting: Mutex::default(),
             reading: Mutex::default(),
             unread_since: Mutex::default(),
+            limit: Mutex::new(Some(LimitWatch::default())),
         }
     }
 
@@ -367,6 +384,31 @@ impl Health {
         }
         if let Some((stream, shard, since)) = stalled.iter().min_by_key(|(_, _, since)| *since) {
             telemetry::stalled(pool, stream, shard, stalled.len(), now.duration_since(*since) + STALLED_AFTER);
+        }
+    }
+
+    /// Looks which shards wait for `checkpoint_limit` alone: a host asks for more, and the pool has space. The first that
+    /// does for most of a minute is logged, if it moves on; one that does not has stalled. The input calls this every
+    /// second.
+    pub(crate) fn look_for_limit(&self, checkpoint_limit: usize, is_only_limit: bool) {
+        let mut limit = lock(&self.limit);
+        // With a limit of 1, messages are meant to come one after the other.
+        let Some(watch) = limit.as_mut().filter(|_| checkpoint_limit > 1) else { return };
+        watch.looks += 1;
+        let reading: Vec<_> =
+            if is_only_limit { lock(&self.reading).iter().filter_map(Weak::upgrade).collect() } else { Vec::new() };
+        for shard in reading.iter().filter(|shard| shard.is_live() && shard.is_held_by_limit()) {
+            let (names, done) = (shard.names(), shard.acked_through());
+            let (held, before) = watch.held.entry((names.stream.clone(), names.shard.clone())).or_insert((0, done));
+            *held += 1;
+            if *held >= HELD_LOOKS && done > *before {
+                telemetry::held_by_limit(&names.stream, &names.shard, checkpoint_limit);
+                *limit = None;
+                return;
+            }
+        }
+        if watch.looks >= LOOKS {
+            *watch = LimitWatch::default();
         }
     }
 

@@ -586,6 +586,16 @@ pub(crate) fn stalled(pool: &Pool, stream: &Stream, shard: &ShardId, shards: usi
     );
 }
 
+/// Logs that a shard waited for nothing but `checkpoint_limit` for most of a minute.
+pub(crate) fn held_by_limit(stream: &Stream, shard: &ShardId, checkpoint_limit: usize) {
+    tracing::warn!(
+        %stream,
+        %shard,
+        checkpoint_limit,
+        "checkpoint_limit holds the shard up: the output asks for more records before it acknowledges those it has"
+    );
+}
+
 /// Logs that a stream is read from now on, with a consumer or, without one, by polling.
 pub(crate) fn connected(stream: &Stream, shards: usize, consumer: Option<&str>) {
     let by = if consumer.is_some() { "enhanced fan-out" } else { "polling" };

@@ -62,20 +62,6 @@ async fn checkpoint_file_that_can_not_be_written_is_named() {
 }
 
 #[tokio::test]
-async fn field_that_is_not_built_yet_is_named() {
-    let bench = Bench::start().await;
-    for (more, field) in [
-        ("enhanced_fan_out: {enabled: false}", "enhanced_fan_out.enabled"),
-        ("poll_period: 1s", "poll_period"),
-        ("batching: {count: 5}", "batching"),
-        ("tcp: {connect_timeout: 1s}", "tcp"),
-    ] {
-        let error = refused(&bench.input("orders", more)).await;
-        assert!(error.starts_with(field) && error.contains("not built yet") || error.contains("no effect"), "{error}");
-    }
-}
-
-#[tokio::test]
 async fn first_connect_fails() {
     let bench = Bench::start().await;
     let input = bench.input("orders", "");

@@ -5,6 +5,30 @@ use std::time::Duration;
 
 use crate::support::{Bench, Out, SOON, close, number, read, read_to_end, read_until};
 
+/// What the blocks of Redpanda Connect and Bento may say about how shards are read.
+#[tokio::test]
+async fn records_are_read_however_the_block_says() {
+    let bench = Bench::start().await;
+    bench.create("orders", 2).await;
+    bench.put("orders", 0, 20).await;
+    for more in [
+        "enhanced_fan_out: {enabled: false}",
+        "enhanced_fan_out: {enabled: false}\npoll_period: 300ms",
+        "enhanced_fan_out: {enabled: false}\npolling: {encoding: json}",
+        "enhanced_fan_out: {enabled: false}\nbatching: {count: 5, period: 100ms}",
+        "batching: {count: 5, period: 100ms}",
+        "batching: {byte_size: 100, period: 100ms, jitter: 0.5}",
+        "tcp: {connect_timeout: 1s, keep_alive: {idle: 30s, interval: 5s, count: 3}, tcp_user_timeout: 20s}",
+    ] {
+        let input = bench.input("orders", more);
+        input.connect().await.unwrap_or_else(|error| panic!("{more}: {error}"));
+        let mut out = Out::default();
+        read_until(&*input, &mut out, 20).await;
+        close(&*input).await;
+        std::fs::remove_file(bench.checkpoints()).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn every_record_comes_once_and_in_order() {
     let bench = Bench::start().await;

@@ -177,8 +177,11 @@ pub fn build(plugin: KinesisInput, yaml: &str) -> Arc<dyn Input> {
     registered.build(&document, &[]).unwrap_or_else(|error| panic!("{error}")).input
 }
 
-pub const SOON: Demand =
-    Demand { max_messages: std::num::NonZeroUsize::new(1000).unwrap(), max_wait: Duration::from_secs(20) };
+pub const SOON: Demand = Demand {
+    max_messages: std::num::NonZeroUsize::new(1000).unwrap(),
+    max_bytes: None,
+    max_wait: Duration::from_secs(20),
+};
 
 /// The records that came out: by shard, their numbers in order.
 #[derive(Default, Debug)]

@@ -225,23 +225,6 @@ fn camel(snake: &str) -> String {
 }
 
 #[test]
-fn readme_names_every_field_that_is_not_built_yet() {
-    let readme = read("README.md");
-    let source = read("src/config/unsupported.rs");
-    let fields: Vec<_> = source.split("Some((\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-    assert!(!fields.is_empty(), "then this test and the table can go");
-    let lacking: Vec<_> = readme.lines().filter(|line| line.contains("not yet")).collect();
-    for field in fields {
-        // A whole block is written as `dynamodb.*`.
-        let block = field.split_once('.').map_or(field.to_owned(), |(block, _)| format!("{block}.*"));
-        let is_listed = lacking
-            .iter()
-            .any(|line| code_spans(line).any(|span| span == block || span.split(':').next() == Some(field)));
-        assert!(is_listed, "{field} is refused, and the README does not list it");
-    }
-}
-
-#[test]
 fn page_of_the_program_lists_its_features_flags_and_settings() {
     let page = read("docs/cli.md");
     let manifest = read("cli/Cargo.toml");

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use mq_bridge::extensions::register_endpoint_factory;
@@ -20,6 +21,8 @@ pub(crate) enum Behaviour {
     Refuses(&'static str),
     /// Takes a batch and never answers.
     Hangs,
+    /// Takes everything, and keeps it for good only with a flush, which the route may call once an hour.
+    Defers,
 }
 
 /// The record of an output's calls.
@@ -28,12 +31,15 @@ pub(crate) struct Output {
     behaviour: Behaviour,
     calls: Arc<watch::Sender<usize>>,
     pub(crate) taken: Arc<Mutex<Vec<String>>>,
+    /// How many of the taken messages were flushed.
+    pub(crate) flushed: Arc<Mutex<usize>>,
 }
 
 impl Output {
     /// An output under a name of its own, which only one test uses.
     pub(crate) fn register(name: &str, behaviour: Behaviour) -> (Self, Endpoint) {
-        let output = Self { behaviour, calls: Arc::new(watch::channel(0).0), taken: Arc::default() };
+        let output =
+            Self { behaviour, calls: Arc::new(watch::channel(0).0), taken: Arc::default(), flushed: Arc::default() };
         register_endpoint_factory(name, Arc::new(output.clone())).unwrap();
         (output, Endpoint::new(EndpointType::Custom { name: name.to_owned(), config: Value::Null }))
     }
@@ -66,10 +72,22 @@ impl MessagePublisher for Output {
                 }
             }
             Behaviour::Hangs => std::future::pending().await,
-            Behaviour::FailsFirst(_) => {}
+            Behaviour::FailsFirst(_) | Behaviour::Defers => {}
         }
         self.taken.lock().unwrap().extend(messages.iter().map(|message| message.get_payload_str().into_owned()));
         Ok(SentBatch::Ack)
+    }
+
+    async fn flush(&self) -> anyhow::Result<()> {
+        let taken = self.taken.lock().unwrap().len();
+        // It takes its time, in which more is written.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        *self.flushed.lock().unwrap() = taken;
+        Ok(())
+    }
+
+    fn deferred_commit_interval(&self) -> Option<Duration> {
+        matches!(self.behaviour, Behaviour::Defers).then_some(Duration::from_hours(1))
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -93,6 +93,34 @@ async fn graceful_stop_settles_commits_that_wait_for_a_file_sync() {
     assert_eq!(queue.counts().acked, 20);
 }
 
+/// An input that lets nothing more in before an ack, as with `checkpoint_limit: 1`, is not slowed down by the interval.
+#[tokio::test(start_paused = true)]
+async fn deferred_acks_come_as_soon_as_the_output_has_flushed() {
+    let queue = filled(1);
+    let (output, endpoint) = Output::register("defers", Behaviour::Defers);
+    let one_after_the_other = async {
+        let start = Instant::now();
+        for acked in 1..=20 {
+            queue.until(|counts| counts.acked == acked).await;
+            assert!(*output.flushed.lock().unwrap() >= acked, "acknowledged before the flush");
+            if acked < 20 {
+                queue.push([Message::new(acked.to_string())]);
+            }
+        }
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?} for 20 messages", start.elapsed());
+        // All that was written while a flush ran is acknowledged by the next.
+        queue.push((20..1000).map(|number| Message::new(number.to_string())));
+        queue.finish();
+        queue.until(|counts| counts.acked == 1000).await;
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?} for 1000 messages", start.elapsed());
+    };
+    let running = run(pipeline(&queue, endpoint), RunOptions::default(), StopHandle::new());
+    let (report, ()) = tokio::join!(running, one_after_the_other);
+    assert_eq!(report.unwrap().ending, Ending::EndOfInput);
+    assert_eq!(*output.taken.lock().unwrap(), numbers(1000));
+    assert_eq!(queue.counts().nacked, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn passing_failure_of_the_output_loses_nothing_and_does_not_disturb_the_input() {
     let queue = filled(30);

@@ -125,9 +125,17 @@ impl MemoryInput {
     }
 
     /// A batch, the end, or nothing yet.
-    fn take(&self, max: usize) -> Result<Option<Batch>, InputError> {
+    fn take(&self, demand: &Demand) -> Result<Option<Batch>, InputError> {
         let mut inside = self.queue.inside();
-        let count = max.min(inside.waiting.len());
+        let mut bytes = 0;
+        let mut fits = |message: &Message| {
+            bytes += message.payload().len() as u64;
+            demand.max_bytes.is_none_or(|most| bytes <= most)
+        };
+        let fitting = inside.waiting.iter().map(|(_, message)| message).take_while(|message| fits(message));
+        let fitting = fitting.take(demand.max_messages.get()).count();
+        // The first message comes however large it is.
+        let count = fitting.max(1).min(demand.max_messages.get()).min(inside.waiting.len());
         if count == 0 {
             return if inside.finished && inside.in_flight.is_empty() { Err(InputError::EndOfInput) } else { Ok(None) };
         }
@@ -189,7 +197,7 @@ impl Input for MemoryInput {
             let changed = self.queue.0.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if let Some(batch) = self.take(demand.max_messages.get())? {
+            if let Some(batch) = self.take(&demand)? {
                 return Ok(batch);
             }
             if tokio::time::timeout_at(until, changed).await.is_err() {

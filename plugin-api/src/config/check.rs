@@ -30,8 +30,8 @@ pub trait Configuration: DeserializeOwned + JsonSchema + Send + 'static {
     }
 
     /// Adds errors about a valid configuration that a connect would refuse, as far as they can be detected
-    /// without I/O: for example, features that this version does not support yet. Lint calls this method;
-    /// reading the configuration does not.
+    /// without I/O: for example, a value that only a person can correct. Lint calls this method; reading the
+    /// configuration does not.
     fn unsupported(&self, findings: &mut Findings) {
         let _ = findings;
     }

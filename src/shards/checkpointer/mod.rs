@@ -10,11 +10,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pipeline_plugin_api::deadline;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::delivery::outbox::Outbox;
 use crate::delivery::progress::Progress;
 use crate::lease::{Commit, CommitOutcome, LeaseStore, Release, Row, StoreError};
 use crate::model::{SequenceNumber, ShardId, Stream, WorkerId};
@@ -280,11 +282,16 @@ impl Checkpointer {
     /// Starts to release a lease: reading stops, and then the deliveries in flight are waited for, the checkpoint is
     /// stored and the lease is released.
     pub(crate) fn begin_release(self: &Arc<Self>, key: &Key, why: ReleaseReason) {
-        let progress = {
+        let (progress, outbox) = {
             let shards = lock(&self.shards);
             let Some(shard) = shards.get(key).filter(|shard| shard.is_reading()) else { return };
-            shard.stop_reading();
-            Arc::clone(shard.progress())
+            match &why {
+                ReleaseReason::HandOver(_) => shard.stop_reading_and_drain(),
+                ReleaseReason::Expired => {
+                    shard.stop_reading();
+                }
+            }
+            (Arc::clone(shard.progress()), Arc::clone(shard.outbox()))
         };
         match &why {
             ReleaseReason::HandOver(requester) => telemetry::handing_over(&key.0, &key.1, requester),
@@ -294,13 +301,17 @@ impl Checkpointer {
         let fatal = self.fatal.clone();
         // If this task ended unnoticed, the lease would be renewed and its shard read by no worker.
         self.releases.spawn(supervise::essential("release", fatal, || true, async move {
-            closing.run_until_cancelled(this.release(&key, &progress, why)).await;
+            closing.run_until_cancelled(this.release(&key, &progress, &outbox, why)).await;
         }));
     }
 
-    async fn release(&self, key: &Key, progress: &Progress, why: ReleaseReason) {
-        // Records that are not acknowledged in time will be read again.
-        let _ = timeout(self.grace, progress.returned()).await;
+    async fn release(&self, key: &Key, progress: &Progress, outbox: &Outbox, why: ReleaseReason) {
+        // Records that are not taken or not acknowledged in time will be read again. What is taken late could hardly be
+        // acknowledged in time.
+        let until = deadline(self.grace);
+        let _ = timeout(self.grace / 2, outbox.drained(&progress.names)).await;
+        outbox.forget(&progress.names);
+        let _ = timeout_at(until, progress.returned()).await;
         let to = match why {
             ReleaseReason::HandOver(requester) => Some(requester),
             ReleaseReason::Expired => None,

@@ -7,7 +7,7 @@ use kinesis_simulator::Settings;
 use kinesis_simulator::faults::Weather;
 use kinesis_simulator::kinesis::CborSupport;
 
-use crate::oracle::Rules;
+use crate::oracle::{Limits, Rules};
 
 /// Everything about a run that is drawn before it begins.
 #[derive(Debug)]
@@ -72,6 +72,32 @@ pub(crate) struct Config {
     /// `polling.encoding`.
     encoding: &'static str,
     poll_period: Duration,
+    /// How the workers gather batches, and what their hosts ask for. The workers take them in turn.
+    batches: Vec<Batches>,
+}
+
+/// How a worker gathers batches, and what its host asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Batches {
+    /// The block `batching`; none without any limit.
+    batching: Batching,
+    /// The most messages and bytes that the host asks for.
+    pub(crate) max_messages: usize,
+    pub(crate) max_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Batching {
+    count: usize,
+    byte_size: u64,
+    period: Duration,
+    jitter: f64,
+}
+
+impl Batching {
+    fn is_on(&self) -> bool {
+        self.count > 0 || self.byte_size > 0 || !self.period.is_zero()
+    }
 }
 
 /// Which workers poll.
@@ -125,6 +151,7 @@ impl Plan {
             polls: Polls::None,
             encoding: "auto",
             poll_period: Duration::ZERO,
+            batches: vec![Batches { batching: Batching::default(), max_messages: 200, max_bytes: None }],
         };
         let climate = Weather {
             calls_per_mille: pick(rng, &[0, 0, 2, 10, 30]),
@@ -153,6 +180,7 @@ impl Plan {
         plan.draw_yet_more(&mut Rng::with_seed(seed ^ 0x0079_6574_0000));
         plan.draw_aggregates(&mut Rng::with_seed(seed ^ 0x006b_706c_0000));
         plan.draw_polling(&mut Rng::with_seed(seed ^ 0x706f_6c6c_0000));
+        plan.draw_batches(&mut Rng::with_seed(seed ^ 0x0062_6174_6368));
         plan
     }
 
@@ -210,6 +238,36 @@ impl Plan {
         );
     }
 
+    /// Draws how each worker gathers batches, and what its host asks for. In a third of the seeds nothing is gathered, and
+    /// hosts ask for as much as they always did.
+    fn draw_batches(&mut self, rng: &mut Rng) {
+        if rng.u32(0..3) == 0 {
+            return;
+        }
+        let worker = |rng: &mut Rng| Batches {
+            batching: Batching {
+                count: pick(rng, &[0, 1, 10, 100, 2000]),
+                byte_size: pick(rng, &[0, 0, 300, 10_000]),
+                // Without a period the last records of a shard would wait for ever.
+                period: Duration::from_millis(pick(rng, &[50, 500, 2000, 5000])),
+                jitter: pick(rng, &[0.0, 0.5]),
+            },
+            max_messages: pick(rng, &[1, 20, 200, 5000]),
+            max_bytes: pick(rng, &[None, None, Some(1), Some(2000)]),
+        };
+        self.config.batches = (0..self.workers).map(|_| worker(rng)).collect();
+        for batches in self.config.batches.iter_mut().filter(|_| rng.bool()) {
+            batches.batching = Batching::default();
+        }
+        // A host that is slow with a few records at a time does not keep up with the writer.
+        let is_small = |batches: &Batches| {
+            batches.max_messages < 100 || batches.max_bytes.is_some() || (1..100).contains(&batches.batching.count)
+        };
+        if self.config.batches.iter().any(is_small) {
+            self.config.usual = self.config.usual.min(Duration::from_millis(100));
+        }
+    }
+
     /// Draws the second extension, by itself again. In half of the seeds the world is the same as without it.
     fn draw_yet_more(&mut self, rng: &mut Rng) {
         let secs = Duration::from_secs;
@@ -247,12 +305,33 @@ impl Config {
         Rules {
             oldest: self.oldest,
             retention,
-            checkpoint_limit: self.checkpoint_limit,
-            // A quarter of the grace period is for storing the last position.
-            acks: self.grace.mul_f64(0.75),
             handed_over_within: self.commit + self.grace,
             rebalance: self.rebalance,
             longest_lease: self.longest_lease(),
+        }
+    }
+
+    /// The configuration of a worker.
+    pub(crate) fn of(&self, worker: usize) -> Self {
+        let batches = self.batches[worker % self.batches.len()];
+        Self { batches: vec![batches], ..self.clone() }
+    }
+
+    /// How this worker gathers batches.
+    pub(crate) fn batches(&self) -> Batches {
+        self.batches[0]
+    }
+
+    /// The limits of this worker.
+    pub(crate) fn limits(&self) -> Limits {
+        // A quarter of the grace period is for storing the last position.
+        let acks = self.grace.mul_f64(0.75);
+        match self.batches().batching {
+            batching if !batching.is_on() => Limits { apart: self.checkpoint_limit, acks },
+            // A batch that is larger than the limit is let in by itself. What was gathered is delivered in the first half of
+            // the wait for acks.
+            Batching { count: 0, .. } => Limits { apart: usize::MAX, acks: acks / 2 },
+            Batching { count, .. } => Limits { apart: self.checkpoint_limit.max(count), acks: acks / 2 },
         }
     }
 
@@ -277,6 +356,7 @@ impl Config {
         } else {
             STREAM.to_owned()
         };
+        let batching = self.batches().batching;
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         format!(
             "streams: ['{stream}']\n\
@@ -293,6 +373,7 @@ impl Config {
              checkpoint_limit: {limit}\n\
              message_buffer_cap: {buffer}\n\
              {polling}\
+             batching: {{count: {count}, byte_size: {byte_size}, period: {period}, jitter: {jitter}}}\n\
              enhanced_fan_out:\n  enabled: {fan_out}\n  consumer_name: {CONSUMER}\n  reader_threads: 0\n  \
              max_pending_records: {records}\n  max_pending_bytes: {bytes}\n",
             region = settings.region,
@@ -306,6 +387,11 @@ impl Config {
             outside = if self.delivers_outside { "deliver" } else { "auto" },
             limit = self.checkpoint_limit,
             buffer = self.buffer,
+            count = batching.count,
+            byte_size = batching.byte_size,
+            period = millis(batching.period),
+            // Without a period there is nothing to add it to.
+            jitter = if batching.period.is_zero() { 0.0 } else { batching.jitter },
             records = self.max_records,
             bytes = self.max_bytes,
             fan_out = !polls,

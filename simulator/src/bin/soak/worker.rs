@@ -19,7 +19,7 @@ use tokio::time::{advance, sleep};
 
 use crate::log::Log;
 use crate::oracle::{Broken, Oracle};
-use crate::plan::Config;
+use crate::plan::{Batches, Config};
 use crate::signal::Signal;
 
 /// The most bytes of data in an event.
@@ -112,6 +112,7 @@ impl Worker {
             impatient: config.impatient,
             closes_first: config.closes_first,
             usual: config.usual,
+            batches: config.batches(),
             link: link.clone(),
             holds_one: false,
         };
@@ -197,6 +198,7 @@ struct Host {
     impatient: bool,
     closes_first: bool,
     usual: Duration,
+    batches: Batches,
     link: Link,
     holds_one: bool,
 }
@@ -290,7 +292,9 @@ impl Host {
             let began = self.clock.now();
             let step = async {
                 if connected {
-                    let demand = Demand::new(self.rng.usize(1..200), Duration::from_millis(self.rng.u64(0..2000)));
+                    let most = self.rng.usize(1..=self.batches.max_messages);
+                    let mut demand = Demand::new(most, Duration::from_millis(self.rng.u64(0..2000)));
+                    demand.max_bytes = self.batches.max_bytes;
                     if impatient {
                         // The slower call is canceled, wherever it is.
                         let wait = Duration::from_millis(self.rng.u64(0..3000));
@@ -384,13 +388,15 @@ impl Host {
             bytes += message.payload().len() as u64;
             seen.push(one);
         }
-        if let (Some(first), Some(last)) = (seen.first(), seen.last()) {
+        for run in seen.chunk_by(|one: &Seen, next| one.shard == next.shard) {
+            let (first, last) = (&run[0], &run[run.len() - 1]);
             self.shared.log.line(
                 now,
                 &self.name,
-                &format!("is given {} of {}: {} to {}", seen.len(), first.shard, first.number, last.number),
+                &format!("is given {} of {}: {} to {}", run.len(), first.shard, first.number, last.number),
             );
         }
+        self.check_demand(&mut oracle, &messages, bytes);
         let in_flight = {
             let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
             in_flight.0 += seen.len() as u64;
@@ -417,6 +423,16 @@ impl Host {
             );
         }
         Held { receipt, seen, bytes }
+    }
+
+    /// A batch is no larger than what the host asks for at most.
+    fn check_demand(&self, oracle: &mut Oracle, messages: &[pipeline_plugin_api::Message], bytes: u64) {
+        let Batches { max_messages, max_bytes, .. } = self.batches;
+        let too_large = max_bytes.is_some_and(|most| bytes > most && messages.len() > 1);
+        if messages.len() > max_messages || too_large {
+            let what = format!("{} was given {} messages of {bytes} bytes at once", self.name, messages.len());
+            oracle.violate(Broken::OverBound, what);
+        }
     }
 
     /// Settles a batch, as the mood of the host says.

@@ -96,6 +96,8 @@ pub(super) struct Book {
 pub(super) struct Known {
     /// The lease period of the worker.
     pub(super) lease: Duration,
+    /// What else the worker is configured with.
+    pub(super) limits: Limits,
     /// The last heartbeat of the worker that was written.
     pub(super) heartbeat: Option<Heartbeat>,
     /// When the worker was last started, or came back after a silence in which its leases expired.
@@ -117,6 +119,16 @@ pub(super) struct Known {
     pub(super) burst: Option<(Time, usize, usize)>,
     /// The earliest time of the next poll of each shard.
     pub(super) next_poll: BTreeMap<u32, Time>,
+}
+
+/// The limits that each worker is configured with by itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Limits {
+    /// The largest distance between records of a shard that are in flight. A gathered batch that is larger than
+    /// `checkpoint_limit` is let in by itself.
+    pub(crate) apart: usize,
+    /// How long the worker waits for acks before it hands a shard over.
+    pub(crate) acks: Duration,
 }
 
 /// A heartbeat in the table.

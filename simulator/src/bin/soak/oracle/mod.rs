@@ -26,6 +26,7 @@ use std::time::Duration;
 use kinesis_simulator::kinesis::shard_id;
 use kinesis_simulator::{Item, RowWritten, Time, text};
 
+pub(crate) use book::Limits;
 use book::{Ack, Book, Heartbeat, Known, Put, Scope};
 pub(crate) use position::Position;
 
@@ -88,10 +89,6 @@ pub(crate) struct Counts {
 pub(crate) struct Rules {
     pub(crate) oldest: bool,
     pub(crate) retention: Duration,
-    /// The largest distance between records of a shard that are in flight.
-    pub(crate) checkpoint_limit: usize,
-    /// How long a worker waits for acks before it hands a shard over.
-    pub(crate) acks: Duration,
     /// How long a requester waits for a shard before it takes the shard by force.
     pub(crate) handed_over_within: Duration,
     pub(crate) rebalance: Duration,
@@ -305,9 +302,10 @@ impl Oracle {
     }
 
     /// A worker starts, with leases of this length and without any knowledge.
-    pub(crate) fn started(&mut self, worker: &str, lease: Duration) {
+    pub(crate) fn started(&mut self, worker: &str, lease: Duration, limits: Limits) {
         let now = self.now;
         let known = self.workers.entry(worker.to_owned()).or_default();
+        known.limits = limits;
         (known.lease, known.alive_since, known.started, known.last_fault) = (lease, now, now, now);
         (known.stopping, known.stopped, known.burst) = (None, false, None);
         known.next_poll.clear();

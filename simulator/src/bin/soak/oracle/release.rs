@@ -27,7 +27,8 @@ impl Oracle {
         let is_alive = known.is_some_and(|known| {
             known.heartbeat.is_some_and(|heartbeat| self.now.since(heartbeat.written) < known.lease / 2)
         });
-        if is_alive && !in_flight.records.is_empty() && waited + SLACK < self.rules.acks {
+        let acks = known.map_or(Duration::ZERO, |known| known.limits.acks);
+        if is_alive && !in_flight.records.is_empty() && waited + SLACK < acks {
             let count = in_flight.records.len();
             let what = format!(
                 "{by} released shard {id} {waited:?} after it was given {count} records that are still in flight"

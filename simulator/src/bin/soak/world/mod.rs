@@ -426,9 +426,9 @@ impl World {
         let name = if self.plan.config.stable_names { format!("w{at}") } else { format!("w{at}-{}", self.starts) };
         let seed = self.rng.u64(..);
         let lease = self.plan.config.lease_of(at);
-        self.shared.oracle().started(&name, lease);
-        let (config, settings) = (&self.plan.config, &self.plan.settings);
-        let worker = Worker::start(at, name, config, lease, settings, seed, self.now, &self.shared)?;
+        let (config, settings) = (self.plan.config.of(at), &self.plan.settings);
+        self.shared.oracle().started(&name, lease, config.limits());
+        let worker = Worker::start(at, name, &config, lease, settings, seed, self.now, &self.shared)?;
         if self.rough {
             worker.link.set_weather(self.plan.climate);
         }
