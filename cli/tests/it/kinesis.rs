@@ -310,12 +310,6 @@ async fn checkpoint_file_of_another_process_is_named_with_its_holder() {
     assert!(stop_softly(first).await.success());
 }
 
-#[tokio::test]
-async fn unsupported_fields_are_named() {
-    let polling = |yaml: String| yaml.replace("{ enabled: true }", "{ enabled: false }");
-    says(polling, Exit::Input, &["enhanced_fan_out.enabled", "not built yet", "to true"]).await;
-}
-
 struct Put(Client);
 
 #[async_trait]

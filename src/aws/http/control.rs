@@ -1,6 +1,6 @@
 //! How are control calls and calls for credentials sent?
 //!
-//! These calls use HTTP/1.1, directly or through the tunnel of a proxy from the environment, with certificates to trust
+//! These calls go over sockets of our own, directly or through the tunnel of a proxy from the environment, with certificates to trust
 //! besides the system's. Requests to metadata services, and those that a proxy forwards without TLS, go through the
 //! SDK's own HTTP client. Connections are kept for each set of timeouts, as the SDK's own client does.
 

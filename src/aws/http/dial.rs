@@ -62,21 +62,21 @@ pub(super) struct Dialer {
     roots: OnceCell<Arc<RootCertStore>>,
     /// The TLS connector for HTTP/2 only.
     http2: OnceCell<TlsConnector>,
-    /// The TLS connector for HTTP/1.1 only.
-    http1: OnceCell<TlsConnector>,
+    /// The TLS connector for HTTP/2 or HTTP/1.1, as the server likes.
+    either: OnceCell<TlsConnector>,
 }
 
 impl Dialer {
     pub(super) fn new(trusted: Vec<u8>, sockets: &Sockets, proxies: Proxies) -> Self {
         let (connector, timeout) = (sockets.connector(), sockets.connect_timeout);
-        let (roots, http2, http1) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { connector, timeout, proxies, trusted, roots, http2, http1 }
+        let (roots, http2, either) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { connector, timeout, proxies, trusted, roots, http2, either }
     }
 
     /// Opens a connection that speaks HTTP/2 over TLS.
     pub(super) async fn secure(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
         let not_http2 = || DialError::NotHttp2 { host: origin.host.clone() };
-        let stream = self.tls(origin, uri, &self.http2, b"h2").await?;
+        let stream = self.tls(origin, uri, &self.http2, &[b"h2"]).await?;
         let stream =
             stream.map_err(|error| if refuses_protocol(&error) { not_http2() } else { failed(origin, &error) })?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
@@ -85,10 +85,12 @@ impl Dialer {
         Ok(Box::new(stream))
     }
 
-    /// Opens a connection that speaks HTTP/1.1 over TLS.
-    pub(super) async fn secure_http1(&self, origin: &Origin, uri: &Uri) -> Result<Box<dyn Io>, DialError> {
-        let stream = self.tls(origin, uri, &self.http1, b"http/1.1").await?;
-        Ok(Box::new(stream.map_err(|error| failed(origin, &error))?))
+    /// Opens a connection that speaks HTTP/2 or HTTP/1.1 over TLS. Returns whether it speaks HTTP/2.
+    pub(super) async fn secure_either(&self, origin: &Origin, uri: &Uri) -> Result<(Box<dyn Io>, bool), DialError> {
+        let stream = self.tls(origin, uri, &self.either, &[b"h2", b"http/1.1"]).await?;
+        let stream = stream.map_err(|error| failed(origin, &error))?;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok((Box::new(stream), is_http2))
     }
 
     async fn tls(
@@ -96,17 +98,17 @@ impl Dialer {
         origin: &Origin,
         uri: &Uri,
         connector: &OnceCell<TlsConnector>,
-        protocol: &[u8],
+        protocols: &[&[u8]],
     ) -> Result<io::Result<TlsStream<TcpStream>>, DialError> {
         let socket = self.socket(origin, uri).await?;
         let name = ServerName::try_from(origin.name().to_owned()).map_err(|error| failed(origin, &error))?;
-        let connector = connector.get_or_try_init(|| self.connector(protocol)).await;
+        let connector = connector.get_or_try_init(|| self.connector(protocols)).await;
         let connector = connector.map_err(|cause| DialError::Tls { host: origin.host.clone(), cause })?;
         self.within(origin, connector.connect(name, socket)).await
     }
 
     /// Creates a TLS connector with the system's certificates and the `trusted` ones.
-    async fn connector(&self, protocol: &[u8]) -> Result<TlsConnector, String> {
+    async fn connector(&self, protocols: &[&[u8]]) -> Result<TlsConnector, String> {
         let read = || async {
             let trusted = self.trusted.clone();
             // Loading the certificates reads files.
@@ -115,7 +117,7 @@ impl Dialer {
         };
         let roots = self.roots.get_or_try_init(read).await?;
         let mut config = ClientConfig::builder().with_root_certificates(Arc::clone(roots)).with_no_client_auth();
-        config.alpn_protocols = vec![protocol.to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(TlsConnector::from(Arc::new(config)))
     }
 

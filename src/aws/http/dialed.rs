@@ -1,7 +1,8 @@
 //! How are control calls sent over sockets of our own?
 //!
-//! These calls use HTTP/1.1, on connections that are kept for the next call, through the tunnel of a proxy if there is
-//! one. The SDK's own client takes no settings of sockets, and does not report which proxy refused, and how.
+//! These calls use HTTP/2 or HTTP/1.1, as the server likes, on connections that are kept for the next call, through the
+//! tunnel of a proxy if there is one. The SDK's own client takes no settings of sockets, and does not report which proxy
+//! refused, and how.
 
 use std::io;
 use std::pin::Pin;
@@ -105,44 +106,51 @@ impl Service<Uri> for Dials {
             };
             let origin = Origin::of(&uri).ok_or_else(no_server)?;
             let dialling = async {
-                if origin.secure { dialer.secure_http1(&origin, &uri).await } else { dialer.plain(&origin, &uri).await }
+                if origin.secure {
+                    dialer.secure_either(&origin, &uri).await
+                } else {
+                    dialer.plain(&origin, &uri).await.map(|io| (io, false))
+                }
             };
-            let io = match connect_timeout {
+            let (io, is_http2) = match connect_timeout {
                 None => dialling.await?,
                 Some(within) => {
                     timeout(within, dialling).await.map_err(|_| DialError::Timeout { host: host.clone(), within })??
                 }
             };
-            Ok(TokioIo::new(Opened(io)))
+            Ok(TokioIo::new(Opened { io, is_http2 }))
         })
     }
 }
 
 /// A connection, as hyper's pool expects it.
-struct Opened(Box<dyn Io>);
+struct Opened {
+    io: Box<dyn Io>,
+    is_http2: bool,
+}
 
 impl Connection for Opened {
     fn connected(&self) -> Connected {
-        Connected::new()
+        if self.is_http2 { Connected::new().negotiated_h2() } else { Connected::new() }
     }
 }
 
 impl AsyncRead for Opened {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        Pin::new(&mut self.io).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Opened {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -1,6 +1,6 @@
 //! Which connections reach the service?
 //!
-//! Control calls use HTTP/1.1, on connections that are kept. Subscriptions and polls have their own connections, for two
+//! Control calls have connections that are kept for the next call. Subscriptions and polls have their own connections, for two
 //! reasons: a connection that carries unread subscriptions can stall its other requests, and the
 //! SDK's client can neither bound the memory of an unread subscription, nor detect that a server is gone, nor open a
 //! second connection.
