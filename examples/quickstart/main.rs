@@ -46,6 +46,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const EVENT_BYTES: usize = 1 << 20;
 
 /// Reads a Kinesis stream from end to end, with nothing but this machine.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The number of records.

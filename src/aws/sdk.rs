@@ -56,7 +56,7 @@ pub(crate) struct Aws {
     /// The client for everything but records. A connection that carries unread subscriptions can stall its other
     /// requests, so control calls and records never share one.
     control: Client,
-    /// The client for SubscribeToShard, GetShardIterator and GetRecords.
+    /// The client for SubscribeToShard, `GetShardIterator` and GetRecords.
     records: Client,
     time: SharedTimeSource,
     service_time: ServiceTime,

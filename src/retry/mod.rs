@@ -121,7 +121,7 @@ pub(crate) fn records(fault: &Fault) -> Remedy {
     }
 }
 
-/// Decides the reaction to a fault of GetShardIterator.
+/// Decides the reaction to a fault of `GetShardIterator`.
 pub(crate) fn iterator(fault: &Fault) -> Remedy {
     match (fault.origin, fault.code.as_str()) {
         (

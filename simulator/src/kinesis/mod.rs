@@ -99,9 +99,9 @@ pub enum CborSupport {
     /// It answers them in CBOR.
     #[default]
     Full,
-    /// It refuses them with a SerializationException.
+    /// It refuses them with a `SerializationException`.
     SerializationException,
-    /// It refuses them with an UnknownOperationException.
+    /// It refuses them with an `UnknownOperationException`.
     UnknownOperationException,
     /// It refuses them with the status 415.
     UnsupportedMediaType,

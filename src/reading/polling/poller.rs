@@ -198,12 +198,11 @@ impl Poller {
         self.cursor.shard.meter.polled();
         let complete = !children.is_empty() && children.iter().all(|child| !child.parents.is_empty());
         let is_empty = rows.is_empty();
-        let step = match rows.last().map(|last| SequenceNumber::read(last.sequence())) {
-            Some(place) => self.cursor.advance(rows, place, permit),
-            None => {
-                self.cursor.is_read();
-                None
-            }
+        let step = if let Some(place) = rows.last().map(|last| SequenceNumber::read(last.sequence())) {
+            self.cursor.advance(rows, place, permit)
+        } else {
+            self.cursor.is_read();
+            None
         };
         match (&self.iterator, complete) {
             (None, true) => self.ended = Some(children),

@@ -36,9 +36,9 @@ fn write(value: &Value, is_open: &dyn Fn() -> bool) -> Vec<u8> {
     let container = |out: &mut Vec<u8>, major: u8, len: usize, parts: Vec<&Value>| {
         let ends_with_break = is_open();
         if ends_with_break {
-            out.push(major << 5 | 31)
+            out.push(major << 5 | 31);
         } else {
-            write_head(out, major, len as u64)
+            write_head(out, major, len as u64);
         }
         for part in parts {
             out.extend(write(part, is_open));
