@@ -29,13 +29,13 @@ impl Kinesis {
         }
         check_position(found, shard, position, now)?;
         let position = found.resolve(position, shard, now);
-        Ok(json!({ "ShardIterator": iterator(stream, shard, position, now) }))
+        Ok(json!({ "ShardIterator": iterator(stream, found.created, shard, position, now) }))
     }
 
     pub(super) fn get_records(&mut self, request: Request<'_>) -> Answer {
         let text = request.required("ShardIterator")?;
         let bad = || ServiceError::invalid("Invalid ShardIterator.");
-        let Iterator { stream: name, shard: id, position, made } = Iterator::parse(text).ok_or_else(bad)?;
+        let Iterator { stream: name, created, shard: id, position, made } = Iterator::parse(text).ok_or_else(bad)?;
         let (now, life, propagation) = (self.now, self.settings.iterator_lifetime, self.settings.propagation);
         let reads = self.settings.reads;
         if now.since(made) > life {
@@ -49,6 +49,10 @@ impl Kinesis {
             return Err(ServiceError::invalid(format!("Limit must be between 1 and {RECORDS}, not {limit}.")));
         }
         let stream = self.stream_mut(&name)?;
+        // An iterator of a former stream of this name means nothing in this one.
+        if stream.created != created {
+            return Err(bad());
+        }
         stream.key.check()?;
         let shard = stream.shards.get_mut(&id);
         let shard = shard.ok_or_else(|| ServiceError::not_found(format!("Shard {} not found.", shard_id(id))))?;
@@ -88,7 +92,7 @@ impl Kinesis {
             answer["ChildShards"] = children.collect();
         } else {
             let position = last.map_or(position, Position::After);
-            answer["NextShardIterator"] = json!(iterator(&name, id, position, now));
+            answer["NextShardIterator"] = json!(iterator(&name, created, id, position, now));
         }
         Ok(answer)
     }
@@ -115,19 +119,21 @@ pub fn shard_of_iterator(iterator: &str) -> Option<u32> {
 /// An iterator, which contains all of its own state.
 struct Iterator {
     stream: String,
+    /// When the stream was created.
+    created: Time,
     shard: u32,
     position: Position,
     made: Time,
 }
 
-fn iterator(stream: &str, shard: u32, position: Position, now: Time) -> String {
+fn iterator(stream: &str, created: Time, shard: u32, position: Position, now: Time) -> String {
     let position = match position {
         Position::Oldest => "oldest".to_owned(),
         Position::At(number) => format!("at:{number}"),
         Position::After(number) => format!("after:{number}"),
         Position::Since(time) => format!("since:{}", time.millis()),
     };
-    STANDARD.encode_to_string(format!("{stream}/{shard}/{position}/{}", now.millis()))
+    STANDARD.encode_to_string(format!("{stream}/{shard}/{position}/{}/{}", now.millis(), created.millis()))
 }
 
 impl Iterator {
@@ -135,6 +141,7 @@ impl Iterator {
         let text = String::from_utf8(STANDARD.decode_to_vec(text).ok()?).ok()?;
         let mut parts = text.split('/');
         let (stream, shard, position, made) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let created = Time::from_millis(parts.next()?.parse().ok()?);
         let position = match position.split_once(':') {
             None => Position::Oldest,
             Some(("at", number)) => Position::At(Number::parse(number)?),
@@ -143,6 +150,7 @@ impl Iterator {
         };
         Some(Self {
             stream: stream.to_owned(),
+            created,
             shard: shard.parse().ok()?,
             position,
             made: Time::from_millis(made.parse().ok()?),

@@ -109,6 +109,8 @@ impl Portion {
     /// How many records to ask for, so that they probably fit.
     pub(super) fn limit(&self) -> u32 {
         match (self.limit, self.mean) {
+            // Only a single record may be larger than an ordinary answer.
+            _ if self.bytes > self.most => 1,
             (Some(limit), _) => limit,
             (None, None) => FIRST_RECORDS,
             // Sizes vary: a ninth is left for that. A cast saturates.
@@ -205,6 +207,17 @@ mod tests {
         portion.answered(0, 0, true);
         assert_eq!(portion.bytes(), LEAST_BYTES, "a gap brings nothing, however long it is");
         assert_eq!(Portion::new(1000).bytes(), 1000, "a small pool");
+    }
+
+    #[test]
+    fn only_one_record_may_be_larger_than_an_ordinary_answer() {
+        let mut portion = Portion::new(1000);
+        portion.answered(100, 10, true);
+        assert_eq!((portion.bytes(), portion.limit()), (1000, 90));
+        for len in [None, None, None, Some(4000)] {
+            portion.did_not_fit(len);
+        }
+        assert_eq!((portion.bytes(), portion.limit()), (4000, 1), "not 360 records");
     }
 
     #[test]
