@@ -382,6 +382,22 @@ async fn expired_checkpoint_is_reported_and_reading_continues_at_the_oldest_reco
     close(&session).await;
 }
 
+/// The service might take a position in the former stream for one in the new stream.
+#[tokio::test(start_paused = true)]
+async fn position_in_a_former_stream_is_not_used_in_the_new_one() {
+    let script = Script::new(["s"]);
+    script.create_stream(1);
+    script.poll("s", [got(1..=3, 500), Polled::Refused(fault("InvalidArgumentException"))]);
+    let bench = polling(script, "");
+    let session = bench.open().await;
+    assert_eq!(numbers(&session, 3).await, [1, 2, 3]);
+    bench.script.create_stream(2);
+    bench.script.poll("s", [got(4..=5, 0)]);
+    assert_eq!(numbers(&session, 2).await, [4, 5]);
+    assert_eq!(starts(&bench), [StartPosition::Oldest, StartPosition::Oldest], "the new stream is read from its start");
+    session.close(secs(10)).await.unwrap();
+}
+
 /// The stop may come while a call is under way.
 #[tokio::test(start_paused = true)]
 async fn stop_during_a_poll_gives_its_space_back() {

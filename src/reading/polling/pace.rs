@@ -214,10 +214,10 @@ mod tests {
         let mut portion = Portion::new(1000);
         portion.answered(100, 10, true);
         assert_eq!((portion.bytes(), portion.limit()), (1000, 90));
-        for len in [None, None, None, Some(4000)] {
+        for len in [None, None, Some(5000)] {
             portion.did_not_fit(len);
         }
-        assert_eq!((portion.bytes(), portion.limit()), (4000, 1), "not 360 records");
+        assert_eq!((portion.bytes(), portion.limit()), (5000, 1), "not 450 records");
     }
 
     #[test]

@@ -28,10 +28,11 @@ use crate::aws::{Encoding, RecordsAnswer};
 use crate::model::{ChildShard, SequenceNumber, StartPosition};
 use crate::pool::{Permit, Pool};
 use crate::reading::cursor::ShardCursor;
+use crate::reading::listing::StreamIdentity;
 use crate::reading::wire::{CborReader, Event, EventReader};
 use crate::reading::{ReadError, STALL_TIMEOUT, ShardReader, ShardToRead, Step, held_bytes};
 use crate::records::{bytes_needed, resident};
-use crate::retry::{self, Fault, Remedy};
+use crate::retry::{self, Fault, Origin, Remedy};
 use crate::telemetry;
 
 /// How long the service may take to answer a call, and then again for each piece of the answer.
@@ -54,6 +55,9 @@ pub(crate) struct Poller {
     pace: Pace,
     portion: Portion,
     iterator: Option<Iterator>,
+    /// Whether the stream may have been recreated since it was last known to be the same one. A position in the former
+    /// stream would be taken for one in the new stream.
+    is_unsure: bool,
     answers: AnswerReader,
     /// The children from the last answer, which announced the shard end; its records are returned first.
     ended: Option<Vec<ChildShard>>,
@@ -103,6 +107,7 @@ impl Poller {
             shared,
             cursor,
             iterator: None,
+            is_unsure: true,
             answers: AnswerReader::default(),
             ended: None,
             idle: None,
@@ -155,15 +160,25 @@ impl Poller {
 
     /// Returns an iterator that is not too old.
     async fn ensure_iterator(&mut self) -> Result<String, Fault> {
-        if let Some(iterator) = self.iterator.take_if(|iterator| iterator.made_at.elapsed() >= ITERATOR_AGES) {
-            // The next one begins behind the last record that was read, which is not the last that was acknowledged.
-            drop(iterator);
+        // The next one begins behind the last record that was read, which is not the last that was acknowledged.
+        if self.iterator.take_if(|iterator| iterator.made_at.elapsed() >= ITERATOR_AGES).is_some() {
+            self.is_unsure = true;
         }
         if let Some(iterator) = &self.iterator {
             return Ok(iterator.text.clone());
         }
-        let shard = &self.cursor.shard;
         let made_at = Instant::now();
+        if self.is_unsure && matches!(self.cursor.start, StartPosition::After(_) | StartPosition::AtRecord(_)) {
+            self.is_unsure = match self.cursor.listing.identity(made_at).await {
+                StreamIdentity::Same => false,
+                StreamIdentity::Unknown => return Err(Fault::wire("Unknown", "the stream could not be described")),
+                StreamIdentity::Gone | StreamIdentity::Recreated => {
+                    let (origin, code) = (Origin::Call, "ResourceNotFoundException".to_owned());
+                    return Err(Fault { origin, code, message: "the stream is not the one that was read".into() });
+                }
+            };
+        }
+        let shard = &self.cursor.shard;
         let call = shard.service.shard_iterator(&shard.names.stream, &shard.names.shard, &self.cursor.start);
         let text = timeout(ANSWER_WITHIN, call)
             .await
@@ -268,7 +283,10 @@ impl Poller {
         let mut delay = None;
         match remedy {
             Remedy::Retry | Remedy::RetryAfterTakeover => {}
-            Remedy::RenewIterator => self.iterator = None,
+            Remedy::RenewIterator => {
+                self.iterator = None;
+                self.is_unsure = true;
+            }
             Remedy::SlowDown => delay = Some(self.pace.throttled(now, fastrand::f64())),
             Remedy::RetrySlowly => {
                 self.shared.health.unreadable(self.cursor.names(), &fault);
@@ -276,6 +294,7 @@ impl Poller {
             }
             Remedy::LookAgain => {
                 self.iterator = None;
+                self.is_unsure = true;
                 let search = match self.cursor.search_stream(now).await? {
                     Some(search) => search,
                     None => self.cursor.search_shard(now).await,
