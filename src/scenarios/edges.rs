@@ -8,13 +8,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::Level;
 
-use super::bench::{Bench, close, is_quiet, numbers, take};
+use super::bench::{Bench, close, is_quiet, numbers, take, take_at_most};
 use super::logs::{Counts, Log};
 use super::script::{Answer, Piece, Script, body, end, event, fault, large, listed, records};
 use super::table::{LEASE, MINUTE, Table, checkpoint, reads, secs, stream, then_idle};
 use crate::lease::memory::Trouble;
 use crate::lease::{Checkpoint, Hold, Row, SharedStore};
-use crate::model::{ListedShard, StartPosition};
+use crate::model::{ListedShard, SequenceNumber, StartPosition};
 use crate::session::Session;
 use crate::sync::lock;
 
@@ -40,6 +40,26 @@ fn recreate_stream(bench: &Bench) {
     bench.script.create_stream(2);
     bench.script.list(vec![begins(100, listed("a", &[], false))]);
     bench.script.answer("a", [body([records(101..=120), Piece::Hang])]);
+}
+
+/// What was acknowledged above a gap counts when the gap closes during a close, though the rest of its event was never
+/// delivered.
+#[tokio::test(start_paused = true)]
+async fn ack_above_a_gap_counts_when_the_gap_closes_during_a_close() {
+    let script = Script::new(["s"]);
+    script.answer("s", [body([records(1..=2), records(3..=6), Piece::Hang])]);
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    let (_, first, gap) = take_at_most(&session, 2).await;
+    let (_, second, above) = take_at_most(&session, 1).await;
+    assert_eq!((first, second), (vec![1, 2], vec![3]));
+    above.settle_in_test(Verdicts::ACK).unwrap();
+    let ack = async {
+        sleep(secs(1)).await;
+        gap.settle_in_test(Verdicts::ACK).unwrap();
+    };
+    tokio::join!(close(&session), ack);
+    assert_eq!(bench.stored("s").await, Some(Checkpoint::After(SequenceNumber::new("3").unwrap())));
 }
 
 #[tokio::test(start_paused = true)]

@@ -175,6 +175,8 @@ impl Session {
 
     /// Stops reading, waits for the deliveries in flight, stores the checkpoints and releases the leases.
     pub(crate) async fn close(&self, within: Duration) -> Result<(), InputError> {
+        // Before the events are dropped that were not delivered whole.
+        self.checkpointer.keep_positions();
         self.outbox.close();
         self.stop.token().cancel();
         self.tasks.close();

@@ -279,6 +279,13 @@ impl Checkpointer {
         }
     }
 
+    /// Keeps the positions behind what is acknowledged above gaps, in all shards, because reading is about to stop.
+    pub(crate) fn keep_positions(&self) {
+        for shard in lock(&self.shards).values() {
+            shard.progress().keep_positions();
+        }
+    }
+
     /// Starts to release a lease: reading stops, and then the deliveries in flight are waited for, the checkpoint is
     /// stored and the lease is released.
     pub(crate) fn begin_release(self: &Arc<Self>, key: &Key, why: ReleaseReason) {

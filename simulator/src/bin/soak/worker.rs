@@ -488,7 +488,10 @@ impl Host {
                 }
                 Some(verdicts) => {
                     let acked = seen.iter().enumerate().filter(|(at, _)| is_ack(&verdicts, *at));
-                    acked.for_each(|(_, one)| shared.oracle().acked(now, &name, &one.shard, &one.number, one.claim));
+                    acked.for_each(|(_, one)| {
+                        shared.oracle().acked(now, &name, &one.shard, &one.number, one.claim);
+                        shared.log.line(now, &name, &format!("acknowledges {} of {}", one.number, one.shard));
+                    });
                     let nacked = seen.iter().enumerate().filter(|(at, _)| !is_ack(&verdicts, *at));
                     nacked.for_each(|(_, one)| shared.oracle().nacked(now, &one.shard, &one.number, one.claim));
                     // There are as many verdicts as messages.
