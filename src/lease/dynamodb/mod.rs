@@ -6,8 +6,8 @@
 //! ```text
 //! StreamID               ShardID                the row
 //! orders                 shardId-000000000000   a lease: SequenceNumber, ClientID, LeaseTimeout as in Connect,
-//!                                               and LeaseID, WantedBy, Ended, AggregatePosition, ClaimedAt, StreamCreated of
-//!                                               this input
+//!                                               and LeaseID, WantedBy, Ended, AggregatePosition, ClaimedAt, StreamCreated,
+//!                                               StartAt of this input
 //! kinesis-input/workers  worker-1               a worker: its Beat, what it reads, its periods, its number of wake-ups
 //! kinesis-input/streams  arn:aws:kinesis:…      a stream: under which StreamID its leases are, what "latest" means
 //! kinesis-input/streams  orders                 a name: which stream it means in this table
