@@ -39,7 +39,9 @@ use async_trait::async_trait;
 
 use crate::model::{SequenceNumber, ShardId, StartPosition, Stream, WorkerId};
 
-pub(crate) use dynamodb::{DynamoDbStore, Table};
+#[cfg(test)]
+pub(crate) use dynamodb::tests as dynamodb_tests;
+pub(crate) use dynamodb::{DynamoDbStore, Table, described, is_condition_failure};
 pub(crate) use file::FileStore;
 pub use overview::{Overview, SeenShard, SeenWorker, State};
 
