@@ -1,5 +1,6 @@
 //! How does a stream change over from Amazon's KCL, and back?
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write as _};
 use std::time::{Duration, SystemTime};
 
@@ -155,7 +156,8 @@ async fn run(command: &Kcl, out: &mut String) -> Result<(), Refusal> {
     if common.json {
         return Ok(());
     }
-    out.push_str(&format!("{} positions were written\n", done.written));
+    // Writing to a string can't fail.
+    let _ = writeln!(out, "{} positions were written", done.written);
     if done.changed.is_empty() {
         return Ok(());
     }
@@ -185,6 +187,7 @@ fn text(plan: &Plan) -> String {
         out.push_str(remark);
         out.push('\n');
     }
-    out.push_str(&format!("{} shards, {} positions to write\n", plan.lines.len(), plan.writes()));
+    // Writing to a string can't fail.
+    let _ = writeln!(out, "{} shards, {} positions to write", plan.lines.len(), plan.writes());
     out
 }

@@ -73,6 +73,7 @@ pub(crate) enum KclPosition {
 
 /// A row of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all rows are leases")]
 pub(crate) enum KclRow {
     Lease(KclLease),
     /// A row of the single table of KCL 3.5 that is no lease.

@@ -8,7 +8,8 @@ use aws_sdk_dynamodb::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TableStatus,
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TableDescription,
+    TableStatus,
 };
 use aws_types::SdkConfig;
 use pipeline_plugin_api::causes;
@@ -21,6 +22,7 @@ use super::row::{
     SHARD, STREAM, SUB, SWITCHES, StreamKey,
 };
 use crate::lease::{described, is_condition_failure};
+use crate::model::{HashRange, ShardId};
 
 /// How long a call may take, including its retries.
 const CALL: Duration = Duration::from_secs(15);
@@ -73,7 +75,7 @@ impl KclTable {
             Err(error) => return Err(self.failed("look for the table", &error)),
         };
         let keys: Vec<&str> =
-            found.iter().flat_map(|table| table.key_schema()).map(KeySchemaElement::attribute_name).collect();
+            found.iter().flat_map(TableDescription::key_schema).map(KeySchemaElement::attribute_name).collect();
         if keys == [KEY] {
             return Ok(true);
         }
@@ -135,7 +137,7 @@ impl KclTable {
             (COUNTER, number(counter)),
             (SWITCHES, number(0)),
         ];
-        let names = |ids: &[crate::model::ShardId]| AttributeValue::Ss(ids.iter().map(ToString::to_string).collect());
+        let names = |ids: &[ShardId]| AttributeValue::Ss(ids.iter().map(ToString::to_string).collect());
         // The KCL looks for the children of a shard that it has read to its end.
         if write.position == row::KclPosition::ShardEnd && !write.children.is_empty() {
             set.push((CHILDREN, names(&write.children)));
@@ -144,7 +146,7 @@ impl KclTable {
             if !write.shard.parents.is_empty() {
                 set.push((PARENTS, names(&write.shard.parents)));
             }
-            if let Some((first, last)) = write.shard.hash_range.map(|range| range.bounds()) {
+            if let Some((first, last)) = write.shard.hash_range.map(HashRange::bounds) {
                 set.push((FIRST_HASH, text(&first.to_string())));
                 set.push((LAST_HASH, text(&last.to_string())));
             }
@@ -191,8 +193,8 @@ fn text(text: &str) -> AttributeValue {
     AttributeValue::S(text.to_owned())
 }
 
-fn number(number: impl ToString) -> AttributeValue {
-    AttributeValue::N(number.to_string())
+fn number(number: impl Into<i128>) -> AttributeValue {
+    AttributeValue::N(number.into().to_string())
 }
 
 fn causes_of<E, R>(error: &SdkError<E, R>) -> String

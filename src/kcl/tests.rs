@@ -191,6 +191,33 @@ async fn row_of_ours_that_appears_after_the_plan_is_not_touched() {
 }
 
 #[tokio::test]
+async fn row_of_ours_is_replaced_only_while_it_is_as_it_was_planned() {
+    let bench = Bench::start().await;
+    let (first, second) = (bench.put("one").await, bench.put("two").await);
+    let row = |number: &SequenceNumber| kcl_2(&bench.shard, number.as_str(), 0);
+    bench.kcl_has(vec![row(&first)]).await;
+    assert_eq!(bench.import().await.unwrap().written, 1);
+    bench.client().put_item().table_name("orders-app").set_item(Some(row(&second))).send().await.unwrap();
+    assert_eq!(bench.import().await.unwrap().written, 0, "it is replaced only if that is asked for");
+    let options = ImportOptions { failover: Duration::ZERO, overwrite: true, ..ImportOptions::default() };
+    let plan = bench.migration.plan_import(&options).await.unwrap();
+    let (again, held) = (plan.clone(), plan.clone());
+    // A worker claims the shard in between.
+    let ours = |set: &str| {
+        let update = bench.client().update_item().table_name("leases").update_expression(set.to_owned());
+        let key = |text: &str| AttributeValue::S(text.to_owned());
+        update.key("StreamID", key("orders")).key("ShardID", key(&bench.shard))
+    };
+    let worker = AttributeValue::S("w".into());
+    ours("SET ClientID = :w").expression_attribute_values(":w", worker).send().await.unwrap();
+    assert_eq!(bench.migration.carry_out(held).await.unwrap().written, 0);
+    ours("REMOVE ClientID").send().await.unwrap();
+    assert_eq!(bench.migration.carry_out(plan).await.unwrap().written, 1);
+    assert_eq!(bench.ours().await.checkpoint, Some(Checkpoint::After(second)));
+    assert_eq!(bench.migration.carry_out(again).await.unwrap().written, 0);
+}
+
+#[tokio::test]
 async fn table_of_another_key_is_not_taken_for_one_of_the_kcl() {
     let bench = Bench::start().await;
     let attribute = AttributeDefinition::builder().attribute_name("id").attribute_type(ScalarAttributeType::S);

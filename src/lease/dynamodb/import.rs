@@ -46,15 +46,12 @@ impl Table {
             StartPosition::After(_) | StartPosition::AtRecord(_) => None,
         });
         let start_at = format!("{START_AT} = :begins");
-        let update = match begins {
-            Some(time) => {
-                set.push(&start_at);
-                update.expression_attribute_values(":begins", AttributeValue::N(time.to_string()))
-            }
-            None => {
-                remove.push(START_AT);
-                update
-            }
+        let update = if let Some(time) = begins {
+            set.push(&start_at);
+            update.expression_attribute_values(":begins", AttributeValue::N(time.to_string()))
+        } else {
+            remove.push(START_AT);
+            update
         };
         let update = with_checkpoint(update, checkpoint, &set, &remove);
         match unchanged(update, instead_of).send().await {
@@ -68,25 +65,25 @@ impl Table {
 /// Adds the condition that there is no row, or the same row, which no worker holds.
 fn unchanged(update: UpdateItemFluentBuilder, row: Option<&Row>) -> UpdateItemFluentBuilder {
     let Some(row) = row else { return update.condition_expression("attribute_not_exists(ShardID)") };
-    let mut update = update;
-    let mut condition = String::from("attribute_exists(ShardID) AND attribute_not_exists(ClientID)");
-    let mut is = |name: &str, value: Option<AttributeValue>| {
-        let value_name = format!(":was_{name}");
-        match value {
-            Some(value) => {
-                condition += &format!(" AND {name} = {value_name}");
-                update = update.clone().expression_attribute_values(value_name, value);
-            }
-            None => condition += &format!(" AND attribute_not_exists({name})"),
-        }
-    };
     let checkpoint = row.checkpoint.as_ref();
-    is("SequenceNumber", checkpoint.and_then(Checkpoint::position).map(|number| text(number.as_str())));
+    let mut values =
+        vec![("SequenceNumber", checkpoint.and_then(Checkpoint::position).map(|number| text(number.as_str())))];
     if !matches!(checkpoint, Some(Checkpoint::ShardEnd(_))) {
-        is("Ended", None);
+        values.push(("Ended", None));
     }
     if let Some(within) = checkpoint.and_then(Checkpoint::within) {
-        is(row::WITHIN, Some(text(&row::within_text(&within.record, within.sub))));
+        values.push((row::WITHIN, Some(text(&row::within_text(&within.record, within.sub)))));
     }
-    update.condition_expression(condition)
+    let mut conditions = vec!["attribute_exists(ShardID) AND attribute_not_exists(ClientID)".to_owned()];
+    let mut update = update;
+    for (name, value) in values {
+        match value {
+            Some(value) => {
+                conditions.push(format!("{name} = :was_{name}"));
+                update = update.expression_attribute_values(format!(":was_{name}"), value);
+            }
+            None => conditions.push(format!("attribute_not_exists({name})")),
+        }
+    }
+    update.condition_expression(conditions.join(" AND "))
 }
