@@ -102,7 +102,9 @@ async fn pipeline_goes_on_inside_the_aggregate_at_which_the_kcl_stopped_and_give
     let plan: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!(plan["lines"][0]["action"], "write");
     let row = client.scan().table_name("orders-app").send().await.unwrap().items.unwrap().remove(0);
-    assert_eq!(row["checkpoint"], AttributeValue::S(last));
+    // On an idle shard the position is the one that a subscription gave for continuing behind the last record.
+    let checkpoint = row["checkpoint"].as_s().unwrap();
+    assert!((checkpoint.len(), checkpoint) >= (last.len(), &last), "{checkpoint} is before {last}");
     assert_eq!(row["leaseCounter"], AttributeValue::N("18".into()));
     assert!(!row.contains_key("leaseOwner"));
 }
