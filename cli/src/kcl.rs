@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write as _};
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
-use kinesis_input::inspect::{InspectError, TableAt};
+use kinesis_input::inspect::TableAt;
 use kinesis_input::kcl::{Action, ExportOptions, ImportOptions, KclError, Migration, MigrationAt, Plan};
 
 use crate::Exit;
@@ -18,7 +18,7 @@ pub(crate) enum Kcl {
     Import {
         #[command(flatten)]
         common: Common,
-        /// The time at which the KCL begins, where its table says AT_TIMESTAMP; RFC 3339.
+        /// The time at which the KCL begins, where its table says `AT_TIMESTAMP`; RFC 3339.
         #[arg(long, value_name = "TIME")]
         timestamp: Option<String>,
         /// Replace rows of ours that have no owner and are not further.
@@ -91,7 +91,6 @@ impl Refusal {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Kcl(KclError::Running(_) | KclError::Refused(_)) | Self::NotConfirmed => Exit::Failed,
-            Self::Kcl(KclError::Inspect(InspectError::Alive(_))) => Exit::Failed,
             Self::Kcl(_) => Exit::Input,
         }
     }

@@ -311,9 +311,9 @@ fn kcl_that_writes_while_it_is_watched_is_alive() {
 }
 
 /// Plans an export of one shard. Returns what is written, or why nothing is.
-fn exported(ours: Row, theirs: Option<Item>, record: RecordAt, create: bool) -> Result<String, String> {
+fn exported(ours: Row, theirs: Option<&Item>, record: RecordAt, create: bool) -> Result<String, String> {
     let listing = [shard("a", &[], true)];
-    let leases: Vec<KclLease> = theirs.iter().map(lease).collect();
+    let leases: Vec<KclLease> = theirs.into_iter().map(lease).collect();
     let records = BTreeMap::from([("a".into(), record)]);
     let stream = stream();
     let known =
@@ -332,7 +332,7 @@ fn position_of_ours_becomes_one_that_the_kcl_resumes_at() {
     let row = |checkpoint| Row::new("a", Some(checkpoint));
     let at = || row(Checkpoint::After(number("500")));
     let inside = || row(Checkpoint::Within(Within { after: Some(number("400")), record: number("500"), sub: 4 }));
-    let to = |ours, record| exported(ours, Some(kcl_2("a", "300", 0)), record, false);
+    let to = |ours, record| exported(ours, Some(&kcl_2("a", "300", 0)), record, false);
     assert_eq!(to(at(), RecordAt::Plain).unwrap(), "500/0");
     assert_eq!(to(at(), RecordAt::Aggregate(3)).unwrap(), "500/2");
     assert_eq!(to(at(), RecordAt::Unknown).unwrap(), "500/0");
@@ -340,12 +340,12 @@ fn position_of_ours_becomes_one_that_the_kcl_resumes_at() {
     assert!(to(at(), RecordAt::Foreign).unwrap_err().contains("knows no such position"));
     assert_eq!(to(row(Checkpoint::ShardEnd(None)), RecordAt::Unknown).unwrap(), "SHARD_END");
     for word in ["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] {
-        assert_eq!(exported(at(), Some(kcl_2("a", word, 0)), RecordAt::Plain, false).unwrap(), "500/0");
+        assert_eq!(exported(at(), Some(&kcl_2("a", word, 0)), RecordAt::Plain, false).unwrap(), "500/0");
     }
     for further in [kcl_2("a", "501", 0), kcl_2("a", "SHARD_END", 0), kcl_2("a", "500", 9)] {
-        assert!(exported(at(), Some(further), RecordAt::Plain, false).unwrap_err().contains("further"));
+        assert!(exported(at(), Some(&further), RecordAt::Plain, false).unwrap_err().contains("further"));
     }
-    assert!(exported(at(), Some(kcl_2("a", "500", 0)), RecordAt::Plain, false).unwrap_err().contains("already"));
+    assert!(exported(at(), Some(&kcl_2("a", "500", 0)), RecordAt::Plain, false).unwrap_err().contains("already"));
 }
 
 #[test]
@@ -361,5 +361,5 @@ fn row_that_the_kcl_lacks_is_made_only_if_asked_for() {
     );
     let hold = Hold { worker: "w".into(), epoch: Some(1), stamp: "t".into() };
     let held = Row { hold: Some(hold), ..at() };
-    assert!(exported(held, Some(kcl_2("a", "300", 0)), RecordAt::Plain, true).unwrap_err().contains("read already"));
+    assert!(exported(held, Some(&kcl_2("a", "300", 0)), RecordAt::Plain, true).unwrap_err().contains("read already"));
 }

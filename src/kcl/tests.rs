@@ -218,6 +218,23 @@ async fn row_of_ours_is_replaced_only_while_it_is_as_it_was_planned() {
 }
 
 #[tokio::test]
+async fn lease_that_was_renewed_since_it_was_read_is_not_written() {
+    let bench = Bench::start().await;
+    let (first, second) = (bench.put("one").await, bench.put("two").await);
+    bench.kcl_has(vec![kcl_2(&bench.shard, second.as_str(), 0)]).await;
+    assert_eq!(bench.import().await.unwrap().written, 1);
+    let older = kcl_2(&bench.shard, first.as_str(), 0);
+    bench.client().put_item().table_name("orders-app").set_item(Some(older)).send().await.unwrap();
+    let options = ExportOptions { failover: Duration::ZERO, create: false };
+    let plan = bench.migration.plan_export(&options).await.unwrap();
+    let Work::Export { writes, form, .. } = &plan.work else { panic!("{plan:?}") };
+    assert!(bench.migration.kcl.write(&writes[0], form).await.unwrap());
+    assert!(!bench.migration.kcl.write(&writes[0], form).await.unwrap(), "its counter has moved");
+    let made = export::Write { lease: None, ..writes[0].clone() };
+    assert!(!bench.migration.kcl.write(&made, form).await.unwrap(), "there is a row already");
+}
+
+#[tokio::test]
 async fn table_of_another_key_is_not_taken_for_one_of_the_kcl() {
     let bench = Bench::start().await;
     let attribute = AttributeDefinition::builder().attribute_name("id").attribute_type(ScalarAttributeType::S);
