@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::shared::IntoShared;
+use aws_types::SdkConfig;
 use futures::stream::{self, StreamExt};
 use pipeline_plugin_api::deadline;
 use serde::Serialize;
@@ -40,7 +41,7 @@ const ASKED_AT_ONCE: usize = 8;
 /// How often a worker's heartbeat is checked.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a call to the table may take.
-const CALL: Duration = Duration::from_secs(5);
+pub(crate) const CALL: Duration = Duration::from_secs(5);
 
 /// The location of a table, and of the streams whose leases it holds. Missing fields come from the environment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -102,25 +103,9 @@ impl LeaseTable {
     ///
     /// An error is returned without a region, without credentials, or without such a table.
     pub async fn open(at: &TableAt) -> Result<Self, InspectError> {
-        let settings = Settings::load(at.credentials.profile.as_deref()).await?;
-        let trusted = settings.certificates().await?;
-        let http: SharedHttpClient =
-            ControlClient::new(&trusted, settings.machine_addresses(), &Sockets::default()).into_shared();
-        let outside = Outside::new(http.clone());
-        let (region, endpoint) = (at.region.clone(), at.endpoint.as_deref());
-        let access =
-            credentials::session(region.clone(), endpoint, &at.credentials, &settings, Called::DynamoDb, &outside)
-                .await?;
+        let (access, streams) = sessions(at).await?;
         let config = DynamoDb { table: at.table.clone(), ..DynamoDb::default() };
-        let table = Table::open(&access, &config, CALL).await?;
-        let streams = match at.kinesis_endpoint.as_deref() {
-            None => {
-                settings.check_endpoint(&access, Called::Kinesis)?;
-                access
-            }
-            endpoint => credentials::beside(&access, region, endpoint, &settings, Called::Kinesis, &outside).await?,
-        };
-        Ok(Self { table, streams: Aws::new(&streams, http) })
+        Ok(Self { table: Table::open(&access, &config, CALL).await?, streams })
     }
 
     /// Reads the table: all of it, or one stream by its name there.
@@ -214,6 +199,27 @@ impl LeaseTable {
         self.table.remove_dead_worker(worker, shown.map(|shown| shown.heartbeat.as_str())).await?;
         Ok(released)
     }
+}
+
+/// Makes a session for tables, and a client for streams.
+pub(crate) async fn sessions(at: &TableAt) -> Result<(SdkConfig, Aws), InspectError> {
+    let settings = Settings::load(at.credentials.profile.as_deref()).await?;
+    let trusted = settings.certificates().await?;
+    let http: SharedHttpClient =
+        ControlClient::new(&trusted, settings.machine_addresses(), &Sockets::default()).into_shared();
+    let outside = Outside::new(http.clone());
+    let (region, endpoint) = (at.region.clone(), at.endpoint.as_deref());
+    let access =
+        credentials::session(region.clone(), endpoint, &at.credentials, &settings, Called::DynamoDb, &outside).await?;
+    let streams = match at.kinesis_endpoint.as_deref() {
+        None => {
+            settings.check_endpoint(&access, Called::Kinesis)?;
+            access.clone()
+        }
+        endpoint => credentials::beside(&access, region, endpoint, &settings, Called::Kinesis, &outside).await?,
+    };
+    let streams = Aws::new(&streams, http);
+    Ok((access, streams))
 }
 
 /// How long to watch a worker that may be alive: at least two of its heartbeats, one of which may fail.

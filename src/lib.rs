@@ -8,6 +8,7 @@
 //! - `session`: what lies between connect and close.
 //! - `shards`: which shards are read now, and what becomes of each.
 //! - `delivery`: what happens between a reader and the final ack.
+//! - [`kcl`]: how a stream changes over from Amazon's KCL, and back.
 //! - [`inspect`]: what an operator sees of the leases. `lease`: which worker owns which shard, and how far it is.
 //! - `reading`: how one shard is read; `reading::fan_out` by SubscribeToShard.
 //! - `aws`: what is asked of AWS, with which credentials, and over which connections.
@@ -28,6 +29,7 @@ mod input;
 pub mod inspect;
 #[cfg(feature = "unstable-internals")]
 pub mod internals;
+pub mod kcl;
 mod lease;
 mod model;
 mod pool;

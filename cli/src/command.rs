@@ -11,6 +11,7 @@ use pipeline_plugin_api::config::Detail;
 use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 
 use crate::configure::{self, Printed};
+use crate::kcl::{self, Kcl};
 use crate::leases::{self, Leases};
 use crate::signals::Signals;
 use crate::terminal::{LogFormat, Terminal};
@@ -39,6 +40,9 @@ enum Command {
     },
     /// Show which worker owns which shard of a lease table, since when, and how far behind it is.
     Leases(Leases),
+    /// Change over from Amazon's KCL, and back.
+    #[command(subcommand)]
+    Kcl(Kcl),
     /// Print the JSON Schema of pipeline files, or of one input's block.
     Schema {
         /// Only the block of this input.
@@ -108,6 +112,7 @@ pub fn main_with<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = 
     match cli.command {
         Command::Run(arguments) => run_command(&arguments, &registry),
         Command::Leases(arguments) => leases_command(&arguments),
+        Command::Kcl(command) => kcl_command(&command),
         Command::Lint { files } => print(&configure::lint(&registry, &files)),
         Command::Schema { input } => match input.map(|name| find(&registry, &name)).transpose() {
             Ok(input) => print_text(&format!("{:#}\n", configure::schema(&registry, input))),
@@ -162,6 +167,18 @@ fn leases_command(arguments: &Leases) -> Exit {
     match runtime.block_on(leases::leases(arguments)) {
         Ok(text) => print_text(&text),
         Err((exit, error)) => fail(exit, &error),
+    }
+}
+
+fn kcl_command(command: &Kcl) -> Exit {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
+    };
+    let (text, refused) = runtime.block_on(kcl::kcl(command));
+    match (print_text(&text), refused) {
+        (_, Some((exit, error))) => fail(exit, &error),
+        (exit, None) => exit,
     }
 }
 

@@ -138,7 +138,7 @@ fn summary(worker: &str, Released { shards, changed, .. }: Released) -> String {
     summary + "\n"
 }
 
-fn json(value: &impl serde::Serialize) -> String {
+pub(crate) fn json(value: &impl serde::Serialize) -> String {
     // The keys of maps are text, and nothing else can fail.
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
@@ -214,7 +214,7 @@ fn remarks(shard: &SeenShard) -> String {
 }
 
 /// Rows under each other, each column as wide as its widest cell.
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let mut out = String::new();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; N] = std::array::from_fn(width);

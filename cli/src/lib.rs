@@ -13,6 +13,7 @@
 pub mod command;
 mod configure;
 mod exit;
+mod kcl;
 mod leases;
 mod metrics;
 pub mod pipeline;

@@ -47,6 +47,8 @@ use crate::sync::{Mutex, lock};
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one attempt of a control call may take.
 const CONTROL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many empty pages are read before a record counts as not found.
+const EMPTY_PAGES: usize = 20;
 /// The most bytes of an error that are read.
 const ERROR: usize = 64 << 10;
 
@@ -111,6 +113,39 @@ impl Aws {
             age.as_millis().max(1) as u64
         });
         Ok(age.unwrap_or_default().max(behind))
+    }
+}
+
+/// What an iterator at a record finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum First {
+    /// The first record.
+    Record { number: String, data: Vec<u8> },
+    /// There is no record up to the latest.
+    Nothing,
+    /// The service returned empty pages only.
+    Unknown,
+}
+
+impl Aws {
+    /// Returns the first record at this position or behind it.
+    pub(crate) async fn first(&self, stream: &Stream, shard: &ShardId, start: &StartPosition) -> Result<First, Fault> {
+        let iterator = iterator_at(self.control.get_shard_iterator(), stream, shard, start);
+        let iterator = iterator.send().await.map_err(|error| fault(&error))?;
+        let mut iterator = iterator.shard_iterator.ok_or_else(|| incomplete("ShardIterator"))?;
+        for _ in 0..EMPTY_PAGES {
+            let call = self.control.get_records().stream_arn(stream.arn()).shard_iterator(iterator).limit(1);
+            let page = call.send().await.map_err(|error| fault(&error))?;
+            if let Some(record) = page.records().first() {
+                let (number, data) = (record.sequence_number().to_owned(), record.data().as_ref().to_vec());
+                return Ok(First::Record { number, data });
+            }
+            match page.next_shard_iterator {
+                Some(next) if page.millis_behind_latest != Some(0) => iterator = next,
+                _ => return Ok(First::Nothing),
+            }
+        }
+        Ok(First::Unknown)
     }
 }
 

@@ -39,7 +39,9 @@ use async_trait::async_trait;
 
 use crate::model::{SequenceNumber, ShardId, StartPosition, Stream, WorkerId};
 
-pub(crate) use dynamodb::{DynamoDbStore, Table};
+#[cfg(test)]
+pub(crate) use dynamodb::tests as dynamodb_tests;
+pub(crate) use dynamodb::{DynamoDbStore, Table, described, is_condition_failure};
 pub(crate) use file::FileStore;
 pub use overview::{Overview, SeenShard, SeenWorker, State};
 
@@ -131,6 +133,9 @@ pub(crate) trait SharedStore: LeaseStore {
 pub(crate) struct Row {
     pub(crate) shard: ShardId,
     pub(crate) checkpoint: Option<Checkpoint>,
+    /// Where the shard begins as long as it has no checkpoint, whatever the configuration says: at its oldest record or
+    /// at a time. Only a migration from another program stores this.
+    pub(crate) begins: Option<StartPosition>,
     /// The lease on the shard; `None` if the shard is free.
     pub(crate) hold: Option<Hold>,
     /// The worker that has requested the shard from its holder.
@@ -151,6 +156,7 @@ impl Row {
         Self {
             shard: shard.into(),
             checkpoint,
+            begins: None,
             hold: None,
             requester: None,
             foreign: false,
@@ -244,7 +250,7 @@ impl Checkpoint {
     }
 
     /// Whether this is further than the other. The end of a shard is further than any position.
-    fn is_beyond(&self, other: &Self) -> bool {
+    pub(crate) fn is_beyond(&self, other: &Self) -> bool {
         let rank = |checkpoint: &Self| match checkpoint {
             Self::After(_) => (false, u64::MAX),
             Self::Within(within) => (false, u64::from(within.sub)),

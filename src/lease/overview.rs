@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::model::{ListedShard, SequenceNumber, ShardId, StartPosition};
+use crate::model::{ListedShard, ShardId, StartPosition};
 
 /// The content of a lease table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -77,6 +77,8 @@ pub struct SeenShard {
     pub requester: Option<String>,
     /// The stored checkpoint: the last record up to which the shard is processed.
     pub sequence_number: Option<String>,
+    #[serde(skip)]
+    pub(crate) start: Option<StartPosition>,
     /// How many milliseconds ago the oldest record that is not processed arrived; 0 if all records are processed.
     /// Unknown until requested.
     pub behind_ms: Option<u64>,
@@ -135,12 +137,7 @@ impl SeenShard {
     /// The position from which reading goes on. Without a stored position, it is the time `latest`, if that is given,
     /// or the oldest record.
     pub(crate) fn start(&self, latest: Option<i64>) -> StartPosition {
-        match (&self.sequence_number, latest) {
-            // The number was checked when the row was read.
-            (Some(number), _) => StartPosition::After(SequenceNumber::read(number)),
-            (None, Some(latest)) => StartPosition::At(latest),
-            (None, None) => StartPosition::Oldest,
-        }
+        self.start.clone().or(latest.map(StartPosition::At)).unwrap_or(StartPosition::Oldest)
     }
 
     /// Makes a shard of which only the name is known.
@@ -157,6 +154,7 @@ impl SeenShard {
             lease_until: None,
             requester: None,
             sequence_number: None,
+            start: None,
             behind_ms: None,
             remark: None,
         }

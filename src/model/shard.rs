@@ -33,6 +33,11 @@ impl HashRange {
         (start <= end).then_some(Self { start, end })
     }
 
+    /// The first and the last hash key.
+    pub(crate) fn bounds(self) -> (u128, u128) {
+        (self.start, self.end)
+    }
+
     pub(crate) fn contains(self, hash: u128) -> bool {
         (self.start..=self.end).contains(&hash)
     }

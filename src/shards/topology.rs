@@ -110,6 +110,8 @@ struct Node {
     closed: bool,
     /// The stored checkpoint, as far as it is known.
     checkpoint: Option<Checkpoint>,
+    /// Where the shard begins without a checkpoint, if its row says so.
+    begins: Option<StartPosition>,
     /// The origin of the shard's row, and whether its absence is still to be understood.
     row: RowHistory,
     /// The first position of the shard, if a listing has shown it.
@@ -161,6 +163,7 @@ impl Topology {
                 continue;
             }
             node.checkpoint.clone_from(&row.checkpoint);
+            node.begins.clone_from(&row.begins);
             if matches!(row.checkpoint, Some(Checkpoint::ShardEnd(_))) && node.life != ShardState::Ended {
                 node.life = ShardState::Ended;
                 (node.end_believed_at, node.end_is_of_this_stream) = (Some(at), row.created.is_some());
@@ -314,7 +317,7 @@ impl Topology {
             && node.life != ShardState::Reading
         {
             node.life = ShardState::WaitingForParents;
-            node.checkpoint = None;
+            (node.checkpoint, node.begins) = (None, None);
             node.row = RowHistory::default();
             (node.end_believed_at, node.contradicted_since) = (None, None);
         }
@@ -398,6 +401,9 @@ impl Topology {
         if let Some(start) = checkpoint.and_then(Checkpoint::start) {
             return start;
         }
+        if let Some(begins) = self.nodes.get(id).and_then(|node| node.begins.as_ref()) {
+            return begins.clone();
+        }
         let Fresh::At(time) = self.fresh else { return StartPosition::Oldest };
         let parents = self.nodes.get(id).map_or(&[][..], |node| &node.parents);
         let follows_one_we_read = parents.iter().any(|parent| {
@@ -474,6 +480,7 @@ impl Node {
             seen_open,
             closed: false,
             checkpoint: None,
+            begins: None,
             row: RowHistory::default(),
             begin: None,
             hash_range: None,

@@ -292,6 +292,21 @@ fn child_of_a_shard_closed_before_latest_starts_at_latest() {
 }
 
 #[test]
+fn row_that_says_where_its_shard_begins_wins_over_the_configuration() {
+    let begins = |at: StartPosition| Row { begins: Some(at), ..row("a", None) };
+    for fresh in [Fresh::Oldest, Fresh::At(7)] {
+        for at in [StartPosition::Oldest, StartPosition::At(5)] {
+            let mut topology = Topology::new(None, fresh);
+            topology.learn(&[begins(at.clone())], Instant::now());
+            listed(&mut topology, vec![shard("a", &[], false)]);
+            assert_eq!(topology.start(&"a".into(), None), at);
+            let checkpoint = Checkpoint::After(number("9"));
+            assert_eq!(topology.start(&"a".into(), Some(&checkpoint)), StartPosition::After(number("9")));
+        }
+    }
+}
+
+#[test]
 fn closed_shards_never_read_before() {
     let mut topology = Topology::new(None, Fresh::Oldest);
     listed(&mut topology, split());

@@ -237,9 +237,10 @@ fn page_of_the_program_lists_its_features_flags_and_settings() {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_kinesis-input")).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    for command in ["run", "lint", "leases", "schema", "docs", "create"] {
+    for command in ["run", "lint", "leases", "kcl import", "kcl export", "schema", "docs", "create"] {
         assert!(page.contains(&format!("kinesis-input {command}")), "{command}");
-        let help = program(&[command, "--help"]);
+        let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let help = program(&arguments);
         for flag in help.split("--").skip(1).filter_map(|rest| rest.split([' ', '\n']).next()) {
             assert!(flag == "help" || page.contains(&format!("--{flag}")), "`{command} --{flag}`");
         }

@@ -11,6 +11,7 @@ mod documents;
 #[allow(dead_code, reason = "what it prints is for people")]
 mod example;
 mod hosting;
+mod kcl;
 mod kinesis;
 mod many;
 mod outputs;

@@ -10,14 +10,14 @@ use tokio::task::JoinSet;
 use crate::kinesis::{Bench, PATIENCE, stop_softly};
 
 /// A stream, a table, and a pipeline for each worker.
-struct Fleet {
-    bench: Bench,
-    table: String,
+pub(crate) struct Fleet {
+    pub(crate) bench: Bench,
+    pub(crate) table: String,
     _table: JoinSet<()>,
 }
 
 impl Fleet {
-    async fn start(shards: i32) -> Self {
+    pub(crate) async fn start(shards: i32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let table = format!("http://{}", listener.local_addr().unwrap());
         let mut serving = JoinSet::new();
@@ -27,7 +27,7 @@ impl Fleet {
         Self { bench: Bench::with_shards(shards).await, table, _table: serving }
     }
 
-    fn worker(&self, name: &str) -> Child {
+    pub(crate) fn worker(&self, name: &str) -> Child {
         let yaml = format!(
             "input:
   aws_kinesis:
@@ -101,7 +101,7 @@ output:
         workers.iter().flat_map(|worker| self.bench.written_to(worker)).collect()
     }
 
-    async fn until_written(&self, workers: &[&str], numbers: std::ops::Range<u64>) {
+    pub(crate) async fn until_written(&self, workers: &[&str], numbers: std::ops::Range<u64>) {
         let writing = async {
             while !self.written(workers).is_superset(&numbers.clone().collect()) {
                 // A file does not notify of its growth.

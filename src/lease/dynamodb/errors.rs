@@ -59,7 +59,7 @@ pub(super) fn not_done(
 }
 
 /// Returns the message of the service.
-pub(super) fn described(error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> String {
+pub(crate) fn described(error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> String {
     match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),
@@ -68,6 +68,6 @@ pub(super) fn described(error: &(impl ProvideErrorMetadata + std::error::Error +
 }
 
 /// Whether a condition was not met.
-pub(super) fn is_refusal<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
+pub(crate) fn is_refusal<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
     error.as_service_error().and_then(ProvideErrorMetadata::code) == Some("ConditionalCheckFailedException")
 }

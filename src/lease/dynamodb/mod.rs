@@ -6,8 +6,8 @@
 //! ```text
 //! StreamID               ShardID                the row
 //! orders                 shardId-000000000000   a lease: SequenceNumber, ClientID, LeaseTimeout as in Connect,
-//!                                               and LeaseID, WantedBy, Ended, AggregatePosition, ClaimedAt, StreamCreated of
-//!                                               this input
+//!                                               and LeaseID, WantedBy, Ended, AggregatePosition, ClaimedAt, StreamCreated,
+//!                                               StartAt of this input
 //! kinesis-input/workers  worker-1               a worker: its Beat, what it reads, its periods, its number of wake-ups
 //! kinesis-input/streams  arn:aws:kinesis:…      a stream: under which StreamID its leases are, what "latest" means
 //! kinesis-input/streams  orders                 a name: which stream it means in this table
@@ -16,20 +16,21 @@
 //!
 //! - `membership`: how workers show themselves and ask each other; `checkpoint`: writes that set nothing back; `errors`: what a
 //!   failed call means; `row`: the content of a row (pure); `table`: finding and creating the table; `calls`: calls that workers and
-//!   operators share; `stream_key`: rows under a stream's other name; `overview`: what an operator sees and changes.
+//!   operators share; `stream_key`: rows under a stream's other name; `overview`: what an operator sees and changes; `import`: positions of the KCL.
 
 mod calls;
 mod checkpoint;
 mod errors;
 #[cfg(test)]
 mod fault_tests;
+mod import;
 mod membership;
 mod overview;
 mod row;
 mod stream_key;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -51,6 +52,7 @@ use checkpoint::{not_back, with_checkpoint};
 use errors::{failed, is_refusal, refused};
 use row::{Item, text};
 
+pub(crate) use errors::{described, is_refusal as is_condition_failure};
 pub(crate) use table::Table;
 
 /// The hash key of the rows of workers. No stream can have this name.

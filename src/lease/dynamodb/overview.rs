@@ -99,6 +99,7 @@ fn shard(stream: &str, item: &Item, now: Timestamp) -> SeenShard {
     match row::lease(item) {
         Row { unreadable: Some(what), .. } => seen.remark = Some(what),
         row => {
+            seen.start = row.checkpoint.as_ref().and_then(Checkpoint::start).or_else(|| row.begins.clone());
             seen.state = match (&row.checkpoint, &row.hold) {
                 (Some(Checkpoint::ShardEnd(_)), _) => State::Ended,
                 (_, Some(_)) => State::Held,

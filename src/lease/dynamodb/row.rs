@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 
 use crate::lease::{Checkpoint, Hold, Presence, Row, Worker};
-use crate::model::{SequenceNumber, Stream, WorkerId};
+use crate::model::{SequenceNumber, StartPosition, Stream, WorkerId};
 
 /// The attribute that says when the stream of the row was created, in milliseconds since 1970.
 pub(super) const STREAM_CREATED: &str = "StreamCreated";
@@ -20,6 +20,10 @@ pub(super) const STREAM_CREATED: &str = "StreamCreated";
 pub(super) const WITHIN: &str = "AggregatePosition";
 /// The digits of the index in [`WITHIN`].
 pub(super) const SUB_DIGITS: usize = 10;
+
+/// The attribute that says where a shard begins that has no checkpoint, in milliseconds since 1970; 0 is its oldest
+/// record.
+pub(super) const START_AT: &str = "StartAt";
 
 pub(super) type Item = HashMap<String, AttributeValue>;
 
@@ -90,7 +94,8 @@ pub(super) fn lease(item: &Item) -> Row {
     });
     let requester = string(item, "WantedBy").map(WorkerId::from);
     let (foreign, created) = (id.is_none(), number(item, STREAM_CREATED));
-    Row { shard: range(item).into(), checkpoint, hold, requester, foreign, created, unreadable }
+    let begins = number(item, START_AT).map(|at| if at == 0 { StartPosition::Oldest } else { StartPosition::At(at) });
+    Row { shard: range(item).into(), checkpoint, begins, hold, requester, foreign, created, unreadable }
 }
 
 /// Reads the position in a row, or says what is wrong with it and what to do.
@@ -111,6 +116,9 @@ fn position(item: &Item) -> Result<Option<Checkpoint>, String> {
     };
     if item.contains_key(STREAM_CREATED) && number(item, STREAM_CREATED).is_none() {
         return Err(format!("its {STREAM_CREATED} is no whole number; {ADVICE}"));
+    }
+    if item.contains_key(START_AT) && number(item, START_AT).is_none_or(|at| at < 0) {
+        return Err(format!("its {START_AT} is no time in milliseconds; {ADVICE}"));
     }
     let within = match item.get(WITHIN) {
         None | Some(AttributeValue::Null(_)) => None,
@@ -235,7 +243,7 @@ mod tests {
 
     #[test]
     fn attributes_of_another_type_are_refused() {
-        for name in ["SequenceNumber", "StreamCreated", "Ended"] {
+        for name in ["SequenceNumber", "StreamCreated", "StartAt", "Ended"] {
             let mut wrong = item(&[("ShardID", "s")]);
             let value = if name == "SequenceNumber" { AttributeValue::N("5".into()) } else { text("5") };
             wrong.insert(name.into(), value);

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use super::errors::failed;
 use super::row::{self, Item, string, text};
+use super::table::Table;
 use super::{DynamoDbStore, FORMER, STREAMS, StoreError};
 use crate::lease::Checkpoint;
 use crate::model::{SequenceNumber, Stream};
@@ -47,6 +48,40 @@ pub(super) async fn adopt(store: &DynamoDbStore, stream: &Stream, configured: &s
         telemetry::rows_moved(stream, moved, other(&decided), &decided);
     }
     Ok(decided)
+}
+
+/// Reads the rows of a stream as [`adopt`] would find them, and returns the name that it would decide on. Nothing is
+/// written.
+pub(super) async fn look(table: &Table, stream: &Stream, configured: &str) -> Result<(String, Vec<Item>), StoreError> {
+    let what = "read under which name a stream's leases are";
+    let get = |range: &str| {
+        let get = table.client.get_item().table_name(&table.name).consistent_read(true);
+        get.key("StreamID", text(STREAMS)).key("ShardID", text(range)).send()
+    };
+    let named = get(stream.name()).await.map_err(|error| failed(what, &error))?;
+    let is_of_another = named.item().and_then(|item| string(item, "Arn")).is_some_and(|arn| arn != stream.arn());
+    let by_arn = table.query("read the leases", stream.arn()).await?;
+    if is_of_another {
+        return Ok((stream.arn().to_owned(), by_arn));
+    }
+    let by_name = table.query("read the leases", stream.name()).await?;
+    let found = get(stream.arn()).await.map_err(|error| failed(what, &error))?;
+    let is_arn = match found.item().and_then(|item| known(item, stream)) {
+        Some(decided) => decided == stream.arn(),
+        None if by_name.is_empty() != by_arn.is_empty() => by_name.is_empty(),
+        None => configured.starts_with("arn:"),
+    };
+    // A worker moves the rows under the other name, and of two rows it keeps the one that is further.
+    let (id, mut items, others) =
+        if is_arn { (stream.arn(), by_arn, by_name) } else { (stream.name(), by_name, by_arn) };
+    for other in others {
+        match items.iter_mut().find(|item| row::range(item) == row::range(&other)) {
+            Some(item) if checkpoint(item) < checkpoint(&other) => *item = other,
+            Some(_) => {}
+            None => items.push(other),
+        }
+    }
+    Ok((id.to_owned(), items))
 }
 
 async fn items(store: &DynamoDbStore, id: &str) -> Result<Vec<Item>, StoreError> {

@@ -49,6 +49,15 @@ pub(crate) struct Table {
 impl Table {
     /// Finds the table, or creates it if the configuration says so. `heartbeat` is the timeout of heartbeats.
     pub(crate) async fn open(session: &SdkConfig, config: &DynamoDb, heartbeat: Duration) -> Result<Self, StoreError> {
+        let mut table = Self::clients(session, config, heartbeat);
+        let found = table.be_there(config).await?;
+        if let Some(arn) = found.table_arn {
+            table.arn = arn;
+        }
+        Ok(table)
+    }
+
+    fn clients(session: &SdkConfig, config: &DynamoDb, heartbeat: Duration) -> Self {
         let timeouts = |whole: Duration, attempt: Duration| {
             TimeoutConfig::builder().operation_timeout(whole).operation_attempt_timeout(attempt).build()
         };
@@ -69,12 +78,17 @@ impl Table {
         let time = credentials::clock(session);
         let (client, heartbeats) = (Client::from_conf(client), Client::from_conf(heartbeats));
         let arn = config.table.clone();
-        let mut table = Self { client, heartbeats, name: config.table.clone(), arn, time };
-        let found = table.be_there(config).await?;
-        if let Some(arn) = found.table_arn {
-            table.arn = arn;
+        Self { client, heartbeats, name: config.table.clone(), arn, time }
+    }
+
+    /// Finds the table; `None` if there is none. It is never created.
+    pub(crate) async fn find(session: &SdkConfig, name: &str, call: Duration) -> Result<Option<Self>, StoreError> {
+        let config = DynamoDb { table: name.to_owned(), ..DynamoDb::default() };
+        let table = Self::clients(session, &config, call);
+        match table.describe().await? {
+            Some(_) => Self::open(session, &config, call).await.map(Some),
+            None => Ok(None),
         }
-        Ok(table)
     }
 
     /// Waits until the table can be used.

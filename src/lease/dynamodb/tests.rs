@@ -20,13 +20,13 @@ pub(super) const LEASE: Duration = Duration::from_secs(30);
 const ARN: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/orders";
 
 /// A DynamoDB of another project, on a socket. It stops when this is dropped.
-pub(super) struct Local {
+pub(crate) struct Local {
     endpoint: String,
     _server: JoinSet<()>,
 }
 
 impl Local {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let mut server = JoinSet::new();
@@ -36,7 +36,7 @@ impl Local {
         Self { endpoint, _server: server }
     }
 
-    pub(super) fn session(&self) -> SdkConfig {
+    pub(crate) fn session(&self) -> SdkConfig {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(aws_smithy_http_client::tls::Provider::Rustls(
                 aws_smithy_http_client::tls::rustls_provider::CryptoMode::AwsLc,
