@@ -28,6 +28,13 @@ impl Oracle {
         })
     }
 
+    /// Whether a parent of the shard ended within the last rebalance period.
+    pub(super) fn follows_an_end(&self, id: u32) -> bool {
+        let ended_at = |parent: &u32| self.books.get(parent)?.ended_by.as_ref().map(|(_, at)| *at);
+        let parents = self.books.get(&id).map(|book| &*book.parents).unwrap_or_default();
+        parents.iter().filter_map(ended_at).any(|at| self.now.since(at) < self.rules.rebalance)
+    }
+
     /// A rebalance claims half of the free shards, so that workers that start at the same time get their part. The
     /// children of a shard that the worker itself has read are an exception.
     pub(super) fn check_share_of_free(&mut self, id: u32, by: &str) {

@@ -79,7 +79,8 @@ impl Oracle {
             self.check_release(id, row, after_position);
         }
         let now = self.now;
-        if claimed || after_holder != before_holder {
+        // The end of a shard, and the first claim of its child, are no moves: how late they come depends on the backlog.
+        if !ended && !self.follows_an_end(id) && (claimed || after_holder != before_holder) {
             self.last_move = now;
         }
         let book = self.books.entry(id).or_default();
