@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cbor;
 pub mod choices;
 pub mod event;
 pub mod forms;

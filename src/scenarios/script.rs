@@ -457,7 +457,11 @@ impl Service for Script {
         };
         self.called.notify_waiters();
         match answer.unwrap_or_else(|| got([], 0)) {
-            Polled::Refused(fault) => Err(fault),
+            Polled::Refused(fault) => {
+                // So that the calls of other shards are under way too.
+                sleep(Duration::from_millis(1)).await;
+                Err(fault)
+            }
             Polled::Silence => std::future::pending().await,
             Polled::Body { encoding, pieces, announces_len } => {
                 let named = |bytes: Vec<u8>| {

@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 use kinesis_input_fuzz::choices::Choices;
 use kinesis_input_fuzz::forms::{self, Made, Quirk};
 use kinesis_input_fuzz::said::{Child, Record, Said};
-use kinesis_input_fuzz::{event, frames, kpl, reference};
+use kinesis_input_fuzz::{cbor, event, frames, kpl, reference};
 
 /// The SDK, and the service's answer to it.
 struct Sdk {
@@ -571,8 +571,12 @@ fn sdk_and_ours_recognize_the_same_kinds_of_frames() {
 #[test]
 fn seeds_of_the_fuzzer_pass() {
     type Check = fn(&[u8]);
-    let checks: [(&str, Check); 3] =
-        [("event", event::check_input), ("frames", frames::check_input), ("kpl", kpl::check_input)];
+    let checks: [(&str, Check); 4] = [
+        ("cbor", cbor::check),
+        ("event", event::check_input),
+        ("frames", frames::check_input),
+        ("kpl", kpl::check_input),
+    ];
     for (folder, check) in checks {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(folder);
         let mut seeds = 0;

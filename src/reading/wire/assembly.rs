@@ -26,6 +26,16 @@ pub struct Event {
     pub children: Vec<ChildShard>,
 }
 
+/// The reason why an event can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed event: {what} at byte {at}")]
+pub struct EventError {
+    /// The offset in the payload.
+    pub at: usize,
+    /// The error at that offset.
+    pub what: &'static str,
+}
+
 /// An event in the making.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {

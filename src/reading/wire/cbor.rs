@@ -7,8 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::assembly::{Assembly, Event};
-use super::event::EventError;
+use super::assembly::{Assembly, Event, EventError};
 use super::pieces::{self, Resume};
 use crate::aws::cbor::{ARRAY, BYTES, Cursor, Data, Left, Look, MAP, NEGATIVE, Number, SIMPLE, Stop, TEXT, UNSIGNED};
 use crate::model::ShardId;

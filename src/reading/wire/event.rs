@@ -8,23 +8,13 @@
 //! general path takes anything that JSON allows, one token after the other, and can stop anywhere; the fast path
 //! leaves everything else to it.
 
-use super::assembly::{Assembly, Event};
+use super::assembly::{Assembly, Event, EventError};
 use super::base64::{NOT_BASE64, Quads};
 use super::fast_path;
 use super::json::{self, Cursor, Look, Stop};
 use super::pieces::{self, Resume};
 use super::skipping::Skipping;
 use crate::model::{SequenceNumber, ShardId};
-
-/// The reason why an event can't be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("malformed event: {what} at byte {at}")]
-pub struct EventError {
-    /// The offset in the payload.
-    pub at: usize,
-    /// The error at that offset.
-    pub what: &'static str,
-}
 
 impl Event {
     /// Reads an event from the payload of its frame.

@@ -15,7 +15,7 @@ mod json;
 mod pieces;
 mod skipping;
 
-pub use assembly::Event;
+pub use assembly::{Event, EventError};
 pub use cbor::CborReader;
-pub use event::{EventError, EventReader};
+pub use event::EventReader;
 pub use frame::{Checksum, Frame, FrameError, Kind, Prelude};

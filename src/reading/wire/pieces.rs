@@ -3,7 +3,7 @@
 //! A piece may end within a token. Only such a token is copied, to be joined with its rest; all other tokens are read
 //! in place.
 
-use super::event::EventError;
+use super::assembly::EventError;
 
 /// The longest field, except for data and unknown text, that may be cut in two.
 pub(super) const MAX_CUT: usize = 64 << 10;
