@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use kinesis_input::{KinesisInput, KinesisRecord};
-use pipeline_plugin_api::{Input, State, Verdicts};
+use pipeline_plugin_api::{Demand, Input, State, Verdicts};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -364,7 +365,8 @@ async fn slow_shard_beside_fast_ones() {
     let mut counts = BTreeMap::<String, usize>::new();
     let fast = format!("shardId-{:012}", SHARDS - 1);
     while counts.get(&fast) != Some(&RECORDS) {
-        let batch = input.read_batch(SOON).await.unwrap();
+        // One record at a time, so that each batch is of one shard.
+        let batch = input.read_batch(Demand { max_messages: NonZeroUsize::MIN, ..SOON }).await.unwrap();
         assert!(!batch.is_empty(), "the fast shard stands still: {counts:?}");
         let (messages, receipt) = batch.into_parts();
         let shard = KinesisRecord::of(&messages[0]).unwrap().shard().to_string();
