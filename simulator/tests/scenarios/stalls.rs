@@ -28,7 +28,10 @@ async fn lease_lost_while_blocked() {
     let bench = Bench::new(1).await.fan_out("max_pending_records: 4");
     let (first, second) = (bench.connect("a").await, bench.worker("b"));
     bench.put(0, 1..=20);
-    let mut held = first.hold(4).await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(first.take_at_most(1).await);
+    }
     first.ack(held.remove(0)).await;
     bench.until_stored(0, 1).await;
     held.extend(first.hold(1).await);
