@@ -61,7 +61,9 @@ pub(super) struct Lanes {
     turns: VecDeque<LaneId>,
     /// The lanes that gather a batch, and the times at which these are flushed.
     gathering: HashSet<LaneId>,
-    due: BTreeSet<(Instant, LaneId)>,
+    due: BTreeSet<(Instant, u64, LaneId)>,
+    /// How many lanes were opened so far.
+    opened: u64,
     /// The deliveries that wait for room with the tasks that read them, at most one for each shard.
     waiters: VecDeque<Waiter>,
     /// How many deliveries the host has and has not settled.
@@ -89,6 +91,8 @@ pub(super) struct Lane {
     retry_at: Option<Instant>,
     /// Whether the lane is listed in `turns`.
     has_turn: bool,
+    /// The number of the lane, in the order in which lanes were opened: their ids have no order.
+    number: u64,
 }
 
 /// A delivery that was added.
@@ -130,6 +134,7 @@ impl Lanes {
             turns: VecDeque::new(),
             gathering: HashSet::new(),
             due: BTreeSet::new(),
+            opened: 0,
             waiters: VecDeque::new(),
             in_flight: 0,
             closed: false,
@@ -147,7 +152,9 @@ impl Lanes {
             drains: false,
             retry_at: None,
             has_turn: false,
+            number: self.opened,
         };
+        self.opened += 1;
         self.by_shard.insert(id, lane);
     }
 
@@ -210,7 +217,8 @@ impl Lanes {
                 return Ok(Pushed { accepted, wakes: is_next });
             }
             lane.flushes = false;
-            self.stop_gathering(id, before);
+            let number = lane.number;
+            self.stop_gathering(id, number, before);
         }
         self.waiters.push_back(Waiter { lane: id, delivery, accepted: sender });
         self.accept();
@@ -224,15 +232,16 @@ impl Lanes {
             self.give_turn(id);
             return true;
         }
+        let number = lane.number;
         self.gathering.insert(id);
-        let is_new = flush_at.is_some_and(|at| self.due.insert((at, id)));
-        is_new && self.due.first().is_some_and(|(_, first)| *first == id)
+        let is_new = flush_at.is_some_and(|at| self.due.insert((at, number, id)));
+        is_new && self.due.first().is_some_and(|(_, _, first)| *first == id)
     }
 
-    fn stop_gathering(&mut self, id: LaneId, flush_at: Option<Instant>) {
+    fn stop_gathering(&mut self, id: LaneId, number: u64, flush_at: Option<Instant>) {
         self.gathering.remove(&id);
         if let Some(at) = flush_at {
-            self.due.remove(&(at, id));
+            self.due.remove(&(at, number, id));
         }
     }
 
@@ -240,15 +249,20 @@ impl Lanes {
     pub(super) fn flush(&mut self, id: LaneId) -> bool {
         let Some(lane) = self.by_shard.get_mut(&id).filter(|lane| !lane.gathering.is_empty()) else { return false };
         lane.flushes = true;
-        let flush_at = lane.gathering.flush_at();
-        self.stop_gathering(id, flush_at);
+        let (number, flush_at) = (lane.number, lane.gathering.flush_at());
+        self.stop_gathering(id, number, flush_at);
         self.give_turn(id);
         true
     }
 
+    fn number(&self, id: LaneId) -> u64 {
+        self.by_shard.get(&id).map_or(0, |lane| lane.number)
+    }
+
     /// Makes ready what all lanes have gathered. Returns whether there is anything.
     pub(super) fn flush_all(&mut self) -> bool {
-        let gathering: Vec<LaneId> = self.gathering.iter().copied().collect();
+        let mut gathering: Vec<LaneId> = self.gathering.iter().copied().collect();
+        gathering.sort_by_key(|id| self.number(*id));
         for id in &gathering {
             self.flush(*id);
         }
@@ -257,7 +271,7 @@ impl Lanes {
 
     /// Makes ready what is due. Returns when more will be due.
     fn flush_due(&mut self, now: Instant) -> Option<Instant> {
-        while let Some((at, id)) = self.due.first().copied() {
+        while let Some((at, _, id)) = self.due.first().copied() {
             if at > now {
                 return Some(at);
             }
@@ -314,7 +328,7 @@ impl Lanes {
     pub(super) fn remove(&mut self, id: LaneId) -> Option<Lane> {
         let lane = self.by_shard.remove(&id)?;
         self.buffered -= lane.complete;
-        self.stop_gathering(id, lane.gathering.flush_at());
+        self.stop_gathering(id, lane.number, lane.gathering.flush_at());
         self.turns.retain(|other| *other != id);
         self.accept();
         Some(lane)
