@@ -44,6 +44,8 @@ pub(super) enum Piece {
 #[derive(Debug)]
 pub(super) enum Polled {
     Refused(Fault),
+    /// Calls in CBOR are refused; one in JSON gets the next answer.
+    RefusesCbor(Fault),
     /// No answer.
     Silence,
     /// A body, and whether its length is announced.
@@ -453,11 +455,15 @@ impl Service for Script {
             let mut core = lock(&self.core);
             let iterator = iterator.to_owned();
             core.polls.push(PollCall { at: Instant::now(), shard: shard.clone(), iterator, limit, encoding });
-            core.polled.get_mut(&shard).and_then(VecDeque::pop_front)
+            let answers = core.polled.entry(shard.clone()).or_default();
+            if encoding == Encoding::Json {
+                answers.pop_front_if(|answer| matches!(answer, Polled::RefusesCbor(_)));
+            }
+            answers.pop_front()
         };
         self.called.notify_waiters();
         match answer.unwrap_or_else(|| got([], 0)) {
-            Polled::Refused(fault) => {
+            Polled::Refused(fault) | Polled::RefusesCbor(fault) => {
                 // So that the calls of other shards are under way too.
                 sleep(Duration::from_millis(1)).await;
                 Err(fault)
