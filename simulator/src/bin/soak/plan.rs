@@ -259,12 +259,19 @@ impl Plan {
         for batches in self.config.batches.iter_mut().filter(|_| rng.bool()) {
             batches.batching = Batching::default();
         }
+        // One that takes a single record at a time does not keep up with aggregates.
+        if self.aggregates_per_cent > 0 {
+            for batches in &mut self.config.batches {
+                (batches.max_messages, batches.max_bytes) = (batches.max_messages.max(20), None);
+            }
+        }
         // A host that is slow with a few records at a time does not keep up with the writer.
         let is_small = |batches: &Batches| {
             batches.max_messages < 100 || batches.max_bytes.is_some() || (1..100).contains(&batches.batching.count)
         };
         if self.config.batches.iter().any(is_small) {
-            self.config.usual = self.config.usual.min(Duration::from_millis(100));
+            let most = if self.aggregates_per_cent > 0 { Duration::ZERO } else { Duration::from_millis(100) };
+            self.config.usual = self.config.usual.min(most);
         }
     }
 
