@@ -263,6 +263,9 @@ impl Plan {
         if self.aggregates_per_cent > 0 {
             for batches in &mut self.config.batches {
                 (batches.max_messages, batches.max_bytes) = (batches.max_messages.max(20), None);
+                if batches.batching.is_on() {
+                    batches.batching = Batching { count: 100, byte_size: 0, ..batches.batching };
+                }
             }
         }
         // A host that is slow with a few records at a time does not keep up with the writer.
