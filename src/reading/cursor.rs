@@ -79,8 +79,14 @@ impl ShardCursor {
         self.backoff.next_delay(fastrand::f64())
     }
 
-    /// The delay before the next try of what only time or a person can fix.
-    pub(super) fn slow_delay(&mut self) -> Duration {
+    /// Reports that the shard can't be read because of what only time or a person can fix. Returns the delay before the
+    /// next try.
+    pub(super) fn unreadable(&mut self, cause: &dyn Display) -> Duration {
+        self.health.unreadable(&self.shard.names, cause);
+        self.slow_delay()
+    }
+
+    fn slow_delay(&mut self) -> Duration {
         self.slow_backoff.next_delay(fastrand::f64())
     }
 
@@ -107,12 +113,12 @@ impl ShardCursor {
             self.backoff.reset();
             self.slow_backoff.reset();
         }
-        self.is_read();
+        self.note_read();
         moved.then_some(Step::Event(ReadEvent { rows, continuation: place, permit, not_before }))
     }
 
     /// Notes that the shard was read, whether it brought anything or not.
-    pub(super) fn is_read(&mut self) {
+    pub(super) fn note_read(&mut self) {
         self.health.reads(&self.shard.names);
         (self.missing_since, self.stream_gone_since) = (None, None);
     }
@@ -134,10 +140,7 @@ impl ShardCursor {
             }
             // The service refuses a time ahead of its clock, and the clock of this host may be ahead; the time will
             // come. An odd fault of one shard concerns that shard only.
-            StartPosition::At(_) | StartPosition::Oldest => {
-                self.health.unreadable(&self.shard.names, fault);
-                Some(self.slow_delay())
-            }
+            StartPosition::At(_) | StartPosition::Oldest => Some(self.unreadable(fault)),
         }
     }
 
@@ -192,10 +195,7 @@ impl ShardCursor {
                 Err(Step::End(children))
             }
             Search::There => Ok(None),
-            Search::NotYet(reason) => {
-                self.health.unreadable(&self.shard.names, &reason);
-                Ok(Some(self.slow_delay()))
-            }
+            Search::NotYet(reason) => Ok(Some(self.unreadable(&reason))),
         }
     }
 

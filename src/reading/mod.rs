@@ -2,6 +2,7 @@
 //!
 //! `fan_out` implements it by enhanced fan-out, `polling` by GetRecords.
 
+mod body;
 mod cursor;
 pub(crate) mod fan_out;
 pub(crate) mod listing;
@@ -117,6 +118,11 @@ pub(crate) struct ReadError {
     pub(crate) stream: String,
     pub(crate) shard: String,
     pub(crate) cause: String,
+}
+
+/// Whether these are the children of a shard that ended: the service names them, and the parents of each.
+fn name_their_parents(children: &[ChildShard]) -> bool {
+    !children.is_empty() && children.iter().all(|child| !child.parents.is_empty())
 }
 
 /// The bytes of memory that records and their messages hold until they are acknowledged.

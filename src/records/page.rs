@@ -97,6 +97,11 @@ impl Rows {
         self.pages.iter().rev().find_map(|page| page.record(last(page)?))
     }
 
+    /// The bytes of their data. That of aggregates counts whole.
+    pub fn data_bytes(&self) -> u64 {
+        self.pages.iter().map(|page| page.data.len() as u64).sum()
+    }
+
     /// The bytes of memory that the records hold.
     pub fn kept_bytes(&self) -> usize {
         self.pages.iter().map(Page::kept_bytes).sum::<usize>() + self.pages.capacity() * size_of::<Page>()

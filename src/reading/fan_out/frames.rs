@@ -1,15 +1,11 @@
 //! How are frames read from a subscription's body?
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::time::Duration;
 
 use aws_smithy_types::body::SdkBody;
 use bytes::{Buf, Bytes};
-use http_body::Body;
-use pipeline_plugin_api::causes;
-use tokio::time::timeout;
 
+use crate::reading::body::next_piece;
 use crate::reading::wire::frame::{CRC_LEN, PRELUDE_LEN};
 use crate::reading::wire::{EventReader, Frame, FrameError, Kind, Prelude};
 use crate::retry::Fault;
@@ -125,23 +121,10 @@ impl Frames {
 
     /// Gets the next chunk; returns false at the end of the body.
     async fn pull(&mut self) -> Result<bool, Fault> {
-        loop {
-            let next = timeout(SILENCE, poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx))).await;
-            match next {
-                Err(_) => return Err(Fault::wire(SILENCE_CODE, format_args!("nothing came for {SILENCE:?}"))),
-                Ok(None) => return Ok(false),
-                Ok(Some(Err(error))) => return Err(Fault::wire("Connection", causes(&*error))),
-                Ok(Some(Ok(frame))) => {
-                    // Trailers hold nothing that the reader needs.
-                    if let Ok(data) = frame.into_data()
-                        && !data.is_empty()
-                    {
-                        self.chunk = data;
-                        return Ok(true);
-                    }
-                }
-            }
-        }
+        let silence = || Fault::wire(SILENCE_CODE, format_args!("nothing came for {SILENCE:?}"));
+        let Some(chunk) = next_piece(&mut self.body, SILENCE, silence).await? else { return Ok(false) };
+        self.chunk = chunk;
+        Ok(true)
     }
 }
 

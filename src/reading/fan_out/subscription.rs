@@ -25,7 +25,7 @@ use crate::pool::{Permit, Pool};
 use crate::reading::cursor::{Search, ShardCursor};
 use crate::reading::listing::StreamListing;
 use crate::reading::wire::{Event, Frame, Prelude};
-use crate::reading::{ReadError, STALL_TIMEOUT, ShardReader, ShardToRead, Step, held_bytes};
+use crate::reading::{ReadError, STALL_TIMEOUT, ShardReader, ShardToRead, Step, held_bytes, name_their_parents};
 use crate::records::{Rows, bytes_needed, resident};
 use crate::retry::{self, Fault, Origin, Remedy};
 use crate::telemetry::health::Health;
@@ -204,7 +204,7 @@ impl Subscription {
         if !rows.is_empty() {
             self.confirming = None;
         }
-        let complete = !children.is_empty() && children.iter().all(|child| !child.parents.is_empty());
+        let complete = name_their_parents(&children);
         let malformed = match &continuation {
             None => !complete,
             Some(_) => !children.is_empty() && !complete,
@@ -282,10 +282,7 @@ impl Subscription {
                     self.note_taken_over(now);
                 }
             }
-            Remedy::RetrySlowly => {
-                delay = self.cursor.slow_delay();
-                self.shared.health.unreadable(&names, &fault);
-            }
+            Remedy::RetrySlowly => delay = self.cursor.unreadable(&fault),
             Remedy::LookAgain => {
                 let search = self.search().await?;
                 match self.cursor.searched(search) {

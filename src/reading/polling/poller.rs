@@ -11,15 +11,10 @@
 //!                                     └── did not fit ─┘               └─▶ end of shard
 //! ```
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_smithy_types::body::SdkBody;
-use http_body::Body;
-use pipeline_plugin_api::causes;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::StreamAccess;
@@ -27,10 +22,11 @@ use super::pace::{Answered, Pace, Portion};
 use crate::aws::{Encoding, RecordsAnswer};
 use crate::model::{ChildShard, SequenceNumber, StartPosition};
 use crate::pool::{Permit, Pool};
+use crate::reading::body::next_piece;
 use crate::reading::cursor::ShardCursor;
 use crate::reading::listing::StreamIdentity;
 use crate::reading::wire::{CborReader, Event, EventReader};
-use crate::reading::{ReadError, STALL_TIMEOUT, ShardReader, ShardToRead, Step, held_bytes};
+use crate::reading::{ReadError, STALL_TIMEOUT, ShardReader, ShardToRead, Step, held_bytes, name_their_parents};
 use crate::records::{bytes_needed, resident};
 use crate::retry::{self, Fault, Origin, Remedy};
 use crate::telemetry;
@@ -54,7 +50,7 @@ pub(crate) struct Poller {
     cursor: ShardCursor,
     pace: Pace,
     portion: Portion,
-    iterator: Option<Iterator>,
+    iterator: Option<ShardIterator>,
     /// Whether the stream may have been recreated since it was last known to be the same one. A position in the former
     /// stream would be taken for one in the new stream.
     is_unsure: bool,
@@ -67,7 +63,7 @@ pub(crate) struct Poller {
 
 /// A position at the service.
 #[derive(Debug)]
-struct Iterator {
+struct ShardIterator {
     text: String,
     made_at: Instant,
 }
@@ -86,14 +82,22 @@ struct Idle {
 /// The step of a poll that failed.
 #[derive(Debug)]
 enum Failure {
-    /// The iterator could not be had.
-    Iterator(Fault),
-    /// The records could not be had.
-    Records(Fault),
+    /// A call failed, and this is what to do about it.
+    Call(Remedy, Fault),
     /// The service does not know the encoding of the call.
     UnknownEncoding,
     /// The answer takes more space than was reserved. Its length is known if the answer says so.
     TooLong(Option<u64>),
+}
+
+impl Failure {
+    fn iterator(fault: Fault) -> Self {
+        Self::Call(retry::iterator(&fault), fault)
+    }
+
+    fn records(fault: Fault) -> Self {
+        Self::Call(retry::records(&fault), fault)
+    }
 }
 
 impl Poller {
@@ -116,10 +120,10 @@ impl Poller {
 
     /// Makes one call, and reads its answer. What it brought is in the pool.
     async fn poll(&mut self) -> Result<(Event, Permit), Failure> {
-        self.ensure_iterator().await.map_err(Failure::Iterator)?;
+        self.ensure_iterator().await.map_err(Failure::iterator)?;
         let reserved = self.reserve().await;
         // The wait for space may have been long.
-        let iterator = self.ensure_iterator().await.map_err(Failure::Iterator)?;
+        let iterator = self.ensure_iterator().await.map_err(Failure::iterator)?;
         let encoding = self.shared.encodings.next();
         let shard = &self.cursor.shard;
         let call = shard.service.get_records(&shard.names.stream, &iterator, self.portion.limit(), encoding);
@@ -133,8 +137,8 @@ impl Poller {
                 self.fall_back();
                 return Err(Failure::UnknownEncoding);
             }
-            Ok(answer) => answer.map_err(Failure::Records)?,
-            Err(_) => return Err(Failure::Records(Fault::wire("Timeout", "the call was not answered"))),
+            Ok(answer) => answer.map_err(Failure::records)?,
+            Err(_) => return Err(Failure::records(Fault::wire("Timeout", "the call was not answered"))),
         };
         if encoding == Encoding::Cbor && answer.encoding == Encoding::Json {
             self.fall_back();
@@ -145,13 +149,16 @@ impl Poller {
         let Ok(Some((mut event, bytes))) = read else {
             // The service counts what it sent, whether it was read or not. Data is three quarters of its base64.
             self.pace.answered(Answered { at, bytes: len.unwrap_or_default() / 4 * 3, is_at_tip: false });
-            return Err(read.err().map_or(Failure::TooLong(len), Failure::Records));
+            return Err(read.err().map_or(Failure::TooLong(len), Failure::records));
         };
         let is_behind = event.millis_behind.is_some_and(|millis| millis > 0);
-        let data = event.rows.iter().map(|record| record.data_ref().len() as u64).sum();
-        self.pace.answered(Answered { at, bytes: data, is_at_tip: event.rows.is_empty() && !is_behind });
+        self.pace.answered(Answered {
+            at,
+            bytes: event.rows.data_bytes(),
+            is_at_tip: event.rows.is_empty() && !is_behind,
+        });
         self.portion.answered(bytes, event.rows.len(), is_behind);
-        self.iterator = event.next_iterator.take().map(|text| Iterator { text, made_at: at });
+        self.iterator = event.next_iterator.take().map(|text| ShardIterator { text, made_at: at });
         self.cursor.shard.deaggregate(&mut event.rows);
         let mut permit = reserved;
         permit.shrink_to(held_bytes(&event.rows));
@@ -183,7 +190,7 @@ impl Poller {
         let text = timeout(ANSWER_WITHIN, call)
             .await
             .map_err(|_| Fault::wire("Timeout", "the call for an iterator was not answered"))??;
-        self.iterator = Some(Iterator { text: text.clone(), made_at });
+        self.iterator = Some(ShardIterator { text: text.clone(), made_at });
         Ok(text)
     }
 
@@ -211,12 +218,12 @@ impl Poller {
             self.cursor.shard.meter.behind(millis);
         }
         self.cursor.shard.meter.polled();
-        let complete = !children.is_empty() && children.iter().all(|child| !child.parents.is_empty());
+        let complete = name_their_parents(&children);
         let is_empty = rows.is_empty();
         let step = if let Some(place) = rows.last().map(|last| SequenceNumber::read(last.sequence())) {
             self.cursor.advance(rows, place, permit)
         } else {
-            self.cursor.is_read();
+            self.cursor.note_read();
             None
         };
         match (&self.iterator, complete) {
@@ -232,7 +239,7 @@ impl Poller {
         }
         let is_over = self.iterator.is_none();
         if is_empty && self.ended.is_none() && (is_over || millis_behind.unwrap_or_default() <= 0) {
-            self.is_idle(is_over).await;
+            self.note_idle(is_over).await;
         } else {
             self.idle = None;
         }
@@ -240,7 +247,7 @@ impl Poller {
     }
 
     /// Notes that there was nothing, and finds out whether the shard has ended without a word.
-    async fn is_idle(&mut self, is_over: bool) {
+    async fn note_idle(&mut self, is_over: bool) {
         let now = Instant::now();
         let idle = self.idle.take_if(|idle| idle.is_over == is_over);
         let mut idle = idle.unwrap_or(Idle { is_over, since: now, looked_at: None, closed: None });
@@ -262,20 +269,13 @@ impl Poller {
 
     /// Decides how to handle a failure, and how long to wait first.
     async fn handle(&mut self, failure: Failure) -> Result<Option<Step>, ReadError> {
-        let (fault, remedy) = match failure {
+        let (remedy, fault) = match failure {
             Failure::TooLong(len) => {
                 self.portion.did_not_fit(len);
                 return Ok(None);
             }
             Failure::UnknownEncoding => return Ok(None),
-            Failure::Records(fault) => {
-                let remedy = retry::records(&fault);
-                (fault, remedy)
-            }
-            Failure::Iterator(fault) => {
-                let remedy = retry::iterator(&fault);
-                (fault, remedy)
-            }
+            Failure::Call(remedy, fault) => (remedy, fault),
         };
         let now = Instant::now();
         self.idle = None;
@@ -288,10 +288,7 @@ impl Poller {
                 self.is_unsure = true;
             }
             Remedy::SlowDown => delay = Some(self.pace.throttled(now, fastrand::f64())),
-            Remedy::RetrySlowly => {
-                self.shared.health.unreadable(self.cursor.names(), &fault);
-                delay = Some(self.cursor.slow_delay());
-            }
+            Remedy::RetrySlowly => delay = Some(self.cursor.unreadable(&fault)),
             Remedy::LookAgain => {
                 self.iterator = None;
                 self.is_unsure = true;
@@ -376,8 +373,9 @@ impl AnswerReader {
             Encoding::Json => self.json.begin(len),
             Encoding::Cbor => self.cbor.begin(len),
         }
+        let silence = || Fault::wire("Timeout", "the rest of the answer did not come");
         let mut read = 0;
-        while let Some(piece) = next_piece(&mut body).await? {
+        while let Some(piece) = next_piece(&mut body, ANSWER_WITHIN, silence).await? {
             read += piece.len();
             if read > most {
                 return Ok(None);
@@ -393,24 +391,5 @@ impl AnswerReader {
             Encoding::Cbor => self.cbor.finish(),
         };
         Ok(Some((event.map_err(|error| Fault::wire("BadAnswer", error))?, read)))
-    }
-}
-
-/// Waits for the next piece of a body; `None` at its end.
-async fn next_piece(body: &mut SdkBody) -> Result<Option<bytes::Bytes>, Fault> {
-    loop {
-        let next = timeout(ANSWER_WITHIN, poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx))).await;
-        match next {
-            Err(_) => return Err(Fault::wire("Timeout", "the rest of the answer did not come")),
-            Ok(None) => return Ok(None),
-            Ok(Some(Err(error))) => return Err(Fault::wire("Connection", causes(&*error))),
-            Ok(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data()
-                    && !data.is_empty()
-                {
-                    return Ok(Some(data));
-                }
-            }
-        }
     }
 }
