@@ -15,7 +15,7 @@
 //! Only complete batches count as buffered. What is gathered is bounded by the pool and by `checkpoint_limit`, and is
 //! flushed as soon as one of them lets nothing more in.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ const LONGEST_REDELIVERY_BACKOFF: Duration = Duration::from_secs(1);
 const ALONE_AFTER_NACKS: u32 = 2;
 
 /// The id of a lane: the address of the shard's names, which exist as long as the shard is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct LaneId(usize);
 
 impl LaneId {
@@ -59,9 +59,10 @@ pub(super) struct Lanes {
     by_shard: HashMap<LaneId, Lane>,
     /// The lanes from which something can be taken, in the order in which they are served. Each lane is listed once.
     turns: VecDeque<LaneId>,
-    /// The lanes that gather a batch, and the times at which these are flushed.
-    gathering: HashSet<LaneId>,
-    due: BTreeSet<(Instant, u64, LaneId)>,
+    /// The lanes that gather a batch, by their numbers.
+    gathering: BTreeMap<u64, LaneId>,
+    /// When the batches of these lanes are flushed, with the numbers of the lanes.
+    due: BTreeSet<(Instant, u64)>,
     /// How many lanes were opened so far.
     opened: u64,
     /// The deliveries that wait for room with the tasks that read them, at most one for each shard.
@@ -132,7 +133,7 @@ impl Lanes {
             policy,
             by_shard: HashMap::new(),
             turns: VecDeque::new(),
-            gathering: HashSet::new(),
+            gathering: BTreeMap::new(),
             due: BTreeSet::new(),
             opened: 0,
             waiters: VecDeque::new(),
@@ -218,7 +219,7 @@ impl Lanes {
             }
             lane.flushes = false;
             let number = lane.number;
-            self.stop_gathering(id, number, before);
+            self.stop_gathering(number, before);
         }
         self.waiters.push_back(Waiter { lane: id, delivery, accepted: sender });
         self.accept();
@@ -233,15 +234,15 @@ impl Lanes {
             return true;
         }
         let number = lane.number;
-        self.gathering.insert(id);
-        let is_new = flush_at.is_some_and(|at| self.due.insert((at, number, id)));
-        is_new && self.due.first().is_some_and(|(_, _, first)| *first == id)
+        self.gathering.insert(number, id);
+        let is_new = flush_at.is_some_and(|at| self.due.insert((at, number)));
+        is_new && self.due.first().is_some_and(|(_, first)| *first == number)
     }
 
-    fn stop_gathering(&mut self, id: LaneId, number: u64, flush_at: Option<Instant>) {
-        self.gathering.remove(&id);
+    fn stop_gathering(&mut self, number: u64, flush_at: Option<Instant>) {
+        self.gathering.remove(&number);
         if let Some(at) = flush_at {
-            self.due.remove(&(at, number, id));
+            self.due.remove(&(at, number));
         }
     }
 
@@ -250,33 +251,30 @@ impl Lanes {
         let Some(lane) = self.by_shard.get_mut(&id).filter(|lane| !lane.gathering.is_empty()) else { return false };
         lane.flushes = true;
         let (number, flush_at) = (lane.number, lane.gathering.flush_at());
-        self.stop_gathering(id, number, flush_at);
+        self.stop_gathering(number, flush_at);
         self.give_turn(id);
         true
     }
 
-    fn number(&self, id: LaneId) -> u64 {
-        self.by_shard.get(&id).map_or(0, |lane| lane.number)
-    }
-
     /// Makes ready what all lanes have gathered. Returns whether there is anything.
     pub(super) fn flush_all(&mut self) -> bool {
-        let mut gathering: Vec<LaneId> = self.gathering.iter().copied().collect();
-        gathering.sort_by_key(|id| self.number(*id));
-        for id in &gathering {
-            self.flush(*id);
+        let has_any = !self.gathering.is_empty();
+        while let Some((_, id)) = self.gathering.pop_first() {
+            self.flush(id);
         }
-        !gathering.is_empty()
+        has_any
     }
 
     /// Makes ready what is due. Returns when more will be due.
     fn flush_due(&mut self, now: Instant) -> Option<Instant> {
-        while let Some((at, _, id)) = self.due.first().copied() {
+        while let Some((at, number)) = self.due.first().copied() {
             if at > now {
                 return Some(at);
             }
             self.due.pop_first();
-            self.flush(id);
+            if let Some(id) = self.gathering.get(&number).copied() {
+                self.flush(id);
+            }
         }
         None
     }
@@ -328,7 +326,7 @@ impl Lanes {
     pub(super) fn remove(&mut self, id: LaneId) -> Option<Lane> {
         let lane = self.by_shard.remove(&id)?;
         self.buffered -= lane.complete;
-        self.stop_gathering(id, lane.number, lane.gathering.flush_at());
+        self.stop_gathering(lane.number, lane.gathering.flush_at());
         self.turns.retain(|other| *other != id);
         self.accept();
         Some(lane)
