@@ -30,7 +30,7 @@ mod table;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use aws_types::SdkConfig;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -42,7 +42,7 @@ use crate::aws::sdk::{Aws, First};
 use crate::config::DynamoDb;
 use crate::inspect::{CALL, InspectError, TableAt, sessions};
 use crate::lease::{Checkpoint, Row, StoreError, Table};
-use crate::model::{ListedShard, SequenceNumber, ShardId, StartPosition, Stream};
+use crate::model::{ListedShard, SequenceNumber, ShardId, StartPosition, Stream, millis};
 use crate::records::{Kind, kpl_kind};
 use crate::retry::Fault;
 use plan::{Planned, RecordAt, Target};
@@ -235,8 +235,8 @@ impl Migration {
                     leases: &leases,
                     ours: &ours,
                     records: &records,
-                    now: millis(self.streams.time().unwrap_or_else(SystemTime::now)),
-                    timestamp: options.timestamp.map(millis),
+                    now: millis(self.streams.time().unwrap_or_else(SystemTime::now)).max(0),
+                    timestamp: options.timestamp.map(|time| millis(time).max(0)),
                     overwrite: options.overwrite,
                 };
                 let mut planned = plan::import(&known);
@@ -447,10 +447,4 @@ pub fn time(text: &str) -> Result<SystemTime, String> {
         return Err("it is before 1970".to_owned());
     }
     Ok(time.into())
-}
-
-/// Converts a time to milliseconds since 1970.
-fn millis(time: SystemTime) -> i64 {
-    let after = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(after.as_millis()).unwrap_or(i64::MAX)
 }

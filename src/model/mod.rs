@@ -6,6 +6,6 @@ mod shard;
 
 pub(crate) use ids::ShardNames;
 pub use ids::{NotASequenceNumber, SequenceNumber, ShardId, Stream, WorkerId};
-pub(crate) use position::StartPosition;
+pub(crate) use position::{StartPosition, millis};
 pub use shard::ChildShard;
 pub(crate) use shard::{HashRange, ListedShard, ShardListing, ShardState, hash_key};

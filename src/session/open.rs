@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::shared::IntoShared;
@@ -31,7 +31,7 @@ use crate::delivery::outbox::Outbox;
 use crate::lease::heartbeat::{self, Heartbeat};
 use crate::lease::validity::LeaseValidity;
 use crate::lease::{DynamoDbStore, FileStore, LeaseStore, Presence, Table};
-use crate::model::{ShardId, Stream, WorkerId};
+use crate::model::{ShardId, Stream, WorkerId, millis};
 use crate::pool::Pool;
 use crate::reading::ReaderFactory;
 use crate::reading::fan_out::consumer::{Consumer, ConsumerSpec};
@@ -445,15 +445,6 @@ fn shard_id(written: &str) -> ShardId {
         Ok(number) => ShardId::from(format!("shardId-{number:012}").as_str()),
         Err(_) => ShardId::from(written),
     }
-}
-
-/// Converts a time to milliseconds since 1970.
-fn millis(time: SystemTime) -> i64 {
-    let (after, sign) = match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => (after, 1),
-        Err(before) => (before.duration(), -1),
-    };
-    i64::try_from(after.as_millis()).unwrap_or(i64::MAX) * sign
 }
 
 #[cfg(test)]
