@@ -35,7 +35,7 @@ pub(super) async fn adopt(store: &DynamoDbStore, stream: &Stream, configured: &s
     }
     let configured = if configured.starts_with("arn:") { stream.arn() } else { stream.name() };
     let other = |one: &str| if one == stream.arn() { stream.name() } else { stream.arn() };
-    let decided = if let Some(decided) = decided(store, stream).await? {
+    let decided = if let Some(decided) = decided(&store.table, stream).await? {
         decided
     } else {
         let theirs = items(store, other(configured)).await?;
@@ -53,20 +53,14 @@ pub(super) async fn adopt(store: &DynamoDbStore, stream: &Stream, configured: &s
 /// Reads the rows of a stream as [`adopt`] would find them, and returns the name that it would decide on. Nothing is
 /// written.
 pub(super) async fn look(table: &Table, stream: &Stream, configured: &str) -> Result<(String, Vec<Item>), StoreError> {
-    let what = "read under which name a stream's leases are";
-    let get = |range: &str| {
-        let get = table.client.get_item().table_name(&table.name).consistent_read(true);
-        get.key("StreamID", text(STREAMS)).key("ShardID", text(range)).send()
-    };
-    let named = get(stream.name()).await.map_err(|error| failed(what, &error))?;
-    let is_of_another = named.item().and_then(|item| string(item, "Arn")).is_some_and(|arn| arn != stream.arn());
+    let named = of_stream(table, stream.name()).await?;
+    let is_of_another = named.is_some_and(|item| string(&item, "Arn").is_some_and(|arn| arn != stream.arn()));
     let by_arn = table.query("read the leases", stream.arn()).await?;
     if is_of_another {
         return Ok((stream.arn().to_owned(), by_arn));
     }
     let by_name = table.query("read the leases", stream.name()).await?;
-    let found = get(stream.arn()).await.map_err(|error| failed(what, &error))?;
-    let is_arn = match found.item().and_then(|item| known(item, stream)) {
+    let is_arn = match decided(table, stream).await? {
         Some(decided) => decided == stream.arn(),
         None if by_name.is_empty() != by_arn.is_empty() => by_name.is_empty(),
         None => configured.starts_with("arn:"),
@@ -130,11 +124,17 @@ async fn move_all(store: &DynamoDbStore, from: &str, to: &str) -> Result<usize, 
 
 const MOVING: &str = "move leases to the name that their stream is kept under";
 
-async fn decided(store: &DynamoDbStore, stream: &Stream) -> Result<Option<String>, StoreError> {
-    let get = store.client().get_item().table_name(&store.table.name).consistent_read(true);
-    let get = get.key("StreamID", text(STREAMS)).key("ShardID", text(stream.arn()));
+/// Reads the earlier decision, if there is one.
+async fn decided(table: &Table, stream: &Stream) -> Result<Option<String>, StoreError> {
+    Ok(of_stream(table, stream.arn()).await?.and_then(|item| known(&item, stream)))
+}
+
+/// Reads the row that concerns a stream by its name, or by its ARN.
+async fn of_stream(table: &Table, range: &str) -> Result<Option<Item>, StoreError> {
+    let get = table.client.get_item().table_name(&table.name).consistent_read(true);
+    let get = get.key("StreamID", text(STREAMS)).key("ShardID", text(range));
     let found = get.send().await.map_err(|error| failed("read under which name a stream's leases are", &error))?;
-    Ok(found.item().and_then(|item| known(item, stream)))
+    Ok(found.item)
 }
 
 /// Reads the decision in a row. Anything but one of the two names counts as no decision.
