@@ -1,6 +1,5 @@
 //! How is the KCL's lease table read and written?
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
@@ -12,7 +11,6 @@ use aws_sdk_dynamodb::types::{
     TableStatus,
 };
 use aws_types::SdkConfig;
-use pipeline_plugin_api::causes;
 use tokio::time::sleep;
 
 use super::KclError;
@@ -21,7 +19,7 @@ use super::row::{
     self, CHECKPOINT, CHILDREN, COUNTER, ENTITY, FIRST_HASH, Item, KEY, KclRow, LAST_HASH, LEASE, OWNER, PARENTS,
     SHARD, STREAM, SUB, SWITCHES, StreamKey,
 };
-use crate::lease::{described, is_condition_failure};
+use crate::lease::{cause_of_failure, is_condition_failure, scan_table};
 use crate::model::{HashRange, ShardId};
 
 /// How long a call may take, including its retries.
@@ -63,8 +61,7 @@ impl KclTable {
         E: ProvideErrorMetadata + std::error::Error + 'static,
         R: std::fmt::Debug,
     {
-        let cause = error.as_service_error().map_or_else(|| causes_of(error), described);
-        self.wrong(format!("could not {doing}: {cause}"))
+        self.wrong(format!("could not {doing}: {}", cause_of_failure(error)))
     }
 
     /// Whether the table exists. A table of another key is an error.
@@ -84,17 +81,8 @@ impl KclTable {
 
     /// Reads all rows, as they are now.
     pub(crate) async fn scan(&self) -> Result<Vec<Seen>, KclError> {
-        let mut items: Vec<Item> = Vec::new();
-        let mut next: Option<Item> = None;
-        loop {
-            let scan = self.client.scan().table_name(&self.name).consistent_read(true).set_exclusive_start_key(next);
-            let page = scan.send().await.map_err(|error| self.failed("read the table", &error))?;
-            next = page.last_evaluated_key;
-            items.extend(page.items.unwrap_or_default());
-            if next.as_ref().is_none_or(HashMap::is_empty) {
-                break;
-            }
-        }
+        let items =
+            scan_table(&self.client, &self.name).await.map_err(|error| self.failed("read the table", &error))?;
         Ok(items.into_iter().map(|item| (row::key(&item).to_owned(), row::read(&item), item)).collect())
     }
 
@@ -195,19 +183,4 @@ fn text(text: &str) -> AttributeValue {
 
 fn number(number: impl Into<i128>) -> AttributeValue {
     AttributeValue::N(number.into().to_string())
-}
-
-fn causes_of<E, R>(error: &SdkError<E, R>) -> String
-where
-    E: std::error::Error + 'static,
-    R: std::fmt::Debug,
-{
-    match error {
-        SdkError::TimeoutError(_) => "the table did not answer in time".into(),
-        SdkError::DispatchFailure(failure) => {
-            failure.as_connector_error().map_or_else(|| "the request could not be sent".into(), |error| causes(error))
-        }
-        SdkError::ResponseError(_) => "the answer could not be read".into(),
-        _ => "the request could not be built".into(),
-    }
 }

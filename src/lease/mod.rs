@@ -41,7 +41,7 @@ use crate::model::{SequenceNumber, ShardId, StartPosition, Stream, WorkerId};
 
 #[cfg(test)]
 pub(crate) use dynamodb::tests as dynamodb_tests;
-pub(crate) use dynamodb::{DynamoDbStore, Table, described, is_condition_failure};
+pub(crate) use dynamodb::{DynamoDbStore, Table, cause_of_failure, is_condition_failure, scan_table};
 pub(crate) use file::FileStore;
 pub use overview::{Overview, SeenShard, SeenWorker, State};
 

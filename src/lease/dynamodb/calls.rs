@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::scan::ScanError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -42,17 +45,7 @@ impl Table {
 
     /// Reads all items, as they are now.
     pub(super) async fn scan(&self, what: &'static str) -> Result<Vec<Item>, StoreError> {
-        let mut items = Vec::new();
-        let mut next: Option<Item> = None;
-        loop {
-            let scan = self.client.scan().table_name(&self.name).consistent_read(true).set_exclusive_start_key(next);
-            let page = scan.send().await.map_err(|error| failed(what, &error))?;
-            next = page.last_evaluated_key;
-            items.extend(page.items.unwrap_or_default());
-            if next.as_ref().is_none_or(HashMap::is_empty) {
-                return Ok(items);
-            }
-        }
+        scan(&self.client, &self.name).await.map_err(|error| failed(what, &error))
     }
 
     /// Asks a worker to rebalance at once, if it has a row.
@@ -86,5 +79,19 @@ impl Table {
 
     pub(super) fn bad_row(&self, stream: &str, shard: &str, what: String) -> StoreError {
         StoreError::BadRow { table: self.name.clone(), stream: stream.into(), shard: shard.into(), what }
+    }
+}
+
+/// Reads all items of a table, as they are now.
+pub(crate) async fn scan(client: &Client, table: &str) -> Result<Vec<Item>, SdkError<ScanError>> {
+    let mut items = Vec::new();
+    let mut next: Option<Item> = None;
+    loop {
+        let page = client.scan().table_name(table).consistent_read(true).set_exclusive_start_key(next).send().await?;
+        next = page.last_evaluated_key;
+        items.extend(page.items.unwrap_or_default());
+        if next.as_ref().is_none_or(HashMap::is_empty) {
+            return Ok(items);
+        }
     }
 }

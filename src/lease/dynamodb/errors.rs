@@ -26,8 +26,20 @@ where
     E: ProvideErrorMetadata + std::error::Error + 'static,
     R: std::fmt::Debug,
 {
-    let cause = match error {
-        SdkError::ServiceError(context) => return not_done(what, context.err()),
+    match error {
+        SdkError::ServiceError(context) => not_done(what, context.err()),
+        error => StoreError::Failed { what, cause: cause(error) },
+    }
+}
+
+/// Says why a call failed: in the words of the service, if it answered.
+pub(crate) fn cause<E, R>(error: &SdkError<E, R>) -> String
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug,
+{
+    match error {
+        SdkError::ServiceError(context) => described(context.err()),
         SdkError::TimeoutError(_) => "the table did not answer in time".into(),
         SdkError::DispatchFailure(failure) => {
             failure.as_connector_error().map_or_else(|| "the request could not be sent".into(), |error| causes(error))
@@ -40,8 +52,7 @@ where
         }
         SdkError::ResponseError(_) => "the answer could not be read".into(),
         _ => "an error that this version does not know".into(),
-    };
-    StoreError::Failed { what, cause }
+    }
 }
 
 /// Translates a service error that says why the call was not done.
@@ -59,7 +70,7 @@ pub(super) fn not_done(
 }
 
 /// Returns the message of the service.
-pub(crate) fn described(error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> String {
+fn described(error: &(impl ProvideErrorMetadata + std::error::Error + 'static)) -> String {
     match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),

@@ -52,7 +52,8 @@ use checkpoint::{not_back, with_checkpoint};
 use errors::{failed, is_refusal, refused};
 use row::{Item, text};
 
-pub(crate) use errors::{described, is_refusal as is_condition_failure};
+pub(crate) use calls::scan as scan_table;
+pub(crate) use errors::{cause as cause_of_failure, is_refusal as is_condition_failure};
 pub(crate) use table::Table;
 
 /// The hash key of the rows of workers. No stream can have this name.
