@@ -39,7 +39,7 @@ use tokio::time::sleep;
 
 use crate::aws::Service;
 use crate::aws::sdk::{Aws, First};
-use crate::config::DynamoDb;
+use crate::config::{DynamoDb, Timestamp};
 use crate::inspect::{CALL, InspectError, TableAt, sessions};
 use crate::lease::{Checkpoint, Row, StoreError, Table};
 use crate::model::{ListedShard, SequenceNumber, ShardId, StartPosition, Stream, millis};
@@ -442,9 +442,9 @@ fn stream_error(stream: &str, doing: &'static str, fault: &Fault) -> KclError {
 ///
 /// An error says why the text is no such time.
 pub fn time(text: &str) -> Result<SystemTime, String> {
-    let time: jiff::Timestamp = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    if time < jiff::Timestamp::UNIX_EPOCH {
+    let time = text.parse::<Timestamp>().map_err(|error| error.to_string())?.system_time();
+    if time < SystemTime::UNIX_EPOCH {
         return Err("it is before 1970".to_owned());
     }
-    Ok(time.into())
+    Ok(time)
 }

@@ -244,3 +244,11 @@ async fn table_of_another_key_is_not_taken_for_one_of_the_kcl() {
     create.billing_mode(aws_sdk_dynamodb::types::BillingMode::PayPerRequest).send().await.unwrap();
     assert!(bench.import().await.unwrap_err().to_string().contains("its key is id"));
 }
+
+#[test]
+fn time_has_the_form_of_the_configuration() {
+    assert_eq!(time("1970-01-01T00:00:01.5Z").unwrap(), SystemTime::UNIX_EPOCH + Duration::from_millis(1500));
+    for text in ["2026-11-01 00:00:00Z", "2026-11-01T00:00Z", "2026-11-01", "1969-12-31T23:59:59Z"] {
+        assert!(time(text).is_err(), "{text}");
+    }
+}
