@@ -1,15 +1,15 @@
 //! How does a stream change over from Amazon's KCL, and back?
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
-use kinesis_input::inspect::TableAt;
 use kinesis_input::kcl::{Action, ExportOptions, ImportOptions, KclError, Migration, MigrationAt, Plan};
 
 use crate::Exit;
-use crate::leases::{columns, json};
+use crate::leases::{answer, columns, json};
+use crate::table::TableArguments;
 
 /// The commands of `kinesis-input kcl`.
 #[derive(Debug, Subcommand)]
@@ -46,9 +46,8 @@ pub(crate) struct Common {
     /// The stream, by name or ARN, as the pipelines call it.
     #[arg(long)]
     stream: String,
-    /// The lease table of ours: `dynamodb.table` of the pipelines.
-    #[arg(long, value_name = "NAME")]
-    table: String,
+    #[command(flatten)]
+    table: TableArguments,
     /// Show what would happen, and write nothing.
     #[arg(long)]
     dry_run: bool,
@@ -58,18 +57,6 @@ pub(crate) struct Common {
     /// The failover time of the KCL in seconds: its table is watched for longer than this.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     failover: u64,
-    /// The region of the tables and of the stream [default: the environment's]
-    #[arg(long)]
-    region: Option<String>,
-    /// A profile of `~/.aws/credentials` [default: the environment's credentials]
-    #[arg(long)]
-    profile: Option<String>,
-    /// The endpoint of the tables and the stream, in place of AWS's own.
-    #[arg(long, value_name = "URL")]
-    endpoint: Option<String>,
-    /// The endpoint of the stream, if it differs from that of the tables.
-    #[arg(long, value_name = "URL")]
-    kinesis_endpoint: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -106,13 +93,7 @@ pub(crate) async fn kcl(command: &Kcl) -> (String, Option<(Exit, String)>) {
 async fn run(command: &Kcl, out: &mut String) -> Result<(), Refusal> {
     let (Kcl::Import { common, .. } | Kcl::Export { common, .. }) = command;
     let failover = Duration::from_secs(common.failover);
-    let mut table = TableAt::default();
-    table.table.clone_from(&common.table);
-    table.region.clone_from(&common.region);
-    table.endpoint.clone_from(&common.endpoint);
-    table.kinesis_endpoint.clone_from(&common.kinesis_endpoint);
-    table.credentials.profile = common.profile.clone().into();
-    let at = MigrationAt { application: common.app.clone(), stream: common.stream.clone(), table };
+    let at = MigrationAt { application: common.app.clone(), stream: common.stream.clone(), table: common.table.at() };
     // What is wrong with the command is said before the tables are watched.
     let timestamp = match command {
         Kcl::Import { timestamp: Some(timestamp), .. } => Some(time(timestamp)?),
@@ -142,14 +123,8 @@ async fn run(command: &Kcl, out: &mut String) -> Result<(), Refusal> {
     }
     if common.yes {
         out.push_str(&shown);
-    } else if plan.writes() > 0 {
-        // A question that can't be asked is not confirmed.
-        let _ = io::stderr().write_all(format!("{shown}Write {} positions? [yes/no] ", plan.writes()).as_bytes());
-        let mut answer = String::new();
-        let _ = io::stdin().lock().read_line(&mut answer);
-        if answer.trim() != "yes" {
-            return Err(Refusal::NotConfirmed);
-        }
+    } else if plan.writes() > 0 && answer(&format!("{shown}Write {} positions? [yes/no] ", plan.writes())) != "yes" {
+        return Err(Refusal::NotConfirmed);
     }
     let done = migration.carry_out(plan).await?;
     if common.json {

@@ -5,28 +5,16 @@ use std::io::{self, BufRead, IsTerminal, Write as _};
 use std::time::Duration;
 
 use clap::Args;
-use kinesis_input::inspect::{InspectError, LeaseTable, Overview, Released, SeenShard, State, TableAt};
+use kinesis_input::inspect::{InspectError, LeaseTable, Overview, Released, SeenShard, State};
 
 use crate::Exit;
+use crate::table::TableArguments;
 
 /// The arguments of `kinesis-input leases`.
 #[derive(Debug, Args)]
 pub(crate) struct Leases {
-    /// The lease table: `dynamodb.table` of the pipelines.
-    #[arg(long, value_name = "NAME")]
-    table: String,
-    /// The region of the table and of the streams [default: the environment's]
-    #[arg(long)]
-    region: Option<String>,
-    /// A profile of `~/.aws/credentials` [default: the environment's credentials]
-    #[arg(long)]
-    profile: Option<String>,
-    /// The endpoint of the table and the streams, in place of AWS's own.
-    #[arg(long, value_name = "URL")]
-    endpoint: Option<String>,
-    /// The endpoint of the streams, if it differs from that of the table.
-    #[arg(long, value_name = "URL")]
-    kinesis_endpoint: Option<String>,
+    #[command(flatten)]
+    table: TableArguments,
     /// Only this stream, as the table calls it: by name or ARN.
     #[arg(long)]
     stream: Option<String>,
@@ -72,13 +60,7 @@ impl Refusal {
 /// Returns the text to print, or an error message and the exit code.
 pub(crate) async fn leases(arguments: &Leases) -> Result<String, (Exit, String)> {
     let done = async {
-        let mut at = TableAt::default();
-        at.table.clone_from(&arguments.table);
-        at.region.clone_from(&arguments.region);
-        at.endpoint.clone_from(&arguments.endpoint);
-        at.kinesis_endpoint.clone_from(&arguments.kinesis_endpoint);
-        at.credentials.profile = arguments.profile.clone().into();
-        let table = LeaseTable::open(&at).await?;
+        let table = LeaseTable::open(&arguments.table.at()).await?;
         match &arguments.release {
             None => show(&table, arguments).await,
             Some(worker) => release(&table, worker, arguments).await,
@@ -122,11 +104,15 @@ fn confirm(question: &str, expected: &str) -> Result<(), Refusal> {
     if !io::stdin().is_terminal() {
         return Err(Refusal::Usage("there is no terminal to ask on; `--yes` releases without asking".into()));
     }
+    if answer(question) == expected { Ok(()) } else { Err(Refusal::NotConfirmed) }
+}
+
+/// Asks on the terminal. A question that can't be asked has an empty answer.
+pub(crate) fn answer(question: &str) -> String {
     let mut answer = String::new();
-    // A question that can't be asked is not confirmed.
     let _ = io::stderr().write_all(question.as_bytes());
     let _ = io::stdin().lock().read_line(&mut answer);
-    if answer.trim() == expected { Ok(()) } else { Err(Refusal::NotConfirmed) }
+    answer.trim().to_owned()
 }
 
 fn summary(worker: &str, Released { shards, changed, .. }: Released) -> String {

@@ -19,6 +19,7 @@ mod metrics;
 pub mod pipeline;
 pub mod run;
 mod signals;
+mod table;
 mod terminal;
 
 use kinesis_input::KinesisInput;

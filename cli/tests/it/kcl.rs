@@ -6,26 +6,15 @@ use aws_sdk_dynamodb::types::{
 use aws_sdk_kinesis::primitives::Blob;
 use kinesis_input_cli::Exit;
 use kinesis_testkit::aggregate::aggregate;
-use tokio::process::Command;
 
-use crate::kinesis::{PATIENCE, stop_softly};
+use crate::kinesis::stop_softly;
 use crate::many::Fleet;
 
 /// Runs `kinesis-input kcl`. Returns its exit code and both outputs.
 async fn kcl(fleet: &Fleet, command: &str, arguments: &[&str]) -> (u8, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_kinesis-input"))
-        .args(["kcl", command, "--app", "orders-app", "--stream", "orders", "--table", "leases"])
-        .args(["--failover", "0", "--region", "us-east-1"])
-        .args(["--endpoint", &fleet.table, "--kinesis-endpoint", &fleet.bench.server.endpoint()])
-        .args(arguments)
-        .env_clear()
-        .env("AWS_ACCESS_KEY_ID", "test")
-        .env("AWS_SECRET_ACCESS_KEY", "test")
-        .stdin(std::process::Stdio::null())
-        .output();
-    let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
-    (u8::try_from(output.status.code().unwrap()).unwrap(), said)
+    let command = ["kcl", command, "--app", "orders-app", "--stream", "orders", "--failover", "0"];
+    let (code, said) = fleet.run(&command, arguments).await;
+    (u8::try_from(code).unwrap(), said)
 }
 
 fn dynamodb(fleet: &Fleet) -> aws_sdk_dynamodb::Client {

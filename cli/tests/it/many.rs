@@ -55,8 +55,14 @@ output:
 
     /// Runs `kinesis-input leases`. Returns its exit code and both outputs.
     async fn leases(&self, arguments: &[&str]) -> (i32, String) {
+        self.run(&["leases"], arguments).await
+    }
+
+    /// Runs a command about the lease table. Returns its exit code and both outputs.
+    pub(crate) async fn run(&self, command: &[&str], arguments: &[&str]) -> (i32, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_kinesis-input"))
-            .args(["leases", "--table", "leases", "--region", "us-east-1"])
+            .args(command)
+            .args(["--table", "leases", "--region", "us-east-1"])
             .args(["--endpoint", &self.table, "--kinesis-endpoint", &self.bench.server.endpoint()])
             .args(arguments)
             .env_clear()

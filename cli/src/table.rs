@@ -1,0 +1,36 @@
+//! Where is the lease table that a command is about?
+
+use clap::Args;
+use kinesis_input::inspect::TableAt;
+
+/// The arguments that say where the lease table is, and the streams in it.
+#[derive(Debug, Args)]
+pub(crate) struct TableArguments {
+    /// The lease table of ours: `dynamodb.table` of the pipelines.
+    #[arg(long, value_name = "NAME")]
+    table: String,
+    /// The region of the tables and of the streams [default: the environment's]
+    #[arg(long)]
+    region: Option<String>,
+    /// A profile of `~/.aws/credentials` [default: the environment's credentials]
+    #[arg(long)]
+    profile: Option<String>,
+    /// The endpoint of the tables and the streams, in place of AWS's own.
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// The endpoint of the streams, if it differs from that of the tables.
+    #[arg(long, value_name = "URL")]
+    kinesis_endpoint: Option<String>,
+}
+
+impl TableArguments {
+    pub(crate) fn at(&self) -> TableAt {
+        let mut at = TableAt::default();
+        at.table.clone_from(&self.table);
+        at.region.clone_from(&self.region);
+        at.endpoint.clone_from(&self.endpoint);
+        at.kinesis_endpoint.clone_from(&self.kinesis_endpoint);
+        at.credentials.profile = self.profile.clone().into();
+        at
+    }
+}
