@@ -1,6 +1,7 @@
 //! Several workers that share shards through one table.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,15 @@ use crate::lease::{Checkpoint, LeaseStore, Presence, Row, SharedStore};
 use crate::model::StartPosition;
 use crate::session::Session;
 use crate::sync::lock;
+
+/// Two shards with the records 1 to 3, whose next subscriptions bring `again`.
+fn two_shards(again: RangeInclusive<u64>) -> Bench {
+    let script = Script::new(["one", "two"]);
+    for shard in ["one", "two"] {
+        script.answer(shard, [then_idle(1..=3), then_idle(again.clone())]);
+    }
+    Bench::new(script, "")
+}
 
 /// `a` has two shards, whose records are in flight; `b` requests one of them.
 struct Requested {
@@ -40,11 +50,7 @@ async fn b_requests_from_a(bench: &Bench, table: &Table, store: &Arc<MemoryStore
 
 #[tokio::test(start_paused = true)]
 async fn graceful_hand_over() {
-    let script = Script::new(["one", "two"]);
-    for shard in ["one", "two"] {
-        script.answer(shard, [then_idle(1..=3), then_idle(4..=4)]);
-    }
-    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let (bench, table) = (two_shards(4..=4), Table::new());
     // The owner waits for the deliveries in flight.
     let Requested { a, b, receipts, moved } = b_requests_from_a(&bench, &table, &table.worker("a")).await;
     sleep(secs(1)).await;
@@ -68,11 +74,7 @@ async fn graceful_hand_over() {
 
 #[tokio::test(start_paused = true)]
 async fn stopped_worker_withdraws_its_requests() {
-    let script = Script::new(["one", "two"]);
-    for shard in ["one", "two"] {
-        script.answer(shard, [then_idle(1..=3), then_idle(4..=4)]);
-    }
-    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let (bench, table) = (two_shards(4..=4), Table::new());
     let Requested { a, b, receipts, moved } = b_requests_from_a(&bench, &table, &table.worker("a")).await;
     close(&b).await;
     assert_eq!(table.requested(&["one", "two"]), None);
@@ -88,11 +90,7 @@ async fn stopped_worker_withdraws_its_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn shard_that_is_not_handed_over_is_taken_by_force() {
-    let script = Script::new(["one", "two"]);
-    for shard in ["one", "two"] {
-        script.answer(shard, [then_idle(1..=3), then_idle(1..=3)]);
-    }
-    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let (bench, table) = (two_shards(1..=3), Table::new());
     let store = table.worker("a");
     let Requested { a, b, receipts, moved } = b_requests_from_a(&bench, &table, &store).await;
     // It sends heartbeats, but can't release the shard: only its writes to the row hang.
@@ -119,11 +117,7 @@ async fn shard_that_is_not_handed_over_is_taken_by_force() {
 /// It would read on until its lease expires, and everything would come twice.
 #[tokio::test(start_paused = true)]
 async fn holder_that_may_be_cut_off_keeps_its_shard_until_its_lease_expires() {
-    let script = Script::new(["one", "two"]);
-    for shard in ["one", "two"] {
-        script.answer(shard, [then_idle(1..=3), then_idle(1..=3)]);
-    }
-    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let (bench, table) = (two_shards(1..=3), Table::new());
     let store = table.worker("a");
     let Requested { a, b, receipts, moved } = b_requests_from_a(&bench, &table, &store).await;
     drop(receipts);
