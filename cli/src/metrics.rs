@@ -134,7 +134,7 @@ impl Counters {
             entry.renderings = 0;
             entry.counter.show(self.exported(key));
         }
-        // Nobody may be asking for the metrics, and the exporter forgets only when it renders them.
+        // The metrics may not be read for days, and the exporter forgets only when it renders them.
         if forgets && now.duration_since(kept.rendered) >= RENDERED_EVERY {
             kept.rendered = now;
             self.handle.render();

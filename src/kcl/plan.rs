@@ -152,7 +152,7 @@ pub(crate) fn of_stream(
     }
     if mine.iter().any(|lease| lease.stream.is_none()) && mine.iter().any(|lease| lease.stream.is_some()) {
         return Err(vec![
-            "the table has leases of one stream and of several, and it can't be told which count".to_owned(),
+            "the table has leases of one stream and of several, and it is not clear which of them count".to_owned(),
         ]);
     }
     // Streams of the same name that were deleted and created again.

@@ -217,7 +217,7 @@ async fn closed_shard_without_a_next_iterator_has_ended() {
     close(&session).await;
 }
 
-/// Others go on with iterators for ever.
+/// Others go on with iterators indefinitely.
 #[tokio::test(start_paused = true)]
 async fn closed_shard_that_brings_nothing_for_minutes_has_ended() {
     let script = Script::new(["s"]);
@@ -226,7 +226,7 @@ async fn closed_shard_that_brings_nothing_for_minutes_has_ended() {
     let bench = polling(script, "");
     let session = bench.open().await;
     assert_eq!(numbers(&session, 1).await, [1]);
-    assert!(is_quiet(&session, secs(1000)).await, "an open shard may be idle for ever");
+    assert!(is_quiet(&session, secs(1000)).await, "an open shard may be idle indefinitely");
     bench.script.list(vec![listed("s", &[], true), listed("child", &["s"], false)]);
     assert_eq!(timeout(secs(600), numbers(&session, 1)).await.expect("the child is never read"), [2]);
     close(&session).await;

@@ -39,7 +39,7 @@ pub(crate) struct HostNotFound {
 }
 
 impl HostNotFound {
-    /// The error of this host, whose cause is told elsewhere.
+    /// The error of this host, whose cause is reported elsewhere.
     pub(super) fn of(host: &str) -> Self {
         Self { host: host.to_owned(), cause: "its address could not be found".into() }
     }

@@ -118,7 +118,7 @@ impl Portion {
         }
     }
 
-    /// Notes an answer of `bytes` with so many records. `is_behind` says whether more are waiting.
+    /// Notes an answer of `bytes` with this many records. `is_behind` says whether more are waiting.
     pub(super) fn answered(&mut self, bytes: usize, records: usize, is_behind: bool) {
         self.limit = None;
         if records > 0 {

@@ -248,7 +248,7 @@ impl Plan {
             batching: Batching {
                 count: pick(rng, &[0, 1, 10, 100, 2000]),
                 byte_size: pick(rng, &[0, 0, 300, 10_000]),
-                // Without a period the last records of a shard would wait for ever.
+                // Without a period the last records of a shard would wait indefinitely.
                 period: Duration::from_millis(pick(rng, &[50, 500, 2000, 5000])),
                 jitter: pick(rng, &[0.0, 0.5]),
             },
