@@ -28,6 +28,8 @@ const FIRST_RECORDS: u32 = 100;
 const FIRST_BYTES: usize = 512 << 10;
 const LEAST_BYTES: usize = 64 << 10;
 const MOST_BYTES: usize = 4 << 20;
+/// What is left of the largest mean size after each answer.
+const FADES: f64 = 0.9;
 
 /// The pace of the calls on one shard.
 #[derive(Debug)]
@@ -50,9 +52,10 @@ pub(super) struct Answered {
 }
 
 impl Pace {
-    /// Makes no call before `begin`.
+    /// Makes no call before `begin`. Whoever read the shard until now, which may have been this worker, may have called a
+    /// moment ago.
     pub(super) fn new(period: Duration, begin: Instant) -> Self {
-        Self { period, next: begin, throttled: Backoff::new(THROTTLED.0, THROTTLED.1) }
+        Self { period, next: begin + GAP, throttled: Backoff::new(THROTTLED.0, THROTTLED.1) }
     }
 
     /// The earliest time of the next call.
@@ -75,6 +78,12 @@ impl Pace {
         delay
     }
 
+    /// Notes that a call failed, and that the next one is made after `delay`. The service may have admitted the one that
+    /// failed.
+    pub(super) fn failed(&mut self, now: Instant, delay: Duration) {
+        self.wait_until(now + delay.max(GAP));
+    }
+
     /// Makes no call before this time.
     pub(super) fn wait_until(&mut self, time: Instant) {
         self.next = self.next.max(time);
@@ -90,6 +99,8 @@ pub(super) struct Portion {
     most: usize,
     /// The mean size of a record in an answer; `None` before any record was read.
     mean: Option<f64>,
+    /// The largest mean of an answer, which fades with each answer.
+    largest: f64,
     /// How many records to ask for, after an answer did not fit.
     limit: Option<u32>,
 }
@@ -98,7 +109,7 @@ impl Portion {
     /// Starts small. No ordinary answer takes more than `most` bytes.
     pub(super) fn new(most: usize) -> Self {
         let most = most.clamp(1, MOST_BYTES);
-        Self { bytes: FIRST_BYTES.min(most), most, mean: None, limit: None }
+        Self { bytes: FIRST_BYTES.min(most), most, mean: None, largest: 0.0, limit: None }
     }
 
     /// How many bytes the next answer may have.
@@ -124,6 +135,7 @@ impl Portion {
         if records > 0 {
             let mean = bytes as f64 / records as f64;
             self.mean = Some(self.mean.map_or(mean, |before| before.midpoint(mean)));
+            self.largest = mean.max(self.largest * FADES);
         }
         let bytes = if is_behind && records > 0 {
             2 * self.bytes
@@ -132,8 +144,8 @@ impl Portion {
             // larger again.
             (self.bytes / 2).max(2 * bytes).max(LEAST_BYTES)
         };
-        // A record of the usual size always fits, or every second call would be in vain.
-        let usual = self.mean.map_or(0, |mean| (mean * 1.25) as usize);
+        // A record of about the largest size always fits, or every second call would be in vain where sizes vary.
+        let usual = (self.largest * 1.25) as usize;
         self.bytes = bytes.min(self.most).max(usual);
     }
 
@@ -164,7 +176,7 @@ mod tests {
     fn gap(period: Duration, bytes: u64, is_at_tip: bool) -> u128 {
         let start = Instant::now();
         let mut pace = Pace::new(period, start);
-        assert_eq!(pace.next(), start);
+        assert_eq!(pace.next(), start + GAP, "after the last call of the reader before");
         pace.answered(Answered { at: start, bytes, is_at_tip });
         (pace.next() - start).as_millis()
     }
@@ -190,6 +202,16 @@ mod tests {
         assert_eq!(pace.next(), start + 10_000 * MS);
         pace.answered(Answered { at: start + 10_000 * MS, bytes: 0, is_at_tip: false });
         assert_eq!(pace.throttled(start, 1.0).as_secs(), 1);
+    }
+
+    #[test]
+    fn failed_call_may_have_been_admitted() {
+        let start = Instant::now();
+        let mut pace = Pace::new(Duration::ZERO, start);
+        pace.failed(start + 1000 * MS, 150 * MS);
+        assert_eq!(pace.next(), start + 1200 * MS);
+        pace.failed(start + 2000 * MS, 300 * MS);
+        assert_eq!(pace.next(), start + 2300 * MS);
     }
 
     #[test]
@@ -221,6 +243,21 @@ mod tests {
     }
 
     #[test]
+    fn few_calls_are_in_vain_where_sizes_vary() {
+        let mut portion = Portion::new(1000);
+        let mut in_vain = 0;
+        for size in [800, 5000, 800, 4000, 900, 5000, 700, 700, 5000, 800].repeat(10) {
+            while portion.bytes() < size {
+                assert_eq!(portion.limit(), 1);
+                portion.did_not_fit(Some(size as u64));
+                in_vain += 1;
+            }
+            portion.answered(size, 1, true);
+        }
+        assert!(in_vain <= 21, "{in_vain} of 100");
+    }
+
+    #[test]
     fn answer_that_did_not_fit_is_asked_for_again_with_space_for_it() {
         let mut portion = Portion::new(usize::MAX);
         portion.did_not_fit(Some(2 << 20));
@@ -234,7 +271,7 @@ mod tests {
         assert_eq!((portion.bytes(), portion.limit()), (10 << 20, 1), "one record takes all of it");
         portion.answered(10 << 20, 1, true);
         assert_eq!((portion.bytes(), portion.limit()), (10 * (5 << 18), 1), "the next one may be as large");
-        for _ in 0..10 {
+        for _ in 0..12 {
             portion.answered(1000, 1, true);
         }
         assert_eq!(portion.bytes(), MOST_BYTES);

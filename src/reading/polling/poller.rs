@@ -306,7 +306,7 @@ impl Poller {
         }
         let delay = delay.unwrap_or_else(|| self.cursor.next_delay());
         self.cursor.failed(&fault, delay);
-        self.pace.wait_until(Instant::now() + delay);
+        self.pace.failed(Instant::now(), delay);
         Ok(None)
     }
 }

@@ -224,6 +224,10 @@ impl Plan {
         // A tiny pool that is filled once in some seconds does not keep up with the writer.
         if self.config.max_bytes < 1 << 20 {
             (self.config.poll_period, self.settings.reads) = (Duration::ZERO, 5.0);
+            // One aggregate may fill half of it, and then every call brings one.
+            if self.config.polls != Polls::None && self.aggregates_per_cent > 0 && self.record_bytes >= 2000 {
+                self.rate = self.rate.min(2.0);
+            }
         }
         self.settings.cbor = pick(
             rng,
