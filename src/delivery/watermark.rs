@@ -57,7 +57,7 @@ pub(crate) struct Watermark<S> {
     /// The events with records at or above `low`, oldest first.
     marks: VecDeque<Mark<S>>,
     /// The position after the last record below `low`.
-    place: Option<Checkpoint>,
+    checkpoint: Option<Checkpoint>,
 }
 
 /// A range of acknowledged ordinals above a gap.
@@ -86,7 +86,7 @@ impl<S: Sequences> Watermark<S> {
             above: BTreeMap::new(),
             keeps_positions: false,
             marks: VecDeque::new(),
-            place: None,
+            checkpoint: None,
         }
     }
 
@@ -103,7 +103,7 @@ impl<S: Sequences> Watermark<S> {
             return ordinals;
         }
         self.marks.push_back(Mark { ordinals: ordinals.clone(), records, continuation });
-        self.pass(None);
+        self.advance(None);
         ordinals
     }
 
@@ -137,7 +137,7 @@ impl<S: Sequences> Watermark<S> {
         };
         if start == self.low {
             self.low = end;
-            self.pass(checkpoint);
+            self.advance(checkpoint);
         } else {
             self.above.insert(start, Above { end, checkpoint });
         }
@@ -166,28 +166,28 @@ impl<S: Sequences> Watermark<S> {
 
     /// Moves the position behind `low`, and drops the events that are acknowledged completely. `kept` is the checkpoint
     /// behind `low`, if it was kept.
-    fn pass(&mut self, kept: Option<Checkpoint>) {
+    fn advance(&mut self, kept: Option<Checkpoint>) {
         while let Some(mark) = self.marks.pop_front_if(|mark| mark.ordinals.end <= self.low) {
-            self.place = Some(Checkpoint::After(mark.continuation));
+            self.checkpoint = Some(Checkpoint::After(mark.continuation));
         }
         // The position is taken now, while the event's records exist. If they are gone and no position was kept, it stays
         // an earlier one, from which some records would be read again.
         if let Some(mark) = self.marks.front()
             && let Some(last) = self.low.checked_sub(mark.ordinals.start + 1)
-            && let Some(mut place) = mark.records.checkpoint(last as usize).or(kept)
+            && let Some(mut checkpoint) = mark.records.checkpoint(last as usize).or(kept)
         {
-            if let Checkpoint::Within(within) = &mut place
+            if let Checkpoint::Within(within) = &mut checkpoint
                 && within.after.is_none()
             {
-                within.after = self.place.as_ref().and_then(Checkpoint::position).cloned();
+                within.after = self.checkpoint.as_ref().and_then(Checkpoint::position).cloned();
             }
-            self.place = Some(place);
+            self.checkpoint = Some(checkpoint);
         }
     }
 
     /// The position up to which everything is acknowledged, if any record has been since the start.
     pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
-        self.place.clone()
+        self.checkpoint.clone()
     }
 
     /// The number of records that are acknowledged without a gap since the start.
