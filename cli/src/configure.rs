@@ -53,6 +53,14 @@ pub(crate) fn schema(registry: &Registry, input: Option<&RegisteredInput>) -> Va
         "label".to_owned(),
         json!({ "type": "string", "description": "As Connect writes it; it has no effect." }),
     );
+    blocks.insert(
+        "metadata".to_owned(),
+        json!({
+            "type": "array",
+            "items": { "type": "string" },
+            "description": "The keys of the metadata that the output gets, if it can use any. The default is all of them.",
+        }),
+    );
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Pipeline",

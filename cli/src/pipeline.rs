@@ -5,6 +5,7 @@
 //!   aws_kinesis:
 //!     streams: [orders]
 //!     checkpoint_file: orders.checkpoints
+//!   metadata: [kinesis_shard]   # optional
 //! output:                 # `stdout`, `drop`, or any endpoint of mq-bridge
 //!   file: { path: orders.jsonl, format: raw }
 //! pipeline:               # optional
@@ -17,19 +18,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mq_bridge::models::{Endpoint, EndpointType, FileConfig, FileFsync, NameBy, RouteOptions};
+use mq_bridge::models::{Endpoint, EndpointType, FileConfig, FileFormat, FileFsync, NameBy, RouteOptions};
 use pipeline_plugin_api::Input;
 use pipeline_plugin_api::config::schemars::{self, JsonSchema};
 use pipeline_plugin_api::config::{
     ConfigSpec, Configuration, Diagnostic, Diagnostics, Document, Duration as Span, Environment,
 };
 use pipeline_plugin_api::registry::{BuildError, RegisteredInput, Registry};
+use pipeline_plugin_mq_bridge::Metadata;
 use serde::Deserialize;
 
 /// The parts that a pipeline file may have.
 const PARTS: [&str; 4] = ["input", "output", "pipeline", "shutdown_timeout"];
 /// A field that Connect writes beside an input or an output.
 const LABEL: &str = "label";
+/// The field beside an input that says which metadata the output gets.
+const METADATA: &str = "metadata";
 /// The longest time that a graceful stop takes, if the file doesn't say.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often an output file is synced at the latest. It usually is as soon as something is written.
@@ -46,6 +50,8 @@ pub struct Pipeline {
     pub input: Arc<dyn Input>,
     /// The destination of the messages.
     pub output: Endpoint,
+    /// The metadata that the output gets.
+    pub metadata: Metadata,
     /// How the input and the output are joined.
     pub options: RouteOptions,
     /// The longest time that a graceful stop takes, from the signal to the end.
@@ -124,6 +130,7 @@ impl Pipeline {
     pub fn new(input: Arc<dyn Input>, output: Endpoint) -> Self {
         Self {
             input,
+            metadata: if uses_metadata(&output) { Metadata::All } else { Metadata::none() },
             output,
             options: Settings::default().options(),
             shutdown_timeout: SHUTDOWN_TIMEOUT,
@@ -169,6 +176,7 @@ impl Pipeline {
         Ok(Self {
             input: built.input,
             output: host.output,
+            metadata: host.metadata,
             options: host.settings.options(),
             shutdown_timeout: host.shutdown_timeout,
             warnings: found,
@@ -195,6 +203,7 @@ pub(crate) fn open(path: &Path) -> Result<Document, PipelineError> {
 /// The parts that do not belong to the input.
 pub(crate) struct HostParts {
     output: Endpoint,
+    metadata: Metadata,
     settings: Settings,
     shutdown_timeout: Duration,
 }
@@ -221,6 +230,11 @@ pub(crate) fn check(
         Err(errors) => found.extend(errors),
     }
     let output = keep(output(document), &mut found);
+    let keys = if document.fields(&["input"]).unwrap_or_default().contains(&METADATA) {
+        keep(document.read::<Vec<String>>(&["input", METADATA]).map(Some), &mut found)
+    } else {
+        Some(None)
+    };
     let settings = if parts.contains(&"pipeline") {
         keep(document.parse::<Settings>(&["pipeline"]).map(|parsed| parsed.config), &mut found)
     } else {
@@ -231,10 +245,28 @@ pub(crate) fn check(
     } else {
         Some(SHUTDOWN_TIMEOUT)
     };
-    let (Some(output), Some(settings), Some(shutdown_timeout)) = (output, settings, timeout) else {
+    let (Some(output), Some(keys), Some(settings), Some(shutdown_timeout)) = (output, keys, settings, timeout) else {
         return (found, None);
     };
-    (found, Some(HostParts { output, settings, shutdown_timeout }))
+    let metadata = match keys {
+        _ if !uses_metadata(&output) => Metadata::none(),
+        Some(keys) => Metadata::keys(keys),
+        None => Metadata::All,
+    };
+    (found, Some(HostParts { output, metadata, settings, shutdown_timeout }))
+}
+
+/// Whether an output, or a middleware before it, can use the messages' metadata.
+fn uses_metadata(output: &Endpoint) -> bool {
+    let writes_payloads = match &output.endpoint_type {
+        EndpointType::Null => true,
+        EndpointType::File(file) => {
+            file.format == FileFormat::Raw && file.name_by == NameBy::default() && file.idempotency.is_none()
+        }
+        EndpointType::Custom { name, .. } => *name == crate::run::stdout::NAME,
+        _ => false,
+    };
+    !writes_payloads || !output.middlewares.is_empty()
 }
 
 fn keep<T>(result: Result<T, Diagnostics>, found: &mut Diagnostics) -> Option<T> {
@@ -253,7 +285,7 @@ fn input<'r>(document: &Document, registry: &'r Registry) -> Result<Option<&'r R
     let fields = document.fields(&["input"]).unwrap_or_default();
     // The label that Connect writes beside an input names it in Connect's logs, and has no meaning here.
     let is_labeled = fields.contains(&LABEL);
-    let names: Vec<&str> = fields.into_iter().filter(|name| *name != LABEL).collect();
+    let names: Vec<&str> = fields.into_iter().filter(|name| ![LABEL, METADATA].contains(name)).collect();
     let [name] = names[..] else {
         let message = match &names[..] {
             [] => "a pipeline needs exactly one input, and there is none".to_owned(),
@@ -261,7 +293,7 @@ fn input<'r>(document: &Document, registry: &'r Registry) -> Result<Option<&'r R
         };
         let at = names.iter().find(|name| registry.get(name).is_none()).or(names.get(1));
         let path: Vec<&str> = std::iter::once("input").chain(at.copied()).collect();
-        let help = format!("inputs are {}; beside one there may be a `{LABEL}`", known());
+        let help = format!("inputs are {}; beside one there may be a `{LABEL}` and `{METADATA}`", known());
         return Err(document.error_at(&path, message).with_help(help).into());
     };
     if is_labeled {
@@ -341,4 +373,34 @@ fn list<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
 /// The schema of the `pipeline` part.
 pub(crate) fn settings_schema() -> serde_json::Value {
     schemars::schema_for!(Settings).to_value()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry;
+
+    /// The metadata that the output of a pipeline gets.
+    fn metadata(beside: &str, output: &str) -> Metadata {
+        let yaml = format!(
+            "input:\n  aws_kinesis: {{ streams: [a], checkpoint_file: f, region: r }}\n{beside}output: {output}\n"
+        );
+        Pipeline::from_yaml("file", &yaml, &Environment::empty(), &registry().unwrap()).unwrap().metadata
+    }
+
+    #[test]
+    fn output_gets_the_metadata_that_it_can_use() {
+        let keys = || Metadata::keys(["kinesis_shard".to_owned()]);
+        let beside = "  metadata: [kinesis_shard]\n";
+        for output in ["drop", "stdout", "{file: {path: out, format: raw}}"] {
+            assert_eq!(metadata("", output), Metadata::none(), "{output}");
+            assert_eq!(metadata(beside, output), Metadata::none(), "{output}");
+        }
+        let with_middleware = "{file: {path: out, format: raw}, middlewares: [{retry: {max_attempts: 3}}]}";
+        for output in ["{file: {path: out}}", "{file: {path: out, format: json}}", with_middleware] {
+            assert_eq!(metadata("", output), Metadata::All, "{output}");
+            assert_eq!(metadata(beside, output), keys(), "{output}");
+        }
+        assert_eq!(metadata("  metadata: []\n", "{file: {path: out}}"), Metadata::none());
+    }
 }

@@ -12,7 +12,8 @@ use mq_bridge::{CanonicalMessage, SentBatch, anyhow};
 use serde_json::{Map, Value};
 use tokio::io::AsyncWriteExt;
 
-const NAME: &str = "kinesis-input.stdout";
+/// The name of the endpoint at mq-bridge.
+pub(crate) const NAME: &str = "kinesis-input.stdout";
 
 /// The output: payloads as they are, each followed by a line break.
 pub(crate) fn endpoint() -> Endpoint {

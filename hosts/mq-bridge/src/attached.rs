@@ -13,18 +13,19 @@ use serde_json::Value;
 
 use crate::RegisterError;
 use crate::consumer::InputConsumer;
+use crate::metadata::Metadata;
 
 /// Registers an input with mq-bridge under `name`, until the returned value is dropped.
 ///
 /// The input remains the caller's: consumers of it come and go with the passes of a route (an output that fails and
-/// reconnects doesn't disturb it), and only the caller closes it.
+/// reconnects doesn't disturb it), and only the caller closes it. Its messages come with this part of their metadata.
 ///
 /// # Errors
 ///
 /// Fails with [`RegisterError::Refused`] if mq-bridge has an endpoint of that name.
-pub fn attach(name: impl Into<String>, input: Arc<dyn Input>) -> Result<Attached, RegisterError> {
+pub fn attach(name: impl Into<String>, input: Arc<dyn Input>, metadata: Metadata) -> Result<Attached, RegisterError> {
     let name = name.into();
-    match register_endpoint_factory(&name, Arc::new(Lent(input))) {
+    match register_endpoint_factory(&name, Arc::new(Lent(input, metadata))) {
         Ok(()) => Ok(Attached { name }),
         Err(error) => Err(RegisterError::Refused { name, reason: error.to_string() }),
     }
@@ -50,12 +51,12 @@ impl Drop for Attached {
     }
 }
 
-struct Lent(Arc<dyn Input>);
+struct Lent(Arc<dyn Input>, Metadata);
 
 #[async_trait]
 impl CustomEndpointFactory for Lent {
     async fn create_consumer(&self, _route: &str, _config: &Value) -> anyhow::Result<Box<dyn MessageConsumer>> {
-        Ok(Box::new(InputConsumer::borrowing(Arc::clone(&self.0))))
+        Ok(Box::new(InputConsumer::borrowing(Arc::clone(&self.0)).passing(self.1.clone())))
     }
 }
 

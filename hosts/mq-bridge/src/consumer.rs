@@ -14,6 +14,7 @@ use pipeline_plugin_api::driver::{Event, Reader};
 use pipeline_plugin_api::{Batch, Demand, Input, InputError};
 
 use crate::live::Live;
+use crate::metadata::Metadata;
 use crate::translate;
 
 /// After this long without a message a route is given an empty batch.
@@ -30,6 +31,7 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// [`ConsumerError::EndOfStream`].
 pub struct InputConsumer {
     reader: Reader,
+    metadata: Metadata,
     /// The share in the input; absent if the caller closes the input.
     share: Option<Share>,
     /// Whether the route ends with the first empty batch.
@@ -50,14 +52,21 @@ impl InputConsumer {
     pub fn borrowing(input: Arc<dyn Input>) -> Self {
         let trouble = Trouble::default();
         let reader = Reader::new(input).observe(move |event| trouble.log(event));
-        Self { reader, share: None, drains: false, started: false }
+        Self { reader, metadata: Metadata::All, share: None, drains: false, started: false }
+    }
+
+    /// Passes on this part of the messages' metadata; all of it by default.
+    #[must_use]
+    pub fn passing(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
     }
 
     fn received(&mut self, batch: Batch) -> ReceivedBatch {
         self.started = true;
         let (messages, receipt) = batch.into_parts();
         ReceivedBatch {
-            messages: messages.into_iter().map(translate::message).collect(),
+            messages: messages.into_iter().map(|message| translate::message(message, &self.metadata)).collect(),
             commit: translate::commit(Arc::clone(self.reader.input()), receipt),
         }
     }

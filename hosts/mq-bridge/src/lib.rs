@@ -17,7 +17,7 @@
 //! - `attached`: an input that the caller owns.
 //! - `live`: which consumer closes an input that several share, and when.
 //! - `consumer`: mq-bridge's `MessageConsumer` over an input.
-//! - `translate`: the conversion of messages, dispositions, errors and status.
+//! - `translate`: the conversion of messages, dispositions, errors and status; `metadata`: which metadata is converted.
 //! - `conformance`: mq-bridge's own suite, for any input; `memory`: an input in memory (both with feature `conformance`).
 
 mod attached;
@@ -28,6 +28,7 @@ mod factory;
 mod live;
 #[cfg(feature = "conformance")]
 pub mod memory;
+mod metadata;
 mod translate;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 pub use attached::{Attached, attach};
 pub use consumer::InputConsumer;
 pub use factory::InputFactory;
+pub use metadata::Metadata;
 
 /// The reason why inputs could not be registered with mq-bridge.
 #[derive(Debug, thiserror::Error)]

@@ -7,15 +7,14 @@ use pipeline_plugin_api::{Input, Message, Receipt, State, Status, Verdict, Verdi
 use serde_json::json;
 use std::sync::Arc;
 
-/// Converts a message. The payload is shared, not copied; every value of the metadata becomes text.
+use crate::metadata::Metadata;
+
+/// Converts a message, with this part of its metadata. The payload is shared, not copied.
 ///
 /// The id is a fresh one: only the input knows what identifies a message across redeliveries, and states it in the
 /// metadata.
-pub(crate) fn message(message: Message) -> CanonicalMessage {
-    let mut metadata = std::collections::HashMap::new();
-    message.for_each_metadata(|key, value| {
-        metadata.insert(key.to_owned(), value.to_text().into_owned());
-    });
+pub(crate) fn message(message: Message, metadata: &Metadata) -> CanonicalMessage {
+    let metadata = metadata.of(&message);
     let mut out = CanonicalMessage::new_bytes(message.into_payload(), None);
     out.metadata = metadata;
     out
@@ -75,7 +74,7 @@ mod tests {
     fn payload_is_the_same_memory() {
         let original = Message::with_pairs(vec![1_u8; 64], [("kinesis_shard", "s-1")]);
         let at = original.payload().as_ptr();
-        let translated = message(original);
+        let translated = message(original, &Metadata::All);
         assert_eq!(translated.payload.as_ptr(), at);
         assert_eq!(translated.metadata.get("kinesis_shard").map(String::as_str), Some("s-1"));
     }

@@ -11,7 +11,7 @@ use mq_bridge::route::{RouteHandle, RouteOutcome};
 use pipeline_plugin_api::registry::Registry;
 use pipeline_plugin_api::{Batch, Demand, Input, InputError, State, Status};
 use pipeline_plugin_mq_bridge::memory::MemoryQueue;
-use pipeline_plugin_mq_bridge::{RegisterError, attach, register};
+use pipeline_plugin_mq_bridge::{Metadata, RegisterError, attach, register};
 use serde_json::json;
 
 use crate::queue::{Plugin, numbers};
@@ -56,7 +56,7 @@ async fn registered_input_is_named_in_a_route_and_ends_with_its_queue() {
 async fn stopped_route_has_settled_all_that_it_took() {
     let queue = MemoryQueue::new();
     queue.push(numbers(500));
-    let attached = attach("queue_stopped", Arc::new(queue.input())).unwrap();
+    let attached = attach("queue_stopped", Arc::new(queue.input()), Metadata::All).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out");
     let handle = Route::new(attached.endpoint(), file(&path)).with_batch_size(7).run("stopped").await.unwrap();
@@ -94,7 +94,7 @@ impl Input for Hopeless {
 
 #[tokio::test]
 async fn input_that_can_not_work_fails_the_route_with_its_message_instead_of_being_retried() {
-    let attached = attach("hopeless", Arc::new(Hopeless)).unwrap();
+    let attached = attach("hopeless", Arc::new(Hopeless), Metadata::All).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let route = Route::new(attached.endpoint(), file(&folder.path().join("out")));
     let handle = route.run("hopeless").await.unwrap();
