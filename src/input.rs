@@ -13,7 +13,7 @@ use pipeline_plugin_api::{Batch, BoxError, Demand, Input, InputError, State, Sta
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, GivenUp};
 use crate::model::WorkerId;
 use crate::pool::Pool;
 use crate::session::error::ConnectError;
@@ -169,6 +169,10 @@ impl Input for Kinesis {
         self.background.close();
         let _ = timeout(within, self.background.wait()).await;
         Ok(())
+    }
+
+    fn gives_up(&self) -> bool {
+        !self.config.auto_replay_nacks || self.config.redelivery.then == GivenUp::Drop
     }
 
     fn status(&self) -> Status {

@@ -72,6 +72,15 @@ pub trait Input: Send + Sync + 'static {
     /// Fails if progress could not be stored; some messages that were acknowledged will then be read again.
     async fn close(&self, within: Duration) -> Result<(), InputError>;
 
+    /// Whether the input gives up a message that is nacked again and again.
+    ///
+    /// A host that knows that it can never process a message then nacks it like any other, and the input drops it, counts
+    /// it and logs it in time. An input that does not would deliver the message indefinitely, so the host has to stop or
+    /// to put the message aside.
+    fn gives_up(&self) -> bool {
+        false
+    }
+
     /// Returns the status of the input, for an operator. The call is cheap enough to be made every second.
     fn status(&self) -> Status;
 }

@@ -40,8 +40,8 @@ table is that of Redpanda Connect's and Bento's `aws_kinesis` input, so a table 
 ## Metadata
 
 Each message carries `kinesis_stream`, `kinesis_stream_arn`, `kinesis_shard`, `kinesis_partition_key`,
-`kinesis_sequence_number` and `kinesis_arrival_timestamp`, and `kinesis_sub_sequence_number` and
-`kinesis_explicit_hash_key` where there is one.";
+`kinesis_sequence_number`, `kinesis_arrival_timestamp` and `kinesis_delivery_attempt` (1 at first), and
+`kinesis_sub_sequence_number` and `kinesis_explicit_hash_key` where there is one.";
 
 const SHARED: &str = "\
 input:

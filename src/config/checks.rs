@@ -5,7 +5,7 @@ use pipeline_plugin_api::config::{Configuration, Findings};
 use super::session::{is_region, odd_key};
 use super::streams::{StreamArn, StreamRef};
 use super::values;
-use super::{BillingMode, Config, Credentials, DynamoDb, EnhancedFanOut, Polling, Tcp};
+use super::{BillingMode, Config, Credentials, DynamoDb, EnhancedFanOut, GivenUp, Polling, Redelivery, Tcp};
 
 impl Configuration for Config {
     fn values(&self, findings: &mut Findings) {
@@ -18,6 +18,7 @@ impl Configuration for Config {
         table(&self.dynamodb, findings);
         fan_out(self, findings);
         batching(self, findings);
+        redelivery(self, findings);
         session("", &self.credentials, &self.tcp, findings);
         session("dynamodb.", &self.dynamodb.credentials, &self.dynamodb.tcp, findings);
     }
@@ -202,6 +203,27 @@ fn batching(config: &Config, findings: &mut Findings) {
     let period = config.batching.period.filter(|period| !period.is_zero());
     if config.batching.jitter > 0.0 && period.is_none() {
         findings.no_effect("batching.jitter", "there is no `batching.period` to add it to", "");
+    }
+}
+
+fn redelivery(config: &Config, findings: &mut Findings) {
+    let Redelivery { max_attempts, max_age, then, .. } = config.redelivery;
+    if !config.auto_replay_nacks && config.redelivery != Redelivery::default() {
+        findings.no_effect("redelivery", "`auto_replay_nacks: false` drops messages as soon as they are rejected", "");
+        return;
+    }
+    let is_limited = max_attempts > 0 || !max_age.is_zero();
+    match then {
+        GivenUp::Drop if !is_limited => findings.conflict(
+            "redelivery.then",
+            "nothing is given up, so nothing is dropped",
+            "set `max_attempts`, `max_age` or both",
+        ),
+        GivenUp::Hold if is_limited => {
+            let path = if max_attempts > 0 { "redelivery.max_attempts" } else { "redelivery.max_age" };
+            findings.no_effect(path, "with `then: hold` messages are delivered until they are accepted", "");
+        }
+        _ => {}
     }
 }
 

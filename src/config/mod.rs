@@ -9,7 +9,7 @@
 //! - `checks`: the rules that several fields must satisfy together.
 //! - [`streams`]: the syntax of the `streams` entries.
 //! - `session`: how to reach AWS: region, endpoint, credentials, sockets.
-//! - `dynamodb`, `batching`, `fan_out`: the blocks with those names.
+//! - `dynamodb`, `batching`, `redelivery`, `fan_out`: the blocks with those names.
 //! - `timestamp`: points in time.
 //! - `about`: the text around the fields, for the documentation.
 
@@ -23,6 +23,7 @@ mod docs_tests;
 mod dynamodb;
 mod fan_out;
 mod polling;
+mod redelivery;
 mod session;
 pub mod streams;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use batching::Batching;
 pub use dynamodb::{BillingMode, DynamoDb};
 pub use fan_out::EnhancedFanOut;
 pub use polling::{PollEncoding, Polling};
+pub use redelivery::{GivenUp, Redelivery};
 pub use session::{Credentials, KeepAlive, KeepAliveIdle, Tcp};
 pub(crate) use session::{is_region, odd_key};
 pub use streams::{StreamArn, StreamEntry, StreamRef, Streams};
@@ -95,6 +97,12 @@ pub struct Config {
     /// `false` they are dropped, counted and logged.
     #[serde(default = "yes")]
     pub auto_replay_nacks: bool,
+
+    /// What becomes of messages that are rejected again and again. By default they are delivered until they are accepted,
+    /// and hold their shard.
+    #[serde(default)]
+    #[schemars(extend("x-advanced" = true))]
+    pub redelivery: Redelivery,
 
     /// How often checkpoints are stored. What was acknowledged since the last time is read again after a crash. Must be
     /// shorter than `lease_period`.
@@ -238,6 +246,7 @@ impl Config {
             client_id: Optional::NONE,
             checkpoint_limit: default_checkpoint_limit(),
             auto_replay_nacks: yes(),
+            redelivery: Redelivery::default(),
             commit_period: default_commit_period(),
             steal_grace_period: default_steal_grace_period(),
             rebalance_period: default_rebalance_period(),

@@ -270,6 +270,13 @@ fn no_secret_is_shown_in_any_error() {
 }
 
 #[test]
+fn what_is_given_up_needs_a_limit_to_be_dropped() {
+    assert_eq!(invalid("redelivery: {then: drop}"), [("redelivery.then".into(), Kind::Conflict)]);
+    let redelivery = valid("redelivery: {max_age: 1h, then: drop, bisect: true}").redelivery;
+    assert_eq!((redelivery.max_attempts, redelivery.then, redelivery.bisect), (0, GivenUp::Drop, true));
+}
+
+#[test]
 fn fields_without_effect_cause_a_warning() {
     for (lines, path) in [
         ("enhanced_fan_out: {consumer_name: a}", "enhanced_fan_out"),
@@ -282,6 +289,9 @@ fn fields_without_effect_cause_a_warning() {
         ("credentials: {profile: p, id: a, secret: b}", "credentials.id"),
         ("credentials: {from_ec2_role: true, role: r}", "credentials.role"),
         ("checkpoint_file: a\ndynamodb: {create: true}", "dynamodb.create"),
+        ("redelivery: {max_attempts: 3}", "redelivery.max_attempts"),
+        ("redelivery: {max_age: 1h}", "redelivery.max_age"),
+        ("redelivery: {bisect: true}\nauto_replay_nacks: false", "redelivery"),
     ] {
         assert_eq!(warned(lines), [(path.to_owned(), Kind::NoEffect)], "{lines}");
     }

@@ -18,10 +18,13 @@ pub(crate) mod outbox;
 mod outbox_tests;
 pub(crate) mod ownership;
 pub(crate) mod progress;
+pub(crate) mod redelivery;
 pub(crate) mod watermark;
 
 use std::ops::Range;
 use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use crate::model::ShardNames;
 use crate::pool::Permit;
@@ -44,6 +47,10 @@ pub(crate) struct Delivery {
     bytes: Arc<Permit>,
     /// How often the delivery was nacked.
     nacks: u32,
+    /// How many of the nacks count against its records.
+    refusals: u32,
+    /// When it was first handed out.
+    delivered_at: Option<Instant>,
     /// Whether the delivery is the last of its batch. Without a batch policy each delivery is.
     ends_batch: bool,
 }
@@ -67,6 +74,8 @@ impl Delivery {
             records,
             bytes: Arc::clone(bytes),
             nacks: 0,
+            refusals: 0,
+            delivered_at: None,
             ends_batch: true,
         }
     }
@@ -88,6 +97,11 @@ impl Delivery {
         self.nacks
     }
 
+    /// The number of the delivery that comes next, from 1.
+    fn attempt(&self) -> u32 {
+        self.nacks.saturating_add(1)
+    }
+
     fn ordinals(&self) -> Range<u64> {
         self.base + self.rows.start as u64..self.base + self.rows.end as u64
     }
@@ -103,6 +117,8 @@ impl Delivery {
             records: self.records.split((middle - self.rows.start) as u64),
             bytes: Arc::clone(&self.bytes),
             nacks: self.nacks,
+            refusals: self.refusals,
+            delivered_at: self.delivered_at,
             ends_batch: self.ends_batch && count >= self.rows.len(),
         };
         self.rows.start = middle;
@@ -141,5 +157,9 @@ impl Deliveries {
 
     fn iter(&self) -> impl Iterator<Item = &Delivery> {
         std::iter::once(&self.first).chain(&self.more)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
+        std::iter::once(&mut self.first).chain(&mut self.more)
     }
 }

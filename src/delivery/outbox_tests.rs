@@ -13,6 +13,7 @@ use crate::delivery::Delivery;
 use crate::delivery::in_flight::next_batch;
 use crate::delivery::outbox::{Closed, LaneHandle, Outbox};
 use crate::delivery::progress::Progress;
+use crate::delivery::redelivery::RedeliveryPolicy;
 use crate::lease::validity::LeaseValidity;
 use crate::model::{SequenceNumber, ShardNames, Stream};
 use crate::pool::Pool;
@@ -37,7 +38,11 @@ impl Shard {
     fn new(outbox: &Arc<Outbox>, pool: &Pool, name: &str) -> Self {
         let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: name.into() });
         let lane = outbox.lane(&names);
-        Self { progress: Arc::new(Progress::new(names, 1000, true)), lane, pool: pool.clone() }
+        Self {
+            progress: Arc::new(Progress::new(names, 1000, RedeliveryPolicy::UNTIL_ACCEPTED)),
+            lane,
+            pool: pool.clone(),
+        }
     }
 
     /// Makes a delivery of these records.

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::delivery::ownership::Ownership;
+use crate::delivery::redelivery::RedeliveryPolicy;
 use crate::delivery::watermark::{Oldest, Sequences, Watermark};
 use crate::lease::{Checkpoint, Within};
 use crate::model::{SequenceNumber, ShardNames};
@@ -60,12 +61,12 @@ pub(crate) struct Progress {
     is_held_by_limit: AtomicBool,
     /// The phase of the shard, which says whether acks still move the watermark.
     pub(crate) ownership: Ownership,
-    /// Whether nacked records are delivered again or dropped.
-    pub(super) redeliver_nacks: bool,
+    /// What becomes of nacked records.
+    pub(super) redelivery: RedeliveryPolicy,
 }
 
 impl Progress {
-    pub(crate) fn new(names: Arc<ShardNames>, checkpoint_limit: u64, redeliver_nacks: bool) -> Self {
+    pub(crate) fn new(names: Arc<ShardNames>, checkpoint_limit: u64, redelivery: RedeliveryPolicy) -> Self {
         let meter = Arc::new(ShardMeter::new(&names));
         Self {
             names,
@@ -75,7 +76,7 @@ impl Progress {
             out: AtomicUsize::new(0),
             is_held_by_limit: AtomicBool::new(false),
             ownership: Ownership::default(),
-            redeliver_nacks,
+            redelivery,
         }
     }
 
@@ -215,6 +216,7 @@ impl ObservedShard for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::redelivery::RedeliveryPolicy;
     use crate::model::Stream;
     use crate::reading::wire::Event;
 
@@ -223,7 +225,7 @@ mod tests {
     #[test]
     fn records_acked_above_a_gap_are_freed() {
         let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: "s".into() });
-        let progress = Progress::new(Arc::clone(&names), u64::MAX, true);
+        let progress = Progress::new(Arc::clone(&names), u64::MAX, RedeliveryPolicy::UNTIL_ACCEPTED);
         let event = |number: u64| {
             let json = format!(r#"{{"Records":[{{"SequenceNumber":"{number}","Data":""}}]}}"#);
             let table = Arc::new(RecordTable::new(&names, Event::parse(json.as_bytes()).unwrap().rows));
@@ -244,7 +246,7 @@ mod tests {
     #[test]
     fn concurrent_acks() {
         let names = Arc::new(ShardNames { stream: Stream::new("orders", "arn:orders"), shard: "s".into() });
-        let progress = Arc::new(Progress::new(Arc::clone(&names), u64::MAX, true));
+        let progress = Arc::new(Progress::new(Arc::clone(&names), u64::MAX, RedeliveryPolicy::UNTIL_ACCEPTED));
         let starts: Vec<u64> = (1..=EVENTS)
             .map(|number| {
                 let json = format!(r#"{{"Records":[{{"SequenceNumber":"{number}","Data":""}}]}}"#);

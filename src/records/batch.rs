@@ -23,6 +23,8 @@ pub(crate) const SEQUENCE_NUMBER: &str = "kinesis_sequence_number";
 pub(crate) const SUB_SEQUENCE_NUMBER: &str = "kinesis_sub_sequence_number";
 /// Metadata: the explicit hash key that the producer gave a user record of an aggregate.
 pub(crate) const EXPLICIT_HASH_KEY: &str = "kinesis_explicit_hash_key";
+/// Metadata: how often the record was delivered, this time included, since this worker has read it.
+pub(crate) const DELIVERY_ATTEMPT: &str = "kinesis_delivery_attempt";
 /// Metadata: when the record arrived at the stream, approximately.
 pub(crate) const ARRIVAL_TIMESTAMP: &str = "kinesis_arrival_timestamp";
 
@@ -42,7 +44,14 @@ pub(crate) struct RecordPage {
     page: Page,
 }
 
-const KEYS: [&str; 8] = [
+/// The records of a page when they are delivered again.
+#[derive(Debug)]
+struct RedeliveredPage {
+    page: Arc<RecordPage>,
+    attempt: u32,
+}
+
+const KEYS: [&str; 9] = [
     STREAM,
     STREAM_ARN,
     SHARD,
@@ -51,6 +60,7 @@ const KEYS: [&str; 8] = [
     ARRIVAL_TIMESTAMP,
     SUB_SEQUENCE_NUMBER,
     EXPLICIT_HASH_KEY,
+    DELIVERY_ATTEMPT,
 ];
 
 impl RecordTable {
@@ -75,18 +85,22 @@ impl RecordTable {
         rows.map(|row| self.record(row).map_or(0, |record| record.data_ref().len()))
     }
 
-    /// Adds the messages of some records.
-    pub(crate) fn add_messages(&self, rows: Range<usize>, messages: &mut Vec<Message>) {
+    /// Adds the messages of some records, which are delivered for the `attempt`th time.
+    pub(crate) fn add_messages(&self, rows: Range<usize>, attempt: u32, messages: &mut Vec<Message>) {
         let mut start = 0;
         for (page, end) in self.pages.iter().zip(&self.ends) {
             let here = rows.start.max(start)..rows.end.min(*end);
+            let table = if attempt > 1 && !here.is_empty() {
+                Arc::new(RedeliveredPage { page: Arc::clone(page), attempt }) as Arc<dyn MetadataTable>
+            } else {
+                Arc::clone(page) as Arc<dyn MetadataTable>
+            };
             for row in here {
                 let at = row - start;
                 if let Some(record) = page.page.record(at) {
                     // A page has far fewer records than a `u32` can count, because its bytes are counted by a `u32`
                     // too.
-                    let table = Arc::clone(page) as Arc<dyn MetadataTable>;
-                    messages.push(Message::with_row(record.data(), table, at as u32));
+                    messages.push(Message::with_row(record.data(), Arc::clone(&table), at as u32));
                 }
             }
             start = *end;
@@ -124,12 +138,34 @@ impl MetadataTable for RecordPage {
             ARRIVAL_TIMESTAMP => arrival(record).map(Value::Time),
             SUB_SEQUENCE_NUMBER => record.sub_sequence_number().map(|sub| Value::Integer(sub.into())),
             EXPLICIT_HASH_KEY => record.explicit_hash_key().map(Value::Text),
+            DELIVERY_ATTEMPT => Some(Value::Integer(1)),
             _ => None,
         }
     }
 
     fn ordering_key(&self, _row: u32) -> Option<&str> {
         Some(self.names.shard.as_str())
+    }
+
+    fn for_each<'a>(&'a self, row: u32, each: &mut dyn FnMut(&'a str, Value<'a>)) {
+        for key in KEYS {
+            if let Some(value) = self.get(row, key) {
+                each(key, value);
+            }
+        }
+    }
+}
+
+impl MetadataTable for RedeliveredPage {
+    fn get(&self, row: u32, key: &str) -> Option<Value<'_>> {
+        match key {
+            DELIVERY_ATTEMPT => Some(Value::Integer(self.attempt.into())),
+            _ => self.page.get(row, key),
+        }
+    }
+
+    fn ordering_key(&self, row: u32) -> Option<&str> {
+        self.page.ordering_key(row)
     }
 
     fn for_each<'a>(&'a self, row: u32, each: &mut dyn FnMut(&'a str, Value<'a>)) {
@@ -153,13 +189,17 @@ impl MetadataTable for RecordPage {
 pub struct KinesisRecord<'a> {
     names: &'a ShardNames,
     record: Record<'a>,
+    attempt: u32,
 }
 
 impl<'a> KinesisRecord<'a> {
     /// Returns the record behind a message, if the message came from this input.
     pub fn of(message: &'a Message) -> Option<Self> {
-        let (page, row) = message.table::<RecordPage>()?;
-        Some(Self { names: &page.names, record: page.page.record(row as usize)? })
+        let (page, row, attempt) = match message.table::<RecordPage>() {
+            Some((page, row)) => (page, row, 1),
+            None => message.table::<RedeliveredPage>().map(|(again, row)| (&*again.page, row, again.attempt))?,
+        };
+        Some(Self { names: &page.names, record: page.page.record(row as usize)?, attempt })
     }
 
     /// The stream that the record was read from.
@@ -191,6 +231,11 @@ impl<'a> KinesisRecord<'a> {
     /// The explicit hash key that the producer gave a record of an aggregate.
     pub fn explicit_hash_key(&self) -> Option<&'a str> {
         self.record.explicit_hash_key()
+    }
+
+    /// How often the record was delivered, this time included, since this worker has read it.
+    pub fn delivery_attempt(&self) -> u32 {
+        self.attempt
     }
 
     /// The approximate arrival time of the record at the stream.

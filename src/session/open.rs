@@ -25,9 +25,10 @@ use crate::aws::credentials::{self, Outside};
 use crate::aws::http::{self, ControlClient, Sockets, SubscriptionClient};
 use crate::aws::regions::Regions;
 use crate::aws::sdk::Aws;
-use crate::config::{Batching, Config, Deaggregate, PollEncoding, StreamEntry};
+use crate::config::{Batching, Config, Deaggregate, GivenUp, PollEncoding, Redelivery, StreamEntry};
 use crate::delivery::batching::BatchPolicy;
 use crate::delivery::outbox::Outbox;
+use crate::delivery::redelivery::RedeliveryPolicy;
 use crate::lease::heartbeat::{self, Heartbeat};
 use crate::lease::validity::LeaseValidity;
 use crate::lease::{DynamoDbStore, FileStore, LeaseStore, Presence, Table};
@@ -308,7 +309,7 @@ impl Connecting<'_> {
         let slice = config.checkpoint_limit.min(config.enhanced_fan_out.max_pending_records.div_ceil(4));
         ReadSettings {
             checkpoint_limit: config.checkpoint_limit as u64,
-            redeliver_nacks: config.auto_replay_nacks,
+            redelivery: redelivery(config),
             slice: slice.max(1),
             deaggregate: config.deaggregate == Deaggregate::Auto,
             out_of_range: config.kpl.out_of_range,
@@ -420,6 +421,20 @@ fn failed(stream: String, doing: &'static str, fault: Fault) -> ConnectError {
 }
 
 /// Names the streams that are read, for people.
+/// What becomes of nacked records.
+fn redelivery(config: &Config) -> RedeliveryPolicy {
+    let Redelivery { max_attempts, max_age, then, bisect, .. } = config.redelivery;
+    if !config.auto_replay_nacks {
+        return RedeliveryPolicy::ONCE;
+    }
+    let drops = then == GivenUp::Drop;
+    RedeliveryPolicy {
+        max_attempts: Some(max_attempts).filter(|most| drops && *most > 0),
+        max_age: Some(max_age.into()).filter(|oldest: &Duration| drops && !oldest.is_zero()),
+        bisects: bisect,
+    }
+}
+
 fn target(streams: &[Stream]) -> String {
     streams.iter().map(Stream::name).collect::<Vec<_>>().join(", ")
 }

@@ -155,7 +155,7 @@ impl Coordinator {
         let ended = if let Some(Checkpoint::ShardEnd(last)) = &checkpoint { Some(last.clone()) } else { None };
         let names = Arc::new(ShardNames { stream: state.stream.clone(), shard: id.clone() });
         let start = state.topology.start(&id, checkpoint.as_ref());
-        let progress = Progress::new(names, context.settings.checkpoint_limit, context.settings.redeliver_nacks);
+        let progress = Progress::new(names, context.settings.checkpoint_limit, context.settings.redelivery);
         let progress = Arc::new(progress);
         let stop = context.stop.child_token();
         let settling = settles.map(|until| (until, Arc::clone(&context.store), Arc::clone(&context.checkpointer)));

@@ -24,6 +24,7 @@ use super::former_rows::report_unreadable;
 use super::task::Outcome;
 use crate::config::OutOfRange;
 use crate::delivery::outbox::Outbox;
+use crate::delivery::redelivery::RedeliveryPolicy;
 use crate::lease::liveness::Liveness;
 use crate::lease::rebalance::{self, Action, ActionKind, Asked, SOON, StreamView, View};
 use crate::lease::validity::LeaseValidity;
@@ -51,7 +52,8 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(crate) struct ReadSettings {
     pub(crate) checkpoint_limit: u64,
-    pub(crate) redeliver_nacks: bool,
+    /// What becomes of nacked records.
+    pub(crate) redelivery: RedeliveryPolicy,
     /// The most records in one delivery.
     pub(crate) slice: usize,
     /// Whether aggregated records are split into the records that they contain.

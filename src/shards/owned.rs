@@ -204,6 +204,7 @@ mod tests {
 
     use super::*;
     use crate::delivery::Delivery;
+    use crate::delivery::redelivery::RedeliveryPolicy;
     use crate::lease::memory::MemoryStore;
     use crate::lease::validity::LeaseValidity;
     use crate::lease::{Claim, ClaimFrom, LeaseStore};
@@ -230,7 +231,7 @@ mod tests {
             };
             let names = Arc::new(ShardNames { stream, shard: "s".into() });
             let outbox = Arc::new(Outbox::new(64, Arc::new(LeaseValidity::unlimited())));
-            let progress = Arc::new(Progress::new(Arc::clone(&names), 1000, true));
+            let progress = Arc::new(Progress::new(Arc::clone(&names), 1000, RedeliveryPolicy::UNTIL_ACCEPTED));
             let stop = CancellationToken::new();
             let shard = OwnedShard::new(lease, Arc::clone(&progress), stop.clone(), Arc::clone(&outbox));
 
@@ -268,7 +269,7 @@ mod tests {
         };
         let names = Arc::new(ShardNames { stream, shard: "s".into() });
         let outbox = Arc::new(Outbox::new(64, Arc::new(LeaseValidity::unlimited())));
-        let progress = Arc::new(Progress::new(Arc::clone(&names), 1000, true));
+        let progress = Arc::new(Progress::new(Arc::clone(&names), 1000, RedeliveryPolicy::UNTIL_ACCEPTED));
         let shard = OwnedShard::new(lease, Arc::clone(&progress), CancellationToken::new(), outbox);
         let of = |text: &str| Arc::new(RecordTable::new(&names, Event::parse(text.as_bytes()).unwrap().rows));
         let (first, second) = (of(TEXT), of(&TEXT.replace(r#""1""#, r#""3""#).replace(r#""2""#, r#""4""#)));

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::model::{ShardId, ShardNames, StartPosition, Stream, WorkerId};
 use crate::pool::Pool;
-use crate::records::Found;
+use crate::records::{Found, Record};
 use crate::retry::Fault;
 use crate::sync::{Mutex, lock};
 use health::{Aspect, Part};
@@ -91,7 +91,7 @@ metrics! {
     NACKED = "kinesis_input_nacked_records_total", Counter, Count, by_shard: true,
         "Records that the host nacked, or whose receipt it dropped.";
     DROPPED = "kinesis_input_dropped_records_total", Counter, Count, by_shard: true,
-        "Nacked records that were not redelivered because auto_replay_nacks is false.";
+        "Nacked records that were dropped, because auto_replay_nacks is false or redelivery gave them up.";
     SKIPPED = "kinesis_input_skipped_records_total", Counter, Count, by_shard: true,
         "Records older than the timestamp to start from, which some servers send all the same.";
     AGGREGATED = "kinesis_input_aggregated_records_total", Counter, Count, by_shard: true,
@@ -462,11 +462,26 @@ impl ShardMeter {
         self.nacked.increment(records as u64);
     }
 
-    /// Counts nacked records that are dropped, and logs them with the reason that the host gave.
-    pub(crate) fn dropped(&self, records: usize, reason: Option<&Reason>) {
+    /// Counts nacked records that are dropped, and logs which they are, after how many nacks, and the reason that the host
+    /// gave.
+    pub(crate) fn dropped(
+        &self,
+        records: usize,
+        ends: Option<(Record<'_>, Record<'_>)>,
+        nacks: u32,
+        reason: Option<&Reason>,
+    ) {
         self.count(DROPPED, records);
         let ShardNames { stream, shard } = &*self.names;
-        tracing::warn!(%stream, %shard, records, reason = reason.map(display), "dropped records that the output nacked");
+        let (first, last) = ends.unzip();
+        tracing::warn!(
+            %stream, %shard, records, nacks,
+            sequence_number = first.as_ref().map(|record| display(record.sequence())),
+            sub_sequence_number = first.as_ref().and_then(Record::sub_sequence_number),
+            last_sequence_number = last.as_ref().filter(|_| records > 1).map(|record| display(record.sequence())),
+            reason = reason.map(display),
+            "dropped records that the output nacked"
+        );
     }
 
     /// Logs that nacked records will be delivered again. A host that gives a reason wants an operator to see it.

@@ -1,11 +1,14 @@
 //! What has a run read and delivered so far?
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pipeline_plugin_api::{AckError, Batch, Demand, Input, InputError, Receipt, Status, Verdict, Verdicts, causes};
+use pipeline_plugin_api::{
+    AckError, Batch, Demand, Input, InputError, Reason, Receipt, Status, Verdict, Verdicts, causes,
+};
 
 /// Counts the work of a run. Clones show the same numbers.
 #[derive(Debug, Clone, Default)]
@@ -73,11 +76,37 @@ pub(super) struct Metered {
     input: Arc<dyn Input>,
     meter: Meter,
     fatal: OnceLock<String>,
+    output: LastError,
+}
+
+/// The last error of the output. mq-bridge gives no reason for a nack, and with one batch at a time this is it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LastError(Arc<Mutex<Option<Reason>>>);
+
+impl LastError {
+    pub(super) fn note(&self, error: impl Display) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Reason::from(error.to_string()));
+    }
+
+    /// Adds the error to nacks without a reason.
+    fn explain(&self, verdicts: Verdicts) -> Verdicts {
+        let Some(reason) = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return verdicts };
+        let explain = |verdict| if verdict == Verdict::NACK { Verdict::Nack(Some(reason.clone())) } else { verdict };
+        match verdicts {
+            Verdicts::All(verdict) => Verdicts::All(explain(verdict)),
+            Verdicts::Each(each) => Verdicts::Each(each.into_iter().map(explain).collect()),
+        }
+    }
 }
 
 impl Metered {
     pub(super) fn new(input: Arc<dyn Input>, meter: Meter) -> Self {
-        Self { input, meter, fatal: OnceLock::new() }
+        Self { input, meter, fatal: OnceLock::new(), output: LastError::default() }
+    }
+
+    /// Where the errors of the output are noted.
+    pub(super) fn last_error(&self) -> LastError {
+        self.output.clone()
     }
 
     /// Why the input can't run, if it said so. mq-bridge passes on only text, and not its origin.
@@ -108,11 +137,15 @@ impl Input for Metered {
 
     async fn ack(&self, receipt: Receipt, verdicts: Verdicts) -> Result<(), AckError> {
         self.meter.settled(receipt.expected(), &verdicts);
-        self.input.ack(receipt, verdicts).await
+        self.input.ack(receipt, self.output.explain(verdicts)).await
     }
 
     async fn close(&self, within: Duration) -> Result<(), InputError> {
         self.input.close(within).await
+    }
+
+    fn gives_up(&self) -> bool {
+        self.input.gives_up()
     }
 
     fn status(&self) -> Status {

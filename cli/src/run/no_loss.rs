@@ -1,7 +1,7 @@
 //! What becomes of messages that an output rejects for good?
 //!
 //! mq-bridge acknowledges and drops them, unless a `dlq` middleware takes them. That would be an unwanted loss, so here
-//! they count as not delivered, and the run ends with the reason.
+//! they count as not delivered. An input that gives them up in time may go on; otherwise the run ends with the reason.
 
 use std::any::Any;
 use std::fmt;
@@ -15,6 +15,8 @@ use mq_bridge::{CanonicalMessage, SentBatch, anyhow};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::meter::LastError;
+
 type Reason = Arc<watch::Sender<Option<String>>>;
 
 /// Watches over the output of one run.
@@ -24,10 +26,10 @@ pub(super) struct NoLoss {
 }
 
 impl NoLoss {
-    /// Registers the middleware with mq-bridge under `name`, until this is dropped.
-    pub(super) fn install(name: String) -> Result<Self, String> {
+    /// Registers the middleware with mq-bridge under `name`, until this is dropped. Errors of the output are noted.
+    pub(super) fn install(name: String, last_error: LastError) -> Result<Self, String> {
         let reason = Arc::new(watch::channel(None).0);
-        let factory = Factory(Arc::clone(&reason));
+        let factory = Factory { reason: Arc::clone(&reason), last_error };
         register_middleware_factory(&name, Arc::new(factory)).map_err(|error| error.to_string())?;
         Ok(Self { name, reason })
     }
@@ -57,7 +59,10 @@ impl Drop for NoLoss {
     }
 }
 
-struct Factory(Reason);
+struct Factory {
+    reason: Reason,
+    last_error: LastError,
+}
 
 #[async_trait]
 impl CustomMiddlewareFactory for Factory {
@@ -67,7 +72,8 @@ impl CustomMiddlewareFactory for Factory {
         _route: &str,
         _config: &Value,
     ) -> anyhow::Result<Box<dyn MessagePublisher>> {
-        Ok(Box::new(Guarded { inner: publisher, reason: Arc::clone(&self.0) }))
+        let (reason, last_error) = (Arc::clone(&self.reason), self.last_error.clone());
+        Ok(Box::new(Guarded { inner: publisher, reason, last_error }))
     }
 }
 
@@ -80,11 +86,13 @@ impl fmt::Debug for Factory {
 struct Guarded {
     inner: Box<dyn MessagePublisher>,
     reason: Reason,
+    last_error: LastError,
 }
 
 impl Guarded {
-    /// Turns a rejection into an error that can be retried, which mq-bridge nacks.
+    /// Notes an error, and turns a rejection into an error that can be retried, which mq-bridge nacks.
     fn keep(&self, error: PublisherError) -> PublisherError {
+        self.last_error.note(&error);
         let PublisherError::NonRetryable(cause) = error else { return error };
         self.reason.send_if_modified(|reason| {
             let first = reason.is_none();

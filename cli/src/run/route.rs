@@ -25,9 +25,10 @@ pub(super) async fn drive(pipeline: Pipeline, input: Arc<Metered>, stop: &StopHa
     // mq-bridge's names are global to the process, and a process may run several pipelines.
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let configuration = |reason: String| RunError::Configuration { reason };
-    let attached = attach(format!("kinesis-input.input.{run}"), Arc::clone(&input) as Arc<dyn Input>)
-        .map_err(|error| configuration(error.to_string()))?;
-    let no_loss = NoLoss::install(format!("kinesis-input.no_loss.{run}")).map_err(configuration)?;
+    let attached =
+        attach(format!("kinesis-input.input.{run}"), Arc::clone(&input) as Arc<dyn Input>, pipeline.metadata)
+            .map_err(|error| configuration(error.to_string()))?;
+    let no_loss = NoLoss::install(format!("kinesis-input.no_loss.{run}"), input.last_error()).map_err(configuration)?;
 
     let mut output = pipeline.output;
     // The last middleware is the outermost: it sees what all others let through.
@@ -41,7 +42,7 @@ pub(super) async fn drive(pipeline: Pipeline, input: Arc<Metered>, stop: &StopHa
     };
     let refused = tokio::select! {
         outcome = ended(&handle) => return conclude(outcome, &handle, &input),
-        refused = no_loss.refused() => Some(refused),
+        refused = no_loss.refused(), if !input.gives_up() => Some(refused),
         () = stop.requested() => None,
     };
     handle.stop().await;
@@ -52,7 +53,7 @@ pub(super) async fn drive(pipeline: Pipeline, input: Arc<Metered>, stop: &StopHa
             return Err(RunError::StopTimedOut { timeout: pipeline.shutdown_timeout });
         }
     };
-    match refused.or_else(|| no_loss.seen()) {
+    match refused.or_else(|| no_loss.seen().filter(|_| !input.gives_up())) {
         Some(reason) => Err(RunError::Refused { reason }),
         None => conclude(outcome, &handle, &input),
     }

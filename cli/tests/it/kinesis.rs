@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kinesis::primitives::Blob;
+use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 use ferrokinesis::store::StoreOptions;
-use kinesis_input_cli::{Exit, registry};
+use kinesis_input_cli::{Ending, Exit, Pipeline, RunOptions, StopHandle, registry, run};
 use mq_bridge::CanonicalMessage;
 use pipeline_plugin_api::BoxError;
 use pipeline_plugin_mq_bridge::conformance::{self, ConformanceOptions, Publish};
@@ -19,6 +20,8 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
 use kinesis_testkit::local_kinesis::LocalKinesis;
+
+use crate::outputs::{Behaviour, Output};
 
 /// The longest wait for an event. No test waits until it has passed.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -214,6 +217,72 @@ async fn label_that_connect_writes_is_accepted() {
     assert!(stop_softly(program).await.success());
     let two = |yaml: String| yaml.replace("  aws_kinesis:", "  stdin: {}\n  processors: []\n  aws_kinesis:");
     says(two, Exit::Configuration, &["exactly one input", "`stdin`", "`processors`", "`aws_kinesis`"]).await;
+}
+
+/// The pipeline of `docs/cli.md`.
+#[tokio::test]
+async fn one_bad_record_among_100_000_is_set_aside() {
+    const COUNT: u64 = 100_000;
+    const BAD: u64 = 43_210;
+    let bench = Bench::start().await;
+    let all: Vec<u64> = (0..COUNT).collect();
+    for numbers in all.chunks(500) {
+        let entry = |number: &u64| {
+            let data = if *number == BAD { "no JSON".to_owned() } else { format!("{{\"number\":{number}}}") };
+            PutRecordsRequestEntry::builder().data(Blob::new(data)).partition_key("a").build().unwrap()
+        };
+        let put =
+            bench.client.put_records().stream_name("orders").set_records(Some(numbers.iter().map(entry).collect()));
+        assert_eq!(put.send().await.unwrap().failed_record_count(), Some(0));
+    }
+    let with_dlq = |yaml: String| {
+        let file = yaml.replace("format: raw", "format: csv");
+        format!(
+            "{file}  middlewares:\n    - dlq: {{ endpoint: {{ file: {{ path: \"{}\", format: json }} }} }}\n",
+            bench.path("refused")
+        )
+    };
+    let mut program = bench.program(&bench.pipeline(with_dlq));
+    let last = format!("{}\n", COUNT - 1);
+    let written = async {
+        while !std::fs::read_to_string(bench.path("out")).is_ok_and(|text| text.ends_with(&last)) {
+            assert!(program.try_wait().unwrap().is_none(), "the program ended");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.unwrap();
+    assert!(stop_softly(program).await.success());
+    let text = std::fs::read_to_string(bench.path("out")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let expected: Vec<String> = all.iter().filter(|number| **number != BAD).map(u64::to_string).collect();
+    assert!(lines[0] == "number" && lines[1..] == expected, "each once, in order; {} lines", lines.len());
+    let refused = std::fs::read_to_string(bench.path("refused")).unwrap();
+    assert_eq!(refused.lines().count(), 1, "{refused}");
+    for part in ["mq_bridge.dlq.error", "kinesis_sequence_number", "kinesis_delivery_attempt"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn record_that_the_output_refuses_is_dropped_and_the_run_goes_on() {
+    let bench = Bench::start().await;
+    bench.put(0..300).await;
+    let path = bench.pipeline(|yaml| {
+        let drops = "redelivery: { max_attempts: 2, then: drop, bisect: true }\n    enhanced_fan_out";
+        yaml.replace("enhanced_fan_out", drops)
+    });
+    let mut pipeline = Pipeline::load(Path::new(&path), &registry().unwrap()).unwrap();
+    let (output, endpoint) = Output::register("refuses 123", Behaviour::Refuses("123"));
+    pipeline.output = endpoint;
+    let stop = StopHandle::new();
+    let all_but_one = async {
+        output.took(299).await;
+        stop.stop_gracefully();
+    };
+    let (report, ()) = tokio::join!(run(pipeline, RunOptions::default(), stop.clone()), all_but_one);
+    assert_eq!(report.unwrap().ending, Ending::Stopped);
+    let expected: Vec<String> = (0..300).filter(|number| *number != 123).map(|number| number.to_string()).collect();
+    assert_eq!(*output.taken.lock().unwrap(), expected, "each once, in order");
 }
 
 #[tokio::test]

@@ -44,6 +44,11 @@ impl Output {
         (output, Endpoint::new(EndpointType::Custom { name: name.to_owned(), config: Value::Null }))
     }
 
+    /// Waits until this many messages were taken.
+    pub(crate) async fn took(&self, count: usize) {
+        self.calls.subscribe().wait_for(|_| self.taken.lock().unwrap().len() >= count).await.unwrap();
+    }
+
     /// Waits until this many batches have come.
     pub(crate) async fn called(&self, times: usize) {
         self.calls.subscribe().wait_for(|calls| *calls >= times).await.unwrap();
@@ -75,6 +80,7 @@ impl MessagePublisher for Output {
             Behaviour::FailsFirst(_) | Behaviour::Defers => {}
         }
         self.taken.lock().unwrap().extend(messages.iter().map(|message| message.get_payload_str().into_owned()));
+        self.calls.send_modify(|_| {});
         Ok(SentBatch::Ack)
     }
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::delivery::Delivery;
 use crate::delivery::in_flight::next_batch;
 use crate::delivery::outbox::{LaneHandle, Outbox};
+use crate::delivery::redelivery::RedeliveryPolicy;
 use crate::lease::memory::{MemoryStore, Trouble};
 use crate::lease::validity::LeaseValidity;
 use crate::lease::{Checkpoint, Claim, ClaimFrom, FileStore, Lease, Presence, SharedStore};
@@ -89,7 +90,7 @@ impl<S: LeaseStore> Bench<S> {
         let lease = take(&*self.store, shard).await;
         let names = Arc::new(ShardNames { stream: stream(), shard: shard.into() });
         let (lane, outbox) = (self.outbox.lane(&names), Arc::clone(&self.outbox));
-        let progress = Arc::new(Progress::new(names, 1000, true));
+        let progress = Arc::new(Progress::new(names, 1000, RedeliveryPolicy::UNTIL_ACCEPTED));
         let stop = CancellationToken::new();
         self.checkpointer.add(OwnedShard::new(lease, Arc::clone(&progress), stop.clone(), Arc::clone(&self.outbox)));
         Shard { key: (stream(), shard.into()), progress, stop, lane, outbox }
