@@ -8,7 +8,7 @@
 //! - `session`: what lies between connect and close.
 //! - `shards`: which shards are read now, and what becomes of each.
 //! - `delivery`: what happens between a reader and the final ack.
-//! - [`kcl`]: how a stream changes over from Amazon's KCL, and back.
+//! - [`kcl`]: how a stream changes over from Amazon's KCL, and back. [`reset`]: how it is read again from elsewhere.
 //! - [`inspect`]: what an operator sees of the leases. `lease`: which worker owns which shard, and how far it is.
 //! - `reading`: how one shard is read; `reading::fan_out` by SubscribeToShard.
 //! - `aws`: what is asked of AWS, with which credentials, and over which connections.
@@ -37,6 +37,7 @@ mod pool;
 mod pool_tests;
 mod reading;
 mod records;
+pub mod reset;
 mod retry;
 #[cfg(test)]
 mod scenarios;

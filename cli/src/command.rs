@@ -13,6 +13,7 @@ use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 use crate::configure::{self, Printed};
 use crate::kcl::{self, Kcl};
 use crate::leases::{self, Leases};
+use crate::reset::{self, Reset};
 use crate::signals::Signals;
 use crate::terminal::{LogFormat, Terminal};
 use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, metrics, registry, run, signals};
@@ -40,6 +41,8 @@ enum Command {
     },
     /// Show which worker owns which shard of a lease table, since when, and how far behind it is.
     Leases(Leases),
+    /// Read a stream, or some of its shards, again from another position, while no pipeline reads it.
+    Reset(Reset),
     /// Change over from Amazon's KCL, and back.
     #[command(subcommand)]
     Kcl(Kcl),
@@ -112,7 +115,8 @@ pub fn main_with<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = 
     match cli.command {
         Command::Run(arguments) => run_command(&arguments, &registry),
         Command::Leases(arguments) => leases_command(&arguments),
-        Command::Kcl(command) => kcl_command(&command),
+        Command::Reset(arguments) => shown_first(reset::reset(&arguments)),
+        Command::Kcl(command) => shown_first(kcl::kcl(&command)),
         Command::Lint { files } => print(&configure::lint(&registry, &files)),
         Command::Schema { input } => match input.map(|name| find(&registry, &name)).transpose() {
             Ok(input) => print_text(&format!("{:#}\n", configure::schema(&registry, input))),
@@ -170,12 +174,13 @@ fn leases_command(arguments: &Leases) -> Exit {
     }
 }
 
-fn kcl_command(command: &Kcl) -> Exit {
+/// Prints what a command returns, and then its error if it has one.
+fn shown_first(command: impl Future<Output = (String, Option<(Exit, String)>)>) -> Exit {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
     };
-    let (text, refused) = runtime.block_on(kcl::kcl(command));
+    let (text, refused) = runtime.block_on(command);
     match (print_text(&text), refused) {
         (_, Some((exit, error))) => fail(exit, &error),
         (exit, None) => exit,

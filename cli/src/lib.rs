@@ -17,6 +17,7 @@ mod kcl;
 mod leases;
 mod metrics;
 pub mod pipeline;
+mod reset;
 pub mod run;
 mod signals;
 mod table;

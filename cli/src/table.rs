@@ -9,6 +9,13 @@ pub(crate) struct TableArguments {
     /// The lease table of ours: `dynamodb.table` of the pipelines.
     #[arg(long, value_name = "NAME")]
     table: String,
+    #[command(flatten)]
+    aws: AwsArguments,
+}
+
+/// The arguments that say how tables and streams are reached.
+#[derive(Debug, Args)]
+pub(crate) struct AwsArguments {
     /// The region of the tables and of the streams [default: the environment's]
     #[arg(long)]
     region: Option<String>,
@@ -25,8 +32,14 @@ pub(crate) struct TableArguments {
 
 impl TableArguments {
     pub(crate) fn at(&self) -> TableAt {
+        TableAt { table: self.table.clone(), ..self.aws.at() }
+    }
+}
+
+impl AwsArguments {
+    /// Without a table.
+    pub(crate) fn at(&self) -> TableAt {
         let mut at = TableAt::default();
-        at.table.clone_from(&self.table);
         at.region.clone_from(&self.region);
         at.endpoint.clone_from(&self.endpoint);
         at.kinesis_endpoint.clone_from(&self.kinesis_endpoint);

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, Lease, LeaseStore, Release, Row, StoreError, forward,
 };
-use crate::model::{SequenceNumber, ShardId, Stream};
+use crate::model::{SequenceNumber, ShardId, StartPosition, Stream};
 use crate::sync::{Mutex, lock};
 
 /// The checkpoints, by stream ARN and shard: each is a [`StoredPlace`] as JSON.
@@ -51,6 +51,28 @@ struct StoredPlace {
     /// When the stream of the checkpoint was created, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     created: Option<i64>,
+    /// Where the shard begins as long as it has no checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    begins: Option<StoredBegin>,
+}
+
+/// Where a shard begins that has no checkpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StoredBegin {
+    Oldest,
+    /// At a time, in milliseconds since 1970.
+    Time(i64),
+    /// At a record.
+    Record(String),
+}
+
+/// A row of the file.
+#[derive(Debug, Default)]
+struct Stored {
+    checkpoint: Option<Checkpoint>,
+    created: Option<i64>,
+    begins: Option<StartPosition>,
 }
 
 /// The store that keeps its leases in a file.
@@ -228,7 +250,7 @@ impl LeaseStore for FileStore {
                     let table = read.open_table(CHECKPOINTS).map_err(failed(what))?;
                     match table.get((stream.arn(), shard.as_str())).map_err(failed(what))? {
                         Some(value) => {
-                            let (checkpoint, created) = inner.checkpoint(value.value())?;
+                            let Stored { checkpoint, created, .. } = inner.read(value.value())?;
                             if stream.is_other_life(created) {
                                 return Ok(Claim::HeldBy("another life of the stream".into()));
                             }
@@ -312,6 +334,30 @@ impl LeaseStore for FileStore {
 }
 
 impl FileStore {
+    /// Writes positions in place of what is stored, all or none of them. No shard may be claimed.
+    pub(crate) async fn place(
+        &self,
+        stream: &Stream,
+        positions: Vec<(ShardId, Option<Checkpoint>, Option<StartPosition>)>,
+    ) -> Result<(), StoreError> {
+        let (inner, stream) = (Arc::clone(&self.inner), stream.clone());
+        let what = "store positions";
+        inner
+            .work(what, move |_, database| {
+                let write = begin_write(database, what)?;
+                {
+                    let mut table = write.open_table(CHECKPOINTS).map_err(failed(what))?;
+                    for (shard, checkpoint, begins) in positions {
+                        let stored = Stored { checkpoint, created: stream.created(), begins };
+                        let text = stored_text(stored).map_err(failed(what))?;
+                        table.insert((stream.arn(), shard.as_str()), text.as_str()).map_err(failed(what))?;
+                    }
+                }
+                write.commit().map_err(failed(what))
+            })
+            .await
+    }
+
     async fn store(&self, writes: Vec<Commit>) -> Vec<Result<CommitOutcome, StoreError>> {
         let inner = Arc::clone(&self.inner);
         let count = writes.len();
@@ -379,11 +425,14 @@ impl Inner {
                 }
                 let key = (one.stream.arn(), one.shard.as_str());
                 let before = match table.get(key).map_err(failed(what))? {
-                    Some(value) => self.checkpoint(value.value())?.0,
-                    None => None,
+                    Some(value) => self.read(value.value())?,
+                    None => Stored::default(),
                 };
-                let checkpoint = forward(before.as_ref(), one.checkpoint);
-                let text = stored_text(checkpoint.as_ref(), one.stream.created()).map_err(failed(what))?;
+                let checkpoint = forward(before.checkpoint.as_ref(), one.checkpoint);
+                // Where the shard begins counts until there is a checkpoint.
+                let begins = before.begins.filter(|_| checkpoint.is_none());
+                let stored = Stored { checkpoint: checkpoint.clone(), created: one.stream.created(), begins };
+                let text = stored_text(stored).map_err(failed(what))?;
                 table.insert(key, text.as_str()).map_err(failed(what))?;
                 written.push(CommitOutcome::Stored { checkpoint, requester: None });
             }
@@ -392,9 +441,8 @@ impl Inner {
         Ok(written)
     }
 
-    /// Reads a checkpoint, and when its stream was created.
-    fn checkpoint(&self, text: &str) -> Result<(Option<Checkpoint>, Option<i64>), StoreError> {
-        checkpoint(text).map_err(|what| StoreError::Foreign { path: self.path.clone(), what })
+    fn read(&self, text: &str) -> Result<Stored, StoreError> {
+        stored(text).map_err(|what| StoreError::Foreign { path: self.path.clone(), what })
     }
 }
 
@@ -405,29 +453,26 @@ fn begin_write(database: &Database, what: &'static str) -> Result<redb::WriteTra
     Ok(write)
 }
 
-/// Reads a checkpoint and when its stream was created, or says what is wrong with it.
-fn checkpoint(text: &str) -> Result<(Option<Checkpoint>, Option<i64>), String> {
-    let stored: StoredPlace =
+/// Reads a row, or says what is wrong with it.
+fn stored(text: &str) -> Result<Stored, String> {
+    let StoredPlace { after, within, ended, created, begins } =
         serde_json::from_str(text).map_err(|error| format!("a checkpoint in it can't be read: {error}"))?;
-    let after = match stored.after {
-        Some(text) => Some(SequenceNumber::stored(&text).map_err(|error| format!("a checkpoint in it is {error}"))?),
+    let number = |text: &str| SequenceNumber::stored(text).map_err(|error| format!("a checkpoint in it is {error}"));
+    let after = after.as_deref().map(number).transpose()?;
+    let within = within.map(|(text, sub)| Ok::<_, String>((number(&text)?, sub))).transpose()?;
+    let begins = match begins {
         None => None,
+        Some(StoredBegin::Oldest) => Some(StartPosition::Oldest),
+        Some(StoredBegin::Time(time)) => Some(StartPosition::At(time)),
+        Some(StoredBegin::Record(text)) => Some(StartPosition::AtRecord(number(&text)?)),
     };
-    let within = match stored.within {
-        Some((text, sub)) => {
-            let record = SequenceNumber::stored(&text).map_err(|error| format!("a checkpoint in it is {error}"))?;
-            Some((record, sub))
-        }
-        None => None,
-    };
-    let checkpoint = Checkpoint::stored(stored.ended, after, within);
-    Ok((checkpoint, stored.created))
+    Ok(Stored { checkpoint: Checkpoint::stored(ended, after, within), created, begins })
 }
 
 /// Makes the row of a shard. A checkpoint that can't be read is an error of the shard, not of the file.
 fn row(shard: &str, text: &str) -> Row {
-    match checkpoint(text) {
-        Ok((checkpoint, created)) => Row { created, ..Row::new(shard, checkpoint) },
+    match stored(text) {
+        Ok(Stored { checkpoint, created, begins }) => Row { created, begins, ..Row::new(shard, checkpoint) },
         Err(what) => Row { unreadable: Some(what), ..Row::new(shard, None) },
     }
 }
@@ -447,11 +492,19 @@ fn remove_unchanged(
     Ok(unchanged)
 }
 
-fn stored_text(checkpoint: Option<&Checkpoint>, created: Option<i64>) -> Result<String, serde_json::Error> {
+fn stored_text(stored: Stored) -> Result<String, serde_json::Error> {
+    let Stored { checkpoint, created, begins } = stored;
+    let checkpoint = checkpoint.as_ref();
     let after = checkpoint.and_then(Checkpoint::position).map(ToString::to_string);
     let within = checkpoint.and_then(Checkpoint::within).map(|within| (within.record.to_string(), within.sub));
     let ended = matches!(checkpoint, Some(Checkpoint::ShardEnd(_)));
-    serde_json::to_string(&StoredPlace { after, within, ended, created })
+    let begins = begins.and_then(|begins| match begins {
+        StartPosition::Oldest => Some(StoredBegin::Oldest),
+        StartPosition::At(time) => Some(StoredBegin::Time(time)),
+        StartPosition::AtRecord(record) => Some(StoredBegin::Record(record.to_string())),
+        StartPosition::After(_) => None,
+    });
+    serde_json::to_string(&StoredPlace { after, within, ended, created, begins })
 }
 
 /// Runs work that waits for the disk on a thread where blocking is allowed.

@@ -78,7 +78,7 @@ impl Bench {
     }
 
     /// A pipeline into a file; `change` alters its text.
-    fn pipeline(&self, change: impl FnOnce(String) -> String) -> String {
+    pub(crate) fn pipeline(&self, change: impl FnOnce(String) -> String) -> String {
         let yaml = format!(
             "input:
   aws_kinesis:
@@ -151,7 +151,7 @@ async fn put(client: &Client, data: impl Into<Vec<u8>>) {
 }
 
 /// Waits until the program has written a record.
-async fn until_written(bench: &Bench, program: &mut Child, record: u64) {
+pub(crate) async fn until_written(bench: &Bench, program: &mut Child, record: u64) {
     let written = async {
         while !bench.written().contains(&record) {
             if let Some(status) = program.try_wait().unwrap() {

@@ -16,4 +16,5 @@ mod kinesis;
 mod many;
 mod outputs;
 mod proxies;
+mod reset;
 mod running;

@@ -1,7 +1,6 @@
-//! How are positions of another program written, and where are the rows of a stream without a worker?
+//! How are positions written without a worker, and where are the rows of a stream?
 
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::checkpoint::with_checkpoint;
 use super::errors::{failed, is_refusal};
@@ -32,7 +31,17 @@ impl Table {
         let lease = format!("imported/{:016x}", fastrand::u64(..));
         let update = self.update(id, shard.as_str()).expression_attribute_values(":lease", text(&lease));
         let mut set = vec!["LeaseID = :lease"];
+        // Nothing stays of the position before.
         let mut remove = Vec::new();
+        if checkpoint.and_then(Checkpoint::position).is_none() {
+            remove.push("SequenceNumber");
+        }
+        if !matches!(checkpoint, Some(Checkpoint::ShardEnd(_))) {
+            remove.push("Ended");
+        }
+        if checkpoint.is_none() {
+            remove.push(row::WITHIN);
+        }
         let update = match row::created(stream) {
             Some(created) => {
                 set.push("StreamCreated = :created");
@@ -40,15 +49,10 @@ impl Table {
             }
             None => update,
         };
-        let begins = begins.and_then(|begins| match begins {
-            StartPosition::Oldest => Some(0),
-            StartPosition::At(time) => Some(*time),
-            StartPosition::After(_) | StartPosition::AtRecord(_) => None,
-        });
         let start_at = format!("{START_AT} = :begins");
-        let update = if let Some(time) = begins {
+        let update = if let Some(begins) = begins.and_then(row::begins_value) {
             set.push(&start_at);
-            update.expression_attribute_values(":begins", AttributeValue::N(time.to_string()))
+            update.expression_attribute_values(":begins", begins)
         } else {
             remove.push(START_AT);
             update
@@ -57,7 +61,7 @@ impl Table {
         match unchanged(update, instead_of).send().await {
             Ok(_) => Ok(true),
             Err(error) if is_refusal(&error) => Ok(false),
-            Err(error) => Err(failed("store an imported position", &error)),
+            Err(error) => Err(failed("store a position", &error)),
         }
     }
 }

@@ -21,8 +21,8 @@ pub(super) const WITHIN: &str = "AggregatePosition";
 /// The digits of the index in [`WITHIN`].
 pub(super) const SUB_DIGITS: usize = 10;
 
-/// The attribute that says where a shard begins that has no checkpoint, in milliseconds since 1970; 0 is its oldest
-/// record.
+/// The attribute that says where a shard begins that has no checkpoint: a time in milliseconds since 1970, with 0 for the
+/// oldest record, or the sequence number of the first record as text.
 pub(super) const START_AT: &str = "StartAt";
 
 pub(super) type Item = HashMap<String, AttributeValue>;
@@ -94,7 +94,7 @@ pub(super) fn lease(item: &Item) -> Row {
     });
     let requester = string(item, "WantedBy").map(WorkerId::from);
     let (foreign, created) = (id.is_none(), number(item, STREAM_CREATED));
-    let begins = number(item, START_AT).map(|at| if at == 0 { StartPosition::Oldest } else { StartPosition::At(at) });
+    let begins = begins(item).unwrap_or_default();
     Row { shard: range(item).into(), checkpoint, begins, hold, requester, foreign, created, unreadable }
 }
 
@@ -117,9 +117,7 @@ fn position(item: &Item) -> Result<Option<Checkpoint>, String> {
     if item.contains_key(STREAM_CREATED) && number(item, STREAM_CREATED).is_none() {
         return Err(format!("its {STREAM_CREATED} is no whole number; {ADVICE}"));
     }
-    if item.contains_key(START_AT) && number(item, START_AT).is_none_or(|at| at < 0) {
-        return Err(format!("its {START_AT} is no time in milliseconds; {ADVICE}"));
-    }
+    begins(item).map_err(|what| format!("its {START_AT} is {what}; {ADVICE}"))?;
     let within = match item.get(WITHIN) {
         None | Some(AttributeValue::Null(_)) => None,
         Some(AttributeValue::S(text)) => match within(text) {
@@ -129,6 +127,32 @@ fn position(item: &Item) -> Result<Option<Checkpoint>, String> {
         Some(_) => return Err(format!("its {WITHIN} is no text; {ADVICE}")),
     };
     Ok(Checkpoint::stored(ended, after, within))
+}
+
+/// Reads where a shard begins that has no checkpoint, or says what is wrong with it.
+fn begins(item: &Item) -> Result<Option<StartPosition>, String> {
+    match item.get(START_AT) {
+        None => Ok(None),
+        Some(AttributeValue::S(record)) => {
+            let record = SequenceNumber::stored(record).map_err(|error| error.to_string())?;
+            Ok(Some(StartPosition::AtRecord(record)))
+        }
+        Some(_) => match number(item, START_AT) {
+            Some(0) => Ok(Some(StartPosition::Oldest)),
+            Some(time @ 1..) => Ok(Some(StartPosition::At(time))),
+            _ => Err("no time in milliseconds".to_owned()),
+        },
+    }
+}
+
+/// Formats where a shard begins that has no checkpoint. A position behind a record would be a checkpoint.
+pub(super) fn begins_value(begins: &StartPosition) -> Option<AttributeValue> {
+    match begins {
+        StartPosition::Oldest => Some(AttributeValue::N("0".to_owned())),
+        StartPosition::At(time) => Some(AttributeValue::N(time.to_string())),
+        StartPosition::AtRecord(record) => Some(text(record.as_str())),
+        StartPosition::After(_) => None,
+    }
 }
 
 fn within(text: &str) -> Option<(SequenceNumber, u32)> {
