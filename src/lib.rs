@@ -9,6 +9,7 @@
 //! - `shards`: which shards are read now, and what becomes of each.
 //! - `delivery`: what happens between a reader and the final ack.
 //! - [`kcl`]: how a stream changes over from Amazon's KCL, and back. [`reset`]: how it is read again from elsewhere.
+//! - [`peek`]: what is in a stream, for a person who wants to see it.
 //! - [`inspect`]: what an operator sees of the leases. `lease`: which worker owns which shard, and how far it is.
 //! - `reading`: how one shard is read; `reading::fan_out` by SubscribeToShard.
 //! - `aws`: what is asked of AWS, with which credentials, and over which connections.
@@ -32,6 +33,7 @@ pub mod internals;
 pub mod kcl;
 mod lease;
 mod model;
+pub mod peek;
 mod pool;
 #[cfg(test)]
 mod pool_tests;

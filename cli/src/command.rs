@@ -13,6 +13,7 @@ use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 use crate::configure::{self, Printed};
 use crate::kcl::{self, Kcl};
 use crate::leases::{self, Leases};
+use crate::peek::{self, Peek};
 use crate::reset::{self, Reset};
 use crate::signals::Signals;
 use crate::terminal::{LogFormat, Terminal};
@@ -41,6 +42,8 @@ enum Command {
     },
     /// Show which worker owns which shard of a lease table, since when, and how far behind it is.
     Leases(Leases),
+    /// Show some records of a stream, and take nothing away from those that read it.
+    Peek(Peek),
     /// Read a stream, or some of its shards, again from another position, while no pipeline reads it.
     Reset(Reset),
     /// Change over from Amazon's KCL, and back.
@@ -115,6 +118,7 @@ pub fn main_with<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = 
     match cli.command {
         Command::Run(arguments) => run_command(&arguments, &registry),
         Command::Leases(arguments) => leases_command(&arguments),
+        Command::Peek(arguments) => peek_command(&arguments),
         Command::Reset(arguments) => shown_first(reset::reset(&arguments)),
         Command::Kcl(command) => shown_first(kcl::kcl(&command)),
         Command::Lint { files } => print(&configure::lint(&registry, &files)),
@@ -170,6 +174,17 @@ fn leases_command(arguments: &Leases) -> Exit {
     };
     match runtime.block_on(leases::leases(arguments)) {
         Ok(text) => print_text(&text),
+        Err((exit, error)) => fail(exit, &error),
+    }
+}
+
+fn peek_command(arguments: &Peek) -> Exit {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
+    };
+    match runtime.block_on(peek::peek(arguments)) {
+        Ok(()) => Exit::Done,
         Err((exit, error)) => fail(exit, &error),
     }
 }

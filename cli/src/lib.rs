@@ -16,6 +16,7 @@ mod exit;
 mod kcl;
 mod leases;
 mod metrics;
+mod peek;
 pub mod pipeline;
 mod reset;
 pub mod run;

@@ -65,7 +65,8 @@ impl Refusal {
     }
 }
 
-fn to(text: &str) -> Result<To, String> {
+/// Reads a position, as a person writes it.
+pub(crate) fn to(text: &str) -> Result<To, String> {
     match text {
         "oldest" => Ok(To::Oldest),
         "latest" => Ok(To::Latest),

@@ -15,6 +15,7 @@ mod kcl;
 mod kinesis;
 mod many;
 mod outputs;
+mod peek;
 mod proxies;
 mod reset;
 mod running;
