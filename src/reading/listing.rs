@@ -85,6 +85,11 @@ impl StreamListing {
         Arc::clone(&self.service)
     }
 
+    /// Whether a stream was created under the name and ARN of this stream.
+    pub(crate) fn has_successor(&self) -> bool {
+        lock(&self.successor).is_some()
+    }
+
     /// The stream that was created under the name and ARN of this stream. It is returned once.
     pub(crate) fn take_successor(&self) -> Option<Stream> {
         lock(&self.successor).take()

@@ -229,6 +229,10 @@ impl Coordinator {
         };
         self.context.health.table_read();
         stop.run_until_cancelled(self.refresh_all(period / 2)).await?;
+        if self.streams.iter().any(|state| state.listing.has_successor()) {
+            // The rows that were read are of a stream that is gone.
+            return Some(Duration::ZERO);
+        }
         stop.run_until_cancelled(self.store_ends_found_elsewhere(store)).await?;
         self.release_vanished();
         let more = self.carry_out(store, &seen).await;

@@ -3,7 +3,7 @@
 //! Redpanda Connect stores no end of a shard: it removes the row. So a row that is absent may mean that its shard has
 //! ended, that the program never began with it, or that it lost its place. What is known from before, the listings and
 //! the rows of the shard's children tell these apart. Workers of this input store ends, and their rows are taken at
-//! their word.
+//! their word. They remove rows only of shards that are gone, and of streams that are.
 
 use tokio::time::Instant;
 
@@ -17,6 +17,8 @@ pub(super) struct RowHistory {
     stored: Stored,
     /// Since when the row has been missing, as long as the reason is unknown.
     missing_since: Option<Instant>,
+    /// Whether a row of ours is missing, and the service has not said since that it is still the same stream.
+    raises_doubt: bool,
 }
 
 /// The origin of the row of a shard.
@@ -42,7 +44,7 @@ impl RowHistory {
             Stored::Theirs | Stored::TakenOver => Stored::TakenOver,
             Stored::No | Stored::Ours => Stored::Ours,
         };
-        self.missing_since = None;
+        (self.missing_since, self.raises_doubt) = (None, false);
     }
 
     /// Notes that the store had no row at this time. Other programs remove the row of a shard once it is ended, even if
@@ -51,7 +53,18 @@ impl RowHistory {
         if matches!(self.stored, Stored::Theirs | Stored::TakenOver) && life != ShardState::Ended {
             self.missing_since = Some(at);
         }
+        self.raises_doubt |= self.stored == Stored::Ours && life != ShardState::Ended;
         self.stored = Stored::No;
+    }
+
+    /// Whether the row was removed, which may mean that the stream is another one.
+    pub(super) fn raises_doubt(&self) -> bool {
+        self.raises_doubt
+    }
+
+    /// Notes that the service has said that it is still the same stream.
+    pub(super) fn is_of_this_stream(&mut self) {
+        self.raises_doubt = false;
     }
 
     /// Notes that this input removed the row.
@@ -64,9 +77,9 @@ impl RowHistory {
         self.stored != Stored::No
     }
 
-    /// Whether the row was removed by another program, for a reason that is not known yet.
+    /// Whether the row was removed for a reason that is not known yet.
     pub(super) fn is_unexplained(&self) -> bool {
-        self.missing_since.is_some()
+        self.missing_since.is_some() || self.raises_doubt
     }
 }
 

@@ -57,7 +57,30 @@ fn removed_row_of_ours_does_not_end_its_shard() {
     topology.learn(&[row("a", Some(Checkpoint::After(number("5"))))], Instant::now());
     listed(&mut topology, split());
     topology.learn(&[], Instant::now());
+    listed(&mut topology, split());
+    topology.is_same_stream();
     assert_eq!(topology.readable(), ids(&["a"]));
+}
+
+/// A worker that knows that the stream was recreated sets rows aside. Whoever reads the shard before it knows as well would
+/// lose it again.
+#[test]
+fn removed_row_of_ours_is_a_reason_to_ask_which_stream_it_is() {
+    let mut topology = Topology::new(None, Fresh::Oldest);
+    let (kept, removed) = (row("a", None), row("b", Some(Checkpoint::After(number("5")))));
+    topology.learn(&[kept.clone(), removed], Instant::now());
+    let shards = || vec![shard("a", &[], false), shard("b", &[], false)];
+    let before = ShardListing { asked_at: Instant::now(), shards: shards().into() };
+    assert!(!topology.listed(&before).doubted);
+    topology.learn(&[kept], Instant::now());
+    assert!(topology.wants_listing());
+    assert_eq!(topology.readable(), ids(&["a"]), "not before the service has said that it is the same stream");
+    let later = ShardListing { asked_at: Instant::now(), shards: shards().into() };
+    assert!(topology.listed(&later).doubted);
+    assert_eq!(topology.readable(), ids(&["a"]));
+    topology.is_same_stream();
+    assert_eq!(topology.readable(), ids(&["a", "b"]));
+    assert!(!topology.wants_listing());
 }
 
 #[test]

@@ -243,7 +243,7 @@ impl Topology {
                 }
             }
         }
-        self.is_doubted |= learned.recreated;
+        self.is_doubted |= learned.recreated || self.nodes.values().any(|node| node.row.raises_doubt());
         learned.doubted = self.is_doubted;
         self.listed_at = Some(*asked_at);
         self.wants_listing = self.wants_listing.filter(|since| since > asked_at);
@@ -331,6 +331,7 @@ impl Topology {
     /// Notes that the service has confirmed that this is still the same stream.
     pub(crate) fn is_same_stream(&mut self) {
         self.is_doubted = false;
+        self.nodes.values_mut().for_each(|node| node.row.is_of_this_stream());
     }
 
     /// Learns the children that a shard end names.
