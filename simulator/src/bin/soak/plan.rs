@@ -68,6 +68,8 @@ pub(crate) struct Config {
     pub(crate) usual: Duration,
     /// Whether user records of other shards are delivered.
     pub(crate) delivers_outside: bool,
+    /// Whether what is refused as a whole comes again in halves.
+    pub(crate) bisects: bool,
     polls: Polls,
     /// `polling.encoding`.
     encoding: &'static str,
@@ -148,6 +150,7 @@ impl Plan {
             closes_first: false,
             usual: Duration::ZERO,
             delivers_outside: false,
+            bisects: false,
             polls: Polls::None,
             encoding: "auto",
             poll_period: Duration::ZERO,
@@ -181,6 +184,7 @@ impl Plan {
         plan.draw_aggregates(&mut Rng::with_seed(seed ^ 0x006b_706c_0000));
         plan.draw_polling(&mut Rng::with_seed(seed ^ 0x706f_6c6c_0000));
         plan.draw_batches(&mut Rng::with_seed(seed ^ 0x0062_6174_6368));
+        plan.config.bisects = Rng::with_seed(seed ^ 0x6269_7365_6374).u32(0..3) == 0;
         plan
     }
 
@@ -224,8 +228,8 @@ impl Plan {
         // A tiny pool that is filled once in some seconds does not keep up with the writer.
         if self.config.max_bytes < 1 << 20 {
             (self.config.poll_period, self.settings.reads) = (Duration::ZERO, 5.0);
-            // One aggregate may fill half of it, and then every call brings one.
-            if self.config.polls != Polls::None && self.aggregates_per_cent > 0 && self.record_bytes >= 2000 {
+            // A few records fill half of it, and one aggregate may, so that every call brings no more.
+            if self.config.polls != Polls::None && self.record_bytes >= 2000 {
                 self.rate = self.rate.min(2.0);
             }
         }
@@ -384,6 +388,7 @@ impl Config {
              steal_grace_period: {grace}\n\
              start_from_oldest: {oldest}\n\
              kpl: {{out_of_range: {outside}}}\n\
+             redelivery: {{bisect: {bisects}}}\n\
              checkpoint_limit: {limit}\n\
              message_buffer_cap: {buffer}\n\
              {polling}\
@@ -399,6 +404,7 @@ impl Config {
             grace = millis(self.grace),
             oldest = self.oldest,
             outside = if self.delivers_outside { "deliver" } else { "auto" },
+            bisects = self.bisects,
             limit = self.checkpoint_limit,
             buffer = self.buffer,
             count = batching.count,
