@@ -457,31 +457,33 @@ pub(crate) fn record(lease: &KclLease) -> Option<&SequenceNumber> {
     }
 }
 
-/// Which owners have renewed leases between two reads, or what else shows that the KCL runs.
+/// Which owners have renewed leases between two reads. Where no row names an owner, the rows that changed show that the
+/// KCL runs.
 pub(crate) fn alive(
     before: &[(String, Result<KclRow, String>, super::row::Item)],
     after: &[(String, Result<KclRow, String>, super::row::Item)],
 ) -> BTreeSet<String> {
     let seen: BTreeMap<&str, _> = before.iter().map(|(key, row, item)| (key.as_str(), (row, item))).collect();
     let still: BTreeSet<&str> = after.iter().map(|(key, _, _)| key.as_str()).collect();
-    let mut alive: BTreeSet<String> = before
-        .iter()
-        .filter(|(key, ..)| !still.contains(key.as_str()))
-        .map(|(key, ..)| format!("who removed {key}"))
-        .collect();
+    let (mut owners, mut rows) = (BTreeSet::new(), BTreeSet::new());
+    rows.extend(before.iter().filter(|(key, ..)| !still.contains(key.as_str())).map(|(key, ..)| key));
     for (key, row, item) in after {
         match seen.get(key.as_str()) {
             Some((_, old)) if *old == item => {}
-            _ => {
-                let owner = match row {
-                    Ok(KclRow::Lease(lease)) => lease.owner.clone(),
-                    _ => None,
-                };
-                alive.insert(owner.unwrap_or_else(|| format!("who wrote {key}")));
-            }
+            _ => match row {
+                Ok(KclRow::Lease(KclLease { owner: Some(owner), .. })) => {
+                    owners.insert(owner.clone());
+                }
+                _ => {
+                    rows.insert(key);
+                }
+            },
         }
     }
-    alive
+    if owners.is_empty() {
+        owners.extend(rows.into_iter().map(|row| format!("some worker (in the row {row})")));
+    }
+    owners
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::row::{COUNTER, Item, KEY};
 use super::*;
 use crate::lease::Within;
 use crate::lease::dynamodb_tests::Local;
+use plan::Action;
 
 /// Both services, a stream of one shard, and the numbers of the records in it.
 struct Bench {
@@ -250,5 +251,119 @@ fn time_has_the_form_of_the_configuration() {
     assert_eq!(time("1970-01-01T00:00:01.5Z").unwrap(), SystemTime::UNIX_EPOCH + Duration::from_millis(1500));
     for text in ["2026-11-01 00:00:00Z", "2026-11-01T00:00Z", "2026-11-01", "1969-12-31T23:59:59Z"] {
         assert!(time(text).is_err(), "{text}");
+    }
+}
+
+/// Tables as versions of the KCL left them, and rows as its serializer writes them (`fixtures/README.md`).
+const FIXTURES: [(&str, &str); 7] = [
+    ("2.7.2-one", include_str!("fixtures/2.7.2-one.json")),
+    ("2.7.2-several", include_str!("fixtures/2.7.2-several.json")),
+    ("3.4.0-one", include_str!("fixtures/3.4.0-one.json")),
+    ("3.4.0-several", include_str!("fixtures/3.4.0-several.json")),
+    ("3.5.1-one", include_str!("fixtures/3.5.1-one.json")),
+    ("3.5.1-several", include_str!("fixtures/3.5.1-several.json")),
+    ("by-the-serializer", include_str!("fixtures/by-the-serializer.json")),
+];
+
+/// What becomes of the tables that the KCL left, as the documentation has it: a line for each shard.
+const LEFT: [&str; 5] = [
+    "| `SHARD_END` | ended | read to its end |",
+    "| `N/6` | in N, after 6 | 7 of 10 user records are processed |",
+    "| `TRIM_HORIZON` | oldest | nothing was processed |",
+    "| `N/0` | after N | the record is processed |",
+    "| `N/9` | after N | all user records of the aggregate are processed |",
+];
+/// What becomes of the rows of the serializer.
+const SERIALIZED: [&str; 4] = [
+    "| `LATEST` | from 2026-11-28T17:00:00Z | the KCL has stored no position and would begin at the latest record; the latest \
+     is now |",
+    "| `AT_TIMESTAMP` | from 2026-11-01T00:00:00Z | the time is that of `--timestamp` |",
+    "| `N/2` | in N, after 2 | 3 of 10 user records are processed |",
+    "| `N/0` | after N | the record is processed |",
+];
+
+/// Reads rows in the form of DynamoDB's protocol.
+fn items(json: &str) -> Vec<Item> {
+    let rows: Vec<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(json).unwrap();
+    rows.iter().map(|row| row.iter().map(|(name, value)| (name.clone(), attribute(value))).collect()).collect()
+}
+
+fn attribute(value: &serde_json::Value) -> AttributeValue {
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let (kind, value) = value.as_object().unwrap().iter().next().unwrap();
+    match kind.as_str() {
+        "S" => AttributeValue::S(text(value)),
+        "N" => AttributeValue::N(text(value)),
+        "B" => AttributeValue::B(Blob::new(text(value))),
+        "SS" => AttributeValue::Ss(value.as_array().unwrap().iter().map(text).collect()),
+        "L" => AttributeValue::L(value.as_array().unwrap().iter().map(attribute).collect()),
+        "M" => {
+            let fields = value.as_object().unwrap().iter();
+            AttributeValue::M(fields.map(|(name, value)| (name.clone(), attribute(value))).collect())
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn rows_that_the_kcl_wrote_become_what_the_documentation_says() {
+    let documentation = include_str!("../../docs/migrating-from-kcl.md");
+    let dynamodb = Local::start().await;
+    let client = aws_sdk_dynamodb::Client::new(&dynamodb.session());
+    for (fixture, json) in FIXTURES {
+        let table = KclTable::new(&dynamodb.session(), fixture);
+        table.create().await.unwrap();
+        for item in items(json) {
+            client.put_item().table_name(fixture).set_item(Some(item)).send().await.unwrap();
+        }
+        let rows: Vec<_> = table.scan().await.unwrap().into_iter().map(|(_, row, _)| row).collect();
+        let key = rows.iter().find_map(|row| match row {
+            Ok(KclRow::Lease(lease)) => lease.stream.clone(),
+            _ => None,
+        });
+        assert_eq!(key.is_some(), fixture.ends_with("several"), "{fixture}");
+        let name = key.as_ref().map_or("orders", |key| &key.name);
+        let arn = format!("arn:aws:kinesis:eu-west-1:123456789012:stream/{name}");
+        let stream = Stream::new(name, arn).created_at(key.as_ref().map(|key| key.created * 1000 + 999));
+        let (leases, remarks) = plan::of_stream(&rows, &stream).unwrap();
+        assert_eq!(remarks, [""; 0], "{fixture}");
+        let listing: Vec<ListedShard> = leases
+            .iter()
+            .map(|lease| ListedShard {
+                id: lease.shard.clone(),
+                parents: lease.parents.clone(),
+                closed: lease.position == row::KclPosition::ShardEnd,
+                begin: None,
+                hash_range: lease.hash_range,
+            })
+            .collect();
+        // What was at the positions in the run.
+        let records = leases.iter().filter_map(|lease| match &lease.position {
+            row::KclPosition::Record { sub: 0, .. } => Some((lease.shard.clone(), RecordAt::Plain)),
+            row::KclPosition::Record { .. } => Some((lease.shard.clone(), RecordAt::Aggregate(10))),
+            _ => None,
+        });
+        let planned = plan::import(&plan::Known {
+            stream: &stream,
+            listing: &listing,
+            leases: &leases,
+            ours: &[],
+            records: &records.collect(),
+            now: 1_795_885_200_000,
+            timestamp: Some(1_793_491_200_000),
+            overwrite: false,
+        });
+        assert_eq!(planned.refusals, [""; 0], "{fixture}");
+        assert!(planned.lines.iter().all(|line| line.action == Action::Write), "{fixture}");
+        let numbers = leases.iter().filter_map(plan::record);
+        let became = planned.lines.iter().map(|line| {
+            let line = format!("| `{}` | {} | {} |", line.kcl, line.ours, line.why);
+            numbers.clone().fold(line, |line, number| line.replace(number.as_str(), "N"))
+        });
+        let expected: &[&str] = if fixture == "by-the-serializer" { &SERIALIZED } else { &LEFT };
+        assert_eq!(became.collect::<Vec<_>>(), expected, "{fixture}");
+        for line in expected {
+            assert!(documentation.contains(line), "{line}");
+        }
     }
 }
