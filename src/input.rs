@@ -1,25 +1,27 @@
 //! What does a host see of the input?
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use aws_smithy_runtime_api::client::http::{HttpClient, SharedHttpClient};
 use pipeline_plugin_api::registry::{About, InputPlugin};
-use pipeline_plugin_api::{Batch, BoxError, Demand, Input, InputError, State, Status};
+use pipeline_plugin_api::{Batch, BoxError, Demand, Input, InputError, State, Status, causes};
 
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, GivenUp};
+use crate::lease::{Overview, StoreError};
 use crate::model::WorkerId;
 use crate::pool::Pool;
 use crate::session::error::ConnectError;
 use crate::session::overrides::Overrides;
 use crate::session::{Session, open, pending};
 use crate::sync::{Mutex, lock};
+use crate::telemetry::report::Report;
 use crate::{config, supervise};
 
 /// The plugin, which registers as `aws_kinesis`.
@@ -32,6 +34,23 @@ use crate::{config, supervise};
 #[derive(Debug, Clone, Default)]
 pub struct KinesisInput {
     overrides: Overrides,
+    built: Built,
+}
+
+/// The inputs that a plugin and its clones have built, as far as they still exist.
+#[derive(Debug, Clone, Default)]
+struct Built(Arc<Mutex<Vec<Weak<Kinesis>>>>);
+
+impl Built {
+    fn add(&self, input: &Arc<Kinesis>) {
+        let mut built = lock(&self.0);
+        built.retain(|input| input.strong_count() > 0);
+        built.push(Arc::downgrade(input));
+    }
+
+    fn existing(&self) -> Vec<Arc<Kinesis>> {
+        lock(&self.0).iter().filter_map(Weak::upgrade).collect()
+    }
 }
 
 impl KinesisInput {
@@ -62,6 +81,24 @@ impl KinesisInput {
         self.overrides.time = Some(SharedTimeSource::new(clock));
         self
     }
+
+    /// Reports what each input does at the moment that this plugin or a clone of it has built. The call is cheap enough to
+    /// be made every second.
+    pub fn reports(&self) -> Vec<Report> {
+        self.built.existing().iter().map(|input| input.report()).collect()
+    }
+
+    /// Reads the lease table of each connected input, for an operator; inputs that share no table are left out. The whole
+    /// table is read, so this should not be called often.
+    pub async fn overviews(&self) -> Vec<Result<Overview, StoreError>> {
+        let mut seen = Vec::new();
+        for input in self.built.existing() {
+            if let Ok(session) = input.session() {
+                seen.extend(session.overview().await.transpose());
+            }
+        }
+        seen
+    }
 }
 
 impl InputPlugin for KinesisInput {
@@ -72,7 +109,9 @@ impl InputPlugin for KinesisInput {
     }
 
     fn build(&self, config: Config) -> Result<Arc<dyn Input>, BoxError> {
-        Ok(Arc::new(Kinesis::new(config, self.overrides.clone())))
+        let input = Arc::new(Kinesis::new(config, self.overrides.clone()));
+        self.built.add(&input);
+        Ok(input)
     }
 }
 
@@ -87,6 +126,8 @@ struct Kinesis {
     /// The remaining tasks of abandoned connects, which end within moments.
     background: TaskTracker,
     phase: Mutex<Phase>,
+    /// Why the last connect failed; `None` if it succeeded, or if there was none.
+    connect_failed: Mutex<Option<String>>,
 }
 
 /// The lifecycle phase of the input.
@@ -119,7 +160,8 @@ impl Kinesis {
     fn new(config: Config, overrides: Overrides) -> Self {
         let me = config.client_id.as_deref().map_or_else(WorkerId::random, |id: &str| WorkerId::from(id));
         let (changing, background) = (tokio::sync::Mutex::new(()), TaskTracker::new());
-        Self { config, overrides, me, changing, background, phase: Mutex::new(Phase::Disconnected) }
+        let (phase, connect_failed) = (Mutex::new(Phase::Disconnected), Mutex::default());
+        Self { config, overrides, me, changing, background, phase, connect_failed }
     }
 
     fn session(&self) -> Result<Arc<Session>, InputError> {
@@ -128,6 +170,14 @@ impl Kinesis {
             Phase::Disconnected => Err(InputError::NotConnected(NotYet.into())),
             Phase::Closed(_) => Err(InputError::NotConnected(IsClosed.into())),
         }
+    }
+
+    fn report(&self) -> Report {
+        if let Ok(session) = self.session() {
+            return session.report(&self.me);
+        }
+        let Status { state, target, reason, .. } = self.status();
+        Report { state, target, reason, worker: self.me.clone(), connected: None }
     }
 
     fn target(&self) -> String {
@@ -148,7 +198,9 @@ impl Input for Kinesis {
         // as after an error.
         let connecting = open::open(&self.config, &self.overrides, &self.me, &self.background);
         let connected = Box::pin(supervise::once("connect", connecting)).await;
-        let session = connected.unwrap_or_else(|cause| Err(ConnectError::Panicked(cause)))?;
+        let connected = connected.unwrap_or_else(|cause| Err(ConnectError::Panicked(cause)));
+        *lock(&self.connect_failed) = connected.as_ref().err().map(|error| causes(error));
+        let session = connected?;
         *lock(&self.phase) = Phase::Connected(Arc::new(session));
         Ok(())
     }
@@ -178,7 +230,11 @@ impl Input for Kinesis {
     fn status(&self) -> Status {
         match &*lock(&self.phase) {
             Phase::Connected(session) => session.status(),
-            Phase::Disconnected => Status::new(State::Disconnected, self.target()),
+            Phase::Disconnected => {
+                let mut status = Status::new(State::Disconnected, self.target());
+                status.reason.clone_from(&lock(&self.connect_failed));
+                status
+            }
             Phase::Closed(None) => Status::new(State::Closed, self.target()),
             Phase::Closed(Some(pool)) => pending(Status::new(State::Closed, self.target()), pool),
         }

@@ -7,17 +7,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use kinesis_input::KinesisInput;
 use pipeline_plugin_api::config::Detail;
 use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 
 use crate::configure::{self, Printed};
+use crate::http::{self, Observed};
 use crate::kcl::{self, Kcl};
 use crate::leases::{self, Leases};
 use crate::peek::{self, Peek};
 use crate::reset::{self, Reset};
 use crate::signals::Signals;
 use crate::terminal::{LogFormat, Terminal};
-use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, metrics, registry, run, signals};
+use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, metrics, registry_of, run, signals};
 
 /// How long the runtime waits for calls that still block when the program ends.
 const LINGER: Duration = Duration::from_secs(1);
@@ -84,13 +86,14 @@ struct Run {
     /// error, warn, info, debug, trace, or a filter such as `warn,kinesis_input=debug`.
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     log_level: String,
-    /// Serve Prometheus metrics at this port of 127.0.0.1, or at this address and port.
-    #[arg(long, value_name = "ADDR", value_parser = address)]
-    metrics: Option<SocketAddr>,
+    /// Serve a page for people, its numbers as JSON, health checks and Prometheus metrics at this port of 127.0.0.1, or at
+    /// this address and port.
+    #[arg(long, visible_alias = "metrics", value_name = "ADDR", value_parser = address)]
+    http: Option<SocketAddr>,
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(port) = text.parse::<u16>() {
+    if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }
     text.parse().map_err(|_| "expected a port, or an address and a port such as `127.0.0.1:9100`".to_owned())
@@ -111,12 +114,13 @@ pub fn main_with<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = 
             return if error.use_stderr() { Exit::Usage } else { Exit::Done };
         }
     };
-    let registry = match registry() {
+    let kinesis = KinesisInput::new();
+    let registry = match registry_of(kinesis.clone()) {
         Ok(registry) => registry,
         Err(error) => return fail(Exit::Failed, &error),
     };
     match cli.command {
-        Command::Run(arguments) => run_command(&arguments, &registry),
+        Command::Run(arguments) => run_command(&arguments, &registry, &kinesis),
         Command::Leases(arguments) => leases_command(&arguments),
         Command::Peek(arguments) => peek_command(&arguments),
         Command::Reset(arguments) => shown_first(reset::reset(&arguments)),
@@ -147,7 +151,7 @@ fn find<'r>(registry: &'r Registry, name: &str) -> Result<&'r RegisteredInput, E
     })
 }
 
-fn run_command(arguments: &Run, registry: &Registry) -> Exit {
+fn run_command(arguments: &Run, registry: &Registry, kinesis: &KinesisInput) -> Exit {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
@@ -161,7 +165,7 @@ fn run_command(arguments: &Run, registry: &Registry) -> Exit {
         Ok(terminal) => terminal,
         Err(error) => return fail(Exit::Usage, &error),
     };
-    let exit = runtime.block_on(run_pipeline(arguments, registry, &terminal, signals));
+    let exit = runtime.block_on(run_pipeline(arguments, registry, kinesis, &terminal, signals));
     // An immediate stop leaves tasks behind, and a blocked write must not keep the program alive.
     runtime.shutdown_timeout(LINGER);
     exit
@@ -202,7 +206,13 @@ fn shown_first(command: impl Future<Output = (String, Option<(Exit, String)>)>) 
     }
 }
 
-async fn run_pipeline(arguments: &Run, registry: &Registry, terminal: &Terminal, signals: io::Result<Signals>) -> Exit {
+async fn run_pipeline(
+    arguments: &Run,
+    registry: &Registry,
+    kinesis: &KinesisInput,
+    terminal: &Terminal,
+    signals: io::Result<Signals>,
+) -> Exit {
     let pipeline = match Pipeline::load(&arguments.pipeline, registry) {
         Ok(pipeline) => pipeline,
         Err(error) => return fail(Exit::Configuration, &error),
@@ -210,11 +220,15 @@ async fn run_pipeline(arguments: &Run, registry: &Registry, terminal: &Terminal,
     for warning in &pipeline.warnings {
         tracing::warn!("{warning}");
     }
-    if let Some(address) = arguments.metrics {
-        if let Err(error) = metrics::serve(address) {
-            return fail(Exit::Failed, &format!("metrics can't be served at {address}: {error}"));
+    if let Some(address) = arguments.http {
+        let served = match metrics::install() {
+            Ok(metrics) => http::serve(address, Observed::new(kinesis.clone(), Some(metrics))).await,
+            Err(error) => Err(io::Error::other(error)),
+        };
+        match served {
+            Ok(address) => tracing::info!("serving status and metrics at http://{address}/"),
+            Err(error) => return fail(Exit::Failed, &format!("nothing can be served at {address}: {error}")),
         }
-        tracing::info!(%address, "serving metrics");
     }
     let stop = StopHandle::new();
     let meter = Meter::new();

@@ -8,6 +8,8 @@ use clap::Args;
 use kinesis_input::inspect::{InspectError, LeaseTable, Overview, Released, SeenShard, State};
 
 use crate::Exit;
+use crate::http::status::held;
+use crate::http::text::duration;
 use crate::table::TableArguments;
 
 /// The arguments of `kinesis-input leases`.
@@ -136,7 +138,7 @@ fn text(seen: &Overview) -> String {
         [
             shard.stream.clone(),
             shard.shard.clone(),
-            state(shard.state).to_owned(),
+            held(shard.state).to_owned(),
             shard.owner.clone().unwrap_or_else(|| "-".into()),
             shard.held_seconds.map_or("-".into(), |held| duration(held.unsigned_abs())),
             shard.behind_ms.map_or("-".into(), |behind| duration(behind.div_ceil(1000))),
@@ -168,16 +170,6 @@ fn text(seen: &Overview) -> String {
         count(State::Free),
         count(State::Ended),
     )
-}
-
-fn state(state: State) -> &'static str {
-    match state {
-        State::Held => "held",
-        State::Free => "free",
-        State::Ended => "ended",
-        State::Unreadable => "unreadable",
-        _ => "?",
-    }
 }
 
 fn remarks(shard: &SeenShard) -> String {
@@ -216,25 +208,9 @@ pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     out
 }
 
-/// A duration in its two largest units.
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_have_two_units() {
-        let shown = [0, 59, 60, 3599, 3600, 86_399, 90_000].map(duration);
-        assert_eq!(shown, ["0s", "59s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 1h"]);
-    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

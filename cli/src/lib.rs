@@ -8,11 +8,12 @@
 //! - [`pipeline`]: a pipeline file becomes an input, an output and the options that join them.
 //! - [`mod@run`]: runs it, until its end, an error or a stop.
 //! - [`command`]: the program: arguments, subcommands, exit codes; `configure`: lint, schema, docs, create.
-//! - `terminal`: logs, the progress line; `metrics`: the endpoint for Prometheus; `signals`: the effect of Ctrl-C and SIGTERM.
+//! - `terminal`: logs, the progress line; `http`: what an operator may ask meanwhile; `metrics`: those for Prometheus; `signals`: the effect of Ctrl-C and SIGTERM.
 
 pub mod command;
 mod configure;
 mod exit;
+mod http;
 mod kcl;
 mod leases;
 mod metrics;
@@ -37,7 +38,12 @@ pub use run::{Ending, Meter, RunError, RunOptions, RunReport, StopHandle, run};
 ///
 /// Fails only if an input is added here under a name that is taken.
 pub fn registry() -> Result<Registry, DuplicateName> {
+    registry_of(KinesisInput::new())
+}
+
+/// The same inputs, with this plugin for Kinesis.
+fn registry_of(kinesis: KinesisInput) -> Result<Registry, DuplicateName> {
     let mut registry = Registry::new();
-    registry.register(KinesisInput::new())?;
+    registry.register(kinesis)?;
     Ok(registry)
 }

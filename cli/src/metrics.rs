@@ -1,4 +1,4 @@
-//! How are metrics served to Prometheus, and until when?
+//! Which metrics are shown to Prometheus, and until when?
 //!
 //! Shards come and go with every reshard and rebalance, so what is known of them must not be kept indefinitely. The
 //! exporter forgets what did not change for a while, which is right for gauges: the input sets all of them every
@@ -6,8 +6,6 @@
 //! are kept here, and shown to the exporter as changed every second for as long as they are in use.
 
 use std::collections::HashMap;
-use std::error::Error;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -28,13 +26,13 @@ const RENDERED_EVERY: Duration = IDLE.saturating_mul(2);
 /// The label of the counters that go with their shard.
 const SHARD: &str = "shard";
 
-/// Serves the metrics of this process at `address`. Must be called on a runtime.
-#[expect(clippy::disallowed_methods, reason = "metrics are served until the process ends")]
-pub(crate) fn serve(address: SocketAddr) -> Result<(), Box<dyn Error>> {
-    let (exporter, serving) = exporter(IDLE).with_http_listener(address).build()?;
-    let counters = Arc::new(Counters::new(exporter));
+/// Installs the recorder of this process, and keeps it up to date. Must be called on a runtime. Returns what renders the
+/// metrics.
+#[expect(clippy::disallowed_methods, reason = "metrics are kept until the process ends")]
+pub(crate) fn install() -> Result<PrometheusHandle, String> {
+    let counters = Arc::new(Counters::new(exporter(IDLE).build_recorder()));
     metrics::set_global_recorder(Arc::clone(&counters)).map_err(|error| error.to_string())?;
-    tokio::spawn(serving);
+    let handle = counters.handle.clone();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(SHOWN_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -43,7 +41,7 @@ pub(crate) fn serve(address: SocketAddr) -> Result<(), Box<dyn Error>> {
             counters.show();
         }
     });
-    Ok(())
+    Ok(handle)
 }
 
 /// Histograms are left out: the input has none, and one can't be shown as changed without a value.

@@ -138,6 +138,10 @@ pub struct Status {
     pub pending_bytes: u64,
     /// The limit on pending messages, if there is one.
     pub capacity_messages: Option<u64>,
+    /// The age of the oldest message that is not finally acknowledged, whether it was read or not; zero if there is none.
+    /// `None` if the input can't tell. Where several workers share the source, it includes what no worker reads, so that the
+    /// maximum over all workers is the lag of the source.
+    pub pending_age: Option<Duration>,
     /// A sentence that explains why the input is not healthy.
     pub reason: Option<String>,
 }
@@ -151,6 +155,7 @@ impl Status {
             pending_messages: 0,
             pending_bytes: 0,
             capacity_messages: None,
+            pending_age: None,
             reason: None,
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::delivery::ownership::Ownership;
+use crate::delivery::ownership::{Ownership, Phase};
 use crate::delivery::redelivery::RedeliveryPolicy;
 use crate::delivery::watermark::{Oldest, Sequences, Watermark};
 use crate::lease::{Checkpoint, Within};
@@ -17,6 +17,7 @@ use crate::records::RecordTable;
 use crate::sync::{Mutex, lock};
 use crate::telemetry::ShardMeter;
 use crate::telemetry::health::ObservedShard;
+use crate::telemetry::report::ShardReport;
 
 /// The records of an event that was read.
 #[derive(Debug)]
@@ -210,6 +211,21 @@ impl ObservedShard for Progress {
             None => now.saturating_duration_since(oldest.tracked_at),
         });
         unacked.max(self.meter.unread(now))
+    }
+
+    fn report(&self, now: Instant, wall: i64) -> ShardReport {
+        let (position, pending) = {
+            let watermark = lock(&self.watermark);
+            (watermark.checkpoint().and_then(|checkpoint| checkpoint.position().cloned()), watermark.pending())
+        };
+        ShardReport {
+            is_reading: self.ownership.phase() == Phase::Reading,
+            position,
+            lag: self.lag(now, wall),
+            pending_records: pending,
+            is_held_by_limit: self.is_held_by_limit(),
+            ..self.meter.report(now)
+        }
     }
 }
 

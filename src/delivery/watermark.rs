@@ -207,7 +207,6 @@ impl<S: Sequences> Watermark<S> {
     }
 
     /// The number of records that are not acknowledged.
-    #[cfg(test)]
     pub(crate) fn pending(&self) -> u64 {
         let acked_above: u64 = self.above.iter().map(|(start, above)| above.end - start).sum();
         self.next - self.low - acked_above

@@ -82,6 +82,11 @@ pub(crate) trait LeaseStore: Debug + Send + Sync + 'static {
     /// Returns whether it did. The row replaces one that was set aside earlier for the same shard.
     async fn set_aside(&self, stream: &Stream, row: &Row) -> Result<bool, StoreError>;
 
+    /// Reads all leases and workers, for an operator; `None` if the store serves only one worker.
+    async fn overview(&self) -> Result<Option<Overview>, StoreError> {
+        Ok(None)
+    }
+
     /// The interface for several workers; `None` if the store serves only one.
     fn shared(&self) -> Option<&dyn SharedStore> {
         None

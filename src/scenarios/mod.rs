@@ -3,9 +3,10 @@
 //! - [`script`]: the service; [`bench`](mod@bench): a session that reads it.
 //! - `aggregates`: records that producers packed into one; `batches`: what is handed out together;
 //!   `faults`: what goes wrong with subscriptions; `shards`: ends, parents and children; `bounds`: the pool and acks;
-//!   `stalls`: what must not block other shards; `logs`: what an operator sees in metrics and in the log; `polling`: shards that are polled; `redelivery`:
-//!   records that are rejected again and again; `workers`: several workers that share shards in one `table`; `connect_beside`: workers of Connect among them; `edges`: faults outside a
-//!   well-behaved world: recreated streams, panics, stores and hosts that fail for long.
+//!   `stalls`: what must not block other shards; `logs`: what an operator sees in metrics and in the log; `reports`: what an
+//!   operator is told on request; `polling`: shards that are polled; `redelivery`: records that are rejected again and again;
+//!   `workers`: several workers that share shards in one `table`; `connect_beside`: workers of Connect among them; `edges`:
+//!   faults outside a well-behaved world: recreated streams, panics, stores and hosts that fail for long.
 
 mod aggregates;
 mod batches;
@@ -18,6 +19,7 @@ mod faults;
 mod logs;
 mod polling;
 mod redelivery;
+mod reports;
 mod script;
 mod shards;
 mod stalls;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use pipeline_plugin_api::{Batch, Demand, InputError, State, Status};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
@@ -20,9 +20,9 @@ use self::completion::{Completion, End};
 use crate::delivery::in_flight;
 use crate::delivery::outbox::{Closed, Outbox};
 use crate::lease::heartbeat::Heartbeat;
-use crate::lease::{Lease, LeaseStore, Release, SharedStore, StoreError, Worker};
-use crate::model::Stream;
-use crate::pool::Pool;
+use crate::lease::{Lease, LeaseStore, Overview, Release, SharedStore, StoreError, Worker};
+use crate::model::{Stream, WorkerId};
+use crate::pool::{Pool, Usage};
 use crate::reading::ReaderFactory;
 use crate::reading::threads::Threads;
 use crate::shards::checkpointer::Checkpointer;
@@ -30,6 +30,7 @@ use crate::shards::coordinator::{Coordinator, CoordinatorEnd};
 use crate::supervise::{self, FatalHandler, once};
 use crate::telemetry;
 use crate::telemetry::health::Health;
+use crate::telemetry::report::{Connected, Report, Used};
 
 /// How often the gauges are set and the health is checked.
 const POOL_PERIOD: Duration = Duration::from_secs(1);
@@ -142,15 +143,48 @@ impl Session {
     }
 
     pub(crate) fn status(&self) -> Status {
-        let (state, reason) = match (self.completion.end(), self.health.reason()) {
+        let (state, reason) = self.state();
+        let mut status = pending(Status::new(state, &self.target), &self.pool);
+        status.reason = reason;
+        status.pending_age = Some(self.health.lag());
+        status
+    }
+
+    fn state(&self) -> (State, Option<String>) {
+        match (self.completion.end(), self.health.reason()) {
             (Some(End::Failed(cause)), _) => (State::Failed, Some(cause)),
             (Some(End::AllRead), _) => (State::Ended, None),
             (None, Some(reason)) => (State::Degraded, Some(reason)),
             (None, None) => (State::Connected, None),
+        }
+    }
+
+    /// Reports what the worker of this name does at the moment.
+    pub(crate) fn report(&self, worker: &WorkerId) -> Report {
+        let now = Instant::now();
+        let (state, reason) = self.state();
+        let shards = self.health.shards(now);
+        let unread_for = self.health.unread_for(now);
+        let leases = self.health.meter.leases();
+        let connected = Connected {
+            streams: self.streams.clone(),
+            lag: shards.iter().map(|shard| shard.lag).chain(unread_for).max().unwrap_or_default(),
+            unread_for,
+            leases_valid: leases.map(|(valid, _)| valid),
+            workers: leases.map(|(_, workers)| workers),
+            records: used(self.pool.records()),
+            bytes: used(self.pool.bytes()),
+            shards,
+            conditions: self.health.conditions(now),
+            changes: self.health.meter.changes.read(now),
         };
-        let mut status = pending(Status::new(state, &self.target), &self.pool);
-        status.reason = reason;
-        status
+        let (target, worker) = (self.target.clone(), worker.clone());
+        Report { state, target, reason, worker, connected: Some(connected) }
+    }
+
+    /// Reads the leases of all workers, if several share the store.
+    pub(crate) async fn overview(&self) -> Result<Option<Overview>, StoreError> {
+        self.store.overview().await
     }
 
     /// Leaves the other workers, and deregisters the consumers that no worker needs any more.
@@ -206,6 +240,10 @@ pub(crate) fn pending(mut status: Status, pool: &Pool) -> Status {
     status.capacity_messages = Some(records.capacity);
     status.pending_bytes = pool.bytes().used;
     status
+}
+
+fn used(usage: Usage) -> Used {
+    Used { used: usage.used, peak: usage.peak, capacity: usage.capacity, waiting: usage.waiting }
 }
 
 /// Leaves, and wakes the other workers so that they rebalance the released shards at once. Returns those workers, if

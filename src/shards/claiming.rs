@@ -91,7 +91,7 @@ impl Coordinator {
             };
             match store.claim(stream, &action.shard, from).await {
                 Ok(Claim::Owned(lease, checkpoint)) => {
-                    telemetry::claimed(stream, &action.shard, how, hold.map(|hold| &hold.worker));
+                    health.meter.claimed(stream, &action.shard, how, hold.map(|hold| &hold.worker));
                     let settles = matches!(action.kind, ActionKind::Steal(_))
                         .then(|| Instant::now() + settings.handed_over_within);
                     Some(ClaimedShard { stream: action.stream, lease, checkpoint, settles, term })

@@ -129,6 +129,7 @@ impl ShardTask {
             EndStored::Stored => {
                 let ids: Vec<_> = children.iter().map(|child| child.id.clone()).collect();
                 self.progress.meter.ended(&ids);
+                self.health.meter.shard_ended(&self.progress.names);
                 Outcome::Ended { children, last }
             }
             EndStored::Lost => Outcome::Stopped,

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Display};
-use std::sync::Weak;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use aws_smithy_async::time::SharedTimeSource;
@@ -17,6 +17,7 @@ use crate::model::{ShardId, ShardNames, Stream};
 use crate::pool::Pool;
 use crate::retry::Fault;
 use crate::sync::{Mutex, lock};
+use crate::telemetry::report::{ChangeKind, ConditionReport, ShardReport};
 use crate::telemetry::{self, InputMeter};
 
 /// A condition that usually passes by itself is shown only if it lasts this long.
@@ -95,6 +96,9 @@ pub(crate) trait ObservedShard: fmt::Debug + Send + Sync {
     /// Returns the age of its oldest record that is not acknowledged, or not read. `wall` is the time of day in
     /// milliseconds since 1970, by the clock of arrival times.
     fn lag(&self, now: Instant, wall: i64) -> Duration;
+
+    /// Reports on the shard, with its lag.
+    fn report(&self, now: Instant, wall: i64) -> ShardReport;
 }
 
 /// The health of one input.
@@ -365,6 +369,7 @@ impl Health {
             self.retain(|_, condition| condition.granted.is_none_or(|at| now.duration_since(at) < GRACE));
         }
         let lag = self.report_lags(now);
+        self.note_degraded(now);
         self.meter.report(pool, lag, lock(&self.conditions).values().filter(|one| one.shown_from <= now).count());
         let mut stalled = Vec::new();
         for (part, condition) in &mut *lock(&self.conditions) {
@@ -433,8 +438,7 @@ impl Health {
 
     /// Sets the lag of each shard; returns the greatest, which includes shards that no worker reads.
     fn report_lags(&self, now: Instant) -> Duration {
-        let wall = self.time.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall = i64::try_from(wall.as_millis()).unwrap_or(i64::MAX);
+        let wall = self.wall();
         let mut greatest = Duration::ZERO;
         let mut reading = lock(&self.reading);
         reading.retain(|shard| {
@@ -445,10 +449,64 @@ impl Health {
             true
         });
         drop(reading);
+        greatest.max(self.unread_for(now).unwrap_or_default())
+    }
+
+    /// The time of day in milliseconds since 1970.
+    fn wall(&self) -> i64 {
+        let wall = self.time.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// How long there has been a shard that no worker reads, or that this worker can't read because its leases have
+    /// expired.
+    pub(crate) fn unread_for(&self, now: Instant) -> Option<Duration> {
         let unread = *lock(&self.unread_since);
         let expired = lock(&self.conditions).get(&Part::Leases).map(|condition| condition.since);
-        let since = unread.into_iter().chain(expired).min();
-        since.map_or(greatest, |since| greatest.max(now.saturating_duration_since(since)))
+        let since = unread.into_iter().chain(expired).min()?;
+        Some(now.saturating_duration_since(since))
+    }
+
+    /// The greatest lag of the shards that this worker reads, or that no worker reads.
+    pub(crate) fn lag(&self) -> Duration {
+        let (now, wall) = (Instant::now(), self.wall());
+        let lags = self.observed().into_iter().map(|shard| shard.lag(now, wall)).max();
+        lags.unwrap_or_default().max(self.unread_for(now).unwrap_or_default())
+    }
+
+    /// Reports on each shard that is read.
+    pub(crate) fn shards(&self, now: Instant) -> Vec<ShardReport> {
+        let wall = self.wall();
+        self.observed().into_iter().map(|shard| shard.report(now, wall)).collect()
+    }
+
+    fn observed(&self) -> Vec<Arc<dyn ObservedShard>> {
+        lock(&self.reading).iter().filter_map(Weak::upgrade).filter(|shard| shard.is_live()).collect()
+    }
+
+    /// The conditions that are shown, the longest first.
+    pub(crate) fn conditions(&self, now: Instant) -> Vec<ConditionReport> {
+        let conditions = lock(&self.conditions);
+        let mut shown: Vec<_> = conditions.iter().filter(|(_, condition)| condition.shown_from <= now).collect();
+        shown.sort_by_key(|(_, condition)| condition.since);
+        let shown = shown.into_iter().map(|(part, condition)| ConditionReport {
+            stream: part.stream().cloned(),
+            shard: part.shard().cloned(),
+            reason: condition.reason.clone(),
+            lasts: now.saturating_duration_since(condition.since),
+        });
+        shown.collect()
+    }
+
+    /// Notes each condition among the changes when it is shown first.
+    fn note_degraded(&self, now: Instant) {
+        for (part, condition) in &*lock(&self.conditions) {
+            // The leases have changes of their own.
+            if condition.shown_from <= now && condition.logged.is_none() && *part != Part::Leases {
+                let (stream, shard) = (part.stream().cloned(), part.shard().cloned());
+                self.meter.changes.note(ChangeKind::Degraded, stream, shard, Some(condition.reason.clone()));
+            }
+        }
     }
 
     /// The reason why the input is degraded, in a sentence.

@@ -5,6 +5,7 @@
 //! logs nothing above `debug` but its start and its stop.
 
 pub(crate) mod health;
+pub mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -22,6 +23,7 @@ use crate::records::{Found, Record};
 use crate::retry::Fault;
 use crate::sync::{Mutex, lock};
 use health::{Aspect, Part};
+use report::{ChangeKind, Changes, ShardReport};
 
 /// A repeated failure is logged at most this often.
 const LOG_EVERY: Duration = Duration::from_mins(1);
@@ -215,6 +217,8 @@ pub(crate) struct InputMeter {
     workers: AtomicU64,
     /// The validity of the leases: 0 or 1; 2 where there are no leases to renew.
     leases_valid: AtomicU64,
+    /// What changed lately, for reports.
+    pub(crate) changes: Changes,
 }
 
 impl Drop for InputMeter {
@@ -242,7 +246,14 @@ impl InputMeter {
             reading: AtomicU64::new(0),
             workers: AtomicU64::new(0),
             leases_valid: AtomicU64::new(2),
+            changes: Changes::default(),
         }
+    }
+
+    /// Whether the leases are valid, and how many workers share the table; `None` where there are no leases to renew.
+    pub(crate) fn leases(&self) -> Option<(bool, u64)> {
+        let leases_valid = self.leases_valid.load(Ordering::Relaxed);
+        (leases_valid < 2).then(|| (leases_valid == 1, self.workers.load(Ordering::Relaxed)))
     }
 
     fn set(&self, name: &'static str, value: f64) {
@@ -293,6 +304,7 @@ impl InputMeter {
     pub(crate) fn leases_expired(&self, lease_period: Duration) {
         self.leases_valid.store(0, Ordering::Relaxed);
         self.set(LEASES_VALID, 0.0);
+        self.changes.note(ChangeKind::LeasesExpired, None, None, None);
         tracing::warn!(
             ?lease_period,
             "the leases have expired; stopped reading, because other workers may read the shards by now"
@@ -301,6 +313,7 @@ impl InputMeter {
 
     pub(crate) fn leases_recovered(&self) {
         self.leases_valid();
+        self.changes.note(ChangeKind::LeasesRenewed, None, None, None);
         tracing::warn!("the leases are valid again; claiming free shards");
     }
 
@@ -330,6 +343,47 @@ impl InputMeter {
         }
     }
 
+    pub(crate) fn claimed(&self, stream: &Stream, shard: &ShardId, how: Claimed, from: Option<&WorkerId>) {
+        let label = match how {
+            Claimed::Free => "free",
+            Claimed::HandedOver => "handed_over",
+            Claimed::TakenOver => "taken_over",
+            Claimed::Forced => "forced",
+            Claimed::Stolen => "stolen",
+        };
+        let kind = match how {
+            Claimed::Free | Claimed::HandedOver => ChangeKind::Claimed,
+            Claimed::TakenOver | Claimed::Forced | Claimed::Stolen => ChangeKind::TookOver,
+        };
+        self.changes.of_shard(kind, stream, shard, from.map(ToString::to_string));
+        counter!(CLAIMED, "how" => label).increment(1);
+        let from = from.map_or("nobody", WorkerId::as_str);
+        match how {
+            Claimed::Free | Claimed::HandedOver => {
+                tracing::debug!(%stream, %shard, how = label, from, "claimed the shard");
+            }
+            _ => tracing::info!(%stream, %shard, how = label, from, "took the shard over"),
+        }
+    }
+
+    pub(crate) fn released(&self, stream: &Stream, shard: &ShardId, to: Option<&WorkerId>) {
+        self.changes.of_shard(ChangeKind::Released, stream, shard, to.map(ToString::to_string));
+        counter!(RELEASED).increment(1);
+        let to = to.map_or("nobody", WorkerId::as_str);
+        tracing::debug!(%stream, %shard, to, "released the shard");
+    }
+
+    pub(crate) fn lease_lost(&self, stream: &Stream, shard: &ShardId, holder: &str) {
+        self.changes.of_shard(ChangeKind::Lost, stream, shard, Some(holder.to_owned()));
+        counter!(LOST).increment(1);
+        tracing::warn!(%stream, %shard, holder, "lost the lease; stopped reading the shard");
+    }
+
+    /// Notes that a shard was read to its end.
+    pub(crate) fn shard_ended(&self, names: &ShardNames) {
+        self.changes.of_shard(ChangeKind::Ended, &names.stream, &names.shard, None);
+    }
+
     /// Logs that a part has been degraded for this long.
     pub(crate) fn degraded(&self, part: &Part, reason: &str, lasts: Duration) {
         if let Part::Shard(stream, shard, Aspect::Reading) = part {
@@ -349,6 +403,9 @@ impl InputMeter {
 
     /// Logs that a part that was logged as degraded has recovered, after this long.
     pub(crate) fn recovered(&self, part: &Part, lasted: Duration) {
+        if *part != Part::Leases {
+            self.changes.note(ChangeKind::Recovered, part.stream().cloned(), part.shard().cloned(), None);
+        }
         tracing::info!(
             input = self.input,
             stream = part.stream().map(display),
@@ -366,11 +423,11 @@ impl InputMeter {
 #[derive(Debug)]
 pub(crate) struct ShardMeter {
     names: Arc<ShardNames>,
-    read_records: Counter,
-    read_bytes: Counter,
-    delivered: Counter,
-    acked: Counter,
-    nacked: Counter,
+    read_records: Counted,
+    read_bytes: Counted,
+    delivered: Counted,
+    acked: Counted,
+    nacked: Counted,
     subscribed: Counter,
     polled: Counter,
     /// The counters that most shards never need, by their name and their `code`.
@@ -381,6 +438,30 @@ pub(crate) struct ShardMeter {
     /// When a nack with a reason was logged last.
     logged_nacked: RateLimited,
     unread: Unread,
+    /// The last subscription or poll that failed, for reports.
+    last_fault: Mutex<Option<(Instant, String)>>,
+}
+
+/// A counter whose total can be read.
+#[derive(Debug)]
+struct Counted {
+    counter: Counter,
+    total: AtomicU64,
+}
+
+impl Counted {
+    fn new(counter: Counter) -> Self {
+        Self { counter, total: AtomicU64::new(0) }
+    }
+
+    fn increment(&self, value: u64) {
+        self.counter.increment(value);
+        self.total.fetch_add(value, Ordering::Relaxed);
+    }
+
+    fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
 }
 
 /// How far the reader is behind the tip of the shard.
@@ -403,11 +484,11 @@ impl ShardMeter {
         let of = |name| counter!(name, shard_labels(names));
         Self {
             names: Arc::clone(names),
-            read_records: of(READ_RECORDS),
-            read_bytes: of(READ_BYTES),
-            delivered: of(DELIVERED),
-            acked: of(ACKED),
-            nacked: of(NACKED),
+            read_records: Counted::new(of(READ_RECORDS)),
+            read_bytes: Counted::new(of(READ_BYTES)),
+            delivered: Counted::new(of(DELIVERED)),
+            acked: Counted::new(of(ACKED)),
+            nacked: Counted::new(of(NACKED)),
             subscribed: of(SUBSCRIBED),
             polled: of(POLLS),
             seldom: Mutex::default(),
@@ -415,6 +496,24 @@ impl ShardMeter {
             logged_out_of_range: AtomicBool::new(false),
             logged_nacked: RateLimited::new(),
             unread: Unread { start: Instant::now(), behind: AtomicI64::new(0), said_at: AtomicU64::new(0) },
+            last_fault: Mutex::default(),
+        }
+    }
+
+    /// Reports what was counted of the shard, and its last fault.
+    pub(crate) fn report(&self, now: Instant) -> ShardReport {
+        let last_fault = lock(&self.last_fault).clone();
+        // What came back is read first, so that the difference is never negative.
+        let (acked, nacked) = (self.acked.total(), self.nacked.total());
+        ShardReport {
+            held_for: now.saturating_duration_since(self.unread.start),
+            read_records: self.read_records.total(),
+            read_bytes: self.read_bytes.total(),
+            acked_records: acked,
+            nacked_records: nacked,
+            in_flight_records: self.delivered.total().saturating_sub(acked + nacked),
+            last_error: last_fault.map(|(at, fault)| (fault, now.saturating_duration_since(at))),
+            ..ShardReport::new(&self.names)
         }
     }
 
@@ -542,6 +641,7 @@ impl ShardMeter {
     pub(crate) fn fault(&self, fault: &Fault, tries: u32, wait: Duration) {
         let ShardNames { stream, shard } = &*self.names;
         self.count_by_code(FAULTS, &fault.code, 1);
+        *lock(&self.last_fault) = Some((Instant::now(), fault.to_string()));
         // One broken connection is normal. The health reports a shard that does not recover.
         tracing::debug!(%stream, %shard, %fault, tries, ?wait, "could not read the shard; trying again");
     }
@@ -657,22 +757,6 @@ pub(crate) enum Claimed {
     Stolen,
 }
 
-pub(crate) fn claimed(stream: &Stream, shard: &ShardId, how: Claimed, from: Option<&WorkerId>) {
-    let label = match how {
-        Claimed::Free => "free",
-        Claimed::HandedOver => "handed_over",
-        Claimed::TakenOver => "taken_over",
-        Claimed::Forced => "forced",
-        Claimed::Stolen => "stolen",
-    };
-    counter!(CLAIMED, "how" => label).increment(1);
-    let from = from.map_or("nobody", WorkerId::as_str);
-    match how {
-        Claimed::Free | Claimed::HandedOver => tracing::debug!(%stream, %shard, how = label, from, "claimed the shard"),
-        _ => tracing::info!(%stream, %shard, how = label, from, "took the shard over"),
-    }
-}
-
 pub(crate) fn requested(stream: &Stream, shard: &ShardId, holder: &WorkerId) {
     tracing::debug!(%stream, %shard, %holder, "requested the shard");
 }
@@ -683,12 +767,6 @@ pub(crate) fn handing_over(stream: &Stream, shard: &ShardId, requester: &WorkerI
 
 pub(crate) fn lease_expired(stream: &Stream, shard: &ShardId) {
     tracing::debug!(%stream, %shard, "stopped reading the shard: its lease has expired");
-}
-
-pub(crate) fn released(stream: &Stream, shard: &ShardId, to: Option<&WorkerId>) {
-    counter!(RELEASED).increment(1);
-    let to = to.map_or("nobody", WorkerId::as_str);
-    tracing::debug!(%stream, %shard, to, "released the shard");
 }
 
 pub(crate) fn heartbeat_failed(error: &dyn Display, tries: u32) {
@@ -707,11 +785,6 @@ pub(crate) fn table_made(table: &str) {
 
 pub(crate) fn rows_moved(stream: &Stream, rows: usize, from: &str, to: &str) {
     tracing::info!(%stream, rows, from, to, "moved leases to the name under which the stream's leases are kept");
-}
-
-pub(crate) fn lease_lost(stream: &Stream, shard: &ShardId, holder: &str) {
-    counter!(LOST).increment(1);
-    tracing::warn!(%stream, %shard, holder, "lost the lease; stopped reading the shard");
 }
 
 /// Logs that a shard was to enter a phase that lies behind it. This is a defect of the input, and nothing follows from it.

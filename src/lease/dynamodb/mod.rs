@@ -43,7 +43,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditi
 use futures::stream::{self, StreamExt};
 
 use super::{
-    Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, Hold, Lease, LeaseStore, Release, Row, SharedStore,
+    Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, Hold, Lease, LeaseStore, Overview, Release, Row, SharedStore,
     StoreError, forward,
 };
 use crate::model::{ShardId, Stream, WorkerId};
@@ -409,6 +409,10 @@ impl LeaseStore for DynamoDbStore {
         let found = get.send().await.map_err(|error| failed(what, &error))?;
         let Some(item) = found.item().filter(|item| row::lease(item) == *row) else { return Ok(false) };
         stream_key::set_aside(self, what, item, format!("{}/{}", stream.arn(), row.shard)).await
+    }
+
+    async fn overview(&self) -> Result<Option<Overview>, StoreError> {
+        self.table.overview(None).await.map(Some)
     }
 
     fn shared(&self) -> Option<&dyn SharedStore> {

@@ -198,7 +198,7 @@ impl Checkpointer {
     fn lost(&self, key: &Key, epoch: u64, holder: &str) {
         // The shard may have been released and claimed again meanwhile.
         if self.remove(key, |shard| shard.epoch() == epoch) {
-            telemetry::lease_lost(&key.0, &key.1, holder);
+            self.health.meter.lease_lost(&key.0, &key.1, holder);
             self.look.notify_one();
         }
     }
@@ -326,7 +326,7 @@ impl Checkpointer {
         if self.give_back(key, progress, Last::Acked { to: to.clone() }).await == EndStored::Lost {
             return;
         }
-        telemetry::released(&key.0, &key.1, to.as_ref());
+        self.health.meter.released(&key.0, &key.1, to.as_ref());
         if let (Some(requester), Some(shared)) = (&to, self.store.shared())
             && let Err(error) = shared.wake(requester).await
         {
@@ -425,7 +425,7 @@ impl Checkpointer {
         for (key, written) in shards.keys().zip(self.store.release(releases).await) {
             match written {
                 Ok(CommitOutcome::Stored { .. }) => stored += 1,
-                Ok(CommitOutcome::Lost { holder }) => telemetry::lease_lost(&key.0, &key.1, &holder),
+                Ok(CommitOutcome::Lost { holder }) => self.health.meter.lease_lost(&key.0, &key.1, &holder),
                 Err(error) => outcome = outcome.and(Err(error)),
             }
         }
