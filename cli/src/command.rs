@@ -19,6 +19,7 @@ use crate::peek::{self, Peek};
 use crate::reset::{self, Reset};
 use crate::signals::Signals;
 use crate::terminal::{LogFormat, Terminal};
+use crate::top::{self, Top};
 use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, metrics, registry_of, run, signals};
 
 /// How long the runtime waits for calls that still block when the program ends.
@@ -48,6 +49,8 @@ enum Command {
     Peek(Peek),
     /// Read a stream, or some of its shards, again from another position, while no pipeline reads it.
     Reset(Reset),
+    /// Show on this terminal what workers do at the moment.
+    Top(Top),
     /// Change over from Amazon's KCL, and back.
     #[command(subcommand)]
     Kcl(Kcl),
@@ -125,6 +128,7 @@ pub fn main_with<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = 
         Command::Peek(arguments) => peek_command(&arguments),
         Command::Reset(arguments) => shown_first(reset::reset(&arguments)),
         Command::Kcl(command) => shown_first(kcl::kcl(&command)),
+        Command::Top(arguments) => top_command(&arguments),
         Command::Lint { files } => print(&configure::lint(&registry, &files)),
         Command::Schema { input } => match input.map(|name| find(&registry, &name)).transpose() {
             Ok(input) => print_text(&format!("{:#}\n", configure::schema(&registry, input))),
@@ -178,6 +182,17 @@ fn leases_command(arguments: &Leases) -> Exit {
     };
     match runtime.block_on(leases::leases(arguments)) {
         Ok(text) => print_text(&text),
+        Err((exit, error)) => fail(exit, &error),
+    }
+}
+
+fn top_command(arguments: &Top) -> Exit {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
+    };
+    match runtime.block_on(top::top(arguments)) {
+        Ok(()) => Exit::Done,
         Err((exit, error)) => fail(exit, &error),
     }
 }
@@ -283,5 +298,27 @@ fn print_text(text: &str) -> Exit {
         // The reader has exited, as `| head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
         Err(error) => fail(Exit::Failed, &format!("writing to standard output: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_without_a_host_is_of_this_machine_alone() {
+        let parsed = |text| address(text).map(|address| address.to_string());
+        for (text, expected) in [
+            ("9100", "127.0.0.1:9100"),
+            (":9100", "127.0.0.1:9100"),
+            ("127.0.0.1:9100", "127.0.0.1:9100"),
+            ("0.0.0.0:9100", "0.0.0.0:9100"),
+            ("[::1]:9100", "[::1]:9100"),
+        ] {
+            assert_eq!(parsed(text).as_deref(), Ok(expected));
+        }
+        for wrong in ["", ":", "localhost", "70000", "0.0.0.0"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
     }
 }

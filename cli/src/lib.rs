@@ -8,6 +8,7 @@
 //! - [`pipeline`]: a pipeline file becomes an input, an output and the options that join them.
 //! - [`mod@run`]: runs it, until its end, an error or a stop.
 //! - [`command`]: the program: arguments, subcommands, exit codes; `configure`: lint, schema, docs, create.
+//! - `leases`, `kcl` and `top`: what a fleet of workers does.
 //! - `terminal`: logs, the progress line; `http`: what an operator may ask meanwhile; `metrics`: those for Prometheus; `signals`: the effect of Ctrl-C and SIGTERM.
 
 pub mod command;
@@ -24,6 +25,7 @@ pub mod run;
 mod signals;
 mod table;
 mod terminal;
+mod top;
 
 use kinesis_input::KinesisInput;
 use pipeline_plugin_api::registry::{DuplicateName, Registry};

@@ -9,7 +9,7 @@ use kinesis_input::reset::To;
 
 use crate::Exit;
 use crate::reset::to;
-use crate::table::AwsArguments;
+use crate::table::AccessArguments;
 
 /// The arguments of `kinesis-input peek`.
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub(crate) struct Peek {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    aws: AwsArguments,
+    access: AccessArguments,
 }
 
 /// Prints records. Returns the error message and the exit code if that fails.
@@ -46,7 +46,7 @@ pub(crate) async fn peek(arguments: &Peek) -> Result<(), (Exit, String)> {
         let exit = if matches!(error, PeekError::OneShard) { Exit::Usage } else { Exit::Input };
         (exit, error.to_string())
     };
-    let at = arguments.aws.at();
+    let at = arguments.access.at("");
     let opened = Reader::open(&at, &arguments.stream, &arguments.shards, &arguments.from);
     let mut reader = opened.await.map_err(failed)?;
     let mut left = arguments.count;

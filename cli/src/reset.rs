@@ -6,12 +6,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use kinesis_input::SequenceNumber;
-use kinesis_input::inspect::TableAt;
 use kinesis_input::reset::{self, Action, Done, Plan, ResetAt, ResetError, To};
 
 use crate::Exit;
 use crate::leases::{answer, columns, json};
-use crate::table::AwsArguments;
+use crate::table::AccessArguments;
 
 /// The arguments of `kinesis-input reset`.
 #[derive(Debug, Args)]
@@ -32,7 +31,7 @@ pub(crate) struct Reset {
     #[arg(long, value_name = "FILE", conflicts_with = "table")]
     checkpoint_file: Option<PathBuf>,
     #[command(flatten)]
-    aws: AwsArguments,
+    access: AccessArguments,
     /// Show what would happen, and write nothing.
     #[arg(long)]
     dry_run: bool,
@@ -94,7 +93,7 @@ async fn run(arguments: &Reset, out: &mut String) -> Result<(), Refusal> {
     }
     let at = ResetAt {
         stream: arguments.stream.clone(),
-        table: TableAt { table: arguments.table.clone().unwrap_or_default(), ..arguments.aws.at() },
+        table: arguments.access.at(arguments.table.as_deref().unwrap_or_default()),
         file: arguments.checkpoint_file.clone(),
     };
     let reset = reset::Reset::open(&at).await?;

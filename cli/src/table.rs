@@ -10,12 +10,12 @@ pub(crate) struct TableArguments {
     #[arg(long, value_name = "NAME")]
     table: String,
     #[command(flatten)]
-    aws: AwsArguments,
+    access: AccessArguments,
 }
 
-/// The arguments that say how tables and streams are reached.
+/// The arguments that say how a table and streams are reached.
 #[derive(Debug, Args)]
-pub(crate) struct AwsArguments {
+pub(crate) struct AccessArguments {
     /// The region of the tables and of the streams [default: the environment's]
     #[arg(long)]
     region: Option<String>,
@@ -32,14 +32,14 @@ pub(crate) struct AwsArguments {
 
 impl TableArguments {
     pub(crate) fn at(&self) -> TableAt {
-        TableAt { table: self.table.clone(), ..self.aws.at() }
+        self.access.at(&self.table)
     }
 }
 
-impl AwsArguments {
-    /// Without a table.
-    pub(crate) fn at(&self) -> TableAt {
+impl AccessArguments {
+    pub(crate) fn at(&self, table: &str) -> TableAt {
         let mut at = TableAt::default();
+        table.clone_into(&mut at.table);
         at.region.clone_from(&self.region);
         at.endpoint.clone_from(&self.endpoint);
         at.kinesis_endpoint.clone_from(&self.kinesis_endpoint);

@@ -2,6 +2,8 @@
 
 use maud::{Markup, html};
 
+use super::text::duration;
+
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 84.0;
 /// The space above the curve, so that its line is not cut off.
@@ -18,8 +20,10 @@ pub(crate) struct Chart<'a> {
     pub(crate) samples: Vec<(f64, Option<f64>)>,
     /// How a value is written.
     pub(crate) value: fn(f64) -> String,
-    /// How long samples are kept, in seconds.
-    pub(crate) kept: f64,
+    /// The round number above a value, at which the scale ends.
+    pub(crate) round: fn(f64) -> f64,
+    /// The length of the scale of time, in seconds.
+    pub(crate) span: f64,
 }
 
 impl Chart<'_> {
@@ -27,12 +31,13 @@ impl Chart<'_> {
         let known = || self.samples.iter().filter_map(|(_, value)| *value);
         let most = known().fold(0.0, f64::max);
         let least = known().reduce(f64::min).unwrap_or_default();
-        let scale = nice(most);
+        let scale = (self.round)(most);
+        let span = duration(self.span as u64);
         let said = if known().next().is_none() {
             format!("{}: nothing is known yet", self.title)
         } else {
             let (least, most) = ((self.value)(least), (self.value)(most));
-            format!("{}: {} now, between {least} and {most} in the last half hour", self.title, self.now)
+            format!("{}: {} now, between {least} and {most} in the last {span}", self.title, self.now)
         };
         html! {
             figure.chart {
@@ -48,7 +53,7 @@ impl Chart<'_> {
                     }
                     line.base x1="0" x2=(WIDTH) y1=(HEIGHT) y2=(HEIGHT) {}
                 }
-                div.scale aria-hidden="true" { span { "30 min ago" } span { "top " ((self.value)(scale)) } span { "now" } }
+                div.scale aria-hidden="true" { span { (span) " ago" } span { "top " ((self.value)(scale)) } span { "now" } }
             }
         }
     }
@@ -57,7 +62,7 @@ impl Chart<'_> {
     fn runs(&self, scale: f64) -> Vec<Vec<(f64, f64)>> {
         let mut runs = vec![Vec::new()];
         for (age, value) in &self.samples {
-            let x = WIDTH * (1.0 - age / self.kept);
+            let x = WIDTH * (1.0 - age / self.span);
             match (value, runs.last_mut()) {
                 (Some(value), Some(run)) => run.push((x, HEIGHT - (HEIGHT - TOP) * (value / scale).clamp(0.0, 1.0))),
                 (None, Some(run)) if !run.is_empty() => runs.push(Vec::new()),
@@ -86,12 +91,18 @@ fn px(value: f64) -> String {
 }
 
 /// The next number above this one that is easy to read: 1, 2 or 5 times a power of ten.
-fn nice(most: f64) -> f64 {
+pub(crate) fn nice(most: f64) -> f64 {
     if most <= 0.0 {
         return 1.0;
     }
     let power = 10f64.powf(most.log10().floor());
     [1.0, 2.0, 5.0, 10.0].into_iter().map(|step| step * power).find(|scale| *scale >= most).unwrap_or(most)
+}
+
+/// The next round number of bytes, in units of 1024.
+pub(crate) fn nice_bytes(most: f64) -> f64 {
+    let unit = 1024f64.powf(most.max(1.0).log(1024.0).floor());
+    nice(most / unit) * unit
 }
 
 #[cfg(test)]
@@ -101,13 +112,14 @@ mod tests {
     #[test]
     fn scale_is_a_round_number_above_the_greatest_value() {
         assert_eq!([0.0, 0.3, 1.0, 1.1, 21.0, 99.0].map(nice), [1.0, 0.5, 1.0, 2.0, 50.0, 100.0]);
+        assert_eq!([0.0, 300.0, 1500.0, 1_100_000.0].map(nice_bytes), [1.0, 500.0, 2048.0, 2_097_152.0]);
     }
 
     #[test]
     fn curve_has_a_gap_where_nothing_is_known() {
         let value = |value: f64| format!("{value}");
         let samples = vec![(20.0, Some(0.0)), (15.0, Some(5.0)), (10.0, None), (5.0, Some(10.0)), (0.0, Some(0.0))];
-        let chart = Chart { title: "Lag", now: "0".into(), class: "lag", samples, value, kept: 20.0 };
+        let chart = Chart { title: "Lag", now: "0".into(), class: "lag", samples, value, round: nice, span: 20.0 };
         let runs = chart.runs(10.0);
         assert_eq!(runs, [vec![(0.0, 84.0), (90.0, 44.0)], vec![(270.0, 4.0), (360.0, 84.0)]]);
         let drawn = chart.render().into_string();

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! - `status`: the form of the documents; `history`: rates and lag of the last half hour; `fleet`: the lease table, read
-//!   seldom; `page`: the page; `chart`: its curves; `query`: what its reader asked for; `text`: numbers for people.
+//!   seldom; `page`: the page; `chart`: its curves; `query`: what its reader asked for; `rows`: what it
+//!   says of each shard; `text`: numbers for people.
 //!
 //! Whoever can connect may ask, so nothing here changes anything, shows a payload or a secret, or costs much: few
 //! connections at once, each for a short time, with small requests.
@@ -15,7 +16,8 @@ mod chart;
 mod fleet;
 mod history;
 mod page;
-mod query;
+pub(crate) mod query;
+pub(crate) mod rows;
 #[cfg(test)]
 pub(crate) mod sample;
 pub(crate) mod status;

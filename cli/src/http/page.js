@@ -16,8 +16,7 @@
       const focused = document.activeElement && document.activeElement.id;
       const scrolled = [...document.querySelectorAll(".scroll")].map(one => one.scrollLeft);
       document.title = fresh.title;
-      document.querySelector("main").replaceWith(fresh.querySelector("main"));
-      document.querySelector("#updated").replaceWith(fresh.querySelector("#updated"));
+      for (const part of ["#who", "main", "#updated"]) document.querySelector(part).replaceWith(fresh.querySelector(part));
       document.querySelectorAll(".scroll").forEach((one, at) => { one.scrollLeft = scrolled[at] || 0; });
       if (focused && document.getElementById(focused)) document.getElementById(focused).focus({ preventScroll: true });
     } catch {

@@ -3,32 +3,30 @@
 //! It is one file that asks for nothing elsewhere. The server writes all numbers, so it works without JavaScript; a short
 //! script only fetches it anew. `maud` escapes every text.
 
-use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use tokio::time::Instant;
 
-use super::chart::Chart;
+use super::chart::{Chart, nice, nice_bytes};
 use super::history::{KEPT, Sample};
 use super::query::{Query, Sort};
-use super::status::{Changed, Condition, Fleet, FleetShard, FleetWorker, Input, PerSecond, Shard, Status, Usage};
-use super::text::{age, bytes, count, duration, rate};
+use super::rows::{self, Row, SILENT_SECONDS};
+use super::status::{Changed, Condition, Fleet, FleetWorker, Input, PerSecond, Status, UNREAD, Usage};
+use super::text::{age, bytes, count, duration, known, rate, some};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 /// The hash is that of the script.
-pub(crate) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; connect-src 'self'; form-action 'self'; \
-    base-uri 'none'; frame-ancestors 'none'; script-src 'sha256-Q9BQcwOBwpvWmkz0YsgVK4/Wv+VgtFsM06UDFlJPt8Y='";
+pub(crate) const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; form-action 'self'; \
+    base-uri 'none'; frame-ancestors 'none'; script-src 'sha256-FfYbMVwTOZtsEJAJFiYeeaoYs+DxUO4WnQZsDP0FN7g='";
 /// How many shards are shown unless all are asked for.
 const SHOWN: usize = 100;
 /// How many changes are shown.
 const CHANGES_SHOWN: usize = 50;
 /// How many conditions are shown; the shards of all are in the table.
 const CONDITIONS_SHOWN: usize = 20;
-/// A worker that sent no heartbeat for this long is marked.
-const SILENT_SECONDS: i64 = 60;
 /// How often a browser without JavaScript fetches the page.
 const REFRESH_SECONDS: u32 = 10;
 
@@ -51,7 +49,7 @@ pub(crate) fn render(status: &Status, fleet: &Fleet, samples: &[Sample], now: In
             body {
                 a.skip href="#shards" { "Skip to the shards" }
                 div #stale role="alert" hidden {}
-                header.top {
+                header #who.top {
                     span { b { "kinesis-input" } " reads " b { (targets.join(", ")) } }
                     span { "worker " span.id { (workers.join(", ")) } ", running for " (duration(status.uptime_seconds as u64)) }
                 }
@@ -125,7 +123,18 @@ impl Headline {
             "connected" if input.leases_valid == Some(false) => {
                 of("bad", "The leases have expired", "No shard is read until they can be renewed.".to_owned())
             }
-            "degraded" if input.leases_valid == Some(false) => of("bad", "The leases have expired", reason),
+            "degraded" if input.leases_valid == Some(false) => {
+                let reason = reason.strip_prefix("the leases have expired: they ").map(|why| format!("They {why}."));
+                of("bad", "The leases have expired", reason.or(input.reason.clone()).unwrap_or_default())
+            }
+            "connected" if input.unread_seconds.is_some_and(|unread| unread >= UNREAD.as_secs_f64()) => {
+                let text = match shards {
+                    0 => "Nothing is read".to_owned(),
+                    _ => format!("Reading {}, and others are not read", some(shards as u64, "shard", "shards")),
+                };
+                let unread = age(input.unread_seconds.unwrap_or_default());
+                of("warn", &text, format!("For {unread} there has been a shard that no worker reads."))
+            }
             "connected" if shards == 0 => {
                 of("good", "Idle", "There is no shard that this worker should read at the moment.".to_owned())
             }
@@ -167,7 +176,7 @@ fn figures(status: &Status, fleet: &Fleet) -> Markup {
                 dt { "Lag" }
                 dd {
                     (status.lag_seconds.map_or("–".to_owned(), age))
-                    @if let Some(unread) = unread { small.warn { "a shard is not read since " (age(unread)) } }
+                    @if let Some(unread) = unread { small.warn { "a shard has not been read for " (age(unread)) } }
                     @else { small { "of the oldest record" } }
                 }
             }
@@ -189,18 +198,10 @@ fn figures(status: &Status, fleet: &Fleet) -> Markup {
             }
             div {
                 dt { "Workers" }
-                dd { (workers.map_or("1".to_owned(), count)) small { @if workers.is_some() { "are alive" } @else { "no lease table" } } }
+                dd { (workers.map_or("1".to_owned(), count)) small { @if workers.is_some() { "alive" } @else { "no lease table" } } }
             }
         }
     }
-}
-
-fn known(value: Option<f64>, text: fn(f64) -> String) -> String {
-    value.map_or("–".to_owned(), text)
-}
-
-fn some(number: u64, one: &str, more: &str) -> String {
-    format!("{} {}", count(number), if number == 1 { one } else { more })
 }
 
 fn degraded(conditions: &[&Condition]) -> Markup {
@@ -260,7 +261,10 @@ fn charts<'a>(status: &Status, samples: &[Sample], now: Instant) -> Vec<Chart<'a
         points.collect::<Vec<_>>()
     };
     let rates = status.inputs.first().map(|input| input.rates).unwrap_or_default();
-    let kept = KEPT.as_secs_f64();
+    let oldest = samples.first().map_or(0.0, |sample| now.saturating_duration_since(sample.at).as_secs_f64());
+    // A run that began a moment ago would be a dot at the edge of half an hour.
+    let spans = [5.0 * 60.0, 10.0 * 60.0, KEPT.as_secs_f64()];
+    let span = spans.into_iter().find(|span| oldest <= *span).unwrap_or(KEPT.as_secs_f64());
     let per_second = |value: f64| format!("{}/s", rate(value));
     let bytes_per_second = |value: f64| format!("{}/s", bytes(value));
     vec![
@@ -270,7 +274,8 @@ fn charts<'a>(status: &Status, samples: &[Sample], now: Instant) -> Vec<Chart<'a
             class: "lag",
             samples: of(|sample| sample.lag),
             value: age,
-            kept,
+            round: nice,
+            span,
         },
         Chart {
             title: "Bytes read",
@@ -278,7 +283,8 @@ fn charts<'a>(status: &Status, samples: &[Sample], now: Instant) -> Vec<Chart<'a
             class: "read",
             samples: of(|sample| sample.rates.read_bytes),
             value: bytes_per_second,
-            kept,
+            round: nice_bytes,
+            span,
         },
         Chart {
             title: "Records acknowledged",
@@ -286,108 +292,17 @@ fn charts<'a>(status: &Status, samples: &[Sample], now: Instant) -> Vec<Chart<'a
             class: "acked",
             samples: of(|sample| sample.rates.acked_records),
             value: per_second,
-            kept,
+            round: nice,
+            span,
         },
     ]
 }
 
-/// A row of the table of shards: one of this worker, or one that only the lease table knows.
-struct Row<'a> {
-    stream: &'a str,
-    shard: &'a str,
-    owner: Option<&'a str>,
-    own: Option<&'a Shard>,
-    leased: Option<&'a FleetShard>,
-}
-
-impl Row<'_> {
-    fn lag(&self) -> f64 {
-        self.own.map_or(-1.0, |own| own.lag_seconds)
-    }
-
-    fn rate(&self) -> f64 {
-        self.own.and_then(|own| own.rates.read_records).unwrap_or(-1.0)
-    }
-
-    fn in_flight(&self) -> u64 {
-        self.own.map_or(0, |own| own.in_flight_records)
-    }
-
-    /// What is wrong with the shard, and how bad that is.
-    fn trouble(&self) -> Option<(&'static str, String)> {
-        if let Some(own) = self.own {
-            if let Some(condition) = &own.condition {
-                return Some(("bad", condition.clone()));
-            }
-            return own.held_by_limit.then(|| ("warn", "waits for checkpoint_limit".to_owned()));
-        }
-        let leased = self.leased?;
-        if let Some(remark) = &leased.remark {
-            return Some(("bad", remark.clone()));
-        }
-        match (&leased.owner, leased.owner_seen_seconds_ago) {
-            (None, _) => Some(("warn", "no worker reads it".to_owned())),
-            (Some(_), None) if leased.other_program => None,
-            (Some(_), None) => Some(("bad", "its owner no longer writes heartbeats".to_owned())),
-            (Some(_), Some(ago)) if ago >= SILENT_SECONDS => {
-                Some(("bad", format!("its lease has expired: no heartbeat for {}", duration(ago.unsigned_abs()))))
-            }
-            _ => None,
-        }
-    }
-
-    fn contains(&self, filter: &str) -> bool {
-        let error = self.own.and_then(|own| own.last_error.as_deref()).unwrap_or_default();
-        let trouble = self.trouble().map(|(_, text)| text).unwrap_or_default();
-        let cells = [self.stream, self.shard, self.owner.unwrap_or_default(), error, &trouble];
-        cells.iter().any(|cell| cell.to_lowercase().contains(filter))
-    }
-}
-
-fn rows<'a>(status: &'a Status, fleet: &'a Fleet) -> Vec<Row<'a>> {
-    let mut known = HashSet::new();
-    let mut rows = Vec::new();
-    for input in &status.inputs {
-        for own in &input.shards {
-            known.insert((own.stream.as_str(), own.shard.as_str()));
-            let owner = Some(input.worker.as_str());
-            rows.push(Row { stream: &own.stream, shard: &own.shard, owner, own: Some(own), leased: None });
-        }
-    }
-    for leased in &fleet.shards {
-        // The table calls a stream by its name or by its ARN.
-        let stream = leased.stream.rsplit_once(":stream/").map_or(leased.stream.as_str(), |(_, name)| name);
-        if leased.state != "ended" && known.insert((stream, leased.shard.as_str())) {
-            let owner = leased.owner.as_deref();
-            rows.push(Row { stream, shard: &leased.shard, owner, own: None, leased: Some(leased) });
-        }
-    }
-    rows
-}
-
-fn sort(rows: &mut [Row<'_>], by: Sort) {
-    let name = |row: &Row<'_>| (row.stream.to_owned(), row.shard.to_owned());
-    // What is wrong comes first among equals.
-    let is_well = |row: &Row<'_>| row.trouble().is_none();
-    let order = |a: &Row<'_>, b: &Row<'_>| match by {
-        Sort::Lag => b.lag().total_cmp(&a.lag()),
-        Sort::Rate => b.rate().total_cmp(&a.rate()),
-        Sort::InFlight => b.in_flight().cmp(&a.in_flight()),
-        Sort::Shard => Ordering::Equal,
-    };
-    rows.sort_by(|a, b| {
-        let wrong = if by == Sort::Shard { Ordering::Equal } else { is_well(a).cmp(&is_well(b)) };
-        order(a, b).then(wrong).then_with(|| name(a).cmp(&name(b)))
-    });
-}
-
 fn shards(status: &Status, fleet: &Fleet, query: &Query) -> Markup {
-    let mut rows = rows(status, fleet);
+    let mut rows = rows::of(&status.inputs, fleet);
     let total = rows.len();
-    let filter = query.filter.to_lowercase();
-    rows.retain(|row| row.contains(&filter));
+    rows::arrange(&mut rows, &query.filter, query.sort);
     let found = rows.len();
-    sort(&mut rows, query.sort);
     if !query.all {
         rows.truncate(SHOWN);
     }
@@ -539,40 +454,17 @@ fn worker(worker: &FleetWorker, is_own: bool) -> Markup {
 }
 
 fn changed(change: &Changed) -> Markup {
-    let other = change.detail.as_deref();
-    let shards = some(change.count, "shard", "shards");
-    let (class, what) = match change.kind.as_str() {
-        "claimed" => ("", format!("claimed {shards}")),
-        "took_over" => ("warn", format!("took {shards} over")),
-        "released" => ("", format!("released {shards}")),
-        "lost" => ("bad", format!("lost {shards}")),
-        "ended" => ("", format!("read {shards} to the end")),
-        "leases_expired" => ("bad", "the leases expired; nothing is read".to_owned()),
-        "leases_renewed" => ("good", "the leases are valid again".to_owned()),
-        "degraded" => (
-            "bad",
-            if change.count == 1 { "degraded".to_owned() } else { format!("{} parts degraded", count(change.count)) },
-        ),
-        "recovered" => (
-            "good",
-            if change.count == 1 { "recovered".to_owned() } else { format!("{} parts recovered", count(change.count)) },
-        ),
-        other => ("", other.replace('_', " ")),
-    };
-    let beside = match (change.kind.as_str(), other) {
-        ("claimed" | "took_over", Some(from)) => format!("from {from}"),
-        ("released" | "lost", Some(to)) => format!("to {to}"),
-        (_, Some(reason)) => format!("because: {reason}"),
-        (_, None) => String::new(),
-    };
+    let (tone, what) = rows::change(change);
     html! {
         li {
             span.quiet { (age(change.seconds_ago)) " ago" }
             span {
-                span class=(class) { (what) }
-                @if change.shard.is_some() { ": " (place(change.stream.as_deref(), change.shard.as_deref())) }
-                @if change.count > 1 && change.shard.is_some() { "was the last; " }
-                " " (beside)
+                span class=(tone) { (what) }
+                @if let Some(beside) = rows::beside(change) { " " (beside) }
+                @if change.shard.is_some() {
+                    ": " (place(change.stream.as_deref(), change.shard.as_deref()))
+                    @if change.count > 1 { "and " (count(change.count - 1)) " before it" }
+                }
             }
         }
     }

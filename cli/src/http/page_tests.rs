@@ -57,13 +57,18 @@ fn page_shows_each_trouble() {
         "3 reservations wait for space",
         "reading has stalled the connection broke, 1m 15s ago",
         "its lease has expired: no heartbeat for 3m 20s",
-        "lost 1 shard : orders shardId-000000000000 to worker-2",
+        "lost 1 shard to worker-2: orders shardId-000000000000",
     ] {
         assert!(page.contains(said), "`{said}` is missing in {page}");
     }
     status.inputs[0].leases_valid = Some(false);
     assert!(words(&shown(&status, &Fleet::unread(), "")).starts_with("The leases have expired"));
     status.inputs[0] = sample::input(0);
+    status.inputs[0].unread_seconds = Some(266.0);
+    assert!(
+        words(&shown(&status, &Fleet::unread(), "")).starts_with("Nothing is read For 4m 26s there has been a shard")
+    );
+    status.inputs[0].unread_seconds = Some(3.0);
     assert!(words(&shown(&status, &Fleet::unread(), "")).starts_with("Idle"));
     (status.inputs[0].state, status.inputs[0].reason) = ("disconnected".into(), Some("there is no such stream".into()));
     assert!(words(&shown(&status, &Fleet::unread(), "")).starts_with("Not connected there is no such stream"));

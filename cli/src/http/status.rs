@@ -274,8 +274,12 @@ impl Status {
     }
 }
 
+/// A shard that no worker reads for this long is not just on its way from one worker to another.
+pub(crate) const UNREAD: Duration = Duration::from_mins(1);
+
 /// Why the run is not ready: an input is not connected, its leases have expired, or a part of it is not read, delivered or
-/// stored. An input that has nothing to read is ready.
+/// stored. An input that has nothing
+/// to read, because other workers read all shards, is ready.
 pub(crate) fn not_ready(reports: &[Report]) -> Option<String> {
     if reports.is_empty() {
         return Some("the pipeline is starting".to_owned());
@@ -285,9 +289,15 @@ pub(crate) fn not_ready(reports: &[Report]) -> Option<String> {
             Some(reason) => format!("{what}: {reason}"),
             None => what.to_owned(),
         };
-        let leases_expired = report.connected.as_ref().is_some_and(|connected| connected.leases_valid == Some(false));
+        let connected = report.connected.as_ref();
+        let leases_expired = connected.is_some_and(|connected| connected.leases_valid == Some(false));
+        let unread =
+            connected.filter(|connected| connected.shards.is_empty()).and_then(|connected| connected.unread_for);
         match report.state {
             State::Connected | State::Ended if leases_expired => Some("the leases have expired".to_owned()),
+            State::Connected if unread.is_some_and(|unread| unread >= UNREAD) => {
+                Some("nothing is read, although there are shards that no worker reads".to_owned())
+            }
             State::Connected | State::Ended => None,
             State::Disconnected => Some(because("not connected")),
             State::Degraded => Some(because("degraded")),
@@ -483,5 +493,66 @@ pub(crate) fn held(state: inspect::State) -> &'static str {
         inspect::State::Ended => "ended",
         inspect::State::Unreadable => "unreadable",
         _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::path::Path;
+
+    use pipeline_plugin_api::config::schemars;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A row for each field below a schema, with its path, its type and its description.
+    fn rows(schema: &Value, definitions: &Value, path: &str, rows: &mut String) {
+        let resolved = |schema: &Value| match schema["$ref"].as_str() {
+            Some(name) => definitions[name.rsplit('/').next().unwrap()].clone(),
+            None => schema.clone(),
+        };
+        for (name, field) in schema["properties"].as_object().unwrap() {
+            let description = field["description"].as_str().unwrap_or_else(|| panic!("{path}{name} is not described"));
+            let some = field["anyOf"].as_array().map_or(field, |any| &any[0]);
+            let (inner, list) = match &some["items"] {
+                Value::Null => (resolved(some), ""),
+                items => (resolved(items), "[]"),
+            };
+            let types = match &inner["type"] {
+                Value::Array(types) => types.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
+                one => one.as_str().unwrap().to_owned(),
+            };
+            let types = if list.is_empty() { types } else { format!("list of {types}s") };
+            let types = if field["anyOf"].is_array() { format!("{types} or null") } else { types };
+            writeln!(rows, "| `{path}{name}` | {types} | {description} |").unwrap();
+            if inner["properties"].is_object() {
+                self::rows(&inner, definitions, &format!("{path}{name}{list}."), rows);
+            }
+        }
+    }
+
+    fn table<T: JsonSchema>() -> String {
+        let schema = schemars::schema_for!(T).to_value();
+        let mut table = String::from("| field | | what it says |\n|---|---|---|\n");
+        rows(&schema, &schema["$defs"], "", &mut table);
+        table
+    }
+
+    #[test]
+    fn page_of_the_status_lists_every_field() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/status.md");
+        let page = std::fs::read_to_string(&file).unwrap();
+        let mut right = page.clone();
+        for (name, table) in [("status", table::<Status>()), ("fleet", table::<Fleet>())] {
+            let start = format!("<!-- {name}: compared with the code by a test -->\n");
+            let (before, rest) = right.split_once(&start).unwrap();
+            let (_, after) = rest.split_once(&format!("<!-- end of {name} -->")).unwrap();
+            right = format!("{before}{start}{table}<!-- end of {name} -->{after}");
+        }
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(file, &right).unwrap();
+        }
+        assert!(page == right || std::env::var_os("UPDATE_DOCS").is_some(), "run the test with UPDATE_DOCS=1");
     }
 }

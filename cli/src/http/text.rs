@@ -27,6 +27,16 @@ pub(crate) fn rate(rate: f64) -> String {
     if rate > 0.0 && rate < 10.0 { format!("{rate:.1}") } else { count(rate.round() as u64) }
 }
 
+/// A number, and what is counted.
+pub(crate) fn some(number: u64, one: &str, more: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { more })
+}
+
+/// A value that may not be known.
+pub(crate) fn known(value: Option<f64>, text: fn(f64) -> String) -> String {
+    value.map_or("–".to_owned(), text)
+}
+
 /// A number of bytes.
 pub(crate) fn bytes(bytes: f64) -> String {
     BinaryBytes(bytes.max(0.0).round() as u64).to_string()

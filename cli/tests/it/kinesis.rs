@@ -115,13 +115,14 @@ output:
 
     /// The program, in an environment that knows nothing of AWS.
     pub(crate) fn program(&self, pipeline: &str) -> Child {
-        self.program_with(pipeline, &[])
+        self.program_with(pipeline, &[], &[])
     }
 
-    /// As [`Self::program`], with more in its environment.
-    fn program_with(&self, pipeline: &str, environment: &[(&str, &str)]) -> Child {
+    /// As [`Self::program`], with more in its environment and among its arguments.
+    pub(crate) fn program_with(&self, pipeline: &str, environment: &[(&str, &str)], arguments: &[&str]) -> Child {
         Command::new(env!("CARGO_BIN_EXE_kinesis-input"))
             .args(["run", pipeline])
+            .args(arguments)
             .env_clear()
             .env("HOME", self.folder.path())
             .env("AWS_EC2_METADATA_DISABLED", "true")
@@ -416,7 +417,7 @@ async fn proxy_of_the_environment_is_used_for_control_calls() {
     let address = format!("http://{}", proxy.local_addr().unwrap());
     // A name that only a proxy could resolve.
     let pipeline = bench.pipeline(|yaml| yaml.replace(&bench.server.endpoint(), "https://kinesis.invalid"));
-    let _program = bench.program_with(&pipeline, &[("HTTPS_PROXY", &address)]);
+    let _program = bench.program_with(&pipeline, &[("HTTPS_PROXY", &address)], &[]);
     let (mut socket, _) = tokio::time::timeout(PATIENCE, proxy.accept()).await.unwrap().unwrap();
     let mut request = [0; 32];
     socket.read_exact(&mut request).await.unwrap();

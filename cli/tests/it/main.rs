@@ -19,3 +19,4 @@ mod peek;
 mod proxies;
 mod reset;
 mod running;
+mod status;

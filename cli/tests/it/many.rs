@@ -28,6 +28,11 @@ impl Fleet {
     }
 
     pub(crate) fn worker(&self, name: &str) -> Child {
+        self.worker_with(name, &[])
+    }
+
+    /// As [`Self::worker`], with more arguments.
+    pub(crate) fn worker_with(&self, name: &str, arguments: &[&str]) -> Child {
         let yaml = format!(
             "input:
   aws_kinesis:
@@ -50,7 +55,7 @@ output:
         );
         let path = self.bench.path(&format!("{name}.yaml"));
         std::fs::write(&path, yaml).unwrap();
-        self.bench.program(&path)
+        self.bench.program_with(&path, &[], arguments)
     }
 
     /// Runs `kinesis-input leases`. Returns its exit code and both outputs.
