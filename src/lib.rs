@@ -9,7 +9,7 @@
 //! - `shards`: which shards are read now, and what becomes of each.
 //! - `delivery`: what happens between a reader and the final ack.
 //! - [`kcl`]: how a stream changes over from Amazon's KCL, and back. [`reset`]: how it is read again from elsewhere.
-//! - [`peek`]: what is in a stream, for a person who wants to see it.
+//! - [`peek`]: what is in a stream, for a person who wants to see it. [`policy`]: which permissions a configuration needs.
 //! - [`inspect`]: what an operator sees of the leases. `lease`: which worker owns which shard, and how far it is.
 //! - `reading`: how one shard is read; `reading::fan_out` by SubscribeToShard.
 //! - `aws`: what is asked of AWS, with which credentials, and over which connections.
@@ -34,6 +34,7 @@ pub mod kcl;
 mod lease;
 mod model;
 pub mod peek;
+pub mod policy;
 mod pool;
 #[cfg(test)]
 mod pool_tests;

@@ -16,6 +16,7 @@ use crate::http::{self, Observed};
 use crate::kcl::{self, Kcl};
 use crate::leases::{self, Leases};
 use crate::peek::{self, Peek};
+use crate::policy::{self, Policy};
 use crate::reset::{self, Reset};
 use crate::signals::Signals;
 use crate::terminal::{LogFormat, Terminal};
@@ -43,6 +44,8 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Print the smallest IAM policy with which a pipeline can run.
+    Policy(Policy),
     /// Show which worker owns which shard of a lease table, since when, and how far behind it is.
     Leases(Leases),
     /// Show some records of a stream, and take nothing away from those that read it.
@@ -125,6 +128,7 @@ pub fn main_with<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = 
     match cli.command {
         Command::Run(arguments) => run_command(&arguments, &registry, &kinesis),
         Command::Leases(arguments) => leases_command(&arguments),
+        Command::Policy(arguments) => policy_command(&arguments),
         Command::Peek(arguments) => peek_command(&arguments),
         Command::Reset(arguments) => shown_first(reset::reset(&arguments)),
         Command::Kcl(command) => shown_first(kcl::kcl(&command)),
@@ -193,6 +197,17 @@ fn top_command(arguments: &Top) -> Exit {
     };
     match runtime.block_on(top::top(arguments)) {
         Ok(()) => Exit::Done,
+        Err((exit, error)) => fail(exit, &error),
+    }
+}
+
+fn policy_command(arguments: &Policy) -> Exit {
+    match policy::print(arguments) {
+        Ok((policy, notes)) => {
+            // The policy is for IAM, and the notes are for the person.
+            let _ = io::stderr().write_all(notes.as_bytes());
+            print_text(&policy)
+        }
         Err((exit, error)) => fail(exit, &error),
     }
 }

@@ -20,6 +20,7 @@ mod leases;
 mod metrics;
 mod peek;
 pub mod pipeline;
+mod policy;
 mod reset;
 pub mod run;
 mod signals;

@@ -472,7 +472,7 @@ fn stored(text: &str) -> Result<Stored, String> {
 /// Makes the row of a shard. A checkpoint that can't be read is an error of the shard, not of the file.
 fn row(shard: &str, text: &str) -> Row {
     match stored(text) {
-        Ok(Stored { checkpoint, created, begins }) => Row { created, begins, ..Row::new(shard, checkpoint) },
+        Ok(Stored { checkpoint, created, begins }) => Row { begins, created, ..Row::new(shard, checkpoint) },
         Err(what) => Row { unreadable: Some(what), ..Row::new(shard, None) },
     }
 }

@@ -141,13 +141,13 @@ impl Reset {
                 return Err(StoreError::Foreign { path: path.clone(), what }.into());
             }
             Some(path) => Store::File(FileStore::open(path).await?),
-            None => match Table::find(&session, &at.table.table, CALL).await? {
-                Some(table) => Store::Table(table),
-                None => {
+            None => {
+                let Some(table) = Table::find(&session, &at.table.table, CALL).await? else {
                     let what = "it doesn't exist".to_owned();
                     return Err(StoreError::Table { table: at.table.table.clone(), what }.into());
-                }
-            },
+                };
+                Store::Table(table)
+            }
         };
         Ok(Self { store, streams, stream, configured: at.stream.clone() })
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use kinesis_input::telemetry::{METRICS, Measure};
 use kinesis_input_cli::{Pipeline, registry};
@@ -70,6 +71,34 @@ fn every_json_in_the_documents_is_json() {
         }
     }
     assert!(count >= 1, "the README has the policy");
+}
+
+/// The policies in the documents are those that the program prints for the same pipeline.
+#[test]
+fn policies_in_the_documents_are_what_the_program_prints() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipeline.yaml");
+    let yaml = "input:\n  aws_kinesis:\n    streams: [orders]\n    region: eu-west-1\n    dynamodb: { table: kinesis-leases }\n    \
+                enhanced_fan_out: { enabled: true }\noutput: drop\n";
+    std::fs::write(&path, yaml).unwrap();
+    let program = Command::new(env!("CARGO_BIN_EXE_kinesis-input"))
+        .args(["policy", path.to_str().unwrap(), "--account", "123456789012"])
+        .output()
+        .unwrap();
+    let printed: serde_json::Value = serde_json::from_slice(&program.stdout).unwrap();
+    // A document gives one resource by itself, as IAM allows, and no names to statements.
+    let plain = |statement: &serde_json::Value| {
+        let one = |value: &serde_json::Value| value.as_array().map_or(vec![value.clone()], Clone::clone);
+        (one(&statement["Action"]), one(&statement["Resource"]))
+    };
+    let printed: Vec<_> = printed["Statement"].as_array().unwrap().iter().map(plain).collect();
+    let of = |page: &str| -> Vec<serde_json::Value> {
+        blocks(&read(page), "json").into_iter().map(|block| serde_json::from_str(block).unwrap()).collect()
+    };
+    let readme = of("README.md");
+    let documented: Vec<_> = readme[0]["Statement"].as_array().unwrap().iter().map(plain).collect();
+    assert_eq!(printed[..2], documented);
+    assert_eq!(printed[2..], [plain(of("docs/scaling.md").last().unwrap())]);
 }
 
 #[test]
