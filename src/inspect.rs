@@ -48,6 +48,8 @@ pub(crate) const CALL: Duration = Duration::from_secs(5);
 pub struct TableAt {
     /// The name of the table.
     pub table: String,
+    /// The namespace of the rows: `dynamodb.namespace` of the pipelines.
+    pub namespace: Option<String>,
     /// The region of the table and the streams.
     pub region: Option<String>,
     /// An endpoint other than AWS's own, for the table and, unless they have their own, the streams.
@@ -56,6 +58,13 @@ pub struct TableAt {
     pub kinesis_endpoint: Option<String>,
     /// The credentials, for the table and the streams.
     pub credentials: Credentials,
+}
+
+impl TableAt {
+    /// The configuration of a table that is there.
+    pub(crate) fn config(&self) -> DynamoDb {
+        DynamoDb { table: self.table.clone(), namespace: self.namespace.clone().into(), ..DynamoDb::default() }
+    }
 }
 
 /// The reason why a table can't be read or changed.
@@ -93,6 +102,7 @@ pub struct Released {
 #[derive(Debug)]
 pub struct LeaseTable {
     table: Table,
+    namespace: Option<String>,
     streams: Aws,
 }
 
@@ -104,11 +114,12 @@ impl LeaseTable {
     /// An error is returned without a region, without credentials, or without such a table.
     pub async fn open(at: &TableAt) -> Result<Self, InspectError> {
         let (access, streams) = sessions(at).await?;
-        let config = DynamoDb { table: at.table.clone(), ..DynamoDb::default() };
-        Ok(Self { table: Table::open(&access, &config, CALL).await?, streams })
+        let table = Table::open(&access, &at.config(), CALL).await?;
+        Ok(Self { table, namespace: at.namespace.clone(), streams })
     }
 
-    /// Reads the table: all of it, or one stream by its name there.
+    /// Reads the table: all of the namespace, or one stream of it by its name there. Without a namespace, all rows are
+    /// read, those in namespaces too, unless a stream is given.
     ///
     /// # Errors
     ///
@@ -145,8 +156,10 @@ impl LeaseTable {
         let asking = open.map(|shard| async {
             let stream = streams[&shard.stream].as_ref().map_err(Clone::clone);
             let id = ShardId::from(shard.shard.as_str());
-            let follows = follow.contains(&(shard.stream.clone(), id.clone()));
-            let latest = stream.as_ref().ok().and_then(|stream| latest.get(stream.arn())).filter(|_| !follows);
+            let namespace = &shard.namespace;
+            let follows = follow.contains(&(namespace.clone(), shard.stream.clone(), id.clone()));
+            let pinned = |stream: &&Stream| latest.get(&(namespace.clone(), stream.arn().to_owned()));
+            let latest = stream.as_ref().ok().and_then(pinned).filter(|_| !follows);
             let start = shard.start(latest.copied());
             let behind = async { service.behind(stream?, &id, &start).await };
             match behind.await {
@@ -158,7 +171,7 @@ impl LeaseTable {
         seen.lag_ms = seen.shards.iter().filter_map(|shard| shard.behind_ms).max();
     }
 
-    /// Releases the leases of a worker that is gone for good, so that other workers need not wait until they expire.
+    /// Releases the leases of a worker of the namespace that is gone for good, so that other workers need not wait until they expire.
     ///
     /// The worker is watched for `watched` first, or for two of its heartbeats if that is longer: a worker sends a
     /// heartbeat every `commit_period`, or three times in a `lease_period` if that is more often.
@@ -169,7 +182,8 @@ impl LeaseTable {
     /// that were released before the error stay released.
     pub async fn release(&self, worker: &str, watched: Duration) -> Result<Released, InspectError> {
         let before = self.overview(None).await?;
-        let (shards, shown) = before.of(worker);
+        let namespace = self.namespace.as_deref();
+        let (shards, shown) = before.of(worker, namespace);
         if shards.is_empty() && shown.is_none() {
             return Err(InspectError::NoSuchWorker(worker.to_owned()));
         }
@@ -180,7 +194,7 @@ impl LeaseTable {
                 let same = shards.iter().find(|old| (&old.stream, &old.shard) == (&shard.stream, &shard.shard));
                 same.is_none_or(|old| old.lease_until != shard.lease_until)
             };
-            let (shards_now, shown_now) = now.of(worker);
+            let (shards_now, shown_now) = now.of(worker, namespace);
             let heartbeats = |shown: Option<&SeenWorker>| shown.map(|worker| worker.heartbeat.clone());
             if (shown_now.is_some() && heartbeats(shown_now) != heartbeats(shown))
                 || shards_now.into_iter().any(renewed)
@@ -237,6 +251,7 @@ mod tests {
     fn worker_is_watched_for_two_of_its_heartbeats() {
         let seconds = Duration::from_secs;
         let mut worker = SeenWorker {
+            namespace: None,
             worker: "a".into(),
             shards: 0,
             explicit: false,

@@ -86,7 +86,7 @@ impl Refusal {
 /// Returns the text to print, and an error message and the exit code if the plan is not carried out.
 pub(crate) async fn kcl(command: &Kcl) -> (String, Option<(Exit, String)>) {
     let mut out = String::new();
-    let done = run(command, &mut out).await;
+    let done = Box::pin(run(command, &mut out)).await;
     (out, done.err().map(|refusal| (refusal.exit(), refusal.to_string())))
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write as _};
 use std::time::Duration;
 
 use clap::Args;
-use kinesis_input::inspect::{InspectError, LeaseTable, Overview, Released, SeenShard, State};
+use kinesis_input::inspect::{InspectError, LeaseTable, Overview, Released, SeenShard, SeenWorker, State};
 
 use crate::Exit;
 use crate::http::status::held;
@@ -82,8 +82,12 @@ async fn show(table: &LeaseTable, arguments: &Leases) -> Result<String, Refusal>
 async fn release(table: &LeaseTable, worker: &str, arguments: &Leases) -> Result<String, Refusal> {
     if !arguments.yes {
         let seen = table.overview(None).await?;
-        let held = seen.shards.iter().filter(|shard| shard.owner.as_deref() == Some(worker)).count();
-        let shown = seen.workers.iter().find(|shown| shown.worker == worker);
+        let namespace = arguments.table.namespace();
+        let is_its =
+            |shard: &&SeenShard| shard.namespace.as_deref() == namespace && shard.owner.as_deref() == Some(worker);
+        let held = seen.shards.iter().filter(is_its).count();
+        let is_it = |shown: &&SeenWorker| shown.namespace.as_deref() == namespace && shown.worker == worker;
+        let shown = seen.workers.iter().find(is_it);
         if held == 0 && shown.is_none() {
             return Err(InspectError::NoSuchWorker(worker.to_owned()).into());
         }
@@ -131,11 +135,19 @@ pub(crate) fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
-/// Two tables and a line with the totals.
+/// Two tables and a line with the totals. Both have the namespace of each row, if any has one.
 fn text(seen: &Overview) -> String {
-    let mut shards = vec![["STREAM", "SHARD", "STATE", "OWNER", "HELD FOR", "BEHIND", "REMARKS"].map(str::to_owned)];
+    let with_namespaces = seen.shards.iter().any(|shard| shard.namespace.is_some())
+        || seen.workers.iter().any(|worker| worker.namespace.is_some());
+    let namespaced = |namespace: &str, cells: &[String]| -> Vec<String> {
+        let first = with_namespaces.then(|| namespace.to_owned());
+        first.into_iter().chain(cells.iter().cloned()).collect()
+    };
+    let heading = |cells: &[&str]| namespaced("NAMESPACE", &cells.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let name = |namespace: &Option<String>| namespace.clone().unwrap_or_else(|| "-".into());
+    let mut shards = vec![heading(&["STREAM", "SHARD", "STATE", "OWNER", "HELD FOR", "BEHIND", "REMARKS"])];
     shards.extend(seen.shards.iter().map(|shard| {
-        [
+        let cells = [
             shard.stream.clone(),
             shard.shard.clone(),
             held(shard.state).to_owned(),
@@ -143,23 +155,26 @@ fn text(seen: &Overview) -> String {
             shard.held_seconds.map_or("-".into(), |held| duration(held.unsigned_abs())),
             shard.behind_ms.map_or("-".into(), |behind| duration(behind.div_ceil(1000))),
             remarks(shard),
-        ]
+        ];
+        namespaced(&name(&shard.namespace), &cells)
     }));
-    let mut workers = vec![["WORKER", "SHARDS", "RUNS FOR", "SEEN", "READS"].map(str::to_owned)];
+    let mut workers = vec![heading(&["WORKER", "SHARDS", "RUNS FOR", "SEEN", "READS"])];
     workers.extend(seen.workers.iter().map(|worker| {
         let ago = |seconds: Option<i64>| seconds.map_or("?".into(), |seconds| duration(seconds.unsigned_abs()));
-        [
+        let cells = [
             worker.worker.clone(),
             worker.shards.to_string(),
             ago(worker.runs_seconds),
             ago(worker.seen_seconds_ago) + " ago",
             if worker.explicit { "shards by name" } else { "its share" }.to_owned(),
-        ]
+        ];
+        namespaced(&name(&worker.namespace), &cells)
     }));
     let count = |state| seen.shards.iter().filter(|shard| shard.state == state).count();
     let furthest = seen.shards.iter().filter_map(|shard| Some((shard.behind_ms?, shard))).max_by_key(|(ms, _)| *ms);
     let lag = furthest.map_or(String::new(), |(ms, shard)| {
-        format!("; lag {}, of {} {}", duration(ms.div_ceil(1000)), shard.stream, shard.shard)
+        let namespace = shard.namespace.as_ref().map_or(String::new(), |namespace| format!("{namespace} "));
+        format!("; lag {}, of {namespace}{} {}", duration(ms.div_ceil(1000)), shard.stream, shard.shard)
     });
     format!(
         "{}\n{}\n{} shards: {} held, {} free, {} ended{lag}\n",
@@ -192,13 +207,16 @@ fn remarks(shard: &SeenShard) -> String {
 }
 
 /// Rows under each other, each column as wide as its widest cell.
-pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn columns<R: AsRef<[String]>>(rows: &[R]) -> String {
     let mut out = String::new();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; N] = std::array::from_fn(width);
+    let columns = rows.first().map_or(0, |row| row.as_ref().len());
+    let width = |cell: Option<&String>| cell.map_or(0, |cell| cell.chars().count());
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| rows.iter().map(|row| width(row.as_ref().get(column))).max().unwrap_or_default())
+        .collect();
     for row in rows {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
+        for (cell, &width) in row.as_ref().iter().zip(&widths) {
             // Writing to a string can't fail.
             let _ = write!(line, "{cell:<width$}  ");
         }

@@ -9,6 +9,9 @@ pub(crate) struct TableArguments {
     /// The lease table of ours: `dynamodb.table` of the pipelines.
     #[arg(long, value_name = "NAME")]
     table: String,
+    /// The namespace of our rows in the table: `dynamodb.namespace` of the pipelines.
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
     #[command(flatten)]
     access: AccessArguments,
 }
@@ -31,8 +34,12 @@ pub(crate) struct AccessArguments {
 }
 
 impl TableArguments {
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     pub(crate) fn at(&self) -> TableAt {
-        self.access.at(&self.table)
+        TableAt { namespace: self.namespace.clone(), ..self.access.at(&self.table) }
     }
 }
 

@@ -116,6 +116,7 @@ fn table(dynamodb: &DynamoDb, findings: &mut Findings) {
             findings.no_effect("dynamodb.create", "there is no table to create: `dynamodb.table` is empty", "");
         }
         for (set, path) in [
+            (dynamodb.namespace.is_some(), "dynamodb.namespace"),
             (dynamodb.region.is_some(), "dynamodb.region"),
             (dynamodb.endpoint.is_some(), "dynamodb.endpoint"),
             (dynamodb.credentials != Credentials::default(), "dynamodb.credentials"),

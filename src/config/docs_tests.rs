@@ -175,6 +175,7 @@ fn schema_and_parser_agree() {
         json!({ "dynamodb": { "billing_mode": "NONE" } }),
         json!({ "dynamodb": { "read_capacity_units": 4_294_967_296_u64 } }),
         json!({ "dynamodb": [] }),
+        json!({ "dynamodb": { "namespace": "a/b" } }),
         json!({ "enhanced_fan_out": { "max_pending_bytes": "1XB" } }),
         json!({ "enhanced_fan_out": { "max_pending_bytes": -1 } }),
         json!({ "enhanced_fan_out": { "max_pending_bytes": "1.5" } }),

@@ -16,6 +16,16 @@ pub struct DynamoDb {
     #[schemars(extend("x-example" = "kinesis-checkpoints"))]
     pub table: String,
 
+    /// The name under which the workers of this pipeline keep their rows, so that any number of pipelines can share a
+    /// table. Workers of another namespace, or of none, don't see the rows, nor do Redpanda Connect and Bento; in a new
+    /// namespace every stream begins anew. At most 64 letters, digits, `_`, `.` and `-`, and not `kinesis-input`. Empty:
+    /// the rows that are shared with Redpanda Connect and Bento.
+    #[schemars(
+        regex(pattern = r"^[a-zA-Z0-9_.-]{0,64}$"),
+        extend("x-advanced" = true, "examples" = ["orders-to-files"])
+    )]
+    pub namespace: Optional<String>,
+
     /// Whether to create the table if it doesn't exist, and to wait until it is there.
     #[schemars(extend("x-example" = true))]
     pub create: bool,
@@ -61,6 +71,17 @@ pub enum BillingMode {
     #[default]
     PayPerRequest,
 }
+
+/// Returns whether this can be a namespace. It becomes a part of keys, which it must not make ambiguous, and of the names
+/// of consumers.
+pub(crate) fn is_namespace(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    (1..=64).contains(&name.len()) && name.bytes().all(is_plain) && name != "kinesis-input"
+}
+
+/// What a namespace has to be, for messages.
+pub(crate) const NAMESPACE_RULE: &str =
+    "a namespace has 1 to 64 characters: letters, digits, `_`, `.` and `-`; `kinesis-input` is taken";
 
 impl DynamoDb {
     /// Returns whether the table is reached by its own session instead of the session of the streams.

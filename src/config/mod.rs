@@ -40,6 +40,7 @@ use serde::Deserialize;
 pub use about::about;
 pub use batching::Batching;
 pub use dynamodb::{BillingMode, DynamoDb};
+pub(crate) use dynamodb::{NAMESPACE_RULE, is_namespace};
 pub use fan_out::EnhancedFanOut;
 pub use polling::{PollEncoding, Polling};
 pub use redelivery::{GivenUp, Redelivery};

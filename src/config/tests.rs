@@ -190,6 +190,8 @@ fn values_out_of_range_are_errors_at_the_field() {
         ("enhanced_fan_out: {consumer_activation_timeout: 0s}", "enhanced_fan_out.consumer_activation_timeout"),
         ("enhanced_fan_out: {max_resubscribe_interval: 0s}", "enhanced_fan_out.max_resubscribe_interval"),
         ("enhanced_fan_out: {consumer_name: a b}", "enhanced_fan_out.consumer_name"),
+        ("dynamodb: {namespace: a/b}", "dynamodb.namespace"),
+        ("dynamodb: {namespace: kinesis-input}", "dynamodb.namespace"),
         ("batching: {jitter: -1}", "batching.jitter"),
         ("batching: {check: this.x}", "batching.check"),
         ("batching: {processors: [{archive: {format: lines}}]}", "batching.processors"),

@@ -3,7 +3,7 @@
 use pipeline_plugin_api::config::{Duration, Findings};
 
 use super::session::is_url;
-use super::{Batching, Config, EnhancedFanOut};
+use super::{Batching, Config, EnhancedFanOut, NAMESPACE_RULE, is_namespace};
 
 pub(super) fn check(config: &Config, findings: &mut Findings) {
     for (period, path) in [
@@ -21,6 +21,9 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         if !endpoint.as_deref().is_none_or(is_url) {
             findings.invalid(path, "expected a URL that starts with `http://` or `https://`", "");
         }
+    }
+    if !config.dynamodb.namespace.as_deref().is_none_or(is_namespace) {
+        findings.invalid("dynamodb.namespace", NAMESPACE_RULE, "");
     }
     fan_out(&config.enhanced_fan_out, findings);
     batching(&config.batching, findings);

@@ -188,8 +188,8 @@ pub struct Migration {
     session: SdkConfig,
     streams: Aws,
     kcl: KclTable,
-    /// The name of our table.
-    table: String,
+    /// Our table.
+    ours: DynamoDb,
     stream: Stream,
     /// The stream as it was given.
     configured: String,
@@ -206,8 +206,8 @@ impl Migration {
         let found = streams.describe_stream(&at.stream).await;
         let stream = found.map_err(|fault| stream_error(&at.stream, "looking for it", &fault))?;
         let kcl = KclTable::new(&session, &at.application);
-        let (table, configured) = (at.table.table.clone(), at.stream.clone());
-        Ok(Self { session, streams, kcl, table, stream, configured })
+        let (ours, configured) = (at.table.config(), at.stream.clone());
+        Ok(Self { session, streams, kcl, ours, stream, configured })
     }
 
     /// Plans an import. The KCL's table is watched for longer than the failover time, and read only.
@@ -318,7 +318,7 @@ impl Migration {
         let mut done = Done { written: 0, changed: Vec::new() };
         match plan.work {
             Work::Import { writes, id, create } => {
-                let config = DynamoDb { table: self.table.clone(), create, ..DynamoDb::default() };
+                let config = DynamoDb { create, ..self.ours.clone() };
                 let table = Table::open(&self.session, &config, CALL).await?;
                 for write in &writes {
                     let (checkpoint, begins): (Option<&Checkpoint>, Option<&StartPosition>) = match &write.target {
@@ -359,14 +359,14 @@ impl Migration {
 
     /// Reads our rows, and the name under which they are. Without the table there are none, if it is to be created.
     async fn rows(&self, create: bool) -> Result<(String, Vec<Row>), KclError> {
-        match Table::find(&self.session, &self.table, CALL).await? {
+        match Table::find(&self.session, &self.ours, CALL).await? {
             Some(table) => Ok(table.look(&self.stream, &self.configured).await?),
             None if create => {
                 let is_arn = self.configured.starts_with("arn:");
                 Ok((if is_arn { self.stream.arn() } else { self.stream.name() }.to_owned(), Vec::new()))
             }
             None => Err(StoreError::Table {
-                table: self.table.clone(),
+                table: self.ours.table.clone(),
                 what: "it doesn't exist; `--create` makes it at an import".to_owned(),
             }
             .into()),

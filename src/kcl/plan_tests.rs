@@ -115,8 +115,15 @@ fn position_of_the_kcl_becomes_one_that_resumes_behind_what_it_processed() {
         let case = Case::one("500", sub, record);
         assert_eq!(case.written()["a"], target, "{sub} {record:?}");
     }
-    let gone = Case::one("500", 0, RecordAt::Gone).plan();
-    assert!(gone.lines[0].why.contains("past retention"), "{gone:?}");
+}
+
+#[test]
+fn position_older_than_retention_is_taken_and_said() {
+    let case = Case::one("500", 3, RecordAt::Gone);
+    assert_eq!(case.written()["a"], after("500"));
+    let line = &case.plan().lines[0];
+    assert_eq!(line.action, Action::Write);
+    assert_eq!(line.why, "the record is past retention: reading begins with the oldest record behind it");
 }
 
 #[test]
@@ -303,8 +310,13 @@ fn kcl_that_writes_while_it_is_watched_is_alive() {
     let still = seen(&[kcl_2("a", "5", 0), other("w", "WORKER_METRIC_STATS")]);
     assert!(alive(&still, &still).is_empty());
     let renewed = with(kcl_2("a", "5", 0), COUNTER, AttributeValue::N("18".into()));
-    let found = alive(&still, &seen(&[renewed, other("w", "WORKER_METRIC_STATS")]));
+    let found = alive(&still, &seen(&[renewed.clone(), other("w", "WORKER_METRIC_STATS")]));
     assert_eq!(found.into_iter().collect::<Vec<_>>(), ["worker-of-the-kcl"]);
+    // The leader's row changes too, and names its owner otherwise.
+    let found = alive(&still, &seen(&[renewed, other("Leader", "LEADER"), other("w", "WORKER_METRIC_STATS")]));
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["worker-of-the-kcl"]);
+    let led = seen(&[kcl_2("a", "5", 0), other("Leader", "LEADER"), other("w", "WORKER_METRIC_STATS")]);
+    assert_eq!(alive(&still, &led).into_iter().collect::<Vec<_>>(), ["some worker (in the row Leader)"]);
     let shown = with(other("w", "WORKER_METRIC_STATS"), "lut", AttributeValue::N("1".into()));
     assert_eq!(alive(&still, &seen(&[kcl_2("a", "5", 0), shown])).len(), 1);
     assert_eq!(alive(&still, &seen(&[kcl_2("a", "5", 0)])).len(), 1);

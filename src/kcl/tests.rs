@@ -45,8 +45,8 @@ impl Bench {
             }
         };
         let kcl = KclTable::new(&session, "orders-app");
-        let (table, configured) = ("leases".to_owned(), "orders".to_owned());
-        let migration = Migration { session, streams, kcl, table, stream, configured };
+        let ours = DynamoDb { table: "leases".into(), ..DynamoDb::default() };
+        let migration = Migration { session, streams, kcl, ours, stream, configured: "orders".to_owned() };
         Self { dynamodb, _kinesis: kinesis, records, migration, shard }
     }
 
@@ -135,6 +135,28 @@ async fn position_goes_from_the_kcl_to_ours_and_back() {
 }
 
 #[tokio::test]
+async fn position_goes_into_a_namespace_and_back() {
+    let mut bench = Bench::start().await;
+    let number = bench.put(aggregate([("k", "one"), ("k", "two"), ("k", "three")])).await;
+    bench.kcl_has(vec![kcl_2(&bench.shard, number.as_str(), 1)]).await;
+    bench.migration.ours.namespace = Some("files".to_owned()).into();
+    assert_eq!(bench.import().await.unwrap().written, 1);
+    let row = bench.ours().await;
+    let inside = Checkpoint::Within(Within { after: None, record: number.clone(), sub: 1 });
+    assert_eq!(row.checkpoint, Some(inside));
+    let scan = bench.client().scan().table_name("leases").send().await.unwrap();
+    let keys: Vec<_> = scan.items().iter().map(|item| item["StreamID"].clone()).collect();
+    assert_eq!(keys, [AttributeValue::S("files/orders".into())]);
+    let older = kcl_2(&bench.shard, "TRIM_HORIZON", 0);
+    bench.client().put_item().table_name("orders-app").set_item(Some(older)).send().await.unwrap();
+    assert_eq!(bench.export(false).await.unwrap().written, 1);
+    assert_eq!(bench.kcl_row().await["checkpointSubSequenceNumber"], AttributeValue::N("1".into()));
+    // The rows that are shared with Connect are others.
+    bench.migration.ours.namespace = None.into();
+    assert!(bench.export(false).await.unwrap_err().to_string().contains("no position of this stream"));
+}
+
+#[tokio::test]
 async fn start_of_a_shard_is_stored_with_the_shard() {
     for (word, oldest) in [("TRIM_HORIZON", true), ("LATEST", false)] {
         let bench = Bench::start().await;
@@ -175,7 +197,7 @@ async fn kcl_that_is_started_after_the_plan_stops_the_import() {
     bench.client().put_item().table_name("orders-app").set_item(Some(renewed)).send().await.unwrap();
     let refused = bench.migration.carry_out(plan).await.unwrap_err();
     assert!(matches!(&refused, KclError::Running(owner) if owner == "worker-of-the-kcl"), "{refused}");
-    assert!(Table::find(&bench.dynamodb.session(), "leases", CALL).await.unwrap().is_none());
+    assert!(Table::find(&bench.dynamodb.session(), &bench.migration.ours, CALL).await.unwrap().is_none());
 }
 
 #[tokio::test]

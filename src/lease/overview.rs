@@ -1,11 +1,14 @@
 //! What does an operator see of the leases?
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::model::{ListedShard, ShardId, StartPosition};
+
+/// A shard of a stream in a namespace.
+pub(crate) type Place = (Option<String>, String, ShardId);
 
 /// The content of a lease table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -20,15 +23,19 @@ pub struct Overview {
     /// queried. A worker exposes the same value for the shards that it reads, and for the shards that no worker reads,
     /// as `kinesis_input_lag_seconds`.
     pub lag_ms: Option<u64>,
-    /// The start of each stream that was to be read from its latest record, in milliseconds since 1970, by ARN.
+    /// The start of each stream that was to be read from its latest record, in milliseconds since 1970, by namespace and
+    /// ARN.
     #[serde(skip)]
-    pub(crate) latest: HashMap<String, i64>,
+    pub(crate) latest: HashMap<(Option<String>, String), i64>,
 }
 
 /// A worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SeenWorker {
+    /// The namespace of the worker's rows, if they are in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// The worker's name.
     pub worker: String,
     /// How many shards the worker holds.
@@ -55,6 +62,9 @@ pub struct SeenWorker {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SeenShard {
+    /// The namespace of the shard's row, if it is in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// The stream, as the table spells it: its name or ARN.
     pub stream: String,
     /// The shard's id.
@@ -102,34 +112,39 @@ pub enum State {
 }
 
 impl Overview {
-    /// Adds the listed shards that have no row yet; the listings are keyed by the spelling of their stream. Returns the
-    /// children of shards for which a position is stored: they are read from their beginning.
-    pub(crate) fn add_unread(&mut self, listings: &HashMap<String, Vec<ListedShard>>) -> HashSet<(String, ShardId)> {
-        let rows: HashMap<(&str, &str), bool> = self
-            .shards
-            .iter()
-            .map(|row| ((row.stream.as_str(), row.shard.as_str()), row.sequence_number.is_some()))
-            .collect();
+    /// Adds the listed shards that have no row yet, in each namespace that has rows of their stream; the listings are
+    /// keyed by the spelling of the stream. Returns the children of shards for which a position is stored: they are read
+    /// from their beginning.
+    pub(crate) fn add_unread(&mut self, listings: &HashMap<String, Vec<ListedShard>>) -> HashSet<Place> {
         let (mut unread, mut follow) = (Vec::new(), HashSet::new());
-        for (stream, listing) in listings {
-            for shard in listing {
-                if !rows.contains_key(&(stream.as_str(), shard.id.as_str())) {
-                    unread.push(SeenShard::unread(stream, shard.id.as_str()));
+        let mut rows: BTreeMap<(Option<&str>, &str), HashMap<&str, bool>> = BTreeMap::new();
+        for row in &self.shards {
+            let stream = rows.entry((row.namespace.as_deref(), &row.stream)).or_default();
+            stream.insert(&row.shard, row.sequence_number.is_some());
+        }
+        for ((namespace, stream), rows) in rows {
+            for shard in listings.get(stream).into_iter().flatten() {
+                let namespace = namespace.map(str::to_owned);
+                if !rows.contains_key(shard.id.as_str()) {
+                    let namespace = namespace.clone();
+                    unread.push(SeenShard { namespace, ..SeenShard::unread(stream, shard.id.as_str()) });
                 }
-                if shard.parents.iter().any(|parent| rows.get(&(stream.as_str(), parent.as_str())) == Some(&true)) {
-                    follow.insert((stream.clone(), shard.id.clone()));
+                if shard.parents.iter().any(|parent| rows.get(parent.as_str()) == Some(&true)) {
+                    follow.insert((namespace, stream.to_owned(), shard.id.clone()));
                 }
             }
         }
         self.shards.extend(unread);
-        self.shards.sort_by(|a, b| (&a.stream, &a.shard).cmp(&(&b.stream, &b.shard)));
+        self.shards.sort_by(|a, b| (&a.namespace, &a.stream, &a.shard).cmp(&(&b.namespace, &b.stream, &b.shard)));
         follow
     }
 
-    /// Returns the shards that a worker holds, and the worker itself if it has a row.
-    pub(crate) fn of(&self, worker: &str) -> (Vec<&SeenShard>, Option<&SeenWorker>) {
-        let shards = self.shards.iter().filter(|shard| shard.owner.as_deref() == Some(worker)).collect();
-        (shards, self.workers.iter().find(|shown| shown.worker == worker))
+    /// Returns the shards that a worker of a namespace holds, and the worker itself if it has a row.
+    pub(crate) fn of(&self, worker: &str, namespace: Option<&str>) -> (Vec<&SeenShard>, Option<&SeenWorker>) {
+        let is_its =
+            |shard: &&SeenShard| shard.namespace.as_deref() == namespace && shard.owner.as_deref() == Some(worker);
+        let is_it = |shown: &&SeenWorker| shown.namespace.as_deref() == namespace && shown.worker == worker;
+        (self.shards.iter().filter(is_its).collect(), self.workers.iter().find(is_it))
     }
 }
 
@@ -143,6 +158,7 @@ impl SeenShard {
     /// Makes a shard of which only the name is known.
     pub(crate) fn unread(stream: &str, shard: &str) -> Self {
         Self {
+            namespace: None,
             stream: stream.to_owned(),
             shard: shard.to_owned(),
             state: State::Free,

@@ -33,6 +33,15 @@ impl Fleet {
 
     /// As [`Self::worker`], with more arguments.
     pub(crate) fn worker_with(&self, name: &str, arguments: &[&str]) -> Child {
+        self.start_worker(name, "dynamodb: { table: leases", "enabled: true, consumer_name: many", arguments)
+    }
+
+    /// A worker of a namespace, with a consumer that is named after it.
+    fn worker_in(&self, namespace: &str, name: &str) -> Child {
+        self.start_worker(name, &format!("dynamodb: {{ table: leases, namespace: {namespace}"), "enabled: true", &[])
+    }
+
+    fn start_worker(&self, name: &str, table: &str, fan_out: &str, arguments: &[&str]) -> Child {
         let yaml = format!(
             "input:
   aws_kinesis:
@@ -40,12 +49,12 @@ impl Fleet {
     region: us-east-1
     endpoint: {}
     credentials: {{ id: test, secret: test }}
-    dynamodb: {{ table: leases, create: true, region: us-east-1, endpoint: \"{}\", credentials: {{ id: test, secret: test }} }}
+    {table}, create: true, region: us-east-1, endpoint: \"{}\", credentials: {{ id: test, secret: test }} }}
     client_id: {name}
     commit_period: 200ms
     lease_period: 2s
     rebalance_period: 1s
-    enhanced_fan_out: {{ enabled: true, consumer_name: many }}
+    enhanced_fan_out: {{ {fan_out} }}
 output:
   file: {{ path: \"{}\", format: raw }}
 ",
@@ -130,6 +139,49 @@ fn owners(seen: &Value) -> Vec<&str> {
 
 fn number_of(seen: &Value, worker: &str) -> usize {
     owners(seen).into_iter().filter(|owner| *owner == worker).count()
+}
+
+#[tokio::test]
+async fn pipelines_of_two_namespaces_read_one_stream_each_to_its_own_end() {
+    let fleet = Fleet::start(2).await;
+    let workers = [("files", "reader"), ("payments", "other-reader")];
+    let running: Vec<Child> = workers.iter().map(|(namespace, name)| fleet.worker_in(namespace, name)).collect();
+    fleet.bench.put(0..20).await;
+    for (_, name) in workers {
+        fleet.until_written(&[name], 0..20).await;
+    }
+    let seen = fleet.until("both are seen", |seen| owners(seen).len() == 4).await;
+    for (namespace, name) in workers {
+        let its = seen["shards"].as_array().unwrap().iter().filter(|shard| shard["namespace"] == namespace);
+        assert_eq!(its.map(|shard| shard["owner"].as_str().unwrap()).collect::<Vec<_>>(), [name, name], "{seen}");
+        let (_, said) = fleet.leases(&["--namespace", namespace, "--json"]).await;
+        let alone: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((owners(&alone), alone["workers"].as_array().unwrap().len()), (vec![name, name], 1));
+    }
+    let (_, table) = fleet.leases(&[]).await;
+    assert!(table.starts_with("NAMESPACE  WORKER") && table.contains("payments   orders"), "{table}");
+    // A worker is one of its namespace.
+    let (code, said) = fleet.leases(&["--release", "reader", "--yes"]).await;
+    assert!(code == 2 && said.contains("no worker reader"), "{code}: {said}");
+    let (code, said) = fleet.leases(&["--release", "reader", "--yes", "--namespace", "files"]).await;
+    assert!(code == 1 && said.contains("reader is alive"), "{code}: {said}");
+    let summary = fleet.bench.client.describe_stream_summary().stream_name("orders").send().await.unwrap();
+    let arn = summary.stream_description_summary().unwrap().stream_arn().to_owned();
+    let consumers = fleet.bench.client.list_stream_consumers().stream_arn(arn).send().await.unwrap();
+    let mut names: Vec<&str> = consumers.consumers().iter().map(|consumer| consumer.consumer_name()).collect();
+    names.sort_unstable();
+    assert!(
+        names.len() == 2
+            && names[0].starts_with("kinesis-input-leases-files-")
+            && names[1].starts_with("kinesis-input-leases-payments-"),
+        "{names:?}"
+    );
+    for worker in running {
+        stop_softly(worker).await;
+    }
+    for (_, name) in workers {
+        assert_eq!(fleet.bench.written_to(name).len(), 20, "nothing comes twice");
+    }
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ impl SharedStore for DynamoDbStore {
             .heartbeats
             .update_item()
             .table_name(&self.table.name)
-            .key("StreamID", text(WORKERS))
+            .key("StreamID", self.table.key(WORKERS))
             .key("ShardID", text(self.me.as_str()))
             .expression_attribute_values(":beat", text(&format!("{}/{count}", self.life)))
             .expression_attribute_values(":count", AttributeValue::N(count.to_string()))

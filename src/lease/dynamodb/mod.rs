@@ -14,9 +14,11 @@
 //! kinesis-input/former   arn:…/shardId-…        a lease of a stream that was deleted and recreated, as it was
 //! ```
 //!
+//! With a namespace every `StreamID` begins with `NAMESPACE/`, so that pipelines read and write only rows of their own.
+//!
 //! - `membership`: how workers show themselves and ask each other; `checkpoint`: writes that set nothing back; `errors`: what a
 //!   failed call means; `row`: the content of a row (pure); `table`: finding and creating the table; `calls`: calls that workers and
-//!   operators share; `stream_key`: rows under a stream's other name; `overview`: what an operator sees and changes; `import`: positions of the KCL.
+//!   operators share; `namespace`: the keys of pipelines that share a table (pure); `stream_key`: rows under a stream's other name; `overview`: what an operator sees and changes; `import`: positions of the KCL.
 
 mod calls;
 mod checkpoint;
@@ -25,6 +27,7 @@ mod errors;
 mod fault_tests;
 mod import;
 mod membership;
+mod namespace;
 mod overview;
 mod row;
 mod stream_key;
@@ -269,7 +272,7 @@ impl DynamoDbStore {
 #[async_trait]
 impl LeaseStore for DynamoDbStore {
     async fn identity(&self) -> Result<String, StoreError> {
-        Ok(row::consumer_part(&self.table.name, &self.table.arn))
+        Ok(row::consumer_part(&self.table.name, &self.table.arn, self.table.namespace.name()))
     }
 
     async fn adopt(&self, stream: &Stream, configured: &str) -> Result<(), StoreError> {
@@ -379,7 +382,7 @@ impl LeaseStore for DynamoDbStore {
             .client()
             .delete_item()
             .table_name(&self.table.name)
-            .key("StreamID", text(&self.stream_id(stream)))
+            .key("StreamID", self.table.key(&self.stream_id(stream)))
             .key("ShardID", text(row.shard.as_str()));
         let (delete, holder) = match &row.hold {
             None => (delete, "attribute_not_exists(ClientID)"),
@@ -405,7 +408,7 @@ impl LeaseStore for DynamoDbStore {
     async fn set_aside(&self, stream: &Stream, row: &Row) -> Result<bool, StoreError> {
         let what = "set aside the position of a former stream";
         let get = self.client().get_item().table_name(&self.table.name).consistent_read(true);
-        let get = get.key("StreamID", text(&self.stream_id(stream))).key("ShardID", text(row.shard.as_str()));
+        let get = get.key("StreamID", self.table.key(&self.stream_id(stream))).key("ShardID", text(row.shard.as_str()));
         let found = get.send().await.map_err(|error| failed(what, &error))?;
         let Some(item) = found.item().filter(|item| row::lease(item) == *row) else { return Ok(false) };
         stream_key::set_aside(self, what, item, format!("{}/{}", stream.arn(), row.shard)).await

@@ -4,13 +4,15 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use jiff::Timestamp;
 
 use super::errors::{failed, is_refusal};
+use super::namespace::of_key;
 use super::row::{self, Item, string, text};
 use super::table::Table;
 use super::{Checkpoint, FORMER, Row, STREAMS, StoreError, WORKERS};
 use crate::lease::{Overview, SeenShard, SeenWorker, State};
 
 impl Table {
-    /// Reads all workers, and all leases or those of one stream as the table spells it.
+    /// Reads all workers, and all leases or those of one stream as the table spells it. Without a stream and without a
+    /// namespace, the rows of all namespaces are read.
     pub(crate) async fn overview(&self, stream: Option<&str>) -> Result<Overview, StoreError> {
         let items = match stream {
             None => self.scan("read the table").await?,
@@ -24,23 +26,29 @@ impl Table {
         let now = Timestamp::now();
         let mut seen = Overview::default();
         for item in &items {
-            match string(item, "StreamID") {
-                Some(STREAMS) => {
-                    seen.latest.extend(string(item, "ShardID").map(ToOwned::to_owned).zip(row::number(item, "Latest")));
+            let Some((namespace, hash)) = string(item, "StreamID").map(of_key) else { continue };
+            let namespace = namespace.map(ToOwned::to_owned);
+            match hash {
+                STREAMS => {
+                    let stream = string(item, "ShardID").map(|arn| (namespace, arn.to_owned()));
+                    seen.latest.extend(stream.zip(row::number(item, "Latest")));
                 }
-                Some(FORMER) | None => {}
-                Some(WORKERS) => seen.workers.extend(worker(item, now)),
-                Some(stream) => seen.shards.push(shard(stream, item, now)),
+                FORMER => {}
+                WORKERS => seen.workers.extend(worker(item, now).map(|worker| SeenWorker { namespace, ..worker })),
+                stream => seen.shards.push(SeenShard { namespace, ..shard(stream, item, now) }),
             }
         }
         for shard in &mut seen.shards {
-            if let Some(owner) = seen.workers.iter_mut().find(|worker| shard.owner.as_ref() == Some(&worker.worker)) {
+            let is_owner = |worker: &&mut SeenWorker| {
+                worker.namespace == shard.namespace && shard.owner.as_ref() == Some(&worker.worker)
+            };
+            if let Some(owner) = seen.workers.iter_mut().find(is_owner) {
                 owner.shards += 1;
                 shard.owner_seen_seconds_ago = owner.seen_seconds_ago;
             }
         }
-        seen.workers.sort_by(|a, b| a.worker.cmp(&b.worker));
-        seen.shards.sort_by(|a, b| (&a.stream, &a.shard).cmp(&(&b.stream, &b.shard)));
+        seen.workers.sort_by(|a, b| (&a.namespace, &a.worker).cmp(&(&b.namespace, &b.worker)));
+        seen.shards.sort_by(|a, b| (&a.namespace, &a.stream, &a.shard).cmp(&(&b.namespace, &b.stream, &b.shard)));
         Ok(seen)
     }
 
@@ -120,6 +128,7 @@ fn worker(item: &Item, now: Timestamp) -> Option<SeenWorker> {
     let time = |name| string(item, name).map(ToOwned::to_owned);
     let (since, seen_at) = (time("Since"), time("SeenAt"));
     Some(SeenWorker {
+        namespace: None,
         worker: shown.id.to_string(),
         seen_seconds_ago: seen_at.as_deref().and_then(|at| seconds_since(at, now)),
         seen_at,

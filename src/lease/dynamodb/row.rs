@@ -183,18 +183,21 @@ pub(super) fn worker(item: &Item) -> Option<Worker> {
 }
 
 /// Makes the part of a consumer's name that stands for the table: the table's name, and a hash that tells it from
-/// tables of the same name in other regions and accounts, whose fleets may read the same stream. The result is at most
-/// as long as the service allows, and has only characters that the service allows.
-pub(super) fn consumer_part(name: &str, arn: &str) -> String {
+/// tables of the same name in other regions and accounts, whose fleets may read the same stream, and from other
+/// namespaces of the table. The result is at most as long as the service allows, and has only characters that the
+/// service allows.
+pub(super) fn consumer_part(name: &str, arn: &str, namespace: Option<&str>) -> String {
     const LONGEST: usize = 128 - "kinesis-input-".len();
+    let namespace = namespace.map_or_else(String::new, |namespace| format!("-{namespace}"));
     let hash = arn
         .bytes()
+        .chain(namespace.bytes())
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     // The configuration may give the table's ARN.
     let name = name.rsplit_once(":table/").map_or(name, |(_, name)| name);
     let allowed = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' };
-    let start: String = name.chars().map(allowed).take(LONGEST - 17).collect();
-    format!("{start}-{hash:016x}")
+    let start: String = name.chars().map(allowed).take((LONGEST - 17).saturating_sub(namespace.len())).collect();
+    format!("{start}{namespace}-{hash:016x}")
 }
 
 #[cfg(test)]
@@ -285,15 +288,21 @@ mod tests {
     #[test]
     fn fleets_of_other_tables_have_consumers_of_their_own() {
         let arn = |region: &str, name: &str| format!("arn:aws:dynamodb:{region}:111122223333:table/{name}");
-        let part = |region: &str, name: &str| consumer_part(name, &arn(region, name));
+        let part = |region: &str, name: &str| consumer_part(name, &arn(region, name), None);
+        let within = |namespace: &str, name: &str| consumer_part(name, &arn("eu-west-1", name), Some(namespace));
         let long = |last: char| format!("{}{last}", "t".repeat(250));
         let names = [
             part("eu-west-1", "leases"),
             part("us-east-1", "leases"),
-            consumer_part("leases", "arn:aws:dynamodb:eu-west-1:999922223333:table/leases"),
+            consumer_part("leases", "arn:aws:dynamodb:eu-west-1:999922223333:table/leases", None),
             part("eu-west-1", &long('a')),
             part("eu-west-1", &long('b')),
+            within("orders", "leases"),
+            within("payments", "leases"),
+            within(&"n".repeat(64), &long('a')),
+            within(&"n".repeat(63), &long('a')),
         ];
+        assert!(within("orders", "leases").starts_with("leases-orders-"));
         for (at, name) in names.iter().enumerate() {
             assert!(!names[..at].contains(name), "{name}");
             let whole = format!("kinesis-input-{name}");
@@ -302,6 +311,6 @@ mod tests {
         }
         // The name and the ARN refer to the same table.
         let by_arn = arn("eu-west-1", "leases");
-        assert_eq!(consumer_part(&by_arn, &by_arn), part("eu-west-1", "leases"));
+        assert_eq!(consumer_part(&by_arn, &by_arn, None), part("eu-west-1", "leases"));
     }
 }

@@ -132,7 +132,7 @@ async fn decided(table: &Table, stream: &Stream) -> Result<Option<String>, Store
 /// Reads the row that concerns a stream by its name, or by its ARN.
 async fn of_stream(table: &Table, range: &str) -> Result<Option<Item>, StoreError> {
     let get = table.client.get_item().table_name(&table.name).consistent_read(true);
-    let get = get.key("StreamID", text(STREAMS)).key("ShardID", text(range));
+    let get = get.key("StreamID", table.key(STREAMS)).key("ShardID", text(range));
     let found = get.send().await.map_err(|error| failed("read under which name a stream's leases are", &error))?;
     Ok(found.item)
 }
@@ -160,7 +160,7 @@ async fn move_over(store: &DynamoDbStore, to: &str, stray: &Item, rival: Option<
     let stays = rival.filter(|rival| string(rival, "ClientID").is_some() || checkpoint(rival) >= checkpoint(stray));
     let put = if stays.is_none() {
         let mut item = stray.clone();
-        item.insert("StreamID".into(), text(to));
+        item.insert("StreamID".into(), store.table.key(to));
         let put = Put::builder().table_name(&store.table.name).set_item(Some(item));
         Some(match rival {
             None => put.condition_expression("attribute_not_exists(StreamID)"),
@@ -183,7 +183,7 @@ pub(super) async fn set_aside(
     range: String,
 ) -> Result<bool, StoreError> {
     let mut former = item.clone();
-    former.insert("StreamID".into(), text(FORMER));
+    former.insert("StreamID".into(), store.table.key(FORMER));
     former.insert("ShardID".into(), AttributeValue::S(range));
     let put = Put::builder().table_name(&store.table.name).set_item(Some(former));
     replace(store, what, item, Some(put)).await

@@ -17,8 +17,9 @@ use tokio::time::sleep;
 
 use super::StoreError;
 use super::errors::failed;
+use super::namespace::Namespace;
 use crate::aws::credentials;
-use crate::config::{BillingMode as Billing, DynamoDb};
+use crate::config::{BillingMode as Billing, DynamoDb, NAMESPACE_RULE, is_namespace};
 use crate::telemetry::Waiting;
 
 /// How long a call may take, including its retries.
@@ -42,6 +43,8 @@ pub(crate) struct Table {
     pub(super) name: String,
     /// The table's ARN, which tells it from tables of the same name in other regions and accounts.
     pub(super) arn: String,
+    /// The namespace of the rows that are read and written.
+    pub(super) namespace: Namespace,
     /// The clock for the times that are written to the table.
     pub(super) time: SharedTimeSource,
 }
@@ -49,7 +52,7 @@ pub(crate) struct Table {
 impl Table {
     /// Finds the table, or creates it if the configuration says so. `heartbeat` is the timeout of heartbeats.
     pub(crate) async fn open(session: &SdkConfig, config: &DynamoDb, heartbeat: Duration) -> Result<Self, StoreError> {
-        let mut table = Self::clients(session, config, heartbeat);
+        let mut table = Self::clients(session, config, heartbeat)?;
         let found = table.be_there(config).await?;
         if let Some(arn) = found.table_arn {
             table.arn = arn;
@@ -57,7 +60,10 @@ impl Table {
         Ok(table)
     }
 
-    fn clients(session: &SdkConfig, config: &DynamoDb, heartbeat: Duration) -> Self {
+    fn clients(session: &SdkConfig, config: &DynamoDb, heartbeat: Duration) -> Result<Self, StoreError> {
+        if !config.namespace.as_deref().is_none_or(is_namespace) {
+            return Err(StoreError::Table { table: config.table.clone(), what: NAMESPACE_RULE.to_owned() });
+        }
         let timeouts = |whole: Duration, attempt: Duration| {
             TimeoutConfig::builder().operation_timeout(whole).operation_attempt_timeout(attempt).build()
         };
@@ -78,13 +84,18 @@ impl Table {
         let time = credentials::clock(session);
         let (client, heartbeats) = (Client::from_conf(client), Client::from_conf(heartbeats));
         let arn = config.table.clone();
-        Self { client, heartbeats, name: config.table.clone(), arn, time }
+        let namespace = Namespace::new(config.namespace.as_deref());
+        Ok(Self { client, heartbeats, name: config.table.clone(), arn, namespace, time })
     }
 
     /// Finds the table; `None` if there is none. It is never created.
-    pub(crate) async fn find(session: &SdkConfig, name: &str, call: Duration) -> Result<Option<Self>, StoreError> {
-        let config = DynamoDb { table: name.to_owned(), ..DynamoDb::default() };
-        let table = Self::clients(session, &config, call);
+    pub(crate) async fn find(
+        session: &SdkConfig,
+        config: &DynamoDb,
+        call: Duration,
+    ) -> Result<Option<Self>, StoreError> {
+        let config = DynamoDb { create: false, ..config.clone() };
+        let table = Self::clients(session, &config, call)?;
         match table.describe().await? {
             Some(_) => Self::open(session, &config, call).await.map(Some),
             None => Ok(None),

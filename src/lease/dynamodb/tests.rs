@@ -1,5 +1,6 @@
 //! Does the table keep what stores promise, and what Redpanda Connect expects of it?
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aws_credential_types::Credentials;
@@ -61,6 +62,13 @@ impl Local {
         DynamoDb { table: "leases".into(), create: true, ..DynamoDb::default() }
     }
 
+    /// A worker's view of the rows in a namespace.
+    async fn store_in(&self, namespace: Option<&str>, me: &str) -> DynamoDbStore {
+        let config = DynamoDb { namespace: namespace.map(str::to_owned).into(), ..Self::config() };
+        let table = Table::open(&self.session(), &config, LEASE / 3).await.unwrap();
+        DynamoDbStore::new(table, me.into(), LEASE)
+    }
+
     async fn table(&self) -> Table {
         Table::open(&self.session(), &Self::config(), LEASE / 3).await.unwrap_or_else(|error| panic!("{error}"))
     }
@@ -92,6 +100,139 @@ async fn dynamodb_store_keeps_the_contract_of_all_stores() {
     every_store_keeps_what_it_promises(&local.store("a").await).await;
     let (a, b) = (local.store("b").await, local.store("c").await);
     every_shared_store_keeps_what_it_promises(&a, &b).await;
+}
+
+#[tokio::test]
+async fn store_in_a_namespace_keeps_the_contract_of_all_stores() {
+    let local = Local::start().await;
+    // Other rows of the same streams and workers change nothing.
+    for namespace in [None, Some("other"), Some("orders")] {
+        every_store_keeps_what_it_promises(&local.store_in(namespace, "a").await).await;
+        let (a, b) = (local.store_in(namespace, "b").await, local.store_in(namespace, "c").await);
+        every_shared_store_keeps_what_it_promises(&a, &b).await;
+    }
+}
+
+/// Writes a row of each kind: a lease, a heartbeat, what a stream is called, what latest means, and a row set aside.
+async fn every_kind_of_row(store: &DynamoDbStore) {
+    let former = stream().created_at(Some(1));
+    store.adopt(&former, "orders").await.unwrap();
+    store.pin_latest(&stream(), 7).await.unwrap();
+    store.heartbeat(&Presence::default()).await.unwrap();
+    for shard in ["kept", "former"] {
+        let claimed = store.claim(&former, &shard.into(), ClaimFrom::Nobody).await.unwrap();
+        let Claim::Owned(lease, _) = claimed else { panic!("{claimed:?}") };
+        store.commit(vec![Commit::new(&lease, at("5"))]).await.remove(0).unwrap();
+    }
+    let rows = store.rows(&former).await.unwrap();
+    let row = rows.iter().find(|row| row.shard.as_str() == "former").unwrap();
+    assert!(store.set_aside(&former, row).await.unwrap());
+    store.table.import("orders", &stream(), &"imported".into(), at("3").as_ref(), None, None).await.unwrap();
+}
+
+/// All rows of the table by their key, without what is random or a time.
+async fn all_rows(store: &DynamoDbStore) -> BTreeMap<(String, String), Item> {
+    let mut items = scan_table(store.client(), "leases").await.unwrap();
+    for item in &mut items {
+        for name in ["LeaseID", "LeaseTimeout", "ClaimedAt", "Beat", "Life", "SeenAt", "Since"] {
+            item.remove(name);
+        }
+    }
+    let key = |item: &mut Item| {
+        let [hash, range] = ["StreamID", "ShardID"].map(|name| item.remove(name).unwrap().as_s().unwrap().clone());
+        (hash, range)
+    };
+    items.into_iter().map(|mut item| (key(&mut item), item)).collect()
+}
+
+#[tokio::test]
+async fn namespaces_of_one_table_differ_in_the_keys_of_their_rows_alone() {
+    let local = Local::start().await;
+    let plain = local.store_in(None, "w").await;
+    every_kind_of_row(&plain).await;
+    let shared = all_rows(&plain).await;
+    let former = format!("{ARN}/former");
+    let keys = [
+        (FORMER, former.as_str()),
+        (STREAMS, ARN),
+        (STREAMS, "orders"),
+        (WORKERS, "w"),
+        ("orders", "imported"),
+        ("orders", "kept"),
+    ];
+    let found: Vec<_> = shared.keys().map(|(hash, range)| (hash.as_str(), range.as_str())).collect();
+    assert_eq!(found, keys, "the rows that are shared with Connect");
+    assert_eq!((WORKERS, STREAMS, FORMER), ("kinesis-input/workers", "kinesis-input/streams", "kinesis-input/former"));
+    let store = local.store_in(Some("files"), "w").await;
+    every_kind_of_row(&store).await;
+    let mut all = all_rows(&store).await;
+    for (key, row) in &shared {
+        assert_eq!(all.remove(key).as_ref(), Some(row), "{key:?} is changed by another namespace");
+        let (hash, range) = key;
+        assert_eq!(all.remove(&(format!("files/{hash}"), range.clone())).as_ref(), Some(row), "{key:?}");
+    }
+    assert_eq!(all, BTreeMap::new());
+}
+
+#[tokio::test]
+async fn namespaces_of_one_table_do_not_see_each_other() {
+    let local = Local::start().await;
+    let (plain, files) = (local.store_in(None, "w").await, local.store_in(Some("files"), "w").await);
+    let other = local.store_in(Some("other"), "x").await;
+    for store in [&plain, &files] {
+        every_kind_of_row(store).await;
+    }
+    other.adopt(&stream(), "orders").await.unwrap();
+    assert_eq!(other.rows(&stream()).await.unwrap(), []);
+    assert_eq!(other.workers().await.unwrap(), []);
+    assert_eq!(other.pin_latest(&stream(), 9).await.unwrap(), 9);
+    // Garbage is removed, a dead worker forgotten, and a lease released in one namespace alone.
+    let row = files.rows(&stream()).await.unwrap().remove(0);
+    files.forget(&stream(), &row).await.unwrap();
+    files.remove_dead_worker(&files.workers().await.unwrap()[0]).await.unwrap();
+    assert_eq!((files.rows(&stream()).await.unwrap().len(), plain.rows(&stream()).await.unwrap().len()), (1, 2));
+    assert_eq!((files.workers().await.unwrap().len(), plain.workers().await.unwrap().len()), (0, 1));
+    // Each has a consumer of its own.
+    let identities = [&plain, &files, &other].map(|store| store.identity());
+    let identities: BTreeSet<String> = futures::future::try_join_all(identities).await.unwrap().into_iter().collect();
+    assert_eq!(identities.len(), 3);
+    assert!(identities.iter().any(|identity| identity.starts_with("leases-files-")), "{identities:?}");
+}
+
+#[tokio::test]
+async fn overview_shows_each_row_with_its_namespace() {
+    let local = Local::start().await;
+    let (plain, files) = (local.store_in(None, "w").await, local.store_in(Some("files"), "w").await);
+    for store in [&plain, &files] {
+        every_kind_of_row(store).await;
+    }
+    let namespaces = |seen: &crate::lease::Overview| -> Vec<_> {
+        let shards = seen.shards.iter().map(|shard| (shard.namespace.clone(), shard.stream.clone()));
+        shards.chain(seen.workers.iter().map(|worker| (worker.namespace.clone(), worker.worker.clone()))).collect()
+    };
+    let of =
+        |namespace: Option<&str>| ["orders", "orders", "w"].map(|name| (namespace.map(str::to_owned), name.to_owned()));
+    let all = plain.table.overview(None).await.unwrap();
+    let ([a, b, w], [c, d, v]) = (of(None), of(Some("files")));
+    assert_eq!(namespaces(&all), [a, b, c, d, w, v]);
+    assert_eq!(all.workers.iter().map(|worker| worker.shards).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(all.latest.len(), 2);
+    for stream in [None, Some("orders")] {
+        assert_eq!(namespaces(&files.table.overview(stream).await.unwrap()), of(Some("files")));
+    }
+    assert_eq!(namespaces(&plain.table.overview(Some("orders")).await.unwrap()), of(None));
+    // What is done to a worker concerns its namespace.
+    assert_eq!(
+        (all.of("w", None).0.len(), all.of("w", Some("files")).0.len(), all.of("w", Some("x")).0.len()),
+        (1, 1, 0)
+    );
+    let held = all.of("w", Some("files")).0[0];
+    assert!(files.table.free(held).await.unwrap());
+    assert_eq!(plain.table.overview(None).await.unwrap().of("w", None).0.len(), 1);
+    // A bad name never reaches the table.
+    let config = DynamoDb { namespace: Some("a/b".to_owned()).into(), ..Local::config() };
+    let refused = Table::open(&local.session(), &config, LEASE).await.unwrap_err().to_string();
+    assert!(refused.contains("a namespace has"), "{refused}");
 }
 
 #[tokio::test]
