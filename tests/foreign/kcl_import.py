@@ -42,7 +42,7 @@ def begin(command, **outputs):
     return started[-1]
 
 
-def until(what, is_so, seconds=120):
+def until(what, is_so, seconds=300):
     give_up = time.monotonic() + seconds
     while not (found := is_so()):
         if time.monotonic() > give_up:
