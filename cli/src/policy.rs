@@ -30,5 +30,5 @@ pub(crate) fn print(arguments: &Policy) -> Result<(String, String), (Exit, Pipel
     let config = parsed.map_err(|found| wrong(PipelineError::Wrong(found)))?.config;
     let place = Place { region: arguments.region.clone(), account: arguments.account.clone() };
     let (policy, notes) = policy(&config, &place);
-    Ok((json(&policy), notes.iter().map(|note| format!("{note}\n")).collect()))
+    Ok((json(&policy), notes.join("\n") + "\n"))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use kinesis_input::SequenceNumber;
+use kinesis_input::inspect::TableAt;
 use kinesis_input::reset::{self, Action, Done, Plan, ResetAt, ResetError, To};
 
 use crate::Exit;
@@ -27,6 +28,9 @@ pub(crate) struct Reset {
     /// The lease table: `dynamodb.table` of the pipelines.
     #[arg(long, value_name = "NAME", required_unless_present = "checkpoint_file")]
     table: Option<String>,
+    /// The namespace of the rows in the table: `dynamodb.namespace` of the pipelines.
+    #[arg(long, value_name = "NAME", requires = "table")]
+    namespace: Option<String>,
     /// The checkpoint file of the pipeline, if it has one in place of a table.
     #[arg(long, value_name = "FILE", conflicts_with = "table")]
     checkpoint_file: Option<PathBuf>,
@@ -93,7 +97,10 @@ async fn run(arguments: &Reset, out: &mut String) -> Result<(), Refusal> {
     }
     let at = ResetAt {
         stream: arguments.stream.clone(),
-        table: arguments.access.at(arguments.table.as_deref().unwrap_or_default()),
+        table: TableAt {
+            namespace: arguments.namespace.clone(),
+            ..arguments.access.at(arguments.table.as_deref().unwrap_or_default())
+        },
         file: arguments.checkpoint_file.clone(),
     };
     let reset = reset::Reset::open(&at).await?;

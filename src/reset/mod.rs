@@ -142,7 +142,7 @@ impl Reset {
             }
             Some(path) => Store::File(FileStore::open(path).await?),
             None => {
-                let Some(table) = Table::find(&session, &at.table.table, CALL).await? else {
+                let Some(table) = Table::find(&session, &at.table.config(), CALL).await? else {
                     let what = "it doesn't exist".to_owned();
                     return Err(StoreError::Table { table: at.table.table.clone(), what }.into());
                 };
