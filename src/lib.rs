@@ -14,7 +14,7 @@
 //! - `reading`: how one shard is read; `reading::fan_out` by SubscribeToShard.
 //! - `aws`: what is asked of AWS, with which credentials, and over which connections.
 //! - `supervise`: what happens when a background task ends unexpectedly.
-//! - [`telemetry`]: every metric and log line, and the health of the input.
+//! - [`telemetry`]: every metric and log line, the health of the input, and reports of what it does.
 //! - `records`: what a record is in memory. `retry`: what an error means. [`config`]: the fields and their checks.
 //! - `pool`: the bound on memory. `model`: the words that all of them share.
 

@@ -132,7 +132,7 @@ def stalled(browser, kinesis):
 def many(browser, kinesis):
     """Two thousand shards."""
     kinesis.create("events", 2000)
-    worker = Worker(folder, kinesis, "worker-4", "events", "drop", "poll_period: 20s", f"checkpoint_file: {folder}/checkpoints")
+    worker = Worker(folder, kinesis, "worker-4", "events", "drop", "poll_period: 10s", f"checkpoint_file: {folder}/checkpoints")
     try:
         for _ in range(20):
             kinesis.put("events", 500)

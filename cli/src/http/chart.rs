@@ -2,8 +2,6 @@
 
 use maud::{Markup, html};
 
-use super::text::duration;
-
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 84.0;
 /// The space above the curve, so that its line is not cut off.
@@ -32,7 +30,7 @@ impl Chart<'_> {
         let most = known().fold(0.0, f64::max);
         let least = known().reduce(f64::min).unwrap_or_default();
         let scale = (self.round)(most);
-        let span = duration(self.span as u64);
+        let span = format!("{} min", (self.span / 60.0).round());
         let said = if known().next().is_none() {
             format!("{}: nothing is known yet", self.title)
         } else {

@@ -53,6 +53,7 @@ pub(crate) fn render(status: &Status, fleet: &Fleet, samples: &[Sample], now: In
                     span { b { "kinesis-input" } " reads " b { (targets.join(", ")) } }
                     span { "worker " span.id { (workers.join(", ")) } ", running for " (duration(status.uptime_seconds as u64)) }
                 }
+                nav aria-label="Sections" { a href="#shards" { "Shards" } a href="#fleet" { "Fleet" } a href="#changes" { "Changes" } }
                 main { (content(status, fleet, samples, now, query, &headline)) }
                 footer {
                     span #updated { "As of " (time_of_day()) " UTC" }
@@ -94,11 +95,11 @@ fn content(
                 (gauge("Bytes", &pool.bytes, |value| bytes(value as f64)))
             }
         }
-        h2 { "The last half hour" }
+        h2 { "Lag and rates" }
         div.pair { @for chart in charts(status, samples, now) { (chart.render()) } }
         (shards(status, fleet, query))
         (workers(status, fleet))
-        h2 { "What changed lately" }
+        h2 #changes tabindex="-1" { "What changed lately" }
         @if changes.is_empty() { p.quiet { "Nothing has changed since the input was connected." } }
         ol.changes { @for change in changes.into_iter().take(CHANGES_SHOWN) { (changed(change)) } }
     }
@@ -369,8 +370,7 @@ fn column(title: &str, by: Option<Sort>, query: &Query, class: &str) -> Markup {
 
 fn shard(row: &Row<'_>, one_stream: bool) -> Markup {
     let none = "–".to_owned();
-    let position =
-        row.own.map_or(row.leased.and_then(|leased| leased.position.as_deref()), |own| own.position.as_deref());
+    let position = row.position();
     let rates = row.own.map_or(PerSecond::default(), |own| own.rates);
     html! {
         tr.other[row.own.is_none()] {
@@ -406,7 +406,7 @@ fn workers(status: &Status, fleet: &Fleet) -> Markup {
     let others: HashSet<_> =
         fleet.shards.iter().filter(|shard| shard.other_program).filter_map(|shard| shard.owner.as_deref()).collect();
     html! {
-        h2 {
+        h2 #fleet tabindex="-1" {
             "Fleet"
             small {
                 @match fleet.read_seconds_ago {

@@ -61,6 +61,9 @@ fn page_shows_each_trouble() {
     ] {
         assert!(page.contains(said), "`{said}` is missing in {page}");
     }
+    status.inputs[0].shards[0].position = None;
+    let stored = words(&shown(&status, &sample::fleet(200), ""));
+    assert!(stored.contains("shardId-000000000000 this worker 0s 0 1 1 7 reading"), "what is stored: {stored}");
     status.inputs[0].leases_valid = Some(false);
     assert!(words(&shown(&status, &Fleet::unread(), "")).starts_with("The leases have expired"));
     status.inputs[0] = sample::input(0);

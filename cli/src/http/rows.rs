@@ -3,7 +3,7 @@
 //! The page and `kinesis-input top` show the same.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use super::query::Sort;
 use super::status::{Changed, Fleet, FleetShard, Input, Shard};
@@ -19,7 +19,7 @@ pub(crate) struct Row<'a> {
     pub(crate) owner: Option<&'a str>,
     /// What a worker that was asked says of the shard.
     pub(crate) own: Option<&'a Shard>,
-    /// What the lease table says of a shard that none of them reads.
+    /// What the lease table says of the shard.
     pub(crate) leased: Option<&'a FleetShard>,
 }
 
@@ -34,6 +34,12 @@ impl Row<'_> {
 
     fn in_flight(&self) -> u64 {
         self.own.map_or(0, |own| own.in_flight_records)
+    }
+
+    /// The sequence number up to which everything is acknowledged, or else stored.
+    pub(crate) fn position(&self) -> Option<&str> {
+        let acked = self.own.and_then(|own| own.position.as_deref());
+        acked.or_else(|| self.leased.and_then(|leased| leased.position.as_deref()))
     }
 
     /// What is wrong with the shard, and how bad that is.
@@ -69,21 +75,23 @@ impl Row<'_> {
 
 /// The rows of the shards that these inputs read, and of all others in the lease table that are not read to their end.
 pub(crate) fn of<'a>(inputs: impl IntoIterator<Item = &'a Input>, fleet: &'a Fleet) -> Vec<Row<'a>> {
-    let mut known = HashSet::new();
+    let leased = |leased: &'a FleetShard| {
+        // The table calls a stream by its name or by its ARN.
+        let stream = leased.stream.rsplit_once(":stream/").map_or(leased.stream.as_str(), |(_, name)| name);
+        ((stream, leased.shard.as_str()), leased)
+    };
+    let mut others: HashMap<_, _> = fleet.shards.iter().map(leased).collect();
     let mut rows = Vec::new();
     for input in inputs {
         for own in &input.shards {
-            known.insert((own.stream.as_str(), own.shard.as_str()));
+            let leased = others.remove(&(own.stream.as_str(), own.shard.as_str()));
             let owner = Some(input.worker.as_str());
-            rows.push(Row { stream: &own.stream, shard: &own.shard, owner, own: Some(own), leased: None });
+            rows.push(Row { stream: &own.stream, shard: &own.shard, owner, own: Some(own), leased });
         }
     }
-    for leased in &fleet.shards {
-        // The table calls a stream by its name or by its ARN.
-        let stream = leased.stream.rsplit_once(":stream/").map_or(leased.stream.as_str(), |(_, name)| name);
-        if leased.state != "ended" && known.insert((stream, leased.shard.as_str())) {
-            let owner = leased.owner.as_deref();
-            rows.push(Row { stream, shard: &leased.shard, owner, own: None, leased: Some(leased) });
+    for ((stream, shard), leased) in others {
+        if leased.state != "ended" {
+            rows.push(Row { stream, shard, owner: leased.owner.as_deref(), own: None, leased: Some(leased) });
         }
     }
     rows

@@ -140,6 +140,37 @@ fn page_of_operations_names_no_other_metric() {
 }
 
 #[test]
+fn dashboard_alerts_and_scaler_name_metrics_that_exist() {
+    let files = ["dist/grafana/kinesis-input.json", "dist/prometheus/alerts.yaml", "dist/keda/by-lag.yaml"];
+    for file in files {
+        let text = read(file);
+        let names: Vec<_> = text
+            .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+            .filter(|word| word.starts_with("kinesis_input_"))
+            .collect();
+        assert!(!names.is_empty(), "{file}");
+        for name in names {
+            assert!(METRICS.iter().any(|metric| metric.name == name), "{file}: there is no metric {name}");
+        }
+    }
+    let dashboard: serde_json::Value = serde_json::from_str(&read(files[0])).unwrap();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        assert!(panel["title"].is_string() && panel["targets"][0]["expr"].is_string(), "{panel}");
+    }
+    let rules: serde_json::Value = serde_saphyr::from_str(&read(files[1])).unwrap();
+    let tests: serde_json::Value = serde_saphyr::from_str(&read("tests/alerts/alerts_test.yaml")).unwrap();
+    for rule in rules["groups"][0]["rules"].as_array().unwrap() {
+        let fires = tests["tests"].as_array().unwrap().iter().any(|test| {
+            let mut cases = test["alert_rule_test"].as_array().unwrap().iter();
+            cases.any(|case| case["alertname"] == rule["alert"] && case["exp_alerts"].is_array())
+        });
+        assert!(fires, "no test sees {} fire", rule["alert"]);
+    }
+    let scaler: serde_json::Value = serde_saphyr::from_str(&read(files[2])).unwrap();
+    assert_eq!(scaler["kind"], "ScaledObject");
+}
+
+#[test]
 fn page_of_operations_lists_the_log_messages() {
     let page = read("docs/operations.md");
     let mut listed: Vec<_> = marked(&page, "logs")
@@ -266,11 +297,11 @@ fn page_of_the_program_lists_its_features_flags_and_settings() {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_kinesis-input")).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    for command in ["run", "lint", "leases", "kcl import", "kcl export", "schema", "docs", "create"] {
+    for command in ["run", "lint", "leases", "top", "kcl import", "kcl export", "schema", "docs", "create"] {
         assert!(page.contains(&format!("kinesis-input {command}")), "{command}");
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let help = program(&arguments);
-        for flag in help.split("--").skip(1).filter_map(|rest| rest.split([' ', '\n']).next()) {
+        for flag in help.split("--").skip(1).filter_map(|rest| rest.split([' ', '\n', ',', ']']).next()) {
             assert!(flag == "help" || page.contains(&format!("--{flag}")), "`{command} --{flag}`");
         }
     }

@@ -60,7 +60,10 @@ pub(crate) fn status(status: Status) -> EndpointStatus {
         pending: usize::try_from(status.pending_messages).ok(),
         capacity: status.capacity_messages.and_then(|capacity| usize::try_from(capacity).ok()),
         error: status.reason,
-        details: json!({ "state": format!("{:?}", status.state).to_lowercase() }),
+        details: json!({
+            "state": format!("{:?}", status.state).to_lowercase(),
+            "pending_age_seconds": status.pending_age.map(|age| age.as_secs_f64()),
+        }),
     }
 }
 
@@ -77,6 +80,14 @@ mod tests {
         let translated = message(original, &Metadata::All);
         assert_eq!(translated.payload.as_ptr(), at);
         assert_eq!(translated.metadata.get("kinesis_shard").map(String::as_str), Some("s-1"));
+    }
+
+    #[test]
+    fn age_of_what_is_pending_is_passed_on() {
+        let mut pending = Status::new(State::Connected, "orders");
+        assert!(status(pending.clone()).details["pending_age_seconds"].is_null());
+        pending.pending_age = Some(std::time::Duration::from_millis(1500));
+        assert_eq!(status(pending).details["pending_age_seconds"], 1.5);
     }
 
     #[test]
