@@ -168,7 +168,8 @@ async fn pipelines_of_two_namespaces_read_one_stream_each_to_its_own_end() {
     let summary = fleet.bench.client.describe_stream_summary().stream_name("orders").send().await.unwrap();
     let arn = summary.stream_description_summary().unwrap().stream_arn().to_owned();
     let consumers = fleet.bench.client.list_stream_consumers().stream_arn(arn).send().await.unwrap();
-    let mut names: Vec<&str> = consumers.consumers().iter().map(|consumer| consumer.consumer_name()).collect();
+    let mut names: Vec<&str> =
+        consumers.consumers().iter().map(aws_sdk_kinesis::types::Consumer::consumer_name).collect();
     names.sort_unstable();
     assert!(
         names.len() == 2
