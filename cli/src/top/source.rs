@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Collected, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, Uri};
@@ -65,7 +65,7 @@ impl HttpWorker {
                 return Err(format!("{path} answers with {}", answer.status()));
             }
             let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
-            body.map(|body| body.to_bytes()).map_err(|error| error.to_string())
+            body.map(Collected::to_bytes).map_err(|error| error.to_string())
         };
         let mut answer = std::pin::pin!(answer);
         tokio::select! {

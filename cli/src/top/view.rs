@@ -101,7 +101,7 @@ impl View {
         let lines = |number: usize, most: usize| number.min(most) as u16;
         let [head, pools, others, shards, changed, keys] = Layout::vertical([
             Constraint::Length(2),
-            Constraint::Length(if inputs.is_empty() { 0 } else { 1 }),
+            Constraint::Length(u16::from(!inputs.is_empty())),
             Constraint::Length(lines(workers.len(), WORKER_LINES) + 2),
             Constraint::Min(4),
             Constraint::Length(if changes.is_empty() { 0 } else { lines(changes.len(), CHANGE_LINES) + 1 }),
@@ -151,12 +151,11 @@ impl View {
             let shard = if one_stream { row.shard.to_owned() } else { format!("{} {}", row.stream, row.shard) };
             let own =
                 |value: Option<String>| Cell::from(Line::from(value.unwrap_or("–".into())).alignment(Alignment::Right));
-            let (style, trouble) = match row.trouble() {
-                Some((tone, trouble)) => (style(tone), trouble),
-                None => {
-                    let error = row.own.and_then(|own| own.last_error.as_deref().zip(own.last_error_seconds_ago));
-                    (quiet(), error.map(|(error, ago)| format!("{error}, {} ago", age(ago))).unwrap_or_default())
-                }
+            let (style, trouble) = if let Some((tone, trouble)) = row.trouble() {
+                (style(tone), trouble)
+            } else {
+                let error = row.own.and_then(|own| own.last_error.as_deref().zip(own.last_error_seconds_ago));
+                (quiet(), error.map(|(error, ago)| format!("{error}, {} ago", age(ago))).unwrap_or_default())
             };
             Row::new([
                 Cell::from(shard),

@@ -294,7 +294,7 @@ fn page_of_the_program_lists_its_features_flags_and_settings() {
         assert!(page.contains(&format!("`{feature}`")), "the feature {feature}");
     }
     let program = |arguments: &[&str]| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_kinesis-input")).args(arguments).output().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_kinesis-input")).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     for command in ["run", "lint", "leases", "top", "kcl import", "kcl export", "schema", "docs", "create"] {

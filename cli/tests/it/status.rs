@@ -20,6 +20,7 @@ async fn address(worker: &mut Child) -> String {
         panic!("the log ends")
     };
     let address = tokio::time::timeout(PATIENCE, reading).await.unwrap();
+    #[expect(clippy::disallowed_methods, reason = "it ends with the worker")]
     tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
     address
 }

@@ -206,7 +206,7 @@ async fn overview_shows_each_row_with_its_namespace() {
     for store in [&plain, &files] {
         every_kind_of_row(store).await;
     }
-    let namespaces = |seen: &crate::lease::Overview| -> Vec<_> {
+    let namespaces = |seen: &Overview| -> Vec<_> {
         let shards = seen.shards.iter().map(|shard| (shard.namespace.clone(), shard.stream.clone()));
         shards.chain(seen.workers.iter().map(|worker| (worker.namespace.clone(), worker.worker.clone()))).collect()
     };
