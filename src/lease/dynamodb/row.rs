@@ -272,10 +272,30 @@ mod tests {
     fn attributes_of_another_type_are_refused() {
         for name in ["SequenceNumber", "StreamCreated", "StartAt", "Ended"] {
             let mut wrong = item(&[("ShardID", "s")]);
-            let value = if name == "SequenceNumber" { AttributeValue::N("5".into()) } else { text("5") };
+            let value = match name {
+                "SequenceNumber" => AttributeValue::N("5".into()),
+                "StartAt" => AttributeValue::Bool(true),
+                _ => text("5"),
+            };
             wrong.insert(name.into(), value);
             let what = lease(&wrong).unreadable.unwrap();
             assert!(what.contains(name), "{what}");
+        }
+    }
+
+    #[test]
+    fn beginning_of_a_shard_is_a_time_or_a_record() {
+        let record = StartPosition::AtRecord(SequenceNumber::new("5").unwrap());
+        for begins in [StartPosition::Oldest, StartPosition::At(1_700_000_000_123), record] {
+            let mut row = item(&[("ShardID", "s")]);
+            row.insert(START_AT.into(), begins_value(&begins).unwrap());
+            assert_eq!(lease(&row).begins, Some(begins));
+        }
+        for odd in [text("oldest"), text(" 5"), AttributeValue::N("-1".into()), AttributeValue::N("1.5".into())] {
+            let mut row = item(&[("ShardID", "s")]);
+            row.insert(START_AT.into(), odd.clone());
+            let row = lease(&row);
+            assert!(row.unreadable.is_some_and(|what| what.contains(START_AT)) && row.begins.is_none(), "{odd:?}");
         }
     }
 
