@@ -65,7 +65,7 @@ impl HttpWorker {
                 return Err(format!("{path} answers with {}", answer.status()));
             }
             let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
-            body.map(Collected::to_bytes).map_err(|error| error.to_string())
+            body.map(http_body_util::Collected::to_bytes).map_err(|error| error.to_string())
         };
         let mut answer = std::pin::pin!(answer);
         tokio::select! {

@@ -151,12 +151,13 @@ impl View {
             let shard = if one_stream { row.shard.to_owned() } else { format!("{} {}", row.stream, row.shard) };
             let own =
                 |value: Option<String>| Cell::from(Line::from(value.unwrap_or("–".into())).alignment(Alignment::Right));
-            let (style, trouble) = if let Some((tone, trouble)) = row.trouble() {
-                (style(tone), trouble)
-            } else {
-                let error = row.own.and_then(|own| own.last_error.as_deref().zip(own.last_error_seconds_ago));
-                (quiet(), error.map(|(error, ago)| format!("{error}, {} ago", age(ago))).unwrap_or_default())
-            };
+            let (style, trouble) = row.trouble().map_or_else(
+                || {
+                    let error = row.own.and_then(|own| own.last_error.as_deref().zip(own.last_error_seconds_ago));
+                    (quiet(), error.map(|(error, ago)| format!("{error}, {} ago", age(ago))).unwrap_or_default())
+                },
+                |(tone, trouble)| (style(tone), trouble),
+            );
             Row::new([
                 Cell::from(shard),
                 Cell::from(row.owner.unwrap_or("nobody").to_owned()),

@@ -1,15 +1,18 @@
 //! What a run says of itself over HTTP.
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
-use tokio::process::Child;
+use tokio::process::{Child, ChildStderr};
 
 use crate::kinesis::{PATIENCE, stop_softly};
 use crate::many::Fleet;
 
-/// Reads the log until it says where the status is served. What follows in the log is read and dropped.
-async fn address(worker: &mut Child) -> String {
+/// The rest of a program's log. It is short, and the program can write for as long as this exists.
+type Log = Lines<BufReader<ChildStderr>>;
+
+/// Reads the log until it says where the status is served.
+async fn address(worker: &mut Child) -> (String, Log) {
     let mut log = BufReader::new(worker.stderr.take().unwrap()).lines();
     let reading = async {
         while let Some(line) = log.next_line().await.unwrap() {
@@ -20,9 +23,7 @@ async fn address(worker: &mut Child) -> String {
         panic!("the log ends")
     };
     let address = tokio::time::timeout(PATIENCE, reading).await.unwrap();
-    #[expect(clippy::disallowed_methods, reason = "it ends with the worker")]
-    tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
-    address
+    (address, log)
 }
 
 /// The code and the body of an answer.
@@ -59,7 +60,7 @@ async fn until(address: &str, what: &str, so: impl Fn(&Value) -> bool) -> Value 
 async fn run_says_what_it_does_and_what_the_others_have() {
     let fleet = Fleet::start(2).await;
     let mut first = fleet.worker_with("worker-1", &["--metrics", ":0"]);
-    let here = address(&mut first).await;
+    let (here, _log) = address(&mut first).await;
     assert!(here.starts_with("127.0.0.1:"), "{here}");
     let shards = |seen: &Value| seen["inputs"][0]["shards"].as_array().map_or(0, Vec::len);
     until(&here, "both shards are read", |seen| shards(seen) == 2).await;
@@ -77,7 +78,7 @@ async fn run_says_what_it_does_and_what_the_others_have() {
     assert!(metrics.contains("kinesis_input_acked_records_total{"), "{metrics}");
 
     let mut second = fleet.worker_with("worker-2", &["--http", "0"]);
-    let there = address(&mut second).await;
+    let (there, _other_log) = address(&mut second).await;
     until(&here, "each has one", |seen| shards(seen) == 1 && seen["inputs"][0]["changes"][0]["kind"] == "released")
         .await;
     until(&there, "each has one", |seen| shards(seen) == 1).await;
@@ -109,7 +110,7 @@ output: drop
     let path = fleet.bench.path("unreachable.yaml");
     std::fs::write(&path, yaml.replace("/nowhere/at/all", &fleet.bench.path("checkpoints"))).unwrap();
     let mut worker = fleet.bench.program_with(&path, &[], &["--http", "0"]);
-    let here = address(&mut worker).await;
+    let (here, _log) = address(&mut worker).await;
     let seen = until(&here, "it says why", |seen| seen["inputs"][0]["reason"].is_string()).await;
     assert_eq!((&seen["ready"], &seen["inputs"][0]["state"]), (&false.into(), &"disconnected".into()), "{seen}");
     let (code, reason) = get(&here, "/ready").await;
