@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Collected, Empty, Limited};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, Uri};
