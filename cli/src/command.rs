@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use kinesis_input::KinesisInput;
 use pipeline_plugin_api::config::Detail;
 use pipeline_plugin_api::registry::{RegisteredInput, Registry};
@@ -105,6 +105,11 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected a port, or an address and a port such as `127.0.0.1:9100`".to_owned())
 }
 
+/// The arguments of the program, for what is made of them: completions of shells, and pages of the manual.
+pub fn arguments() -> clap::Command {
+    Cli::command()
+}
+
 /// The whole program, with the arguments of this process.
 pub fn main() -> Exit {
     main_with(std::env::args_os())
@@ -127,12 +132,12 @@ pub fn main_with<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = 
     };
     match cli.command {
         Command::Run(arguments) => run_command(&arguments, &registry, &kinesis),
-        Command::Leases(arguments) => leases_command(&arguments),
+        Command::Leases(arguments) => shown(leases::leases(&arguments)),
         Command::Policy(arguments) => policy_command(&arguments),
-        Command::Peek(arguments) => peek_command(&arguments),
+        Command::Peek(arguments) => shows(peek::peek(&arguments)),
         Command::Reset(arguments) => shown_first(reset::reset(&arguments)),
         Command::Kcl(command) => shown_first(kcl::kcl(&command)),
-        Command::Top(arguments) => top_command(&arguments),
+        Command::Top(arguments) => shows(top::top(&arguments)),
         Command::Lint { files } => print(&configure::lint(&registry, &files)),
         Command::Schema { input } => match input.map(|name| find(&registry, &name)).transpose() {
             Ok(input) => print_text(&format!("{:#}\n", configure::schema(&registry, input))),
@@ -179,25 +184,40 @@ fn run_command(arguments: &Run, registry: &Registry, kinesis: &KinesisInput) -> 
     exit
 }
 
-fn leases_command(arguments: &Leases) -> Exit {
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
-    };
-    match runtime.block_on(leases::leases(arguments)) {
-        Ok(text) => print_text(&text),
-        Err((exit, error)) => fail(exit, &error),
+/// Runs a command on a runtime of its own.
+fn block_on<T>(command: impl Future<Output = T>) -> Result<T, Exit> {
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => Ok(runtime.block_on(command)),
+        Err(error) => Err(fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}"))),
     }
 }
 
-fn top_command(arguments: &Top) -> Exit {
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
-    };
-    match runtime.block_on(top::top(arguments)) {
-        Ok(()) => Exit::Done,
-        Err((exit, error)) => fail(exit, &error),
+/// Prints what a command returns, or its error.
+fn shown(command: impl Future<Output = Result<String, (Exit, String)>>) -> Exit {
+    match block_on(command) {
+        Ok(Ok(text)) => print_text(&text),
+        Ok(Err((exit, error))) => fail(exit, &error),
+        Err(exit) => exit,
+    }
+}
+
+/// Runs a command that prints by itself.
+fn shows(command: impl Future<Output = Result<(), (Exit, String)>>) -> Exit {
+    match block_on(command) {
+        Ok(Ok(())) => Exit::Done,
+        Ok(Err((exit, error))) => fail(exit, &error),
+        Err(exit) => exit,
+    }
+}
+
+/// Prints what a command returns, and then its error if it has one.
+fn shown_first(command: impl Future<Output = (String, Option<(Exit, String)>)>) -> Exit {
+    match block_on(command) {
+        Ok((text, refused)) => match (print_text(&text), refused) {
+            (_, Some((exit, error))) => fail(exit, &error),
+            (exit, None) => exit,
+        },
+        Err(exit) => exit,
     }
 }
 
@@ -209,30 +229,6 @@ fn policy_command(arguments: &Policy) -> Exit {
             print_text(&policy)
         }
         Err((exit, error)) => fail(exit, &error),
-    }
-}
-
-fn peek_command(arguments: &Peek) -> Exit {
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
-    };
-    match runtime.block_on(peek::peek(arguments)) {
-        Ok(()) => Exit::Done,
-        Err((exit, error)) => fail(exit, &error),
-    }
-}
-
-/// Prints what a command returns, and then its error if it has one.
-fn shown_first(command: impl Future<Output = (String, Option<(Exit, String)>)>) -> Exit {
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(Exit::Failed, &format!("the asynchronous runtime can't start: {error}")),
-    };
-    let (text, refused) = runtime.block_on(command);
-    match (print_text(&text), refused) {
-        (_, Some((exit, error))) => fail(exit, &error),
-        (exit, None) => exit,
     }
 }
 

@@ -38,13 +38,24 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
+    /// Adds the rates to a status.
+    pub(crate) fn add_to(&self, mut status: Status) -> Status {
+        for input in &mut status.inputs {
+            for shard in &mut input.shards {
+                shard.rates = self.of(&shard.stream, &shard.shard);
+            }
+            input.rates = self.of_all();
+        }
+        status
+    }
+
     /// The rates of one shard, as far as they are known.
-    pub(crate) fn of(&self, stream: &str, shard: &str) -> PerSecond {
+    fn of(&self, stream: &str, shard: &str) -> PerSecond {
         self.by_shard.get(&(stream.to_owned(), shard.to_owned())).copied().unwrap_or_default()
     }
 
     /// The sums over all shards; known once two samples were taken.
-    pub(crate) fn of_all(&self) -> PerSecond {
+    fn of_all(&self) -> PerSecond {
         self.all
     }
 }

@@ -87,7 +87,7 @@ impl Observed {
 
     fn status(&self) -> Status {
         let status = Status::new(&self.input.reports(), self.started.elapsed());
-        status.with_rates(self.history().rates())
+        self.history().rates().add_to(status)
     }
 
     async fn fleet(&self) -> Fleet {

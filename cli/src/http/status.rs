@@ -13,8 +13,6 @@ use pipeline_plugin_api::State;
 use pipeline_plugin_api::config::schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::history::Rates;
-
 /// The version of the form of both documents.
 pub(crate) const VERSION: u32 = 1;
 
@@ -261,25 +259,13 @@ impl Status {
             inputs,
         }
     }
-
-    /// Adds the rates.
-    pub(crate) fn with_rates(mut self, rates: &Rates) -> Self {
-        for input in &mut self.inputs {
-            for shard in &mut input.shards {
-                shard.rates = rates.of(&shard.stream, &shard.shard);
-            }
-            input.rates = rates.of_all();
-        }
-        self
-    }
 }
 
 /// A shard that no worker reads for this long is not just on its way from one worker to another.
 pub(crate) const UNREAD: Duration = Duration::from_mins(1);
 
 /// Why the run is not ready: an input is not connected, its leases have expired, or a part of it is not read, delivered or
-/// stored. An input that has nothing
-/// to read, because other workers read all shards, is ready.
+/// stored. An input that has nothing to read, because other workers read all shards, is ready.
 pub(crate) fn not_ready(reports: &[Report]) -> Option<String> {
     if reports.is_empty() {
         return Some("the pipeline is starting".to_owned());

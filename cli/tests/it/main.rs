@@ -13,6 +13,7 @@ mod example;
 mod hosting;
 mod kcl;
 mod kinesis;
+mod manual;
 mod many;
 mod outputs;
 mod peek;
