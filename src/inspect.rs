@@ -88,6 +88,46 @@ pub enum InspectError {
     Alive(String),
 }
 
+/// The reason why a stream can't be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("stream {stream}: {doing}: {cause}")]
+#[non_exhaustive]
+pub struct StreamError {
+    /// The stream.
+    pub stream: String,
+    /// The step that failed.
+    pub doing: &'static str,
+    /// The error of the service.
+    pub cause: String,
+}
+
+impl StreamError {
+    pub(crate) fn new(stream: &str, doing: &'static str, fault: &Fault) -> Self {
+        Self { stream: stream.to_owned(), doing, cause: fault.to_string() }
+    }
+}
+
+/// What a change of stored positions has done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Done {
+    /// The number of positions that were written.
+    pub written: usize,
+    /// The shards whose rows had changed since the plan was made, and which were not touched.
+    pub changed: Vec<String>,
+}
+
+impl Done {
+    /// Notes whether the position of a shard was written.
+    pub(crate) fn note(&mut self, shard: &ShardId, written: bool) {
+        if written {
+            self.written += 1;
+        } else {
+            self.changed.push(shard.to_string());
+        }
+    }
+}
+
 /// The result of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

@@ -11,19 +11,21 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::aws::sdk::Aws;
-use crate::aws::{Encoding, RecordsAnswer, Service};
-use crate::inspect::{InspectError, TableAt, sessions};
+use crate::aws::{Encoding, Service};
+use crate::inspect::{InspectError, StreamError, TableAt, sessions};
 use crate::model::{ShardId, StartPosition, Stream, millis};
-use crate::reading::body::next_piece;
-use crate::reading::wire::{Event, EventReader};
+use crate::reading::polling::poller::AnswerReader;
+use crate::reading::wire::Event;
 use crate::records::{Record, deaggregate};
 use crate::reset::To;
 use crate::retry::{self, Fault, Remedy};
 
 /// The time between two calls on a shard.
 const PACE: Duration = Duration::from_secs(1);
-/// How long the service may take to answer, and then again for each piece of the answer.
+/// How long the service may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// The most bytes of an answer: 10 MiB of data in base64, and the text around them.
+const LARGEST_ANSWER: usize = 32 << 20;
 
 /// The reason why nothing more can be read.
 #[derive(Debug, thiserror::Error)]
@@ -33,15 +35,8 @@ pub enum PeekError {
     #[error(transparent)]
     Inspect(#[from] InspectError),
     /// The stream can't be read.
-    #[error("{doing} of stream {stream}: {cause}")]
-    Stream {
-        /// The stream.
-        stream: String,
-        /// The step that failed.
-        doing: &'static str,
-        /// The error of the service.
-        cause: String,
-    },
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// The stream has no shard of this id.
     #[error("the stream has no shard {0}")]
     NoSuchShard(String),
@@ -101,9 +96,9 @@ impl Peek {
     pub async fn open(at: &TableAt, stream: &str, shards: &[String], from: &To) -> Result<Self, PeekError> {
         let (_, streams) = sessions(at).await?;
         let found = streams.describe_stream(stream).await;
-        let stream = found.map_err(|fault| failed(stream, "looking for it", &fault))?;
+        let stream = found.map_err(|fault| StreamError::new(stream, "looking for it", &fault))?;
         let listing = streams.list_shards(&stream).await;
-        let listing = listing.map_err(|fault| failed(stream.name(), "listing the shards", &fault))?;
+        let listing = listing.map_err(|fault| StreamError::new(stream.name(), "listing the shards", &fault))?;
         let known: BTreeSet<&str> = listing.iter().map(|shard| shard.id.as_str()).collect();
         if let Some(missing) = shards.iter().find(|shard| !known.contains(shard.as_str())) {
             return Err(PeekError::NoSuchShard(missing.clone()));
@@ -123,7 +118,8 @@ impl Peek {
         let shards = listing.into_iter().filter(|shard| is_meant(&shard.id) && !(peek.waits && shard.closed));
         for shard in shards.collect::<Vec<_>>() {
             let iterator = peek.streams.shard_iterator(&peek.stream, &shard.id, &start).await;
-            let iterator = iterator.map_err(|fault| failed(peek.stream.name(), "finding the position", &fault))?;
+            let iterator =
+                iterator.map_err(|fault| StreamError::new(peek.stream.name(), "finding the position", &fault))?;
             peek.shards.push(OpenShard { id: shard.id, iterator, next_call: Instant::now() });
         }
         Ok(peek)
@@ -160,7 +156,7 @@ impl Peek {
                     self.turn += 1;
                     continue;
                 }
-                Err(fault) => return Err(failed(self.stream.name(), "reading records", &fault)),
+                Err(fault) => return Err(StreamError::new(self.stream.name(), "reading records", &fault).into()),
             };
             let is_at_latest = event.millis_behind.is_none_or(|millis| millis <= 0);
             deaggregate(&mut event.rows, None);
@@ -183,13 +179,11 @@ impl Peek {
     async fn call(&self, shard: &OpenShard, limit: u32) -> Result<Event, Fault> {
         let call = self.streams.get_records(&self.stream, &shard.iterator, limit, Encoding::Json);
         let silence = || Fault::wire("Timeout", "the call was not answered");
-        let RecordsAnswer { mut body, len, .. } = timeout(ANSWER_WITHIN, call).await.map_err(|_| silence())??;
-        let mut reader = EventReader::default();
-        reader.begin(len.and_then(|len| usize::try_from(len).ok()).unwrap_or_default());
-        while let Some(piece) = next_piece(&mut body, ANSWER_WITHIN, silence).await? {
-            reader.feed(&piece).map_err(|error| Fault::wire("BadAnswer", error))?;
-        }
-        reader.finish().map_err(|error| Fault::wire("BadAnswer", error))
+        let answer = timeout(ANSWER_WITHIN, call).await.map_err(|_| silence())??;
+        let read = AnswerReader::default().read(answer, LARGEST_ANSWER).await?;
+        let (event, _) =
+            read.ok_or_else(|| Fault::wire("BadAnswer", "the answer is larger than the service's largest"))?;
+        Ok(event)
     }
 }
 
@@ -203,8 +197,4 @@ fn peeked(shard: &ShardId, record: Record<'_>) -> PeekedRecord {
         arrival_ms: record.arrival_millis(),
         data: record.data_ref().to_vec(),
     }
-}
-
-fn failed(stream: &str, doing: &'static str, fault: &Fault) -> PeekError {
-    PeekError::Stream { stream: stream.to_owned(), doing, cause: fault.to_string() }
 }

@@ -115,7 +115,7 @@ pub fn policy(config: &Config, place: &Place) -> (Policy, Vec<String>) {
     ] {
         if let Some(role) = role {
             notes.push(format!(
-                "this is the policy of the role of `{whose}`; whoever runs the pipeline needs `sts:AssumeRole` on {role}, and \
+                "this is the policy of the role of `{whose}`; the identity that runs the pipeline needs `sts:AssumeRole` on {role}, and \
                  the role has to trust it"
             ));
         }

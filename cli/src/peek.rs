@@ -57,7 +57,7 @@ pub(crate) async fn peek(arguments: &Peek) -> Result<(), (Exit, String)> {
         for record in records.iter().take(left) {
             let shown = if arguments.json { json(record) } else { text(record, arguments) };
             if out.write_all(shown.as_bytes()).and_then(|()| out.flush()).is_err() {
-                // Whoever reads the output has seen enough.
+                // The reader of the output has closed it.
                 return Ok(());
             }
         }

@@ -25,11 +25,9 @@ pub(crate) async fn next_batch(outbox: &Arc<Outbox>, demand: Demand) -> Result<B
 /// Hands deliveries from the outbox to the host, as one batch with one receipt.
 fn hand_out(mut deliveries: Deliveries, outbox: &Arc<Outbox>) -> Batch {
     let now = Instant::now();
+    let mut messages = Vec::with_capacity(deliveries.iter().map(Delivery::len).sum());
     for delivery in deliveries.iter_mut() {
         delivery.delivered_at.get_or_insert(now);
-    }
-    let mut messages = Vec::with_capacity(deliveries.iter().map(Delivery::len).sum());
-    for delivery in deliveries.iter() {
         delivery.table.add_messages(delivery.rows.clone(), delivery.attempt(), &mut messages);
         delivery.progress.meter.delivered(delivery.len());
     }

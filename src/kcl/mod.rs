@@ -40,15 +40,15 @@ use tokio::time::sleep;
 use crate::aws::Service;
 use crate::aws::sdk::{Aws, First};
 use crate::config::{DynamoDb, Timestamp};
-use crate::inspect::{CALL, InspectError, TableAt, sessions};
+use crate::inspect::{CALL, InspectError, StreamError, TableAt, sessions};
 use crate::lease::{Checkpoint, Row, StoreError, Table};
 use crate::model::{ListedShard, SequenceNumber, ShardId, StartPosition, Stream, millis};
 use crate::records::{Kind, kpl_kind};
-use crate::retry::Fault;
 use plan::{Planned, RecordAt, Target};
 use row::{KclLease, KclRow, StreamKey};
 use table::{Form, KclTable, Seen};
 
+pub use crate::inspect::Done;
 pub use plan::{Action, Line};
 
 /// The number of records and rows that are asked for at once.
@@ -120,15 +120,8 @@ pub enum KclError {
         what: String,
     },
     /// The stream can't be asked.
-    #[error("stream {stream}: {doing}: {cause}")]
-    Stream {
-        /// The stream.
-        stream: String,
-        /// The step that failed.
-        doing: &'static str,
-        /// The answer of the service.
-        cause: String,
-    },
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// The KCL still runs, or was started since the plan was made.
     #[error(
         "the KCL still runs: {0} wrote to its table while it was watched; stop all workers of the application first"
@@ -172,16 +165,6 @@ impl Plan {
     }
 }
 
-/// What was carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Done {
-    /// The number of positions that were written.
-    pub written: usize,
-    /// The shards whose rows had changed since the plan was made, and which were not touched.
-    pub changed: Vec<String>,
-}
-
 /// A change-over between the KCL and this input.
 #[derive(Debug)]
 pub struct Migration {
@@ -204,7 +187,7 @@ impl Migration {
     pub async fn open(at: &MigrationAt) -> Result<Self, KclError> {
         let (session, streams) = sessions(&at.table).await?;
         let found = streams.describe_stream(&at.stream).await;
-        let stream = found.map_err(|fault| stream_error(&at.stream, "looking for it", &fault))?;
+        let stream = found.map_err(|fault| StreamError::new(&at.stream, "looking for it", &fault))?;
         let kcl = KclTable::new(&session, &at.application);
         let (ours, configured) = (at.table.config(), at.stream.clone());
         Ok(Self { session, streams, kcl, ours, stream, configured })
@@ -375,7 +358,7 @@ impl Migration {
 
     async fn listing(&self) -> Result<Vec<ListedShard>, KclError> {
         let listing = self.streams.list_shards(&self.stream).await;
-        listing.map_err(|fault| stream_error(self.stream.name(), "listing its shards", &fault))
+        Ok(listing.map_err(|fault| StreamError::new(self.stream.name(), "listing its shards", &fault))?)
     }
 
     /// Reads the records that positions name, one call of GetRecords each.
@@ -397,21 +380,13 @@ impl Migration {
                 // Only a record behind it proves that it is gone.
                 Ok(First::Record { .. } | First::Nothing | First::Unknown) => RecordAt::Unknown,
                 Err(fault) if fault.code == "InvalidArgumentException" => RecordAt::Foreign,
-                Err(fault) => return Err(stream_error(self.stream.name(), "reading the record of a position", &fault)),
+                Err(fault) => {
+                    return Err(StreamError::new(self.stream.name(), "reading the record of a position", &fault).into());
+                }
             };
             Ok((shard, found))
         });
         stream::iter(asking).buffer_unordered(AT_ONCE).try_collect().await
-    }
-}
-
-impl Done {
-    fn note(&mut self, shard: &ShardId, written: bool) {
-        if written {
-            self.written += 1;
-        } else {
-            self.changed.push(shard.to_string());
-        }
     }
 }
 
@@ -430,10 +405,6 @@ fn at(data: &[u8]) -> RecordAt {
 fn running(before: &[Seen], after: &[Seen]) -> Result<(), KclError> {
     let alive = plan::alive(before, after);
     if alive.is_empty() { Ok(()) } else { Err(KclError::Running(alive.into_iter().collect::<Vec<_>>().join(", "))) }
-}
-
-fn stream_error(stream: &str, doing: &'static str, fault: &Fault) -> KclError {
-    KclError::Stream { stream: stream.to_owned(), doing, cause: fault.to_string() }
 }
 
 /// Reads a time in RFC 3339, as `start_at_timestamp` has it.

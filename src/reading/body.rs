@@ -18,7 +18,7 @@ use crate::retry::Fault;
 /// # Cancel safety
 ///
 /// A dropped call has taken nothing.
-pub(crate) async fn next_piece(
+pub(super) async fn next_piece(
     body: &mut SdkBody,
     within: Duration,
     silence: impl FnOnce() -> Fault,

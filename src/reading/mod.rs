@@ -2,7 +2,7 @@
 //!
 //! `fan_out` implements it by enhanced fan-out, `polling` by GetRecords.
 
-pub(crate) mod body;
+mod body;
 mod cursor;
 pub(crate) mod fan_out;
 pub(crate) mod listing;

@@ -13,11 +13,11 @@ use serde::Serialize;
 
 use crate::aws::Service;
 use crate::aws::sdk::Aws;
-use crate::inspect::{CALL, InspectError, TableAt, sessions};
+use crate::inspect::{CALL, InspectError, StreamError, TableAt, sessions};
 use crate::lease::{FileStore, LeaseStore, StoreError, Table};
 use crate::model::{SequenceNumber, ShardId, StartPosition, Stream, millis};
-use crate::retry::Fault;
 
+pub use crate::inspect::Done;
 pub use plan::{Action, Line};
 
 /// Where the positions are that are reset.
@@ -56,15 +56,8 @@ pub enum ResetError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The stream can't be read.
-    #[error("{doing} of stream {stream}: {cause}")]
-    Stream {
-        /// The stream.
-        stream: String,
-        /// The step that failed.
-        doing: &'static str,
-        /// The error of the service.
-        cause: String,
-    },
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// A record belongs to one shard, and none or several are named.
     #[error("a sequence number is a position in one shard: name it")]
     OneShard,
@@ -99,16 +92,6 @@ impl Plan {
     }
 }
 
-/// What was carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Done {
-    /// The number of positions that were written.
-    pub written: usize,
-    /// The shards whose rows had changed since the plan was made, and which were not touched.
-    pub changed: Vec<String>,
-}
-
 /// A reset of one stream.
 #[derive(Debug)]
 pub struct Reset {
@@ -134,7 +117,7 @@ impl Reset {
     pub async fn open(at: &ResetAt) -> Result<Self, ResetError> {
         let (session, streams) = sessions(&at.table).await?;
         let found = streams.describe_stream(&at.stream).await;
-        let stream = found.map_err(|fault| stream_error(&at.stream, "looking for it", &fault))?;
+        let stream = found.map_err(|fault| StreamError::new(&at.stream, "looking for it", &fault))?;
         let store = match &at.file {
             Some(path) if !path.exists() => {
                 let what = "it doesn't exist".to_owned();
@@ -162,7 +145,7 @@ impl Reset {
         let shards: BTreeSet<ShardId> = shards.iter().map(|shard| shard.as_str().into()).collect();
         let target = self.target(to, &shards).await?;
         let listing = self.streams.list_shards(&self.stream).await;
-        let listing = listing.map_err(|fault| stream_error(self.stream.name(), "listing the shards", &fault))?;
+        let listing = listing.map_err(|fault| StreamError::new(self.stream.name(), "listing the shards", &fault))?;
         let (id, rows) = match &self.store {
             Store::Table(table) => table.look(&self.stream, &self.configured).await?,
             Store::File(file) => (String::new(), file.rows(&self.stream).await?),
@@ -195,10 +178,10 @@ impl Reset {
                 for write in &plan.writes {
                     let (checkpoint, begins) = (write.checkpoint.as_ref(), write.begins.as_ref());
                     let instead_of = write.instead_of.as_ref();
-                    if table.import(&plan.id, &self.stream, &write.shard, checkpoint, begins, instead_of).await? {
-                        done.written += 1;
-                    } else {
-                        done.changed.push(write.shard.to_string());
+                    let written =
+                        table.import(&plan.id, &self.stream, &write.shard, checkpoint, begins, instead_of).await?;
+                    done.note(&write.shard, written);
+                    if !written {
                         // The ancestors of a shard must not go back without it.
                         return Ok(done);
                     }
@@ -217,13 +200,10 @@ impl Reset {
                 let (Some(shard), 1) = (shards.first(), shards.len()) else { return Err(ResetError::OneShard) };
                 let at = StartPosition::AtRecord(record.clone());
                 let found = self.streams.shard_iterator(&self.stream, shard, &at).await;
-                found.map_err(|fault| stream_error(self.stream.name(), "finding the record in the shard", &fault))?;
+                found
+                    .map_err(|fault| StreamError::new(self.stream.name(), "finding the record in the shard", &fault))?;
                 plan::Target::Record(record.clone())
             }
         })
     }
-}
-
-fn stream_error(stream: &str, doing: &'static str, fault: &Fault) -> ResetError {
-    ResetError::Stream { stream: stream.to_owned(), doing, cause: fault.to_string() }
 }

@@ -1,7 +1,7 @@
 //! What does the lease table say of the other workers, and how old is that?
 //!
-//! The table is read only when somebody looks, and at most once in [`READ_EVERY`], however many look: a read of the whole
-//! table costs its owner money and capacity. Whoever looks in between gets what was read last.
+//! The table is read only on request, and at most once in [`READ_EVERY`] for any number of requests: a read of the whole
+//! table costs its owner money and capacity. Requests in between are answered from the last read.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -126,7 +126,7 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         assert_eq!(look().await.read_seconds_ago, Some(0.0));
         assert_eq!(reads.load(Ordering::Relaxed), 2);
-        // Nobody looks, so nothing is read.
+        // Without a request nothing is read.
         sleep(READ_EVERY * 100).await;
         assert_eq!(reads.load(Ordering::Relaxed), 2);
     }

@@ -9,7 +9,7 @@
 //!   seldom; `page`: the page; `chart`: its curves; `query`: what its reader asked for; `rows`: what it
 //!   says of each shard; `text`: numbers for people.
 //!
-//! Whoever can connect may ask, so nothing here changes anything, shows a payload or a secret, or costs much: few
+//! Every client that can connect is answered, so nothing here changes anything, shows a payload or a secret, or costs much: few
 //! connections at once, each for a short time, with small requests.
 
 mod chart;
@@ -154,7 +154,7 @@ async fn accept(listener: TcpListener, observed: Arc<Observed>) {
         };
         let observed = Arc::clone(&observed);
         tokio::spawn(async move {
-            // A client that breaks off, or is slow, is nobody's concern.
+            // A client that breaks off or is slow affects nothing else.
             let _ = timeout(ANSWERED_WITHIN, connection(client, &observed)).await;
             drop(permit);
         });
@@ -189,7 +189,7 @@ fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
     answer(StatusCode::OK, "application/json", crate::leases::json(value))
 }
 
-/// The browser is told to load nothing from elsewhere, and to run no script but the page's own.
+/// The headers let a browser load nothing from elsewhere, and run no script but the page's own.
 fn page(body: String) -> Response<Full<Bytes>> {
     let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", body);
     let headers = answer.headers_mut();

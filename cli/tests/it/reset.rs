@@ -97,7 +97,7 @@ async fn stream_in_a_file_is_read_again_once_no_process_uses_it() {
     assert!(stop_softly(program).await.success());
     assert_eq!(bench.written_to("out"), [0, 1, 2, 3, 4]);
 
-    // The local server counts arrivals in whole seconds, so a time between two records can't be told.
+    // The local server counts arrivals in whole seconds, so there is no time between two records.
     let (code, said) = run("2020-01-01T00:00:00Z").await;
     assert!(code == 0 && said.contains("time 2020-01-01T00:00:00.000Z"), "{code}: {said}");
     std::fs::remove_file(bench.path("out")).unwrap();

@@ -355,14 +355,14 @@ fn most_bytes(pool: &Pool) -> usize {
 
 /// Reads the bodies of answers.
 #[derive(Debug, Default)]
-struct AnswerReader {
+pub(crate) struct AnswerReader {
     json: EventReader,
     cbor: CborReader,
 }
 
 impl AnswerReader {
     /// Reads an answer, and returns it with its length. The result is `None` if it is longer than `most` bytes.
-    async fn read(&mut self, answer: RecordsAnswer, most: usize) -> Result<Option<(Event, usize)>, Fault> {
+    pub(crate) async fn read(&mut self, answer: RecordsAnswer, most: usize) -> Result<Option<(Event, usize)>, Fault> {
         let RecordsAnswer { mut body, encoding, len } = answer;
         let len = match len.map(usize::try_from) {
             Some(Ok(len)) if len <= most => len,
