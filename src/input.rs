@@ -82,6 +82,18 @@ impl KinesisInput {
         self
     }
 
+    /// Opens the databases of checkpoint files with this function, on a disk that takes no time. If its flag is set, it
+    /// creates a missing file.
+    #[cfg(feature = "unstable-internals")]
+    #[must_use]
+    pub fn simulated_disk(
+        mut self,
+        open: impl Fn(&std::path::Path, bool) -> Result<redb::Database, redb::DatabaseError> + Send + Sync + 'static,
+    ) -> Self {
+        self.overrides.disk = Some(crate::lease::Disk::simulated(open));
+        self
+    }
+
     /// Reports what each input does at the moment that this plugin or a clone of it has built. The call is cheap enough to
     /// be made every second.
     pub fn reports(&self) -> Vec<Report> {

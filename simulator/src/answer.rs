@@ -18,6 +18,9 @@ use crate::simulator::{Call, Simulator};
 use crate::sts;
 use crate::time::Time;
 
+/// How often a resolver that hangs is asked again.
+const RESOLVED: Duration = Duration::from_millis(100);
+
 impl Simulator {
     /// Answers a request that came over a link.
     ///
@@ -40,6 +43,9 @@ impl Simulator {
         let encoding = Encoding::of(&request);
         let sent = clock.now();
         tokio::time::sleep(link.latency()).await;
+        while link.hangs() {
+            tokio::time::sleep(RESOLVED).await;
+        }
         if link.is_cut(table) {
             return std::future::pending().await;
         }

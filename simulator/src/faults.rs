@@ -175,6 +175,8 @@ struct Core {
     cut: bool,
     /// Whether the table alone can't be reached.
     table_cut: bool,
+    /// Whether calls wait for the name of their host.
+    hangs: bool,
     /// The generator of the delays of calls to the table; `None` while the table is not slow.
     slow_table: Option<Rng>,
     credentials: RoleCredentials,
@@ -193,6 +195,7 @@ impl Link {
             weather: Weather::CALM,
             cut: false,
             table_cut: false,
+            hangs: false,
             slow_table: None,
             credentials: RoleCredentials::Usable,
             calls: Vec::new(),
@@ -225,6 +228,15 @@ impl Link {
         self.core().table_cut = cut;
     }
 
+    /// Makes calls wait for the name of their host, as for a resolver that does not answer, or lets them go on.
+    pub fn hang(&self, hangs: bool) {
+        self.core().hangs = hangs;
+    }
+
+    pub(crate) fn hangs(&self) -> bool {
+        self.core().hangs
+    }
+
     /// Makes the table slow, from this seed on, or fast again. A call to it takes a moment to arrive, some of them
     /// seconds, and arrives even if the client has given it up; its answer takes up to a second.
     pub fn slow_table(&self, seed: Option<u64>) {
@@ -254,6 +266,7 @@ impl Link {
         let core = self.core();
         !core.cut
             && !core.table_cut
+            && !core.hangs
             && core.slow_table.is_none()
             && core.weather.calls_per_mille == 0
             && core.weather.panics_per_mille == 0

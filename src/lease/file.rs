@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write as _};
+use std::io::{self, Read, Seek, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +85,7 @@ struct Inner {
     /// The open database; `None` after a failure. Because redb accepts nothing after a disk error, the file is then
     /// opened again, which repairs it.
     database: Mutex<Option<Database>>,
-    opener: Opener,
+    disk: Disk,
     path: PathBuf,
     identity: String,
     /// The shards that are claimed, with the epoch of each claim. They are kept in memory: a process that has ended
@@ -95,8 +95,49 @@ struct Inner {
     _lock: LockFile,
 }
 
-/// The function that opens the database of a path. If the flag is set, it creates a missing file.
-type Opener = Box<dyn Fn(&Path, bool) -> Result<Database, DatabaseError> + Send + Sync>;
+/// The disk that a file is on.
+#[derive(Clone)]
+pub(crate) struct Disk {
+    /// Opens the database of a path. If the flag is set, it creates a missing file.
+    open: Arc<dyn Fn(&Path, bool) -> Result<Database, DatabaseError> + Send + Sync>,
+    /// Whether its work takes time, so that it runs on threads where blocking is allowed.
+    blocks: bool,
+}
+
+impl Disk {
+    /// The disk of the machine.
+    pub(crate) fn of_machine() -> Self {
+        Self { open: Arc::new(open_database), blocks: true }
+    }
+
+    /// A disk that opens its databases with this function, and takes no time.
+    pub(crate) fn simulated(
+        open: impl Fn(&Path, bool) -> Result<Database, DatabaseError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { open: Arc::new(open), blocks: false }
+    }
+
+    /// Runs work that waits for the disk.
+    async fn work<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if !self.blocks {
+            return work();
+        }
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(stopped) => Err(StoreError::Failed { what, cause: stopped.to_string() }),
+        }
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("blocks", &self.blocks).finish_non_exhaustive()
+    }
+}
 
 #[derive(Debug, Default)]
 struct Claims {
@@ -112,26 +153,27 @@ impl FileStore {
     /// It fails if another process uses the file, if the file can't be read or written, or if it is not a checkpoint
     /// file.
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_on(path, &Disk::of_machine()).await
+    }
+
+    /// Opens the file on this disk, as [`open`](Self::open) does on that of the machine.
+    pub(crate) async fn open_on(path: &Path, disk: &Disk) -> Result<Self, StoreError> {
         let give_up = Instant::now() + LETS_GO_WITHIN;
         loop {
-            let path = path.to_owned();
-            match blocking("open the checkpoint file", move || Self::open_now(path)).await {
+            let (path, on) = (path.to_owned(), disk.clone());
+            match disk.work("open the checkpoint file", move || Self::open_now(path, on)).await {
                 Err(StoreError::InUse { .. }) if Instant::now() < give_up => sleep(LOOK_AGAIN).await,
                 outcome => return outcome,
             }
         }
     }
 
-    fn open_now(path: PathBuf) -> Result<Self, StoreError> {
-        Self::open_by(path, Box::new(open_database))
-    }
-
-    fn open_by(path: PathBuf, opener: Opener) -> Result<Self, StoreError> {
+    fn open_now(path: PathBuf, disk: Disk) -> Result<Self, StoreError> {
         let lock = LockFile::take(&path)?;
-        let database = opener(&path, true).map_err(|error| opening(&path, &error))?;
+        let database = (disk.open)(&path, true).map_err(|error| opening(&path, &error))?;
         let identity = Self::prepare(&database, &path)?;
         let database = Mutex::new(Some(database));
-        let inner = Inner { database, opener, path, identity, claims: Mutex::default(), _lock: lock };
+        let inner = Inner { database, disk, path, identity, claims: Mutex::default(), _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -370,14 +412,14 @@ impl FileStore {
 }
 
 impl Inner {
-    /// Runs work on the database on a thread where blocking is allowed. If it fails, the next call opens the file
-    /// again.
+    /// Runs work on the database. If it fails, the next call opens the file again.
     async fn work<T: Send + 'static>(
         self: Arc<Self>,
         what: &'static str,
         work: impl FnOnce(&Self, &Database) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        blocking(what, move || {
+        let disk = self.disk.clone();
+        let work = move || {
             let mut slot = lock(&self.database);
             // The slot stays empty if this panics.
             let database = match slot.take() {
@@ -389,8 +431,8 @@ impl Inner {
                 *slot = Some(database);
             }
             done
-        })
-        .await
+        };
+        disk.work(what, work).await
     }
 
     /// Opens the file again, which must still be the same file.
@@ -400,7 +442,7 @@ impl Inner {
             let cause = format!("{} is gone; it was moved or removed while it was in use", self.path.display());
             return Err(StoreError::Failed { what, cause });
         }
-        let database = (self.opener)(&self.path, false).map_err(failed(what))?;
+        let database = (self.disk.open)(&self.path, false).map_err(failed(what))?;
         if FileStore::prepare(&database, &self.path)? != self.identity {
             let what = "another file was put in its place while it was in use; restart to use it".into();
             return Err(StoreError::Foreign { path: self.path.clone(), what });
@@ -507,27 +549,32 @@ fn stored_text(stored: Stored) -> Result<String, serde_json::Error> {
     serde_json::to_string(&StoredPlace { after, within, ended, created, begins })
 }
 
-/// Runs work that waits for the disk on a thread where blocking is allowed.
-async fn blocking<T: Send + 'static>(
-    what: &'static str,
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(stopped) => Err(StoreError::Failed { what, cause: stopped.to_string() }),
-    }
-}
-
 fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> StoreError {
     move |error| StoreError::Failed { what, cause: error.to_string() }
 }
 
 fn opening(path: &Path, error: &DatabaseError) -> StoreError {
-    if let DatabaseError::DatabaseAlreadyOpen = error {
-        return StoreError::InUse { path: path.into(), holder: "another process".into() };
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => {
+            return StoreError::InUse { path: path.into(), holder: "another process".into() };
+        }
+        DatabaseError::Storage(redb::StorageError::Io(cause)) if passes(cause) => return out_of_order(path, cause),
+        _ => {}
     }
     let advice = "choose a path that this process may write, or remove the file to begin anew";
     StoreError::Unusable { path: path.into(), cause: error.to_string(), advice }
+}
+
+/// Whether an error of the disk may be gone later without a change of the configuration.
+fn passes(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    let too_many_open_files = [23, 24];
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::Interrupted)
+        || error.raw_os_error().is_some_and(|code| code == EIO || too_many_open_files.contains(&code))
+}
+
+fn out_of_order(path: &Path, error: &io::Error) -> StoreError {
+    StoreError::Failed { what: "open the checkpoint file", cause: format!("{}: {error}", path.display()) }
 }
 
 /// The file `<file>.lock`, which is locked as long as this value exists. One line in it names the process that locked
@@ -543,10 +590,12 @@ impl LockFile {
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
         let lock_path = PathBuf::from(name);
-        let unusable = |error: std::io::Error| StoreError::Unusable {
-            path: path.into(),
-            cause: error.to_string(),
-            advice: "choose a path in a folder that exists and that this process may write",
+        let unusable = |error: io::Error| {
+            if passes(&error) {
+                return out_of_order(path, &error);
+            }
+            let advice = "choose a path in a folder that exists and that this process may write";
+            StoreError::Unusable { path: path.into(), cause: error.to_string(), advice }
         };
         let mut handle = OpenOptions::new()
             .read(true)

@@ -63,7 +63,7 @@ async fn missing_folder_or_file_of_another_kind_is_an_error() {
 
 /// A disk that refuses some operations.
 #[derive(Debug)]
-struct Disk {
+struct FailingDisk {
     file: redb::backends::FileBackend,
     trouble: Arc<Mutex<Option<Trouble>>>,
 }
@@ -80,7 +80,7 @@ enum Trouble {
     Dead,
 }
 
-impl Disk {
+impl FailingDisk {
     fn fails(&self, is_read: bool) -> std::io::Result<()> {
         let code = match *lock(&self.trouble) {
             Some(Trouble::Full) if !is_read => 28,
@@ -93,7 +93,7 @@ impl Disk {
     }
 }
 
-impl redb::StorageBackend for Disk {
+impl redb::StorageBackend for FailingDisk {
     fn len(&self) -> std::io::Result<u64> {
         self.fails(true)?;
         self.file.len()
@@ -120,10 +120,11 @@ impl redb::StorageBackend for Disk {
     }
 }
 
-/// A store on a [`Disk`], and the lease of a shard that is claimed.
+/// A store on a [`FailingDisk`], and the lease of a shard that is claimed.
 struct OnDisk {
     folder: tempfile::TempDir,
     trouble: Arc<Mutex<Option<Trouble>>>,
+    disk: Disk,
     store: FileStore,
     lease: Lease,
 }
@@ -135,14 +136,15 @@ impl OnDisk {
         let on_disk = Arc::clone(&trouble);
         let opener = move |path: &Path, create: bool| {
             let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
-            let disk = Disk { file: redb::backends::FileBackend::new(file)?, trouble: Arc::clone(&on_disk) };
+            let disk = FailingDisk { file: redb::backends::FileBackend::new(file)?, trouble: Arc::clone(&on_disk) };
             Database::builder().create_with_backend(disk)
         };
-        let store = FileStore::open_by(folder.path().join("checkpoints"), Box::new(opener)).unwrap();
+        let disk = Disk::simulated(opener);
+        let store = FileStore::open_now(folder.path().join("checkpoints"), disk.clone()).unwrap();
         let stream = Stream::new("orders", "arn:orders");
         let claim = store.claim(&stream, &"s".into(), ClaimFrom::Nobody).await.unwrap();
         let Claim::Owned(lease, _) = claim else { panic!("held") };
-        Self { folder, trouble, store, lease }
+        Self { folder, trouble, disk, store, lease }
     }
 
     async fn write(&self, number: u64) -> Result<CommitOutcome, StoreError> {
@@ -186,6 +188,20 @@ async fn checkpoint_file_survives_an_io_error() {
 #[tokio::test]
 async fn checkpoint_file_survives_a_read_only_spell() {
     OnDisk::new().await.survives(Trouble::ReadOnly).await;
+}
+
+/// The disk may have space again a minute later, but no path gets better by itself.
+#[tokio::test]
+async fn file_on_a_full_disk_is_opened_later() {
+    for (trouble, passes) in
+        [(Trouble::Full, true), (Trouble::Io, true), (Trouble::Dead, true), (Trouble::ReadOnly, false)]
+    {
+        let on_disk = OnDisk::new().await;
+        *lock(&on_disk.trouble) = Some(trouble);
+        let opened = FileStore::open_on(&on_disk.folder.path().join("another"), &on_disk.disk).await;
+        let error = opened.unwrap_err();
+        assert_eq!(matches!(error, StoreError::Failed { .. }), passes, "{trouble:?}: {error}");
+    }
 }
 
 #[tokio::test]

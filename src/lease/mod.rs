@@ -42,7 +42,7 @@ use crate::model::{SequenceNumber, ShardId, StartPosition, Stream, WorkerId};
 #[cfg(test)]
 pub(crate) use dynamodb::tests as dynamodb_tests;
 pub(crate) use dynamodb::{DynamoDbStore, Table, cause_of_failure, is_condition_failure, scan_table};
-pub(crate) use file::FileStore;
+pub(crate) use file::{Disk, FileStore};
 pub use overview::{Overview, SeenShard, SeenWorker, State};
 
 /// A store of leases and checkpoints.

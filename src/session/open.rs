@@ -119,16 +119,25 @@ pub(crate) async fn open(
         };
         Arc::new(Regions::new(of(&access), others.iter().map(other).collect()))
     };
-    let store = store(config, &table_access, me).await?;
+    let store = store(config, overrides, &table_access, me).await?;
     let threads = Arc::new(Threads::start(config.enhanced_fan_out.reader_threads, service)?);
     let connecting = Connecting { config, threads, store, region, time: outside.time, background: background.clone() };
     connecting.open().await
 }
 
-async fn store(config: &Config, access: &SdkConfig, me: &WorkerId) -> Result<Arc<dyn LeaseStore>, ConnectError> {
+async fn store(
+    config: &Config,
+    overrides: &Overrides,
+    access: &SdkConfig,
+    me: &WorkerId,
+) -> Result<Arc<dyn LeaseStore>, ConnectError> {
     // The configuration was checked: exactly one of the two stores is configured.
     if let Some(path) = config.checkpoint_file.as_deref() {
-        return Ok(Arc::new(FileStore::open(path).await?));
+        let store = match &overrides.disk {
+            Some(disk) => FileStore::open_on(path, disk).await?,
+            None => FileStore::open(path).await?,
+        };
+        return Ok(Arc::new(store));
     }
     let lease = config.lease_period.into();
     let heartbeat = heartbeat::heartbeat_timeout(lease, config.commit_period.into());

@@ -3,6 +3,8 @@
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
+use crate::lease::Disk;
+
 /// The parts that the embedding program provides in place of the system's defaults.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Overrides {
@@ -12,4 +14,6 @@ pub(crate) struct Overrides {
     pub(crate) trusted: Vec<u8>,
     /// The source of times that are written or sent. Waiting uses tokio's clock.
     pub(crate) time: Option<SharedTimeSource>,
+    /// The disk that the checkpoint file is on.
+    pub(crate) disk: Option<Disk>,
 }

@@ -4,6 +4,7 @@
 //! named with the command that replays it and writes down everything that happened.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod disk;
 mod log;
 mod oracle;
 mod plan;

@@ -1,5 +1,6 @@
 //! What is the world of a seed like?
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -36,6 +37,10 @@ pub(crate) struct Plan {
     pub(crate) second_gap: Option<Duration>,
     /// In how many of a hundred cases a worker is struck at the moment in which it wrote a row that matters.
     pub(crate) triggers_per_cent: u32,
+    /// Whether the resolvers of workers hang now and then.
+    pub(crate) resolvers_hang: bool,
+    /// Whether the one worker has a checkpoint file, on a disk that fails now and then.
+    pub(crate) file: bool,
     /// The least time without faults at the end, so that the workers balance the shards for good.
     pub(crate) balance_time: Option<Duration>,
 }
@@ -70,6 +75,8 @@ pub(crate) struct Config {
     pub(crate) delivers_outside: bool,
     /// Whether what is refused as a whole comes again in halves.
     pub(crate) bisects: bool,
+    /// The checkpoint file of the one worker, if it does not share a table with others.
+    pub(crate) file: Option<PathBuf>,
     polls: Polls,
     /// `polling.encoding`.
     encoding: &'static str,
@@ -151,6 +158,7 @@ impl Plan {
             usual: Duration::ZERO,
             delivers_outside: false,
             bisects: false,
+            file: None,
             polls: Polls::None,
             encoding: "auto",
             poll_period: Duration::ZERO,
@@ -175,6 +183,8 @@ impl Plan {
             climate,
             second_gap: None,
             triggers_per_cent: 0,
+            resolvers_hang: false,
+            file: false,
             balance_time: None,
             aggregates_per_cent: 0,
             mixes_keys: false,
@@ -184,6 +194,8 @@ impl Plan {
         plan.draw_aggregates(&mut Rng::with_seed(seed ^ 0x006b_706c_0000));
         plan.draw_polling(&mut Rng::with_seed(seed ^ 0x706f_6c6c_0000));
         plan.draw_batches(&mut Rng::with_seed(seed ^ 0x0062_6174_6368));
+        plan.draw_file(&mut Rng::with_seed(seed ^ 0x6669_6c65_0000));
+        plan.resolvers_hang = Rng::with_seed(seed ^ 0x7265_736f_6c76).u32(0..4) == 0;
         plan.config.bisects = Rng::with_seed(seed ^ 0x6269_7365_6374).u32(0..3) == 0;
         plan
     }
@@ -286,6 +298,14 @@ impl Plan {
         }
     }
 
+    /// Draws whether there is a file in place of the table. A file has one worker, and nothing to balance.
+    fn draw_file(&mut self, rng: &mut Rng) {
+        self.file = rng.u32(0..8) == 0;
+        if self.file {
+            (self.workers, self.balance_time) = (1, None);
+        }
+    }
+
     /// Draws the second extension, by itself again. In half of the seeds the world is the same as without it.
     fn draw_yet_more(&mut self, rng: &mut Rng) {
         let secs = Duration::from_secs;
@@ -321,6 +341,7 @@ impl Config {
     /// The rules that the oracle applies to a worker.
     pub(crate) fn rules(&self, retention: Duration) -> Rules {
         Rules {
+            file: self.file.is_some(),
             oldest: self.oldest,
             retention,
             handed_over_within: self.commit + self.grace,
@@ -378,14 +399,12 @@ impl Config {
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         format!(
             "streams: ['{stream}']\n\
-             dynamodb: {{table: {TABLE}, create: true}}\n\
+             {store}\n\
              region: {region}\n\
              client_id: {client_id}\n\
              credentials: {{id: simulated, secret: simulated{role}}}\n\
              commit_period: {commit}\n\
-             lease_period: {lease}\n\
              rebalance_period: {rebalance}\n\
-             steal_grace_period: {grace}\n\
              start_from_oldest: {oldest}\n\
              kpl: {{out_of_range: {outside}}}\n\
              redelivery: {{bisect: {bisects}}}\n\
@@ -396,12 +415,18 @@ impl Config {
              enhanced_fan_out:\n  enabled: {fan_out}\n  consumer_name: {CONSUMER}\n  reader_threads: 0\n  \
              max_pending_records: {records}\n  max_pending_bytes: {bytes}\n",
             region = settings.region,
+            store = match &self.file {
+                Some(file) => format!("checkpoint_file: '{}'", file.display()),
+                None => format!(
+                    "dynamodb: {{table: {TABLE}, create: true}}\nlease_period: {}\nsteal_grace_period: {}",
+                    millis(lease),
+                    millis(self.grace)
+                ),
+            },
             role =
                 if self.role { ", role: 'arn:aws:iam::123456789012:role/reader', role_external_id: soak" } else { "" },
             commit = millis(self.commit),
-            lease = millis(lease),
             rebalance = millis(self.rebalance),
-            grace = millis(self.grace),
             oldest = self.oldest,
             outside = if self.delivers_outside { "deliver" } else { "auto" },
             bisects = self.bisects,

@@ -17,6 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::{advance, sleep};
 
+use crate::disk::{Content, Disk};
 use crate::log::Log;
 use crate::oracle::{Broken, Oracle};
 use crate::plan::{Batches, Config};
@@ -48,11 +49,29 @@ pub(crate) struct Shared {
     pub(crate) simulator: Simulator,
     pub(crate) oracle: Arc<Mutex<Oracle>>,
     pub(crate) log: Log,
+    /// The disk of the checkpoint file, if the worker has one.
+    pub(crate) disk: Option<Disk>,
+    /// What the file last said.
+    pub(crate) content: Arc<Mutex<Content>>,
 }
 
 impl Shared {
     pub(crate) fn oracle(&self) -> MutexGuard<'_, Oracle> {
         self.oracle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows the oracle what a worker has stored in its file.
+    pub(crate) fn read_file(&self, worker: &str) {
+        let Some(disk) = &self.disk else { return };
+        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        match disk.read() {
+            Ok(None) => {}
+            Ok(Some(now)) => {
+                self.oracle().file(worker, &content.rows, &now.rows, &now.pins);
+                *content = now;
+            }
+            Err(error) => self.oracle().violate(Broken::Lost, error),
+        }
     }
 }
 
@@ -96,12 +115,16 @@ impl Worker {
         let clock = runtime.block_on(async { Clock::tokio(now) });
         let link = Link::new(&name, seed);
         let (mood, stage) = (Signal::new(Mood::Prompt), Signal::new(Stage::Running));
+        let mut plugin = KinesisInput::new()
+            .http_client(InProcess::new(shared.simulator.clone(), link.clone(), clock.clone()))
+            .time_source(clock.clone());
+        if let Some(disk) = shared.disk.clone() {
+            plugin = plugin.simulated_disk(move |path, create| disk.open(path, create));
+        }
         let host = Host {
             name: name.clone(),
             yaml: config.yaml(at, &name, lease, settings),
-            plugin: KinesisInput::new()
-                .http_client(InProcess::new(shared.simulator.clone(), link.clone(), clock.clone()))
-                .time_source(clock.clone()),
+            plugin,
             clock: clock.clone(),
             shared: shared.clone(),
             mood: mood.clone(),
@@ -253,10 +276,15 @@ impl Host {
         let mut oracle = self.shared.oracle();
         oracle.advance(self.clock.now());
         oracle.failed(&self.name);
-        // A program that is started while there is no stream, or with credentials that can't be used, fails with that
-        // reason. And an input in which a task panics that can't be restarted fails, rather than look healthy and do
+        // A program that is started while there is no stream, with credentials that can't be used or on a disk that is
+        // read-only, fails with that reason. And an input in which a task panics that can't be restarted fails, rather than look healthy and do
         // nothing.
-        if reason.contains(PANIC) || oracle.is_stream_missing() || self.link.credentials() == RoleCredentials::Garbled {
+        let is_read_only = self.shared.disk.as_ref().is_some_and(Disk::is_read_only);
+        if reason.contains(PANIC)
+            || is_read_only
+            || oracle.is_stream_missing()
+            || self.link.credentials() == RoleCredentials::Garbled
+        {
             self.shared.log.line(self.clock.now(), &self.name, &format!("fails: {reason}"));
             return;
         }
@@ -363,6 +391,7 @@ impl Host {
     async fn close(&self, input: &Arc<dyn Input>, connected: bool) -> Result<(), InputError> {
         let close = input.close(Duration::from_secs(30)).await;
         let now = self.clock.now();
+        self.shared.read_file(&self.name);
         if close.is_ok() && connected && self.stage.get() == Stage::Stopping {
             self.shared.oracle().has_stopped(&self.name, now);
         }
@@ -375,6 +404,7 @@ impl Host {
         let text = |message: &pipeline_plugin_api::Message, key: &str| {
             message.get(key).map(|value| value.to_text().into_owned()).unwrap_or_default()
         };
+        self.shared.read_file(&self.name);
         let mut oracle = self.shared.oracle();
         let mut seen = Vec::with_capacity(messages.len());
         let mut bytes = 0;

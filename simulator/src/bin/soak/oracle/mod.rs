@@ -11,6 +11,7 @@ mod bounds;
 mod checkpoints;
 mod duplicates;
 mod fencing;
+mod file;
 mod liveness;
 mod manners;
 mod order;
@@ -94,6 +95,8 @@ pub(crate) struct Rules {
     pub(crate) rebalance: Duration,
     /// The longest lease period of a worker.
     pub(crate) longest_lease: Duration,
+    /// Whether the one worker has a checkpoint file.
+    pub(crate) file: bool,
 }
 
 /// The time that a rebalance and a tick may add.
@@ -214,6 +217,9 @@ impl Oracle {
     /// A host was given a record. Returns the claim that it came under, which has to be named when it is settled.
     pub(crate) fn delivered(&mut self, now: Time, worker: &str, shard: &str, number: &str) -> u64 {
         self.advance(now);
+        if self.rules.file {
+            self.claim_in_file(worker, number);
+        }
         self.check_delivery(worker, shard, number);
         let id = Position::parse(number).map(|position| position.number.shard());
         let claim = id.and_then(|id| self.books.get(&id)?.claims.get(worker));
@@ -224,6 +230,9 @@ impl Oracle {
     pub(crate) fn failed(&mut self, worker: &str) {
         if let Some(known) = self.workers.get_mut(worker) {
             known.next_poll.clear();
+        }
+        if self.rules.file {
+            self.started_on_file();
         }
         for book in self.books.values_mut() {
             if let Some(claim) = book.claims.get(worker) {
@@ -309,6 +318,9 @@ impl Oracle {
         (known.lease, known.alive_since, known.started, known.last_fault) = (lease, now, now, now);
         (known.stopping, known.stopped, known.burst) = (None, false, None);
         known.next_poll.clear();
+        if self.rules.file {
+            self.started_on_file();
+        }
         for (_, refused) in self.grants.values_mut() {
             refused.retain(|other| other != worker);
         }

@@ -99,7 +99,8 @@ impl Oracle {
             if book.requester.as_ref().is_some_and(|(by, _)| by == worker) {
                 left.push((Broken::Leaked, format!("{worker} has stopped, and still requests shard {id}")));
             }
-            if book.holder.as_deref() == Some(worker) {
+            // One with a file holds what it read until its process ends.
+            if book.holder.as_deref() == Some(worker) && !self.rules.file {
                 left.push((Broken::Leaked, format!("{worker} has stopped, and still holds shard {id}")));
             }
             // What was released before, or handed over, counts by itself.
@@ -132,7 +133,9 @@ impl Oracle {
     pub(crate) fn stopped(&mut self) {
         let mut left = Vec::new();
         for (id, book) in self.books.iter().filter(|(id, _)| self.known.contains(id)) {
-            if let Some(holder) = &book.holder {
+            if let Some(holder) = &book.holder
+                && !self.rules.file
+            {
                 left.push((Broken::Leaked, format!("shard {id} is still held by {holder}")));
             }
             let last = book.puts.iter().rev().find(|put| self.is_expected(put));

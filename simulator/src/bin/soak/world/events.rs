@@ -36,6 +36,10 @@ pub(super) enum Later {
     Stop(usize),
     /// A shard is split, and then this many more, each as soon as the one before.
     Cascade(u32),
+    /// The resolver of a worker answers again.
+    Resolve(usize),
+    /// The disk is sound again.
+    Disk,
 }
 
 impl World {
@@ -63,9 +67,7 @@ impl World {
         match kind / 2 {
             0 | 1 => {
                 self.say(&format!("{name} is killed"));
-                if let Some(worker) = self.fleet.remove(&at) {
-                    self.faults += worker.link.faults();
-                }
+                self.kill(at);
                 let again = self.seconds(90);
                 self.later.push((again, Later::Start(at)));
             }
@@ -189,8 +191,8 @@ impl World {
         self.say("all workers are killed");
         let retention = self.plan.settings.retention;
         let away = if retention < STALLED * 2 && self.rng.bool() { retention } else { Duration::ZERO };
-        for (at, worker) in std::mem::take(&mut self.fleet) {
-            self.faults += worker.link.faults();
+        for at in self.fleet.keys().copied().collect::<Vec<_>>() {
+            self.kill(at);
             let again = self.seconds(120) + away;
             self.later.push((again, Later::Start(at)));
         }
@@ -255,6 +257,8 @@ impl World {
             Later::Cheer(at) => self.with(at, |worker| worker.set_mood(Mood::Prompt)),
             Later::Skew(at) => self.with(at, |worker| worker.set_skew(0)),
             Later::Credentials(at) => self.with(at, |worker| worker.link.set_credentials(RoleCredentials::Usable)),
+            Later::Resolve(at) => self.with(at, |worker| worker.link.hang(false)),
+            Later::Disk => self.shared.disk.iter().for_each(|disk| disk.set_trouble(None)),
             Later::Table => self.shared.simulator.set_table_status(None),
             Later::Hurry(at) => self.with(at, |worker| worker.link.slow_table(None)),
             Later::CutTable(at, seconds) if self.rough => {

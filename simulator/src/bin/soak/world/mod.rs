@@ -8,7 +8,9 @@
 //! tick, one after the other, in an order that is drawn. A run is therefore one thread and one seed, and the same every
 //! time.
 
+mod disk;
 mod events;
+mod resolver;
 mod second;
 
 use std::time::Duration;
@@ -23,6 +25,7 @@ use serde_json::json;
 use events::Later;
 use second::Written;
 
+use crate::disk::Disk;
 use crate::log::Log;
 use crate::oracle::{Broken, Counts, Oracle, Position, Violation};
 use crate::plan::{Plan, STREAM};
@@ -72,6 +75,12 @@ struct World {
     second: Rng,
     next_second: Time,
     next_trigger: Time,
+    /// The generator of the troubles of the disk.
+    disk: Rng,
+    next_disk: Time,
+    /// The generator of what happens to resolvers.
+    resolver: Rng,
+    next_hang: Time,
     written: Written,
     /// Workers that have stopped, and when: their calls to the table may not have arrived yet.
     gone: Vec<(Time, Worker)>,
@@ -85,12 +94,15 @@ struct World {
 }
 
 /// Runs a plan.
-pub(crate) fn run(plan: Plan, log: Log) -> Result<Report, String> {
+pub(crate) fn run(mut plan: Plan, log: Log) -> Result<Report, String> {
     // Code that draws without a generator uses this one.
     fastrand::seed(plan.seed);
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let disk = plan.file.then(|| Disk::new(plan.seed));
+    plan.config.file = plan.file.then(|| folder.path().join("checkpoints"));
     let simulator = Simulator::new(plan.settings.clone()).map_err(|error| error.to_string())?;
     let oracle = std::sync::Arc::new(std::sync::Mutex::new(Oracle::new(plan.config.rules(plan.settings.retention))));
-    let shared = Shared { simulator, oracle, log };
+    let shared = Shared { simulator, oracle, log, disk, content: std::sync::Arc::default() };
     let start = Time::from_millis(1_767_225_600_000);
     let mut world = World {
         rng: Rng::with_seed(plan.seed ^ 0x0077_0071),
@@ -104,6 +116,10 @@ pub(crate) fn run(plan: Plan, log: Log) -> Result<Report, String> {
         next_event: start,
         second: World::second_generator(plan.seed),
         next_second: start,
+        resolver: World::resolver_generator(plan.seed),
+        next_hang: start + Duration::from_secs(40),
+        disk: World::disk_generator(plan.seed),
+        next_disk: start + Duration::from_secs(60),
         next_trigger: start,
         written: Written::default(),
         gone: Vec::new(),
@@ -209,6 +225,7 @@ impl World {
             worker.link.set_weather(Weather::CALM);
             worker.link.cut(false);
             worker.link.cut_table(false);
+            worker.link.hang(false);
             worker.link.slow_table(None);
             worker.link.set_credentials(RoleCredentials::Usable);
             worker.set_mood(Mood::Prompt);
@@ -321,6 +338,8 @@ impl World {
                 self.next_event = self.now + Duration::from_millis(self.rng.u64(gap / 4..gap * 2));
             }
             self.second_event();
+            self.disk_event();
+            self.resolver_event();
             self.put();
         }
         self.step_all();
@@ -347,11 +366,13 @@ impl World {
             kinesis.advance(now);
             kinesis.parents(STREAM)
         });
+        let has_bad_disk = self.shared.disk.as_ref().is_some_and(|disk| !disk.is_healthy());
         {
             let mut oracle = self.shared.oracle();
             oracle.advance(now);
             oracle.learn(parents);
-            for worker in self.fleet.values().chain(&self.leaving).filter(|worker| !worker.is_healthy()) {
+            for worker in self.fleet.values().chain(&self.leaving).filter(|worker| !worker.is_healthy() || has_bad_disk)
+            {
                 oracle.note_fault(&worker.name, until);
             }
             let is_healthy = self.is_healthy() && !oracle.is_stream_missing();
@@ -364,6 +385,9 @@ impl World {
         }
         for (_, worker) in &self.gone {
             worker.step(until);
+        }
+        for worker in self.fleet.values().chain(&self.leaving) {
+            self.shared.read_file(&worker.name);
         }
         self.gone.retain(|(since, _)| until.since(*since) < GONE);
         let (stopped, leaving) = std::mem::take(&mut self.leaving).into_iter().partition(Worker::has_stopped);
@@ -380,6 +404,7 @@ impl World {
         self.leaving.is_empty()
             && !self.fleet.is_empty()
             && self.later.iter().all(|(_, later)| comes_by_itself(later))
+            && self.shared.disk.as_ref().is_none_or(Disk::is_healthy)
             && self.fleet.values().all(|worker| worker.is_healthy() && worker.is_prompt())
     }
 

@@ -32,8 +32,6 @@ const TRIGGER_GAP: Duration = Duration::from_secs(20);
 
 /// Records with a retention below this expire while all workers are away.
 const SHORT_RETENTION: Duration = Duration::from_mins(5);
-/// The least age of a stream that is recreated.
-const MADE_AGAIN_GAP: Duration = Duration::from_mins(4);
 
 /// The kind of the row, if it matters.
 pub(super) fn kind_of(row: &RowWritten<'_>) -> Option<Wrote> {
@@ -119,8 +117,8 @@ impl World {
     fn stop_all_for_long(&mut self) {
         self.say("all workers are away");
         let until = self.now + self.plan.settings.retention;
-        for (at, worker) in std::mem::take(&mut self.fleet) {
-            self.faults += worker.link.faults();
+        for at in self.fleet.keys().copied().collect::<Vec<_>>() {
+            self.kill(at);
             let again = until + self.draw(Duration::from_secs(30));
             self.later.push((again, Later::Start(at)));
         }
@@ -135,11 +133,6 @@ impl World {
 
     /// Deletes and recreates the stream while a worker is cut off, paused or running.
     fn recreate_stream_unseen(&mut self, at: usize) {
-        // A worker that is cut off while the stream is recreated twice takes the second stream for the first: the input
-        // does not notice that yet, so the world leaves it time to.
-        if self.shared.oracle().is_stream_young(MADE_AGAIN_GAP) {
-            return;
-        }
         if self.call("DeleteStream", &json!({ "StreamName": STREAM })).is_err() {
             return;
         }
@@ -219,9 +212,7 @@ impl World {
             (Wrote::End | Wrote::Claim, 0) => self.recreate_stream_unseen(at),
             (_, 0..=2) => self.later.push((now, Later::Stop(at))),
             (_, 3) => {
-                if let Some(worker) = self.fleet.remove(&at) {
-                    self.faults += worker.link.faults();
-                }
+                self.kill(at);
                 self.later.push((until, Later::Start(at)));
             }
             (_, 4) => {
