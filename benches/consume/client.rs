@@ -1,6 +1,6 @@
 //! How does a reader reach the server? Each reader is a process of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_sdk_kinesis::Client;
@@ -95,12 +95,21 @@ impl Job {
         let folder = tempfile::tempdir()?;
         let mut registry = Registry::new();
         registry.register(KinesisInput::new().trust_certificates(std::fs::read(&self.certificate)?))?;
+        let yaml = self.block(&folder.path().join("checkpoints"));
+        let document = Document::from_yaml("bench.yaml", &yaml, &Environment::empty())?;
+        let input = registry.get("aws_kinesis").ok_or("not registered")?.build(&document, &[])?.input;
+        input.connect().await?;
+        Ok((input, folder))
+    }
+
+    /// The configuration of the plugin.
+    pub fn block(&self, checkpoints: &Path) -> String {
         // The server sends every shard the same records, whatever their keys.
         let yaml = format!(
             "streams: [bench]\nregion: us-east-1\nkpl: {{out_of_range: deliver}}\nendpoint: {}\ncredentials: {{id: bench, secret: bench}}\n\
              checkpoint_file: \"{}\"\nenhanced_fan_out: {{enabled: {}, max_pending_bytes: {}MiB, stream_window: {}KiB}}\n",
             self.endpoint,
-            folder.path().join("checkpoints").display(),
+            checkpoints.display(),
             self.reading.poll.is_none(),
             self.reading.pool,
             self.reading.window,
@@ -110,10 +119,6 @@ impl Job {
             Some(Encoding::Json) => "polling: {encoding: json}\n",
             Some(Encoding::Cbor) => "polling: {encoding: cbor}\n",
         };
-        let yaml = yaml + polling;
-        let document = Document::from_yaml("bench.yaml", &yaml, &Environment::empty())?;
-        let input = registry.get("aws_kinesis").ok_or("not registered")?.build(&document, &[])?.input;
-        input.connect().await?;
-        Ok((input, folder))
+        yaml + polling
     }
 }

@@ -6,6 +6,7 @@
 //! cargo bench --bench consume -- --record-bytes 10240 --aggregated 200 --paths ours
 //! cargo bench --bench consume -- --shards 100 --paths ours,poll-json,poll-cbor,sdk-poll
 //! cargo bench --bench consume -- --measure idle --shards 1000 --poll cbor
+//! cargo bench --bench consume -- --program target/release/kinesis-input --paths ours,program-drop,program-file
 //! cargo bench --bench consume -- --peers                       # and consumers in other languages
 //! cargo bench --bench consume -- --measure blocked --shards 1000
 //! cargo bench --bench consume -- --measure flood --shards 1000
@@ -28,6 +29,7 @@ mod kept;
 mod latency;
 mod peers;
 mod process;
+mod program;
 mod slow;
 mod throughput;
 mod ways;
@@ -77,6 +79,9 @@ struct Arguments {
     /// Add readers in other languages to the table, built with `go` and `mvn` where these are installed.
     #[arg(long)]
     peers: bool,
+    /// The program, built beforehand: `--paths` then knows `program-drop`, `program-poll` and `program-file`.
+    #[arg(long)]
+    program: Option<PathBuf>,
     /// What to measure.
     #[arg(long, value_enum, default_value_t = Measure::Throughput)]
     measure: Measure,

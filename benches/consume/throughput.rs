@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::process::{Stage, Taken, median};
 use crate::ways::Cost;
-use crate::{AnyError, Arguments, peers};
+use crate::{AnyError, Arguments, peers, program};
 use kinesis_testkit::replay::Load;
 
 /// The ways of reading, in the order of the table.
@@ -27,6 +27,10 @@ pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
         .filter(|path| asked(path) || (arguments.paths.is_empty() && !ASKED_FOR.contains(path)))
         .collect();
     let peers = if arguments.peers { peers::build(&stage) } else { Vec::new() };
+    let programs: Vec<_> = match &arguments.program {
+        Some(program) => program::PATHS.iter().filter(|(name, _)| asked(name)).map(|path| (program, *path)).collect(),
+        None => Vec::new(),
+    };
     println!(
         "| record bytes | shards | path | payload MB per CPU second | least to most | MB/s | peak MiB | against drain | against sdk |"
     );
@@ -56,6 +60,15 @@ pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
                     eprintln!("{line}");
                     runs.entry(path).or_default().push((cost, taken));
                 }
+                for (program, path) in &programs {
+                    if path.0 == "program-file" {
+                        eprintln!("{}", json!({ "disk_mb_per_second": program::disk(bytes)? }));
+                    }
+                    let run = program::read(program, *path, &stage, &server, &load, reading, bytes)?;
+                    let line = json!({ "path": path.0, "record_bytes": record_bytes, "shards": shards, "cost": run.0 });
+                    eprintln!("{line}");
+                    runs.entry(path.0).or_default().push(run);
+                }
                 for peer in &peers {
                     let mut reader = peer.read(&stage, &server, *shards, bytes)?;
                     match reader.said_within::<Cost>(PATIENCE) {
@@ -71,7 +84,8 @@ pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
                     }
                 }
             }
-            let measured = paths.iter().copied().chain(peers.iter().map(|peer| peer.name));
+            let names = programs.iter().map(|(_, (name, _))| *name);
+            let measured = paths.iter().copied().chain(names).chain(peers.iter().map(|peer| peer.name));
             for path in measured.filter(|path| runs.contains_key(path)) {
                 println!("| {record_bytes} | {shards} | {path} | {} |", row(path, &runs));
             }

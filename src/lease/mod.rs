@@ -485,6 +485,8 @@ fn forward(stored: Option<&Checkpoint>, new: Option<Checkpoint>) -> Option<Check
     match (stored, &new) {
         (Some(Checkpoint::ShardEnd(_)), _) | (Some(_), None) => stored.cloned(),
         (Some(before), Some(after)) if before.is_beyond(after) => stored.cloned(),
+        // A worker that read nothing of the shard before its end knows no position.
+        (Some(before), Some(Checkpoint::ShardEnd(None))) => Some(Checkpoint::ShardEnd(before.position().cloned())),
         (Some(before), Some(Checkpoint::Within(within))) if within.after.is_none() => {
             Some(Checkpoint::Within(Within { after: before.position().cloned(), ..within.clone() }))
         }

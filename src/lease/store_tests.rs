@@ -99,6 +99,15 @@ pub(crate) async fn every_store_keeps_what_it_promises(store: &dyn LeaseStore) {
     assert!(is_refused(store, "shard-1", ClaimFrom::Nobody).await);
     assert_eq!(row(store, "shard-1").await, Some(ended.clone()));
 
+    // Who read nothing of a shard before its end knows no position, and leaves the one that is stored.
+    let (lease, _) = claim(store, "shard-read-by-another", ClaimFrom::Nobody).await;
+    store.commit(vec![Commit::new(&lease, at("14"))]).await;
+    store.commit(vec![Commit::new(&lease, Some(Checkpoint::ShardEnd(None)))]).await;
+    let last = Some(SequenceNumber::new("14").unwrap());
+    let read_before = row(store, "shard-read-by-another").await.unwrap();
+    assert_eq!(read_before.checkpoint, Some(Checkpoint::ShardEnd(last)));
+    release(store, lease, None, None).await;
+
     // A position inside an aggregate lies behind the record before it, and before the whole aggregate.
     let within = |after: Option<&str>, record: &str, sub| {
         let number = |text: &str| SequenceNumber::new(text).unwrap();

@@ -67,12 +67,14 @@ async fn idle_shard_is_polled_once_a_second_and_a_gap_at_the_ordinary_pace() {
     let bench = polling(script, "");
     let session = bench.open().await;
     bench.script.polled(8).await;
-    assert_eq!(gaps(&bench.script.polls()), [200, 200, 200, 200, 200, 1000, 1000]);
+    let found = gaps(&bench.script.polls());
+    assert_eq!(found[..5], [200; 5]);
+    assert!(found[5..].iter().all(|gap| (1000..1050).contains(gap)), "in the next round: {found:?}");
     close(&session).await;
     let bench = polling(Script::new(["s"]), "poll_period: 3s");
     let session = bench.open().await;
     bench.script.polled(3).await;
-    assert_eq!(gaps(&bench.script.polls()), [3000, 3000]);
+    assert!(gaps(&bench.script.polls()).iter().all(|gap| (3000..3050).contains(gap)));
     close(&session).await;
 }
 

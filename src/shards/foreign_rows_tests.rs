@@ -71,7 +71,8 @@ fn removed_row_of_ours_is_a_reason_to_ask_which_stream_it_is() {
     topology.learn(&[kept.clone(), removed], Instant::now());
     let shards = || vec![shard("a", &[], false), shard("b", &[], false)];
     let before = ShardListing { asked_at: Instant::now(), shards: shards().into() };
-    assert!(!topology.listed(&before).doubted);
+    topology.listed(&before);
+    topology.is_same_stream();
     topology.learn(&[kept], Instant::now());
     assert!(topology.wants_listing());
     assert_eq!(topology.readable(), ids(&["a"]), "not before the service has said that it is the same stream");

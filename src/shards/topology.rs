@@ -213,6 +213,8 @@ impl Topology {
         let mut learned = Learned::default();
         let present: BTreeSet<&ShardId> = shards.iter().map(|shard| &shard.id).collect();
         let is_first = self.listed_at.is_none();
+        // The stream may have been recreated between the answer that said which one it is, and this one.
+        self.is_doubted |= is_first;
         for shard in &**shards {
             let node = self.nodes.entry(shard.id.clone());
             let node = node.or_insert_with(|| Node::new(Vec::new(), false, *asked_at));

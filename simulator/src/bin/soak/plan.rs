@@ -245,6 +245,10 @@ impl Plan {
                 self.rate = self.rate.min(2.0);
             }
         }
+        // Where one record fills the pool, a call brings one: the shard's five calls a second are no more than the writer's.
+        if self.config.polls != Polls::None && self.config.max_records == 1 {
+            self.rate = self.rate.min(2.0);
+        }
         self.settings.cbor = pick(
             rng,
             &[
