@@ -8,6 +8,7 @@
 //! - `session`: what lies between connect and close.
 //! - `shards`: which shards are read now, and what becomes of each.
 //! - `delivery`: what happens between a reader and the final ack.
+//! - [`check`]: what a run would need, and whether it is there.
 //! - [`kcl`]: how a stream changes over from Amazon's KCL, and back. [`reset`]: how it is read again from elsewhere.
 //! - [`peek`]: what is in a stream, for a person who wants to see it. [`policy`]: which permissions a configuration needs.
 //! - [`inspect`]: what an operator sees of the leases. `lease`: which worker owns which shard, and how far it is.
@@ -24,6 +25,7 @@
 )]
 
 mod aws;
+pub mod check;
 pub mod config;
 mod delivery;
 mod input;

@@ -42,6 +42,16 @@ pub struct Statement {
     pub resource: Vec<String>,
 }
 
+impl Policy {
+    /// The part of the policy that allows this action, and no other.
+    pub(crate) fn allowing(&self, action: &str) -> Option<Statement> {
+        self.statement.iter().find_map(|statement| {
+            let action = *statement.action.iter().find(|allowed| **allowed == action)?;
+            Some(Statement { action: vec![action], ..statement.clone() })
+        })
+    }
+}
+
 /// Returns the smallest policy with which the configuration can be run, and what has to be known about it.
 pub fn policy(config: &Config, place: &Place) -> (Policy, Vec<String>) {
     let mut statements = Vec::new();
@@ -183,6 +193,16 @@ mod tests {
         }
         assert!(notes.iter().any(|note| note.contains("sts:AssumeRole")), "{notes:?}");
         assert!(notes.iter().any(|note| note.contains("--account")), "{notes:?}");
+    }
+
+    #[test]
+    fn one_action_has_a_statement_of_its_own() {
+        let config = config(&["orders"], |config| config.enhanced_fan_out.enabled = true);
+        let (policy, _) = policy(&config, &Place::default());
+        let statement = policy.allowing("kinesis:SubscribeToShard").unwrap();
+        assert_eq!((statement.sid, &statement.action[..]), ("Consumers", &["kinesis:SubscribeToShard"][..]));
+        assert_eq!(statement.resource, policy.statement[1].resource);
+        assert_eq!(policy.allowing("kinesis:PutRecord"), None);
     }
 
     #[test]

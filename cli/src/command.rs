@@ -11,6 +11,7 @@ use kinesis_input::KinesisInput;
 use pipeline_plugin_api::config::Detail;
 use pipeline_plugin_api::registry::{RegisteredInput, Registry};
 
+use crate::check::{self, Check};
 use crate::configure::{self, Printed};
 use crate::http::{self, Observed};
 use crate::kcl::{self, Kcl};
@@ -44,6 +45,9 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Try what a run of a pipeline would need, without reading: credentials, hosts, permissions, the table or file, and the
+    /// output. Starts nothing and registers nothing.
+    Check(Check),
     /// Print the smallest IAM policy with which a pipeline can run.
     Policy(Policy),
     /// Show which worker owns which shard of a lease table, since when, and how far behind it is.
@@ -133,6 +137,10 @@ pub fn main_with<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = 
     match cli.command {
         Command::Run(arguments) => run_command(&arguments, &registry, &kinesis),
         Command::Leases(arguments) => shown(leases::leases(&arguments)),
+        Command::Check(arguments) => match block_on(check::run(&arguments, &registry)) {
+            Ok(Ok(exit)) | Err(exit) => exit,
+            Ok(Err((exit, error))) => fail(exit, &error),
+        },
         Command::Policy(arguments) => policy_command(&arguments),
         Command::Peek(arguments) => shows(peek::peek(&arguments)),
         Command::Reset(arguments) => shown_first(reset::reset(&arguments)),

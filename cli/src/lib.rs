@@ -7,10 +7,12 @@
 //!
 //! - [`pipeline`]: a pipeline file becomes an input, an output and the options that join them.
 //! - [`mod@run`]: runs it, until its end, an error or a stop.
-//! - [`command`]: the program: arguments, subcommands, exit codes; `configure`: lint, schema, docs, create.
+//! - [`command`]: the program: arguments, subcommands, exit codes; `configure`: lint, schema, docs, create; `check`: what a run would
+//!   need.
 //! - `leases`, `kcl` and `top`: what a fleet of workers does.
 //! - `terminal`: logs, the progress line; `http`: what an operator may ask meanwhile; `metrics`: those for Prometheus; `signals`: the effect of Ctrl-C and SIGTERM.
 
+mod check;
 pub mod command;
 mod configure;
 mod exit;

@@ -162,7 +162,7 @@ impl Pipeline {
         Self::from_document(&Document::from_yaml(file, text, environment)?, registry)
     }
 
-    fn from_document(document: &Document, registry: &Registry) -> Result<Self, PipelineError> {
+    pub(crate) fn from_document(document: &Document, registry: &Registry) -> Result<Self, PipelineError> {
         let (found, host) = check(document, registry, ConfigSpec::check);
         if found.has_errors() {
             return Err(found.into());

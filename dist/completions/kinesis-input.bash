@@ -16,6 +16,9 @@ _kinesis__input() {
             ",$1")
                 cmd="kinesis__input"
                 ;;
+            kinesis__input,check)
+                cmd="kinesis__input__subcmd__check"
+                ;;
             kinesis__input,create)
                 cmd="kinesis__input__subcmd__create"
                 ;;
@@ -51,6 +54,9 @@ _kinesis__input() {
                 ;;
             kinesis__input,top)
                 cmd="kinesis__input__subcmd__top"
+                ;;
+            kinesis__input__subcmd__help,check)
+                cmd="kinesis__input__subcmd__help__subcmd__check"
                 ;;
             kinesis__input__subcmd__help,create)
                 cmd="kinesis__input__subcmd__help__subcmd__create"
@@ -119,8 +125,22 @@ _kinesis__input() {
 
     case "${cmd}" in
         kinesis__input)
-            opts="-h -V --help --version run lint policy leases peek reset top kcl schema docs create help"
+            opts="-h -V --help --version run lint check policy leases peek reset top kcl schema docs create help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        kinesis__subcmd__input__subcmd__check)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -169,8 +189,22 @@ _kinesis__input() {
             return 0
             ;;
         kinesis__subcmd__input__subcmd__help)
-            opts="run lint policy leases peek reset top kcl schema docs create help"
+            opts="run lint check policy leases peek reset top kcl schema docs create help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        kinesis__subcmd__input__subcmd__help__subcmd__check)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

@@ -20,7 +20,8 @@ use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents, StalledSt
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::get_shard_iterator::builders::GetShardIteratorFluentBuilder;
 use aws_sdk_kinesis::types::{
-    ConsumerStatus as SdkConsumerStatus, RecordDistributionStrategy, ShardIteratorType, StartingPosition,
+    ConsumerStatus as SdkConsumerStatus, EncryptionType, RecordDistributionStrategy, ShardIteratorType,
+    StartingPosition,
 };
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -157,19 +158,7 @@ impl Service for Aws {
     }
 
     async fn describe_stream(&self, name_or_arn: &str) -> Result<Stream, Fault> {
-        let call = self.control.describe_stream_summary();
-        let call = if is_arn(name_or_arn) {
-            // The name is sent as well, for local servers that don't know ARNs here.
-            call.stream_arn(name_or_arn).set_stream_name(name_in(name_or_arn))
-        } else {
-            call.stream_name(name_or_arn)
-        };
-        let answer = call.send().await.map_err(|error| fault(&error))?;
-        let summary = answer.stream_description_summary().ok_or_else(|| incomplete("StreamDescriptionSummary"))?;
-        let created = summary.stream_creation_timestamp().to_millis().ok().filter(|created| *created > 0);
-        let is_automatic = summary.record_distribution_strategy() == Some(&RecordDistributionStrategy::Auto);
-        let stream = Stream::new(summary.stream_name(), summary.stream_arn());
-        Ok(stream.created_at(created).distributed(is_automatic))
+        Ok(self.summary(name_or_arn).await?.stream)
     }
 
     async fn list_shards(&self, stream: &Stream) -> Result<Vec<ListedShard>, Fault> {
@@ -295,6 +284,45 @@ impl Service for Aws {
     }
 }
 
+/// What the service says of a stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Summary {
+    pub(crate) stream: Stream,
+    /// Its status, as the service calls it.
+    pub(crate) status: String,
+    /// The key that its records are encrypted with, by id, ARN or alias.
+    pub(crate) key: Option<String>,
+    /// How many consumers are registered; `None` from servers that don't say.
+    pub(crate) consumers: Option<i32>,
+}
+
+impl Aws {
+    /// Describes a stream, by name or ARN.
+    pub(crate) async fn summary(&self, name_or_arn: &str) -> Result<Summary, Fault> {
+        let call = self.control.describe_stream_summary();
+        let call = if is_arn(name_or_arn) {
+            // The name is sent as well, for local servers that don't know ARNs here.
+            call.stream_arn(name_or_arn).set_stream_name(name_in(name_or_arn))
+        } else {
+            call.stream_name(name_or_arn)
+        };
+        let answer = call.send().await.map_err(|error| fault(&error))?;
+        let summary = answer.stream_description_summary().ok_or_else(|| incomplete("StreamDescriptionSummary"))?;
+        let created = summary.stream_creation_timestamp().to_millis().ok().filter(|created| *created > 0);
+        let is_automatic = summary.record_distribution_strategy() == Some(&RecordDistributionStrategy::Auto);
+        let stream = Stream::new(summary.stream_name(), summary.stream_arn());
+        Ok(Summary {
+            stream: stream.created_at(created).distributed(is_automatic),
+            status: summary.stream_status().as_str().to_owned(),
+            key: summary
+                .key_id()
+                .filter(|_| summary.encryption_type() != Some(&EncryptionType::None))
+                .map(ToOwned::to_owned),
+            consumers: summary.consumer_count(),
+        })
+    }
+}
+
 /// Reads an error in CBOR.
 async fn refused(status: u16, body: SdkBody) -> Fault {
     let body = timeout(CONTROL_ATTEMPT_TIMEOUT, Limited::new(body, ERROR).collect()).await;
@@ -402,7 +430,7 @@ fn local(code: &str, error: &(dyn Error + 'static)) -> Fault {
 }
 
 /// Converts an error of the SDK into a fault.
-fn fault<E, R>(error: &SdkError<E, R>) -> Fault
+pub(crate) fn fault<E, R>(error: &SdkError<E, R>) -> Fault
 where
     E: ProvideErrorMetadata + Error + 'static,
     R: Debug,

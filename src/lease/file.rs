@@ -31,8 +31,8 @@ const FORMER: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("fo
 /// The timestamp that "latest" means, by stream ARN, in milliseconds since 1970.
 const PINS: TableDefinition<'_, &str, i64> = TableDefinition::new("latest");
 /// The description of the file itself: its format and its name.
-const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
-const FORMAT: &str = "1";
+pub(super) const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
+pub(super) const FORMAT: &str = "1";
 /// How long to wait for a file that is in use, and how often to check. An input that was dropped without a close, or a
 /// process that is being replaced, releases the file within moments.
 const LETS_GO_WITHIN: Duration = Duration::from_secs(2);
@@ -553,7 +553,7 @@ fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> StoreError {
     move |error| StoreError::Failed { what, cause: error.to_string() }
 }
 
-fn opening(path: &Path, error: &DatabaseError) -> StoreError {
+pub(super) fn opening(path: &Path, error: &DatabaseError) -> StoreError {
     match error {
         DatabaseError::DatabaseAlreadyOpen => {
             return StoreError::InUse { path: path.into(), holder: "another process".into() };
@@ -577,6 +577,13 @@ fn out_of_order(path: &Path, error: &io::Error) -> StoreError {
     StoreError::Failed { what: "open the checkpoint file", cause: format!("{}: {error}", path.display()) }
 }
 
+/// The lock file of a checkpoint file.
+pub(super) fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
 /// The file `<file>.lock`, which is locked as long as this value exists. One line in it names the process that locked
 /// it.
 #[derive(Debug)]
@@ -587,9 +594,7 @@ struct LockFile {
 
 impl LockFile {
     fn take(path: &Path) -> Result<Self, StoreError> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".lock");
-        let lock_path = PathBuf::from(name);
+        let lock_path = lock_path(path);
         let unusable = |error: io::Error| {
             if passes(&error) {
                 return out_of_order(path, &error);

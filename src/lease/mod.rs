@@ -18,6 +18,7 @@ mod assignment;
 mod assignment_tests;
 mod dynamodb;
 mod file;
+mod file_trial;
 pub(crate) mod heartbeat;
 pub(crate) mod liveness;
 #[cfg(test)]
@@ -41,8 +42,11 @@ use crate::model::{SequenceNumber, ShardId, StartPosition, Stream, WorkerId};
 
 #[cfg(test)]
 pub(crate) use dynamodb::tests as dynamodb_tests;
-pub(crate) use dynamodb::{DynamoDbStore, Table, cause_of_failure, is_condition_failure, scan_table};
+pub(crate) use dynamodb::{
+    DynamoDbStore, Table, TableCall, TableSeen, TableTrial, cause_of_failure, is_condition_failure, scan_table,
+};
 pub(crate) use file::{Disk, FileStore};
+pub(crate) use file_trial::{FileSeen, can_make_files_beside, look_at};
 pub use overview::{Overview, SeenShard, SeenWorker, State};
 
 /// A store of leases and checkpoints.

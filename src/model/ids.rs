@@ -15,6 +15,16 @@ impl ShardId {
     }
 }
 
+impl ShardId {
+    /// The id of a shard that a configuration names, which may be written as a bare number.
+    pub(crate) fn written(text: &str) -> Self {
+        match text.parse::<u64>() {
+            Ok(number) => format!("shardId-{number:012}").as_str().into(),
+            Err(_) => text.into(),
+        }
+    }
+}
+
 impl From<&str> for ShardId {
     fn from(id: &str) -> Self {
         Self(id.into())
@@ -255,6 +265,12 @@ mod tests {
         assert!(of("49546986683135544286507457936321625675700192471156785154") > of("99"));
         assert!(of("0012") > of("11"));
         assert_eq!(of("12").cmp(&of("12")), Ordering::Equal);
+    }
+
+    #[test]
+    fn shard_may_be_written_as_a_number() {
+        assert_eq!(ShardId::written("3"), ShardId::from("shardId-000000000003"));
+        assert_eq!(ShardId::written("shardId-000000000003"), ShardId::from("shardId-000000000003"));
     }
 
     #[test]

@@ -199,6 +199,42 @@ pub(crate) fn control(fault: &Fault) -> Control {
     }
 }
 
+/// What a call shows that was made to find out whether it is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trial {
+    /// The service would have carried it out: it refused the call for another reason than a permission.
+    Allowed,
+    /// The permission is missing.
+    Denied,
+    /// The credentials are not accepted, whatever is called.
+    BadCredentials,
+    /// The service did not answer.
+    Unanswered,
+    /// The answer says nothing about the permission.
+    Unclear,
+}
+
+/// Decides what the fault of a trial shows. The service looks at permissions before it looks at what the call names.
+pub(crate) fn trial(fault: &Fault) -> Trial {
+    match (fault.origin, fault.code.as_str()) {
+        (_, "AccessDeniedException" | "AccessDenied") => Trial::Denied,
+        (Origin::Local, NO_CREDENTIALS) => Trial::BadCredentials,
+        (Origin::Wire | Origin::Local, _) => Trial::Unanswered,
+        (_, code) if code.starts_with("KMS") => Trial::Allowed,
+        (_, code) if needs_a_person(code) => Trial::BadCredentials,
+        (
+            _,
+            "ResourceNotFoundException"
+            | "ResourceInUseException"
+            | "InvalidArgumentException"
+            | "ValidationException"
+            | "ConditionalCheckFailedException"
+            | "ProvisionedThroughputExceededException",
+        ) => Trial::Allowed,
+        _ => Trial::Unclear,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,6 +324,28 @@ mod tests {
         ] {
             assert_eq!(subscription(&fault(Origin::Call, code)), Remedy::RetrySlowly, "{code}");
             assert_eq!(control(&fault(Origin::Call, code)), Control::Fatal, "{code}");
+        }
+    }
+
+    #[test]
+    fn trial_tells_a_missing_permission_from_everything_else() {
+        for (origin, code, shown) in [
+            (Origin::Call, "AccessDeniedException", Trial::Denied),
+            (Origin::Call, "AccessDenied", Trial::Denied),
+            (Origin::Call, "ResourceNotFoundException", Trial::Allowed),
+            (Origin::Call, "ConditionalCheckFailedException", Trial::Allowed),
+            (Origin::Call, "KMSAccessDeniedException", Trial::Allowed),
+            (Origin::Call, "UnrecognizedClientException", Trial::BadCredentials),
+            (Origin::Call, "InvalidSignatureException", Trial::BadCredentials),
+            (Origin::Call, "ExpiredTokenException", Trial::BadCredentials),
+            (Origin::Local, NO_CREDENTIALS, Trial::BadCredentials),
+            (Origin::Wire, "Connection", Trial::Unanswered),
+            (Origin::Local, "Dispatch", Trial::Unanswered),
+            (Origin::Call, "ThrottlingException", Trial::Unclear),
+            (Origin::Call, "InternalFailure", Trial::Unclear),
+            (Origin::Call, "UnknownOperationException", Trial::Unclear),
+        ] {
+            assert_eq!(trial(&fault(origin, code)), shown, "{origin:?} {code}");
         }
     }
 

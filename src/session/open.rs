@@ -357,7 +357,7 @@ impl Connecting<'_> {
         rebalance_now: &Arc<Notify>,
         registering: &Semaphore,
     ) -> Result<Found, ConnectError> {
-        let explicit: BTreeSet<ShardId> = entry.shards.iter().map(|shard| shard_id(shard)).collect();
+        let explicit: BTreeSet<ShardId> = entry.shards.iter().map(|shard| ShardId::written(shard)).collect();
         let explicit = (!explicit.is_empty()).then_some(explicit);
         let mut topology = Topology::new(explicit, self.fresh(stream).await?);
         self.store.adopt(stream, &entry.stream.to_string()).await?;
@@ -463,23 +463,4 @@ fn each_once(entries: &[StreamEntry], streams: &[Stream]) -> Result<(), ConnectE
         }
     }
     Ok(())
-}
-
-/// Returns the id of a shard, which may be written as a bare number.
-fn shard_id(written: &str) -> ShardId {
-    match written.parse::<u64>() {
-        Ok(number) => ShardId::from(format!("shardId-{number:012}").as_str()),
-        Err(_) => ShardId::from(written),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shard_may_be_written_as_a_number() {
-        assert_eq!(shard_id("3"), ShardId::from("shardId-000000000003"));
-        assert_eq!(shard_id("shardId-000000000003"), ShardId::from("shardId-000000000003"));
-    }
 }

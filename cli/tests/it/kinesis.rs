@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
-use kinesis_testkit::local_kinesis::LocalKinesis;
+use kinesis_testkit::local_kinesis::{LocalKinesis, Plain, Wire};
 
 use crate::outputs::{Behaviour, Output};
 
@@ -39,9 +39,14 @@ impl Bench {
     }
 
     pub(crate) async fn with_shards(shards: i32) -> Self {
+        Self::on(Wire::new(Plain), shards).await
+    }
+
+    /// A server that behaves so on the wire.
+    pub(crate) async fn on(wire: Wire<Plain>, shards: i32) -> Self {
         let options =
             StoreOptions { create_stream_ms: 0, update_stream_ms: 0, shard_limit: 10, ..StoreOptions::default() };
-        let server = LocalKinesis::start(options).await.unwrap();
+        let server = LocalKinesis::start_with(options, wire).await.unwrap();
         let config = aws_sdk_kinesis::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-east-1"))

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "modules of a test share what they need")]
 
 mod blocked;
+mod check;
 mod commands;
 mod credentials;
 mod documents;

@@ -1,5 +1,6 @@
 //! Which region, credentials and connections is AWS reached with?
 
+mod given;
 mod settings;
 mod sources;
 
@@ -24,6 +25,7 @@ use http::Uri;
 use pipeline_plugin_api::causes;
 use tokio::time::{Instant, timeout};
 
+pub(crate) use given::given;
 pub(crate) use settings::{Called, Settings};
 use sources::{Role, Sources};
 

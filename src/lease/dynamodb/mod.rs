@@ -34,6 +34,7 @@ mod stream_key;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
+mod trial;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -58,6 +59,7 @@ use row::{Item, text};
 pub(crate) use calls::scan as scan_table;
 pub(crate) use errors::{cause as cause_of_failure, is_refusal as is_condition_failure};
 pub(crate) use table::Table;
+pub(crate) use trial::{TableCall, TableSeen, TableTrial};
 
 /// The hash key of the rows of workers. No stream can have this name.
 const WORKERS: &str = "kinesis-input/workers";

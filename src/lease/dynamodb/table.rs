@@ -31,7 +31,7 @@ const ACTIVE_WITHIN: Duration = Duration::from_mins(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The key schema of a lease table.
-const OURS: &str = "HASH StreamID (S), RANGE ShardID (S)";
+pub(super) const OURS: &str = "HASH StreamID (S), RANGE ShardID (S)";
 
 /// A lease table that exists and can be used.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ impl Table {
         Ok(table)
     }
 
-    fn clients(session: &SdkConfig, config: &DynamoDb, heartbeat: Duration) -> Result<Self, StoreError> {
+    pub(super) fn clients(session: &SdkConfig, config: &DynamoDb, heartbeat: Duration) -> Result<Self, StoreError> {
         if !config.namespace.as_deref().is_none_or(is_namespace) {
             return Err(StoreError::Table { table: config.table.clone(), what: NAMESPACE_RULE.to_owned() });
         }
@@ -133,7 +133,7 @@ impl Table {
     }
 
     /// Returns whether the table can be used now. It fails if the table can't be used until a person intervenes.
-    fn serves(&self, found: &TableDescription) -> Result<bool, StoreError> {
+    pub(super) fn serves(&self, found: &TableDescription) -> Result<bool, StoreError> {
         let advice = match found.table_status().map(TableStatus::as_str) {
             // The table can be used while it is being changed.
             None | Some("ACTIVE" | "UPDATING") => return Ok(true),
@@ -192,7 +192,7 @@ impl Table {
     }
 
     /// Checks the key schema: another one means that the table serves another purpose.
-    fn check(&self, found: &TableDescription) -> Result<(), StoreError> {
+    pub(super) fn check(&self, found: &TableDescription) -> Result<(), StoreError> {
         let mut schema = String::new();
         for key in found.key_schema() {
             let definitions = found.attribute_definitions();
