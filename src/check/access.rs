@@ -15,7 +15,7 @@ use crate::aws::http::{self, ControlClient, Sockets, SubscriptionClient};
 use crate::aws::sdk::fault;
 use crate::config::{Config, Credentials};
 use crate::policy::Place;
-use crate::retry::{self, Fault, Trial};
+use crate::retry::{self, Fault, Origin, Trial};
 
 /// One attempt may fail by chance.
 const ATTEMPTS: u32 = 2;
@@ -145,9 +145,14 @@ async fn identity(whose: &str, session: &SdkConfig, hosts: &Hosts, telling: &mut
 fn unknown_identity(whose: &str, is_local: bool, fault: &Fault) -> Finding {
     // A server that stands for AWS need not have STS.
     let verdict = if is_local && retry::trial(fault) != Trial::Unanswered { Verdict::Note } else { Verdict::Warning };
-    // What is said about a signature may quote the request.
-    let cause = if fault.code.contains("Signature") { fault.code.clone() } else { fault.to_string() };
-    Finding::new(Subject::Identity, whose, verdict, format!("not known; STS says nothing of it: {cause}"))
+    let cause = match fault.origin {
+        // The host's own finding says why.
+        Origin::Wire => "it does not answer".to_owned(),
+        // What is said about a signature may quote the request.
+        _ if fault.code.contains("Signature") => fault.code.clone(),
+        _ => fault.to_string(),
+    };
+    Finding::new(Subject::Identity, whose, verdict, format!("not known from STS: {cause}"))
         .remedy("nothing for a run, which doesn't ask for it")
 }
 
@@ -157,7 +162,6 @@ pub(super) const CALL: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::retry::Origin;
 
     #[test]
     fn identity_that_is_not_known_is_no_failure() {

@@ -37,6 +37,8 @@ struct Host {
     name: String,
     is_secure: bool,
     outcome: Outcome,
+    /// Whether it was called since the last news.
+    is_called: bool,
     /// What was told of it last.
     told: Option<Verdict>,
 }
@@ -59,11 +61,12 @@ impl Hosts {
         Watched { client, hosts: self.clone() }.into_shared()
     }
 
-    /// What is new about hosts. `verdict` is that of hosts that don't answer.
+    /// What is new about the hosts that were called since the last news. `verdict` is that of hosts that don't answer.
     pub(super) fn news(&self, verdict: Verdict) -> Vec<Finding> {
         let mut seen = lock(&self.0);
         let mut news = Vec::new();
-        for host in &mut seen.hosts {
+        for host in seen.hosts.iter_mut().filter(|host| host.is_called) {
+            host.is_called = false;
             let verdict = if matches!(host.outcome, Outcome::Answers) { Verdict::Ok } else { verdict };
             // A host that fails is told again when more depends on it.
             if host.told == Some(verdict) || host.told.is_some_and(|told| told > verdict && verdict != Verdict::Ok) {
@@ -93,8 +96,11 @@ impl Hosts {
     fn note(&self, name: &str, is_secure: bool, outcome: Outcome) {
         let mut seen = lock(&self.0);
         match seen.hosts.iter_mut().find(|host| host.name == name) {
-            Some(host) => host.outcome = outcome,
-            None => seen.hosts.push(Host { name: name.to_owned(), is_secure, outcome, told: None }),
+            Some(host) => (host.outcome, host.is_called) = (outcome, true),
+            None => {
+                let name = name.to_owned();
+                seen.hosts.push(Host { name, is_secure, outcome, is_called: true, told: None });
+            }
         }
     }
 
@@ -189,10 +195,14 @@ mod tests {
         hosts.note(&name, is_secure, Outcome::Answers);
         assert_eq!(told(), [(name.clone(), Verdict::Ok)]);
         assert_eq!(told(), []);
-        hosts.note(&name, is_secure, Outcome::Fails { cause: "reset".into(), is_unknown: false });
-        let warned = |found: Vec<Finding>| found.into_iter().map(|found| found.verdict).collect::<Vec<_>>();
-        assert_eq!(warned(hosts.news(Verdict::Warning)), [Verdict::Warning]);
-        assert_eq!(told(), [(name, Verdict::Failure)], "more depends on it");
-        assert_eq!(warned(hosts.news(Verdict::Warning)), []);
+        let fails = || Outcome::Fails { cause: "reset".into(), is_unknown: false };
+        let warned = || hosts.news(Verdict::Warning).into_iter().map(|found| found.verdict).collect::<Vec<_>>();
+        hosts.note(&name, is_secure, fails());
+        assert_eq!(warned(), [Verdict::Warning]);
+        assert_eq!(told(), [], "it was not called again");
+        hosts.note(&name, is_secure, fails());
+        assert_eq!(told(), [(name.clone(), Verdict::Failure)], "more depends on it");
+        hosts.note(&name, is_secure, fails());
+        assert_eq!(warned(), []);
     }
 }

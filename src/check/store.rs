@@ -98,8 +98,15 @@ impl Table<'_> {
             Ok(seen) => telling.add(self.table(seen)),
             Err(fault) => {
                 telling.add_all(judge::refused_credentials("table", fault));
-                let needs = if is_denied(fault) { DESCRIBE } else { "an answer to DescribeTable" };
-                telling.add(Finding::not_tried(Subject::Table, self.name, needs));
+                telling.add(match retry::trial(fault) {
+                    Trial::Denied => Finding::not_tried(Subject::Table, self.name, DESCRIBE),
+                    Trial::BadCredentials => Finding::not_tried(Subject::Table, self.name, judge::ACCEPTED),
+                    Trial::Unanswered => Finding::not_tried(Subject::Table, self.name, "an answer of the host"),
+                    Trial::Allowed | Trial::Unclear => {
+                        let found = Finding::new(Subject::Table, self.name, Verdict::Failure, fault.to_string());
+                        found.remedy("check the name and the endpoint")
+                    }
+                });
             }
         }
         let mut stops = match &described {

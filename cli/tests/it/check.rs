@@ -54,7 +54,9 @@ fn tamper(plan: &Shared) -> Tamper {
     let plan = Arc::clone(plan);
     Arc::new(move |operation, own| {
         let mut plan = plan.lock().unwrap();
-        plan.asked.push(if operation.is_empty() { "GetCallerIdentity" } else { operation }.to_owned());
+        // A subscription that begins would end that of a running pipeline.
+        let granted = if operation == "SubscribeToShard" && own.status() == 200 { ", granted" } else { "" };
+        plan.asked.push(format!("{}{granted}", if operation.is_empty() { "GetCallerIdentity" } else { operation }));
         let planned = plan.answers.get(operation).cloned();
         let planned = planned.or_else(|| operation.is_empty().then(|| (200, IDENTITY.to_owned())));
         let mut answer = planned.map_or(own, |(status, body)| answer(status, body));
@@ -574,6 +576,32 @@ async fn consumer_that_is_absent_is_noted_and_one_too_many_is_a_failure() {
 }
 
 #[tokio::test]
+async fn consumer_is_looked_for_by_the_name_that_a_run_gives_it() {
+    let stack = Stack::start().await;
+    let unnamed = |pipeline: &str| {
+        let yaml = std::fs::read_to_string(pipeline).unwrap();
+        std::fs::write(pipeline, yaml.replace(", consumer_name: reader", "")).unwrap();
+    };
+    let pipeline = stack.pipeline("");
+    unnamed(&pipeline);
+    let said = stack.check(&pipeline).await;
+    said.one("note", "consumer kinesis-input-leases-");
+
+    let pipeline = stack.pipeline_with(&format!("checkpoint_file: \"{}\"", stack.bench.path("checkpoints")));
+    unnamed(&pipeline);
+    let said = stack.check(&pipeline).await;
+    said.one("note", "consumer a new one of orders");
+    assert_eq!(said.with("note").len(), 2, "and the permission to register it: {said:#?}");
+    stack.bench.put(0..1).await;
+    let mut program = stack.bench.program(&pipeline);
+    until_written(&stack.bench, &mut program, 0).await;
+    assert!(stop_softly(program).await.success());
+    let said = stack.check(&pipeline).await;
+    said.one("ok", "consumer kinesis-input-checkpoints-");
+    assert_eq!((said.code, &said.document["verdict"]), (0, &"ok".into()), "{said:#?}");
+}
+
+#[tokio::test]
 async fn table_that_can_not_be_used_is_told() {
     let stack = Stack::start().await;
     let pipeline = stack.pipeline("");
@@ -588,6 +616,10 @@ async fn table_that_can_not_be_used_is_told() {
             said.one("not_tried", "permission dynamodb:PutItem");
         }
     }
+    stack.clear();
+    stack.refuses("DescribeTable", "ValidationException");
+    let said = stack.check(&pipeline).await;
+    assert_eq!(said.one("failure", "table leases")["what"], "ValidationException: said by the test");
     stack.clear();
 
     let missing = |create: &str| {

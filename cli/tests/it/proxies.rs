@@ -28,13 +28,14 @@ use crate::credentials::{Aws, KEY, Log, said, serve, signed};
 use crate::kinesis::PATIENCE;
 
 /// Every host that the cases below use.
-const HOSTS: [&str; 14] = [
+const HOSTS: [&str; 15] = [
     "kinesis.us-east-1.amazonaws.com",
     "kinesis-fips.us-east-1.amazonaws.com",
     "kinesis.us-east-1.api.aws",
     "kinesis-fips.us-east-1.api.aws",
     "kinesis.cn-north-1.amazonaws.com.cn",
     "111122223333.control-kinesis.us-east-1.amazonaws.com",
+    "111122223333.control-kinesis.us-west-2.amazonaws.com",
     "111122223333.control-kinesis-fips.us-east-1.amazonaws.com",
     "111122223333.control-kinesis.us-east-1.api.aws",
     "dynamodb.us-east-1.amazonaws.com",
@@ -278,7 +279,46 @@ async fn until_said(mut program: Command, expected: &str) {
 fn hosts_that_the_proxy_sees_are_documented() {
     let document = include_str!("../../../docs/credentials-and-network.md");
     for host in HOSTS.into_iter().filter(|host| !host.contains("cn-north-1")) {
-        let pattern = host.replace("us-east-1", "<region>").replace("111122223333", "<account>");
+        let pattern =
+            host.replace("us-east-1", "<region>").replace("us-west-2", "<region>").replace("111122223333", "<account>");
         assert!(document.contains(&format!("`{pattern}`")), "{pattern}");
     }
+}
+
+#[tokio::test]
+async fn check_calls_each_region_and_names_its_hosts() {
+    let aws = Aws::start().await;
+    let proxy = Proxy::start(&aws, None).await;
+    let path = aws.pipeline("orders", &format!("{}\nregion: us-east-1", aws.file()));
+    let elsewhere = "arn:aws:kinesis:us-west-2:111122223333:stream/orders";
+    let yaml = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, yaml.replace("[\"orders\"]", &format!("[orders, \"{elsewhere}\"]"))).unwrap();
+    let environment = [("AWS_ACCESS_KEY_ID", "ENVIRONMENT".to_owned()), ("AWS_SECRET_ACCESS_KEY", KEY.to_owned())];
+    let run =
+        |environment: Vec<(&'static str, String)>| aws.end(program(&aws, &proxy, &["check", &path], &environment));
+    let output = run(environment.to_vec()).await;
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let hosts = [
+        "111122223333.control-kinesis.us-west-2.amazonaws.com",
+        "kinesis.us-east-1.amazonaws.com",
+        "sts.us-east-1.amazonaws.com",
+    ];
+    assert_eq!(proxy.lines(), hosts.map(|host| format!("CONNECT {host}:443")), "{lines}");
+    for host in hosts {
+        let line = format!("ok         host             https://{host}:443: answers, and its certificate is trusted\n");
+        assert!(lines.contains(&line), "{lines}");
+    }
+    for part in [
+        "streams: from the environment, for us-east-1\n",
+        "orders: not found in region us-east-1",
+        &format!("{elsewhere}: not found in region us-west-2"),
+    ] {
+        assert!(lines.contains(part), "{part} is missing:\n{lines}");
+    }
+    assert!(!lines.contains(KEY) && !lines.contains("ENVIRONMENT") && !lines.contains("hidden"), "{lines}");
+    assert_eq!(output.status.code(), Some(Exit::Input.code().into()));
+    // A source says when its credentials expire, and whose they are.
+    let output = run(vec![("AWS_PROFILE", "chain".to_owned())]).await;
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert!(lines.contains("streams: from a role that was assumed, for us-east-1; they expire in "), "{lines}");
 }
