@@ -171,6 +171,59 @@ fn dashboard_alerts_and_scaler_name_metrics_that_exist() {
 }
 
 #[test]
+fn kubernetes_manifests_fit_the_program_and_each_other() {
+    let manifest = |name: &str| -> serde_json::Value {
+        serde_saphyr::from_str(&read(&format!("dist/kubernetes/{name}.yaml"))).unwrap()
+    };
+    let (account, map) = (manifest("serviceaccount"), manifest("configmap"));
+    let (deployment, budget) = (manifest("deployment"), manifest("poddisruptionbudget"));
+    let (spec, pod) = (&deployment["spec"], &deployment["spec"]["template"]["spec"]);
+    let container = &pod["containers"][0];
+    let labels = &spec["template"]["metadata"]["labels"];
+    for selector in
+        [&spec["selector"], &budget["spec"]["selector"], &pod["topologySpreadConstraints"][0]["labelSelector"]]
+    {
+        assert_eq!(&selector["matchLabels"], labels);
+    }
+    assert_eq!(pod["serviceAccountName"], account["metadata"]["name"]);
+    let volume = &pod["volumes"][0];
+    assert_eq!(volume["configMap"]["name"], map["metadata"]["name"]);
+    let mount = &container["volumeMounts"][0];
+    assert_eq!(mount["name"], volume["name"]);
+
+    // The pipeline is the file that the program is given, and the program takes its arguments.
+    let (file, text) = map["data"].as_object().unwrap().iter().next().unwrap();
+    let arguments: Vec<_> = container["args"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+    assert_eq!(arguments[1], format!("{}/{file}", mount["mountPath"].as_str().unwrap()));
+    let program = ["kinesis-input"].into_iter().chain(arguments.iter().copied());
+    let parsed = kinesis_input_cli::command::arguments().try_get_matches_from(program).unwrap();
+    assert_eq!(parsed.subcommand_name(), Some("run"));
+    let text = text.as_str().unwrap();
+    let pipeline = Pipeline::from_yaml(file, text, &Environment::empty(), &registry().unwrap());
+    let pipeline = pipeline.unwrap_or_else(|error| panic!("{error}"));
+    assert!(pipeline.warnings.is_empty(), "{}", pipeline.warnings);
+
+    // There is time to stop, and memory for what may be pending.
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(grace >= pipeline.shutdown_timeout.as_secs() + 5, "{grace} s");
+    let document = Document::from_yaml(file, text, &Environment::empty()).unwrap();
+    let config = document.parse::<kinesis_input::Config>(&["input", "aws_kinesis"]).unwrap().config;
+    let limit = container["resources"]["limits"]["memory"].as_str().unwrap().strip_suffix("Mi").unwrap();
+    let pending = config.enhanced_fan_out.max_pending_bytes.bytes() >> 20;
+    assert!(limit.parse::<u64>().unwrap() >= 64 + pending + 16, "{limit} MiB, {pending} of them pending");
+
+    // The probes go where the program answers.
+    let port = &container["ports"][0];
+    let address = arguments.iter().position(|one| *one == "--http").map(|at| arguments[at + 1]).unwrap();
+    assert_eq!(address, format!("0.0.0.0:{}", port["containerPort"]));
+    for (probe, path) in [("startupProbe", "/health"), ("livenessProbe", "/health"), ("readinessProbe", "/ready")] {
+        let get = &container[probe]["httpGet"];
+        assert_eq!((&get["path"], &get["port"]), (&path.into(), &port["name"]), "{probe}");
+        assert!(read("docs/status.md").contains(&format!("| `{path}` |")));
+    }
+}
+
+#[test]
 fn page_of_operations_lists_the_log_messages() {
     let page = read("docs/operations.md");
     let mut listed: Vec<_> = marked(&page, "logs")
