@@ -95,12 +95,11 @@ impl Hosts {
 
     fn note(&self, name: &str, is_secure: bool, outcome: Outcome) {
         let mut seen = lock(&self.0);
-        match seen.hosts.iter_mut().find(|host| host.name == name) {
-            Some(host) => (host.outcome, host.is_called) = (outcome, true),
-            None => {
-                let name = name.to_owned();
-                seen.hosts.push(Host { name, is_secure, outcome, is_called: true, told: None });
-            }
+        if let Some(host) = seen.hosts.iter_mut().find(|host| host.name == name) {
+            (host.outcome, host.is_called) = (outcome, true);
+        } else {
+            let name = name.to_owned();
+            seen.hosts.push(Host { name, is_secure, outcome, is_called: true, told: None });
         }
     }
 
