@@ -249,7 +249,6 @@ impl Connecting<'_> {
             PollEncoding::Json => Encodings::new(false, false),
             PollEncoding::Cbor => Encodings::new(true, false),
         });
-        let rounds = Instant::now();
         let (mut factories, mut states) = (Vec::new(), Vec::new());
         for Found { stream, consumer, shards, topology } in found {
             let label = consumer.as_ref().map(|consumer| consumer.label());
@@ -270,7 +269,6 @@ impl Connecting<'_> {
                     health,
                     encodings: Arc::clone(&encodings),
                     period: config.poll_period.into(),
-                    rounds,
                     retry_ceiling,
                 })),
             };

@@ -35,8 +35,6 @@ pub(crate) struct StreamAccess {
     pub(crate) encodings: Arc<Encodings>,
     /// The shortest time between two calls on a shard that the configuration wants.
     pub(crate) period: Duration,
-    /// When the rounds began in which the readers of an input that find nothing call together.
-    pub(crate) rounds: Instant,
     /// The longest delay of ordinary retries.
     pub(crate) retry_ceiling: Duration,
 }

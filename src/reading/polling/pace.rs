@@ -15,9 +15,6 @@ const GAP: Duration = Duration::from_millis(200);
 const BYTES_PER_SECOND: u64 = 2 << 20;
 /// The time between two calls while there is nothing new.
 const GAP_AT_TIP: Duration = Duration::from_secs(1);
-/// Readers that find nothing call together, so that a thousand of them wake the process up 20 times a second instead of
-/// a thousand times.
-const ROUND: Duration = Duration::from_millis(50);
 /// The delays after the service said that the shard is read too fast.
 const THROTTLED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
@@ -39,8 +36,6 @@ const FADES: f64 = 0.9;
 pub(super) struct Pace {
     /// The shortest time between two calls that the configuration wants.
     period: Duration,
-    /// When the rounds began in which the readers of an input call together.
-    rounds: Instant,
     next: Instant,
     throttled: Backoff,
 }
@@ -59,8 +54,8 @@ pub(super) struct Answered {
 impl Pace {
     /// Makes no call before `begin`. Whoever read the shard until now, which may have been this worker, may have called a
     /// moment ago.
-    pub(super) fn new(period: Duration, rounds: Instant, begin: Instant) -> Self {
-        Self { period, rounds, next: begin + GAP, throttled: Backoff::new(THROTTLED.0, THROTTLED.1) }
+    pub(super) fn new(period: Duration, begin: Instant) -> Self {
+        Self { period, next: begin + GAP, throttled: Backoff::new(THROTTLED.0, THROTTLED.1) }
     }
 
     /// The earliest time of the next call.
@@ -73,17 +68,7 @@ impl Pace {
         self.throttled.reset();
         let by_bytes = Duration::from_micros(bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND);
         let gap = if is_at_tip { GAP_AT_TIP } else { GAP };
-        let next = at + gap.max(by_bytes).max(self.period);
-        self.wait_until(if is_at_tip { self.round(next) } else { next });
-    }
-
-    /// The first round at or after this time.
-    fn round(&self, time: Instant) -> Instant {
-        let into = time.saturating_duration_since(self.rounds).as_nanos() % ROUND.as_nanos();
-        match into as u64 {
-            0 => time,
-            into => time + (ROUND - Duration::from_nanos(into)),
-        }
+        self.wait_until(at + gap.max(by_bytes).max(self.period));
     }
 
     /// Notes that the shard is read too fast. Returns how long to wait; `random` is from 0 to 1.
@@ -190,7 +175,7 @@ mod tests {
     /// The gap after an answer, in milliseconds.
     fn gap(period: Duration, bytes: u64, is_at_tip: bool) -> u128 {
         let start = Instant::now();
-        let mut pace = Pace::new(period, start, start);
+        let mut pace = Pace::new(period, start);
         assert_eq!(pace.next(), start + GAP, "after the last call of the reader before");
         pace.answered(Answered { at: start, bytes, is_at_tip });
         (pace.next() - start).as_millis()
@@ -209,25 +194,9 @@ mod tests {
     }
 
     #[test]
-    fn readers_that_find_nothing_call_together() {
-        let rounds = Instant::now();
-        let next = |millis: u32, is_at_tip| {
-            let mut pace = Pace::new(Duration::ZERO, rounds, rounds);
-            pace.answered(Answered { at: rounds + millis * MS, bytes: 0, is_at_tip });
-            pace.next().duration_since(rounds).as_millis()
-        };
-        assert_eq!([100, 101, 149, 150].map(|millis| next(millis, true)), [1100, 1150, 1150, 1150]);
-        assert_eq!(
-            [100, 101, 149].map(|millis| next(millis, false)),
-            [300, 301, 349],
-            "where more is to come, nobody waits"
-        );
-    }
-
-    #[test]
     fn throttled_reader_waits_longer_each_time() {
         let start = Instant::now();
-        let mut pace = Pace::new(Duration::ZERO, start, start);
+        let mut pace = Pace::new(Duration::ZERO, start);
         let delays: Vec<_> = (0..5).map(|_| pace.throttled(start, 1.0).as_secs()).collect();
         assert_eq!(delays, [1, 2, 4, 8, 10]);
         assert_eq!(pace.next(), start + 10_000 * MS);
@@ -238,7 +207,7 @@ mod tests {
     #[test]
     fn failed_call_may_have_been_admitted() {
         let start = Instant::now();
-        let mut pace = Pace::new(Duration::ZERO, start, start);
+        let mut pace = Pace::new(Duration::ZERO, start);
         pace.failed(start + 1000 * MS, 150 * MS);
         assert_eq!(pace.next(), start + 1200 * MS);
         pace.failed(start + 2000 * MS, 300 * MS);
