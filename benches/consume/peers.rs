@@ -16,7 +16,7 @@ pub struct Peer {
 
 enum Kind {
     Go(PathBuf),
-    Java { class: &'static str, built: PathBuf, trust: PathBuf },
+    Java { class: &'static str, mode: Option<&'static str>, built: PathBuf, trust: PathBuf },
 }
 
 /// Builds the programs that can be built here, and reports the others.
@@ -30,9 +30,13 @@ pub fn build(stage: &Stage) -> Vec<Peer> {
     }
     match java(stage, &sources.join("java"), &built.join("java")) {
         Ok(trust) => {
-            for (name, class) in [("java-sdk", "peers.SdkLoop"), ("kcl", "peers.Kcl")] {
+            for (name, class, mode) in [
+                ("java-sdk", "peers.SdkLoop", None),
+                ("kcl", "peers.Kcl", None),
+                ("kcl-poll", "peers.Kcl", Some("poll")),
+            ] {
                 let (built, trust) = (built.join("java"), trust.clone());
-                peers.push(Peer { name, kind: Kind::Java { class, built, trust } });
+                peers.push(Peer { name, kind: Kind::Java { class, mode, built, trust } });
             }
         }
         Err(error) => eprintln!("without java-sdk and kcl: {error}"),
@@ -76,7 +80,7 @@ impl Peer {
                 command.args(numbers).arg(stage.certificate());
                 command
             }
-            Kind::Java { class, built, trust } => {
+            Kind::Java { class, mode, built, trust } => {
                 let mut command = Command::new("java");
                 command
                     .arg(format!("-Djavax.net.ssl.trustStore={}", trust.display()))
@@ -88,7 +92,8 @@ impl Peer {
                     .arg(format!("{}:{}", built.join("classes").display(), built.join("lib/*").display()))
                     .arg(class)
                     .args(numbers)
-                    .arg(format!("http://localhost:{}", server.table_port));
+                    .arg(format!("http://localhost:{}", server.table_port))
+                    .args(*mode);
                 command
             }
         };

@@ -69,7 +69,7 @@ pub fn compare(arguments: &Arguments) -> Result<(), AnyError> {
                     eprintln!("{line}");
                     runs.entry(path.0).or_default().push(run);
                 }
-                for peer in &peers {
+                for peer in peers.iter().filter(|peer| arguments.paths.is_empty() || asked(peer.name)) {
                     let mut reader = peer.read(&stage, &server, *shards, bytes)?;
                     match reader.said_within::<Cost>(PATIENCE) {
                         Ok(cost) => {

@@ -23,14 +23,19 @@ import software.amazon.kinesis.lifecycle.events.ShutdownRequestedInput;
 import software.amazon.kinesis.metrics.NullMetricsFactory;
 import software.amazon.kinesis.processor.ShardRecordProcessor;
 import software.amazon.kinesis.processor.SingleStreamTracker;
+import software.amazon.kinesis.retrieval.polling.PollingConfig;
 
-/** The KCL with its defaults, except for what would call other services: metrics, and the worker's own figures. */
+/**
+ * The KCL with its defaults, except for what would call other services: metrics, and the worker's own figures. It polls
+ * if the last argument is "poll".
+ */
 public final class Kcl {
     public static void main(String[] arguments) {
         URI endpoint = URI.create(arguments[0]);
         int shards = Integer.parseInt(arguments[1]);
         Meter meter = new Meter(Long.parseLong(arguments[2]), shards);
         URI table = URI.create(arguments[3]);
+        boolean polls = arguments.length > 4 && arguments[4].equals("poll");
         var credentials = StaticCredentialsProvider.create(AwsBasicCredentials.create("bench", "bench"));
         KinesisAsyncClient kinesis = KinesisClientUtil.createKinesisAsyncClient(KinesisAsyncClient.builder()
                 .region(Region.US_EAST_1).endpointOverride(endpoint).credentialsProvider(credentials));
@@ -45,9 +50,13 @@ public final class Kcl {
         var configs = new ConfigsBuilder(tracker, application, kinesis, dynamo, cloudWatch, "worker", () -> new Processor(meter));
         var leases = configs.leaseManagementConfig();
         leases.workerUtilizationAwareAssignmentConfig().disableWorkerMetrics(true);
+        var retrieval = configs.retrievalConfig();
+        if (polls) {
+            retrieval.retrievalSpecificConfig(new PollingConfig(kinesis));
+        }
         new Scheduler(configs.checkpointConfig(), configs.coordinatorConfig(), leases, configs.lifecycleConfig(),
                 configs.metricsConfig().metricsFactory(new NullMetricsFactory()), configs.processorConfig(),
-                configs.retrievalConfig()).run();
+                retrieval).run();
     }
 
     /** Counts, and checkpoints every five seconds, as the KCL's own examples do now and then. */
