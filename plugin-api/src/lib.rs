@@ -18,6 +18,8 @@
 //!
 //! Both features are off by default. A host that does not build its inputs from configuration needs neither.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod batch;
 mod causes;
 #[cfg(feature = "config")]
@@ -45,3 +47,8 @@ pub use input::{AckError, BoxError, Input, InputError, State, Status};
 pub use message::{Message, MetadataTable, Value};
 pub use reason::Reason;
 pub use receipt::{Receipt, Settle, Verdict, Verdicts};
+
+/// The examples of the README, which are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,5 +1,6 @@
 //! Are the documents right?
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,6 +8,8 @@ use std::process::Command;
 use kinesis_input::telemetry::{METRICS, Measure};
 use kinesis_input_cli::{Pipeline, registry};
 use pipeline_plugin_api::config::{Document, Environment};
+
+use crate::licenses::cargo;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -304,12 +307,12 @@ fn policy_of_the_table_allows_the_calls_that_are_made_and_no_others() {
     }
     let made =
         calls.iter().filter(|(call, _)| source.contains(&format!(".{call}()"))).flat_map(|(_, actions)| *actions);
-    let made: std::collections::BTreeSet<_> = made.map(ToString::to_string).collect();
+    let made: BTreeSet<_> = made.map(ToString::to_string).collect();
     let page = read("docs/scaling.md");
     let allowed = page.split("dynamodb:").skip(1).filter(|rest| rest.starts_with(char::is_uppercase));
     let allowed =
         allowed.map(|rest| rest.split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap().to_owned());
-    assert_eq!(allowed.collect::<std::collections::BTreeSet<_>>(), made);
+    assert_eq!(allowed.collect::<BTreeSet<_>>(), made);
 }
 
 #[test]
@@ -338,14 +341,8 @@ fn camel(snake: &str) -> String {
 }
 
 #[test]
-fn page_of_the_program_lists_its_features_flags_and_settings() {
+fn page_of_the_program_lists_its_flags_and_settings() {
     let page = read("docs/cli.md");
-    let manifest = read("cli/Cargo.toml");
-    let (_, features) = manifest.split_once("[features]\n").unwrap();
-    for line in features.lines().take_while(|line| !line.is_empty()) {
-        let feature = line.split(' ').next().unwrap();
-        assert!(page.contains(&format!("`{feature}`")), "the feature {feature}");
-    }
     let program = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_kinesis-input")).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -372,6 +369,44 @@ fn page_of_the_program_lists_its_features_flags_and_settings() {
             other => other.to_string(),
         };
         assert!(row.contains(&format!("({default})")), "the default of {name} is {default}");
+    }
+}
+
+#[test]
+fn every_feature_is_listed_with_its_cost() {
+    // The transports of the program are not downloaded for a test, so their costs have a date.
+    for (package, folder, page, are_counted) in [
+        ("pipeline-plugin-api", "plugin-api", "plugin-api/README.md", true),
+        ("kinesis-input", ".", "README.md", true),
+        ("pipeline-plugin-mq-bridge", "hosts/mq-bridge", "hosts/mq-bridge/README.md", true),
+        ("kinesis-input-cli", "cli", "docs/cli.md", false),
+    ] {
+        let count = |feature: &str| {
+            let edges = ["--edges=normal,build", "--target=x86_64-unknown-linux-gnu", "--prefix=none", "--no-dedupe"];
+            let of = ["tree", "--package", package, "--features", feature, "--format={p}"];
+            cargo(&[of.as_slice(), edges.as_slice()].concat()).lines().collect::<BTreeSet<_>>().len()
+        };
+        let without = count("");
+        let manifest = read(&format!("{folder}/Cargo.toml"));
+        let (_, features) = manifest.split_once("[features]\n").unwrap();
+        let features = features.lines().take_while(|line| !line.starts_with('['));
+        let features: BTreeMap<_, _> = features.filter_map(|line| line.split_once(" = ")).collect();
+        let page_text = read(page);
+        let mut listed = BTreeSet::new();
+        for row in marked_as(&page_text, "features", "Cargo.toml").lines().skip(2) {
+            let cells: Vec<_> = row.trim_matches(['|', ' ']).split(" | ").collect();
+            let [name, default, _, more] = cells[..] else { panic!("{page}: {row}") };
+            let name = name.trim_matches('`');
+            let is_default = features.get("default").is_some_and(|default| default.contains(&format!("\"{name}\"")));
+            assert_eq!(default == "yes", is_default, "{page}: {row}");
+            let more: usize = more.parse().unwrap();
+            if are_counted {
+                assert_eq!(more, count(name) - without, "{page}: {row}");
+            }
+            listed.insert(name);
+        }
+        let declared: BTreeSet<_> = features.into_keys().filter(|name| *name != "default").collect();
+        assert_eq!(listed, declared, "{page}");
     }
 }
 
@@ -434,6 +469,11 @@ fn code_spans(text: &str) -> impl Iterator<Item = &str> {
 
 /// The part of a page between two comments.
 fn marked<'a>(page: &'a str, name: &str) -> &'a str {
-    let (_, rest) = page.split_once(&format!("<!-- {name}: compared with the code by a test -->\n")).unwrap();
+    marked_as(page, name, "the code")
+}
+
+/// The same, where it is compared with something else.
+fn marked_as<'a>(page: &'a str, name: &str, with: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("<!-- {name}: compared with {with} by a test -->\n")).unwrap();
     rest.split(&format!("<!-- end of {name} -->")).next().unwrap()
 }

@@ -14,6 +14,7 @@ mod example;
 mod hosting;
 mod kcl;
 mod kinesis;
+mod licenses;
 mod manual;
 mod many;
 mod outputs;

@@ -20,6 +20,8 @@
 //! - `translate`: the conversion of messages, dispositions, errors and status; `metadata`: which metadata is converted.
 //! - `conformance`: mq-bridge's own suite, for any input; `memory`: an input in memory (both with feature `conformance`).
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod attached;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -40,6 +42,11 @@ pub use attached::{Attached, attach};
 pub use consumer::InputConsumer;
 pub use factory::InputFactory;
 pub use metadata::Metadata;
+
+/// The examples of the README, which are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// The reason why inputs could not be registered with mq-bridge.
 #[derive(Debug, thiserror::Error)]
