@@ -95,11 +95,13 @@ struct Inner {
     _lock: LockFile,
 }
 
+/// Opens the database of a path. If the flag is set, it creates a missing file.
+type Opener = dyn Fn(&Path, bool) -> Result<Database, DatabaseError> + Send + Sync;
+
 /// The disk that a file is on.
 #[derive(Clone)]
 pub(crate) struct Disk {
-    /// Opens the database of a path. If the flag is set, it creates a missing file.
-    open: Arc<dyn Fn(&Path, bool) -> Result<Database, DatabaseError> + Send + Sync>,
+    open: Arc<Opener>,
     /// Whether its work takes time, so that it runs on threads where blocking is allowed.
     blocks: bool,
 }

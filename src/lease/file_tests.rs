@@ -81,7 +81,7 @@ enum Trouble {
 }
 
 impl FailingDisk {
-    fn fails(&self, is_read: bool) -> std::io::Result<()> {
+    fn fails(&self, is_read: bool) -> io::Result<()> {
         let code = match *lock(&self.trouble) {
             Some(Trouble::Full) if !is_read => 28,
             Some(Trouble::Io) if !is_read => 5,
@@ -89,32 +89,32 @@ impl FailingDisk {
             Some(Trouble::Dead) => 5,
             _ => return Ok(()),
         };
-        Err(std::io::Error::from_raw_os_error(code))
+        Err(io::Error::from_raw_os_error(code))
     }
 }
 
 impl redb::StorageBackend for FailingDisk {
-    fn len(&self) -> std::io::Result<u64> {
+    fn len(&self) -> io::Result<u64> {
         self.fails(true)?;
         self.file.len()
     }
 
-    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.fails(true)?;
         self.file.read(offset, out)
     }
 
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
+    fn set_len(&self, len: u64) -> io::Result<()> {
         self.fails(false)?;
         self.file.set_len(len)
     }
 
-    fn sync_data(&self) -> std::io::Result<()> {
+    fn sync_data(&self) -> io::Result<()> {
         self.fails(false)?;
         self.file.sync_data()
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.fails(false)?;
         self.file.write(offset, data)
     }

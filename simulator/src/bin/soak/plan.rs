@@ -11,6 +11,7 @@ use kinesis_simulator::kinesis::CborSupport;
 use crate::oracle::{Limits, Rules};
 
 /// Everything about a run that is drawn before it begins.
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn for itself")]
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,

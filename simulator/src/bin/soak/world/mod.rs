@@ -119,7 +119,7 @@ pub(crate) fn run(mut plan: Plan, log: Log) -> Result<Report, String> {
         resolver: World::resolver_generator(plan.seed),
         next_hang: start + Duration::from_secs(40),
         disk: World::disk_generator(plan.seed),
-        next_disk: start + Duration::from_secs(60),
+        next_disk: start + Duration::from_mins(1),
         next_trigger: start,
         written: Written::default(),
         gone: Vec::new(),
