@@ -81,6 +81,9 @@ impl LeaseStore for Store {
     }
 
     async fn set_aside(&self, stream: &Stream, row: &Row) -> Result<bool, StoreError> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(StoreError::Failed { what: "setting aside", cause: "injected by the test".into() });
+        }
         self.memory.set_aside(stream, row).await
     }
 }

@@ -111,6 +111,27 @@ async fn recreated_stream_is_read_while_running() {
     );
 }
 
+/// A store of one process is not read in each round, so what could not be set aside is remembered.
+#[tokio::test(start_paused = true)]
+async fn recreated_stream_is_read_once_the_store_can_be_written_again() {
+    let bench = Bench::new(Script::new(["a"]), "");
+    let session = read_a_split(&bench).await;
+    bench.script.lose_stream(fault("ResourceNotFoundException"));
+    bench.script.refuse_all(Some(fault("ResourceNotFoundException")));
+    assert!(is_quiet(&session, secs(10)).await);
+    bench.store.fails.store(true, Ordering::Relaxed);
+    bench.script.refuse_all(None);
+    recreate_stream(&bench);
+    assert!(is_quiet(&session, MINUTE * 2).await, "its row is still that of the former stream");
+    assert_eq!(session.status().state, State::Degraded, "{:?}", session.status());
+    bench.store.fails.store(false, Ordering::Relaxed);
+    assert_eq!(numbers(&session, 20).await, (101..=120).collect::<Vec<_>>());
+    assert!(is_quiet(&session, MINUTE).await);
+    assert_eq!(session.status().state, State::Connected, "{:?}", session.status());
+    close(&session).await;
+    assert_eq!(bench.stored("a").await, Some(Checkpoint::After(checkpoint(120))));
+}
+
 #[tokio::test(start_paused = true)]
 async fn recreated_stream_is_noticed_by_where_its_shards_begin() {
     // The service does not say when the stream was created.

@@ -120,6 +120,8 @@ pub(crate) struct Coordinator {
     pub(super) unread: HashMap<(usize, ShardId), Instant>,
     /// The streams of which everything that was to be read is read.
     pub(super) done: BTreeSet<usize>,
+    /// The streams with rows of former ones that could not be set aside yet.
+    pub(super) leftovers: BTreeSet<usize>,
 }
 
 /// The content of the table.
@@ -150,6 +152,7 @@ impl Coordinator {
             running: Running::default(),
             unread: HashMap::new(),
             done: BTreeSet::new(),
+            leftovers: BTreeSet::new(),
         }
     }
 
@@ -207,12 +210,14 @@ impl Coordinator {
         let Some(store) = store.shared() else {
             stop.run_until_cancelled(self.restart_recreated_streams()).await?;
             stop.run_until_cancelled(self.refresh_all(period / 2)).await?;
+            stop.run_until_cancelled(self.set_aside_leftovers()).await?;
             stop.run_until_cancelled(self.remove_vanished_rows()).await?;
             self.release_vanished();
             for at in 0..self.streams.len() {
                 self.claim_free(at, None).await;
             }
             self.note_unread(&[]);
+            let period = if self.leftovers.is_empty() { period } else { RETRY_AFTER.min(period) };
             return Some(self.until_judged(period));
         };
         if self.context.validity.is_expired() {

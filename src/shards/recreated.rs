@@ -48,7 +48,7 @@ impl Coordinator {
         let count = match set_aside.await {
             Ok(count) => count,
             Err(error) => {
-                // The next rebalance finds the rows again.
+                self.leftovers.insert(at);
                 context.health.table_failed(&error);
                 0
             }
@@ -69,10 +69,28 @@ impl Coordinator {
         }
         let shards = former.shards();
         if let Err(error) = set_aside_and_report(&*self.context.store, &state.stream, former.rows).await {
+            self.leftovers.insert(at);
             self.context.health.table_failed(&error);
         }
         rows.retain(|row| !shards.contains(&row.shard));
         rows
+    }
+
+    /// Sets aside the rows of former streams that could not be set aside before. A shared table is read in each round
+    /// anyway; a store of one process is not.
+    pub(super) async fn set_aside_leftovers(&mut self) {
+        for at in std::mem::take(&mut self.leftovers) {
+            match self.context.store.rows(&self.streams[at].stream).await {
+                Ok(rows) => drop(self.without_former(at, rows).await),
+                Err(error) => {
+                    self.leftovers.insert(at);
+                    self.context.health.table_failed(&error);
+                }
+            }
+            if self.leftovers.is_empty() {
+                self.context.health.table_read();
+            }
+        }
     }
 
     /// Sets aside the rows of shards that are open although their end is stored.

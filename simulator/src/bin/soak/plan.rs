@@ -241,8 +241,9 @@ impl Plan {
         // A tiny pool that is filled once in some seconds does not keep up with the writer.
         if self.config.max_bytes < 1 << 20 {
             (self.config.poll_period, self.settings.reads) = (Duration::ZERO, 5.0);
-            // A few records fill half of it, and one aggregate may, so that every call brings no more.
-            if self.config.polls != Polls::None && self.record_bytes >= 2000 {
+            // A few records fill half of it, and one aggregate may, so that every call brings few or one.
+            let is_large = self.record_bytes >= 2000 || self.aggregates_per_cent > 0;
+            if self.config.polls != Polls::None && is_large {
                 self.rate = self.rate.min(2.0);
             }
         }
