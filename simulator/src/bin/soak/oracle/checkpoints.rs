@@ -57,7 +57,8 @@ impl Oracle {
             let what = format!("{} stored a position of {shard}, which {before_holder:?} held", row.by);
             self.violate(Broken::Unfenced, what);
         }
-        if after_position < before_position || (was_ended && !ended) {
+        // The end of a shard is behind all of its positions.
+        if (was_ended || after_position < before_position) && !ended {
             let what = format!("{} set {shard} back from {before_position:?} to {after_position:?}", row.by);
             self.violate(Broken::Unfenced, what);
         }

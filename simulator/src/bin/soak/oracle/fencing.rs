@@ -37,6 +37,11 @@ impl Oracle {
         }
     }
 
+    /// Whether a worker may not have known at this time that the stream was recreated.
+    pub(super) fn may_be_unaware(&self, at: Time) -> bool {
+        self.counts.streams > 1 && at.since(self.changed) < UNAWARE
+    }
+
     /// A live worker is asked first, and is given time to hand over. A shard that it claimed before it was restarted,
     /// or before it fell silent, is not its own any more.
     pub(super) fn check_taking(&mut self, shard: u32, by: &str, from: &str) {

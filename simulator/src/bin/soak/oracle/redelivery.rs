@@ -57,6 +57,10 @@ impl Oracle {
             if book.holder.as_deref() != Some(worker) || book.requester.is_some() {
                 continue;
             }
+            // A process does not know what was nacked in another one of its name, and waits for the leases of that.
+            if self.workers.get(worker).is_some_and(|known| known.started > book.claimed) {
+                continue;
+            }
             let Some(in_flight) = book.claims.get(worker).and_then(|claim| book.in_flight.get(&claim.number)) else {
                 continue;
             };
