@@ -64,6 +64,7 @@ pub struct DynamoDb {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
 pub enum BillingMode {
     /// By capacity.
     Provisioned,

@@ -201,6 +201,7 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
 #[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Deaggregate {
     /// Each user record becomes a message.
     #[default]
@@ -213,6 +214,7 @@ pub enum Deaggregate {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
 #[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Kpl {
     /// What happens to a user record whose hash key lies outside its shard, which is found in aggregates that were on
     /// their way while the shard was split or merged. The KPL sends such records again, so they are dropped and counted
@@ -227,6 +229,7 @@ pub struct Kpl {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
 #[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum OutOfRange {
     /// It is dropped where hash keys decide the shard, and delivered where the service distributes the records.
     #[default]

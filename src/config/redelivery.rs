@@ -33,6 +33,7 @@ pub struct Redelivery {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[schemars(crate = "pipeline_plugin_api::config::schemars")]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum GivenUp {
     /// It is delivered again.
     #[default]

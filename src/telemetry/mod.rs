@@ -58,6 +58,7 @@ pub enum Measure {
 
 /// One metric.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Metric {
     /// The name of the metric.
     pub name: &'static str,
