@@ -66,6 +66,9 @@ pub(crate) struct Head {
     pub(crate) is_open: bool,
 }
 
+/// The least whole number that is milliseconds: a day in 1973, and as seconds one in the year 5138.
+const FIRST_MILLIS: i64 = 100_000_000_000;
+
 /// A number as it stands.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Number {
@@ -83,9 +86,11 @@ impl Number {
     }
 
     /// Milliseconds since 1970. Amazon's services write them as whole numbers; as the tag's standard wants, a
-    /// floating-point number is seconds.
+    /// floating-point number is seconds. Local servers write whole seconds, which as milliseconds would be a time decades
+    /// before Kinesis, so that a pipeline that starts at a time would take every record for an older one.
     pub(crate) fn time(self) -> i64 {
         match self {
+            Self::Whole(seconds) if seconds < FIRST_MILLIS => seconds.saturating_mul(1000),
             Self::Whole(millis) => millis,
             Self::Float(seconds) => (seconds * 1000.0).round() as i64,
         }

@@ -115,6 +115,14 @@ fn answer() -> Value {
 }
 
 #[test]
+fn time_of_arrival_is_read_in_whole_seconds_as_local_servers_write_it() {
+    let time = Value::Tag(1, Box::new(Value::Integer(1_700_000_000.into())));
+    let record = map([("SequenceNumber", text("495")), ("ApproximateArrivalTimestamp", time)]);
+    let event = read(&write(&map([("Records", Value::Array(vec![record]))]), &|| false)).unwrap();
+    assert_eq!(event.rows.iter().next().unwrap().arrival_millis(), Some(1_700_000_000_000));
+}
+
+#[test]
 fn answer_is_read_whatever_the_order_and_form_of_its_fields() {
     for is_open in [false, true] {
         let event = read(&write(&answer(), &|| is_open)).unwrap();
@@ -199,7 +207,7 @@ proptest! {
     #[test]
     fn every_record_is_read_as_it_was_written(
         records in prop::collection::vec(
-            (prop::collection::vec(any::<u8>(), 0..5000), "[a-z]{0,20}", 0..i64::MAX / 2),
+            (prop::collection::vec(any::<u8>(), 0..5000), "[a-z]{0,20}", 100_000_000_000..i64::MAX / 2),
             0..40,
         ),
         piece in 1..3000_usize,
