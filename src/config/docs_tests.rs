@@ -8,7 +8,7 @@ use jsonschema::Validator;
 use pipeline_plugin_api::config::{ConfigSpec, Detail, Document, Environment};
 use serde_json::{Value, json};
 
-use super::compatibility_tests::{DOCUMENTED, filled_in};
+use super::compatible_blocks::{DOCUMENTED, filled_in};
 use super::{Config, about};
 
 fn spec() -> ConfigSpec {

@@ -19,6 +19,8 @@ mod checks;
 #[cfg(test)]
 mod compatibility_tests;
 #[cfg(test)]
+mod compatible_blocks;
+#[cfg(test)]
 mod docs_tests;
 mod dynamodb;
 mod fan_out;

@@ -4,6 +4,7 @@ use std::time::Duration as StdDuration;
 
 use pipeline_plugin_api::config::{ByteSize, Configuration, Diagnostics, Document, Environment, Kind, Parsed};
 
+use super::compatible_blocks::EVERY_FIELD;
 use super::*;
 
 /// Parses the block in a pipeline file.
@@ -79,7 +80,7 @@ fn defaults_are_those_of_the_contract() {
 
 #[test]
 fn every_field_of_the_contract_is_read() {
-    let config = parse(include_str!("fixtures/contract.yaml")).unwrap().config;
+    let config = parse(EVERY_FIELD).unwrap().config;
     assert_eq!(config.streams.to_string(), "orders:0,orders:1");
     let table = &config.dynamodb;
     assert_eq!(
@@ -117,7 +118,7 @@ fn every_field_of_the_contract_is_read() {
 
 #[test]
 fn secrets_are_not_in_debug() {
-    let config = parse(include_str!("fixtures/contract.yaml")).unwrap().config;
+    let config = parse(EVERY_FIELD).unwrap().config;
     assert!(!format!("{config:?} {config:#?}").contains("hunter2"));
 }
 

@@ -29,16 +29,30 @@ fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     page.split(&*fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect()
 }
 
-/// Every complete pipeline in the documents, and every input, with an output.
+/// Every pipeline in the documents and in the manifests, and every input, which may lack an output.
 pub(crate) fn pipelines() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (page, text) in pages() {
-        for block in blocks(&text, "yaml").into_iter().filter(|block| block.starts_with("input:\n  aws_kinesis:")) {
-            let output = if block.contains("output:") { "" } else { "output: drop\n" };
-            found.push((page.clone(), format!("{block}{output}")));
-        }
+        let of_page = blocks(&text, "yaml").into_iter().filter(|block| block.starts_with("input:\n  aws_kinesis:"));
+        found.extend(of_page.map(|block| (page.clone(), block.to_owned())));
+        found.extend(of_manifests(&text).into_iter().map(|pipeline| (page.clone(), pipeline)));
     }
+    let map = "dist/kubernetes/configmap.yaml";
+    found.extend(of_map(&read(map)).map(|pipeline| (map.to_owned(), pipeline)));
     found
+}
+
+/// The pipelines in the manifests of a page.
+fn of_manifests(page: &str) -> Vec<String> {
+    blocks(page, "yml").into_iter().flat_map(|block| block.split("\n---\n")).flat_map(of_map).collect()
+}
+
+/// The pipelines in a manifest, which are the data of a `ConfigMap`.
+fn of_map(manifest: &str) -> impl Iterator<Item = String> + use<> {
+    let document: serde_json::Value = serde_saphyr::from_str(manifest).unwrap_or_else(|error| panic!("{error}"));
+    assert!(document["apiVersion"].is_string() && document["kind"].is_string(), "{document}");
+    let data = document["data"].as_object().cloned().unwrap_or_default();
+    data.into_iter().map(|(_, pipeline)| pipeline.as_str().unwrap().to_owned())
 }
 
 #[test]
@@ -321,16 +335,11 @@ fn pipelines_in_manifests_are_right() {
     let environment = Environment::from_pairs([("POD_NAME", "orders-0")]);
     let mut pipelines = 0;
     for (page, text) in pages() {
-        for manifest in blocks(&text, "yml").iter().flat_map(|block| block.split("\n---\n")) {
-            let document: serde_json::Value =
-                serde_saphyr::from_str(manifest).unwrap_or_else(|error| panic!("{error}"));
-            assert!(document["apiVersion"].is_string() && document["kind"].is_string(), "{page}: {document}");
-            for (name, pipeline) in document["data"].as_object().into_iter().flatten() {
-                let built = Pipeline::from_yaml(name, pipeline.as_str().unwrap(), &environment, &registry);
-                let pipeline = built.unwrap_or_else(|error| panic!("{page}: {error}"));
-                assert!(pipeline.warnings.is_empty(), "{page}: {}", pipeline.warnings);
-                pipelines += 1;
-            }
+        for pipeline in of_manifests(&text) {
+            let built = Pipeline::from_yaml(&page, &pipeline, &environment, &registry);
+            let pipeline = built.unwrap_or_else(|error| panic!("{page}: {error}"));
+            assert!(pipeline.warnings.is_empty(), "{page}: {}", pipeline.warnings);
+            pipelines += 1;
         }
     }
     assert!(pipelines >= 1, "the page of scaling has one");

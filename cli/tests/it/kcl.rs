@@ -17,7 +17,7 @@ async fn kcl(fleet: &Fleet, command: &str, arguments: &[&str]) -> (u8, String) {
     (u8::try_from(code).unwrap(), said)
 }
 
-fn dynamodb(fleet: &Fleet) -> aws_sdk_dynamodb::Client {
+pub(crate) fn dynamodb(fleet: &Fleet) -> aws_sdk_dynamodb::Client {
     let config = aws_sdk_dynamodb::Config::builder()
         .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
         .region(aws_sdk_dynamodb::config::Region::new("us-east-1"))

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kinesis::primitives::Blob;
-use aws_sdk_kinesis::types::PutRecordsRequestEntry;
+use aws_sdk_kinesis::types::{PutRecordsRequestEntry, ShardIteratorType};
 use ferrokinesis::store::StoreOptions;
 use kinesis_input_cli::{Ending, Exit, Pipeline, RunOptions, StopHandle, registry, run};
 use mq_bridge::CanonicalMessage;
@@ -55,20 +55,51 @@ impl Bench {
             .endpoint_url(server.endpoint())
             .build();
         let client = Client::from_conf(config);
-        client.create_stream().stream_name("orders").shard_count(shards).send().await.unwrap();
         let bench = Self { server, client, folder: tempfile::tempdir().unwrap() };
-        bench.until_active().await;
+        bench.create_stream("orders", shards).await;
         bench
     }
 
-    /// The server changes streams in a task of its own; each call here waits for that task.
+    /// Creates a stream, and waits until it can be used.
+    pub(crate) async fn create_stream(&self, name: &str, shards: i32) {
+        self.client.create_stream().stream_name(name).shard_count(shards).send().await.unwrap();
+        self.until_stream_is_active(name).await;
+    }
+
     pub(crate) async fn until_active(&self) {
+        self.until_stream_is_active("orders").await;
+    }
+
+    /// The server changes streams in a task of its own; each call here waits for that task.
+    async fn until_stream_is_active(&self, name: &str) {
         loop {
-            let answer = self.client.describe_stream_summary().stream_name("orders").send().await.unwrap();
+            let answer = self.client.describe_stream_summary().stream_name(name).send().await.unwrap();
             if answer.stream_description_summary().unwrap().stream_status().as_str() == "ACTIVE" {
                 return;
             }
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until records arrive in a later second than now: the server counts their arrivals in whole seconds, so what
+    /// arrives in the second of a start seems to have arrived before it. A stream of its own shows the time.
+    pub(crate) async fn until_next_second(&self) {
+        self.create_stream("clock", 1).await;
+        let call = self.client.get_shard_iterator().stream_name("clock").shard_id("shardId-000000000000");
+        let mut iterator =
+            call.shard_iterator_type(ShardIteratorType::TrimHorizon).send().await.unwrap().shard_iterator;
+        let mut first = None;
+        loop {
+            let tick = self.client.put_record().stream_name("clock").partition_key("a").data(Blob::new("tick"));
+            tick.send().await.unwrap();
+            let answer = self.client.get_records().set_shard_iterator(iterator).send().await.unwrap();
+            for record in answer.records() {
+                let arrived = record.approximate_arrival_timestamp().unwrap().secs();
+                if arrived > *first.get_or_insert(arrived) {
+                    return;
+                }
+            }
+            iterator = answer.next_shard_iterator;
         }
     }
 

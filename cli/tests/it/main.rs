@@ -6,7 +6,10 @@
 mod blocked;
 mod check;
 mod commands;
+#[path = "../../../src/config/compatible_blocks.rs"]
+mod compatible_blocks;
 mod credentials;
+mod documented_pipelines;
 mod documents;
 #[path = "../../../examples/hosting.rs"]
 #[allow(dead_code, reason = "what it prints is for people")]
