@@ -90,7 +90,7 @@ impl KinesisInput {
         mut self,
         open: impl Fn(&std::path::Path, bool) -> Result<redb::Database, redb::DatabaseError> + Send + Sync + 'static,
     ) -> Self {
-        self.overrides.disk = Some(crate::lease::Disk::simulated(open));
+        self.overrides.disk = crate::lease::Disk::simulated(open);
         self
     }
 

@@ -70,7 +70,7 @@ fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// The code with which a run would end, as far as it can be told.
+/// The code with which a run would end, as far as that is known.
 fn exit(found: &[Finding]) -> Exit {
     let fails = |finding: &&Finding| matches!(finding.verdict, Verdict::Failure | Verdict::NotTried);
     let (output, input): (Vec<_>, Vec<_>) = found.iter().filter(fails).partition(|one| one.subject == Subject::Output);

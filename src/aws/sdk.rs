@@ -29,6 +29,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
 };
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::date_time::Format;
@@ -331,6 +332,12 @@ async fn refused(status: u16, body: SdkBody) -> Fault {
     Fault { origin: Origin::Call, code, message }
 }
 
+/// The time by the clock of the service, as an answer says it.
+pub(crate) fn date(answer: &HttpResponse) -> Option<SystemTime> {
+    let date = DateTime::from_str(answer.headers().get("date")?, Format::HttpDate).ok()?;
+    SystemTime::try_from(date).ok()
+}
+
 /// The `Date` of the last answer, and when it arrived.
 #[derive(Debug, Clone, Default)]
 struct ServiceTime(Arc<Mutex<Option<(SystemTime, Instant)>>>);
@@ -347,9 +354,7 @@ impl Intercept for ServiceTime {
         _runtime_components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let date = context.response().headers().get("date");
-        let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
-        if let Some(date) = date.and_then(|date| SystemTime::try_from(date).ok()) {
+        if let Some(date) = date(context.response()) {
             *lock(&self.0) = Some((date, Instant::now()));
         }
         Ok(())

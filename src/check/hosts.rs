@@ -9,14 +9,13 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_runtime_api::shared::IntoShared;
-use aws_smithy_types::DateTime;
-use aws_smithy_types::date_time::Format;
 use http::Uri;
 use pipeline_plugin_api::causes;
 
 use super::finding::{Finding, Subject, Verdict};
 use super::judge;
 use crate::aws::http::HostNotFound;
+use crate::aws::sdk::date;
 use crate::model::millis;
 use crate::sync::{Mutex, lock};
 
@@ -39,7 +38,7 @@ struct Host {
     outcome: Outcome,
     /// Whether it was called since the last news.
     is_called: bool,
-    /// What was told of it last.
+    /// The verdict that was reported of it last.
     told: Option<Verdict>,
 }
 
@@ -68,7 +67,7 @@ impl Hosts {
         for host in seen.hosts.iter_mut().filter(|host| host.is_called) {
             host.is_called = false;
             let verdict = if matches!(host.outcome, Outcome::Answers) { Verdict::Ok } else { verdict };
-            // A host that fails is told again when more depends on it.
+            // A host that fails is reported again when more depends on it.
             if host.told == Some(verdict) || host.told.is_some_and(|told| told > verdict && verdict != Verdict::Ok) {
                 continue;
             }
@@ -104,8 +103,7 @@ impl Hosts {
     }
 
     fn answered(&self, answer: &HttpResponse, sent: SystemTime) {
-        let date = answer.headers().get("date").and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
-        let Some(date) = date.and_then(|date| SystemTime::try_from(date).ok()) else { return };
+        let Some(date) = date(answer) else { return };
         // The service dates its answer about half-way, in whole seconds.
         let midway = i64::midpoint(millis(sent), millis(SystemTime::now()));
         let skew = millis(date) + 500 - midway;

@@ -35,9 +35,9 @@ use crate::retry::Fault;
 use finding::Telling;
 pub use finding::{Finding, Subject, Verdict};
 
-/// Tries everything that a run of this configuration would need. Each finding is told at once, and all are returned.
+/// Tries everything that a run of this configuration would need. Each finding is reported at once, and all are returned.
 ///
-/// A call that is not answered within 10 s is told as such, and what depends on it is not tried.
+/// A call that is not answered within 10 s is reported as such, and what depends on it is not tried.
 ///
 /// # Cancel safety
 ///

@@ -107,11 +107,6 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// The disk of the machine.
-    pub(crate) fn of_machine() -> Self {
-        Self { open: Arc::new(open_database), blocks: true }
-    }
-
     /// A disk that opens its databases with this function, and takes no time.
     pub(crate) fn simulated(
         open: impl Fn(&Path, bool) -> Result<Database, DatabaseError> + Send + Sync + 'static,
@@ -135,6 +130,13 @@ impl Disk {
     }
 }
 
+/// The disk of the machine.
+impl Default for Disk {
+    fn default() -> Self {
+        Self { open: Arc::new(open_database), blocks: true }
+    }
+}
+
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Disk").field("blocks", &self.blocks).finish_non_exhaustive()
@@ -155,7 +157,7 @@ impl FileStore {
     /// It fails if another process uses the file, if the file can't be read or written, or if it is not a checkpoint
     /// file.
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::open_on(path, &Disk::of_machine()).await
+        Self::open_on(path, &Disk::default()).await
     }
 
     /// Opens the file on this disk, as [`open`](Self::open) does on that of the machine.
@@ -194,12 +196,7 @@ impl FileStore {
                     about.insert("format", FORMAT).map_err(failed(what))?;
                 }
                 Some(FORMAT) => {}
-                Some(other) => {
-                    let what = format!(
-                        "it has format {other}, and this version knows {FORMAT}; use the version that wrote it"
-                    );
-                    return Err(StoreError::Foreign { path: path.into(), what });
-                }
+                Some(other) => return Err(other_format(path, other)),
             }
             let known = about.get("identity").map_err(failed(what))?.map(|value| value.value().to_owned());
             if let Some(identity) = known {
@@ -586,6 +583,32 @@ pub(super) fn lock_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Locks the lock file of a checkpoint file. `unusable` makes the error of a file that can't be locked.
+pub(super) fn lock_handle(
+    handle: &mut File,
+    path: &Path,
+    unusable: impl FnOnce(io::Error) -> StoreError,
+) -> Result<(), StoreError> {
+    match handle.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // If the text can't be read, the holder stays unknown; what matters is that the file is locked.
+            let _ = handle.read_to_string(&mut holder);
+            let holder = holder.trim();
+            let holder = if holder.is_empty() { "another process" } else { holder };
+            Err(StoreError::InUse { path: path.into(), holder: holder.into() })
+        }
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
+/// The error of a file whose format this version doesn't know.
+pub(super) fn other_format(path: &Path, format: &str) -> StoreError {
+    let what = format!("it has format {format}, and this version knows {FORMAT}; use the version that wrote it");
+    StoreError::Foreign { path: path.into(), what }
+}
+
 /// The file `<file>.lock`, which is locked as long as this value exists. One line in it names the process that locked
 /// it.
 #[derive(Debug)]
@@ -611,18 +634,7 @@ impl LockFile {
             .truncate(false)
             .open(&lock_path)
             .map_err(unusable)?;
-        match handle.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // If the text can't be read, the holder stays unknown; what matters is that the file is locked.
-                let _ = handle.read_to_string(&mut holder);
-                let holder = holder.trim();
-                let holder = if holder.is_empty() { "another process" } else { holder };
-                return Err(StoreError::InUse { path: path.into(), holder: holder.into() });
-            }
-            Err(TryLockError::Error(error)) => return Err(unusable(error)),
-        }
+        lock_handle(&mut handle, path, unusable)?;
         let command = std::env::args_os().next().unwrap_or_default();
         let command = Path::new(&command).file_name().unwrap_or_default().to_string_lossy().into_owned();
         handle.set_len(0).and_then(|()| handle.rewind()).map_err(unusable)?;

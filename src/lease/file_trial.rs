@@ -1,13 +1,13 @@
 //! Could a process keep its leases in this file? It is tried without making the file, or changing it.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use redb::{Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase};
 
 use super::StoreError;
-use super::file::{ABOUT, FORMAT, lock_path, opening};
+use super::file::{ABOUT, FORMAT, lock_handle, lock_path, opening, other_format};
 
 /// What was found of a file.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,18 +62,8 @@ fn lock(path: &Path, lock_path: &Path) -> Result<File, StoreError> {
         advice: "let this process read and write the files beside it, or choose another path",
     };
     let mut handle = OpenOptions::new().read(true).write(true).open(lock_path).map_err(|error| unusable(&error))?;
-    match handle.try_lock() {
-        Ok(()) => Ok(handle),
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // If the text can't be read, the holder stays unknown.
-            let _ = handle.read_to_string(&mut holder);
-            let holder = holder.trim();
-            let holder = if holder.is_empty() { "another process" } else { holder };
-            Err(StoreError::InUse { path: path.into(), holder: holder.into() })
-        }
-        Err(TryLockError::Error(error)) => Err(unusable(&error)),
-    }
+    lock_handle(&mut handle, path, |error| unusable(&error))?;
+    Ok(handle)
 }
 
 /// The name in the file, if it is of a format that is known.
@@ -89,9 +79,7 @@ fn identity(database: &ReadOnlyDatabase, path: &Path) -> Result<Option<String>, 
     };
     let get = |key: &str| about.get(key).map(|value| value.map(|value| value.value().to_owned()));
     match get("format").map_err(|error| no_checkpoints(&error))? {
-        Some(format) if format != FORMAT => Err(foreign(format!(
-            "it has format {format}, and this version knows {FORMAT}; use the version that wrote it"
-        ))),
+        Some(format) if format != FORMAT => Err(other_format(path, &format)),
         _ => get("identity").map_err(|error| no_checkpoints(&error)),
     }
 }

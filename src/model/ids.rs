@@ -13,9 +13,7 @@ impl ShardId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-}
 
-impl ShardId {
     /// The id of a shard that a configuration names, which may be written as a bare number.
     pub(crate) fn written(text: &str) -> Self {
         match text.parse::<u64>() {

@@ -133,11 +133,7 @@ async fn store(
 ) -> Result<Arc<dyn LeaseStore>, ConnectError> {
     // The configuration was checked: exactly one of the two stores is configured.
     if let Some(path) = config.checkpoint_file.as_deref() {
-        let store = match &overrides.disk {
-            Some(disk) => FileStore::open_on(path, disk).await?,
-            None => FileStore::open(path).await?,
-        };
-        return Ok(Arc::new(store));
+        return Ok(Arc::new(FileStore::open_on(path, &overrides.disk).await?));
     }
     let lease = config.lease_period.into();
     let heartbeat = heartbeat::heartbeat_timeout(lease, config.commit_period.into());

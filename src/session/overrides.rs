@@ -15,5 +15,5 @@ pub(crate) struct Overrides {
     /// The source of times that are written or sent. Waiting uses tokio's clock.
     pub(crate) time: Option<SharedTimeSource>,
     /// The disk that the checkpoint file is on.
-    pub(crate) disk: Option<Disk>,
+    pub(crate) disk: Disk,
 }

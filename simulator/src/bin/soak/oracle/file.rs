@@ -18,7 +18,7 @@ impl Oracle {
         }
     }
 
-    /// Whoever is given records of a shard holds it, from where the file says.
+    /// A worker that is given records of a shard holds it, from where the file says.
     pub(super) fn claim_in_file(&mut self, worker: &str, number: &str) {
         let Some(id) = Position::parse(number).map(|position| position.number.shard()) else { return };
         let now = self.now;
