@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, GivenUp};
-use crate::lease::{Overview, StoreError};
+use crate::lease::{Lives, Overview, StoreError};
 use crate::model::WorkerId;
 use crate::pool::Pool;
 use crate::session::error::ConnectError;
@@ -133,6 +133,7 @@ struct Kinesis {
     overrides: Overrides,
     /// The name under which this worker holds leases, over all connects.
     me: WorkerId,
+    lives: Lives,
     /// The lock that allows one connect or close at a time.
     changing: tokio::sync::Mutex<()>,
     /// The remaining tasks of abandoned connects, which end within moments.
@@ -173,7 +174,7 @@ impl Kinesis {
         let me = config.client_id.as_deref().map_or_else(WorkerId::random, |id: &str| WorkerId::from(id));
         let (changing, background) = (tokio::sync::Mutex::new(()), TaskTracker::new());
         let (phase, connect_failed) = (Mutex::new(Phase::Disconnected), Mutex::default());
-        Self { config, overrides, me, changing, background, phase, connect_failed }
+        Self { config, overrides, me, lives: Lives::new(), changing, background, phase, connect_failed }
     }
 
     fn session(&self) -> Result<Arc<Session>, InputError> {
@@ -208,7 +209,7 @@ impl Input for Kinesis {
         }
         // A host may connect in a task that it does not monitor. After a panic everything that was opened is dropped,
         // as after an error.
-        let connecting = open::open(&self.config, &self.overrides, &self.me, &self.background);
+        let connecting = open::open(&self.config, &self.overrides, &self.me, &self.lives, &self.background);
         let connected = Box::pin(supervise::once("connect", connecting)).await;
         let connected = connected.unwrap_or_else(|cause| Err(ConnectError::Panicked(cause)));
         *lock(&self.connect_failed) = connected.as_ref().err().map(|error| causes(error));

@@ -43,7 +43,7 @@ use crate::model::{SequenceNumber, ShardId, StartPosition, Stream, WorkerId};
 #[cfg(test)]
 pub(crate) use dynamodb::tests as dynamodb_tests;
 pub(crate) use dynamodb::{
-    DynamoDbStore, Table, TableCall, TableSeen, TableTrial, cause_of_failure, is_condition_failure, scan_table,
+    DynamoDbStore, Lives, Table, TableCall, TableSeen, TableTrial, cause_of_failure, is_condition_failure, scan_table,
 };
 pub(crate) use file::{Disk, FileStore};
 pub(crate) use file_trial::{FileSeen, can_make_files_beside, look_at};

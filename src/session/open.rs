@@ -31,7 +31,7 @@ use crate::delivery::outbox::Outbox;
 use crate::delivery::redelivery::RedeliveryPolicy;
 use crate::lease::heartbeat::{self, Heartbeat};
 use crate::lease::validity::LeaseValidity;
-use crate::lease::{DynamoDbStore, FileStore, LeaseStore, Presence, Table};
+use crate::lease::{DynamoDbStore, FileStore, LeaseStore, Lives, Presence, Table};
 use crate::model::{ShardId, Stream, WorkerId, millis};
 use crate::pool::Pool;
 use crate::reading::ReaderFactory;
@@ -65,6 +65,7 @@ pub(crate) async fn open(
     config: &Config,
     overrides: &Overrides,
     me: &WorkerId,
+    lives: &Lives,
     background: &TaskTracker,
 ) -> Result<Session, ConnectError> {
     let mut trusted = overrides.trusted.clone();
@@ -119,7 +120,7 @@ pub(crate) async fn open(
         };
         Arc::new(Regions::new(of(&access), others.iter().map(other).collect()))
     };
-    let store = store(config, overrides, &table_access, me).await?;
+    let store = store(config, overrides, &table_access, me, lives).await?;
     let threads = Arc::new(Threads::start(config.enhanced_fan_out.reader_threads, service)?);
     let connecting = Connecting { config, threads, store, region, time: outside.time, background: background.clone() };
     connecting.open().await
@@ -130,6 +131,7 @@ async fn store(
     overrides: &Overrides,
     access: &SdkConfig,
     me: &WorkerId,
+    lives: &Lives,
 ) -> Result<Arc<dyn LeaseStore>, ConnectError> {
     // The configuration was checked: exactly one of the two stores is configured.
     if let Some(path) = config.checkpoint_file.as_deref() {
@@ -138,7 +140,7 @@ async fn store(
     let lease = config.lease_period.into();
     let heartbeat = heartbeat::heartbeat_timeout(lease, config.commit_period.into());
     let table = Table::open(access, &config.dynamodb, heartbeat).await?;
-    Ok(Arc::new(DynamoDbStore::new(table, me.clone(), lease)))
+    Ok(Arc::new(DynamoDbStore::new(table, me.clone(), lives.next(), lease)))
 }
 
 /// A connect in progress, once the service and the store can be used.

@@ -101,7 +101,7 @@ impl Local {
         let http = Faulty { inner: session.http_client().unwrap(), faults: Arc::clone(&faults) };
         let session = session.into_builder().http_client(http).build();
         let table = Table::open(&session, &Self::config(), LEASE / 3).await.unwrap();
-        (DynamoDbStore::new(table, me.into(), LEASE), faults)
+        (DynamoDbStore::new(table, me.into(), Lives::new().next(), LEASE), faults)
     }
 }
 
@@ -336,8 +336,10 @@ async fn table_updating() {
 
 #[tokio::test(start_paused = true)]
 async fn table_by_arn() {
-    let by_name = DynamoDbStore::new(opened("leases", vec!["ACTIVE"]).await.unwrap(), "me".into(), LEASE);
+    let by_name =
+        DynamoDbStore::new(opened("leases", vec!["ACTIVE"]).await.unwrap(), "me".into(), Lives::new().next(), LEASE);
     let arn = "arn:aws:dynamodb:eu-west-1:111122223333:table/leases";
-    let by_arn = DynamoDbStore::new(opened(arn, vec!["ACTIVE"]).await.unwrap(), "me".into(), LEASE);
+    let by_arn =
+        DynamoDbStore::new(opened(arn, vec!["ACTIVE"]).await.unwrap(), "me".into(), Lives::new().next(), LEASE);
     assert_eq!(by_arn.identity().await.unwrap(), by_name.identity().await.unwrap());
 }

@@ -35,9 +35,9 @@ impl SharedStore for DynamoDbStore {
             .table_name(&self.table.name)
             .key("StreamID", self.table.key(WORKERS))
             .key("ShardID", text(self.me.as_str()))
-            .expression_attribute_values(":beat", text(&format!("{}/{count}", self.life)))
+            .expression_attribute_values(":beat", text(&format!("{}/{count}", self.life.text())))
             .expression_attribute_values(":count", AttributeValue::N(count.to_string()))
-            .expression_attribute_values(":life", text(&self.life))
+            .expression_attribute_values(":life", text(self.life.text()))
             .expression_attribute_values(":streams", streams)
             .expression_attribute_values(":explicit", AttributeValue::Bool(presence.explicit))
             .expression_attribute_values(":length", millis(presence.lease))
@@ -50,9 +50,14 @@ impl SharedStore for DynamoDbStore {
         let update = if self.shown.load(Ordering::Relaxed) {
             update
                 .update_expression(format!("{set}, Since = if_not_exists(Since, :now) ADD Nudges :none"))
+                .expression_attribute_values(":mine", text(self.life.of_input()))
                 // A heartbeat that is carried out late must not hide a newer one: the others could have seen it before,
-                // and would take this worker for dead while its lease is still valid.
-                .condition_expression("attribute_not_exists(StreamID) OR (Life = :life AND BeatCount <= :count)")
+                // and would take this worker for dead while its lease is still valid. The first heartbeat of an earlier
+                // connect may be carried out late, too; it is no other process.
+                .condition_expression(
+                    "attribute_not_exists(StreamID) OR (Life = :life AND BeatCount <= :count) \
+                     OR (begins_with(Life, :mine) AND Life <> :life)",
+                )
         } else {
             // The first heartbeat takes the name over from any earlier process.
             update.update_expression(format!("{set}, Since = :now ADD Nudges :none"))
@@ -148,7 +153,7 @@ impl SharedStore for DynamoDbStore {
     }
 
     async fn leave(&self) -> Result<(), StoreError> {
-        self.table.remove_worker(self.me.as_str(), "Life = :seen", &self.life).await
+        self.table.remove_worker(self.me.as_str(), "Life = :seen", self.life.text()).await
     }
 
     async fn remove_dead_worker(&self, worker: &Worker) -> Result<(), StoreError> {

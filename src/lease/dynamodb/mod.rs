@@ -26,6 +26,7 @@ mod errors;
 #[cfg(test)]
 mod fault_tests;
 mod import;
+mod life;
 mod membership;
 mod namespace;
 mod overview;
@@ -54,10 +55,12 @@ use crate::model::{ShardId, Stream, WorkerId};
 use crate::sync::{Mutex, lock};
 use checkpoint::{not_back, with_checkpoint};
 use errors::{failed, is_refusal, refused};
+use life::Life;
 use row::{Item, text};
 
 pub(crate) use calls::scan as scan_table;
 pub(crate) use errors::{cause as cause_of_failure, is_refusal as is_condition_failure};
+pub(crate) use life::Lives;
 pub(crate) use table::Table;
 pub(crate) use trial::{TableCall, TableSeen, TableTrial};
 
@@ -80,8 +83,7 @@ type Known = (u64, Option<Checkpoint>);
 pub(crate) struct DynamoDbStore {
     table: Table,
     me: WorkerId,
-    /// A random text that tells this process from others that use the same name.
-    life: String,
+    life: Life,
     /// Whether a heartbeat of this process has been stored.
     shown: AtomicBool,
     /// How many heartbeats this process has sent.
@@ -97,11 +99,11 @@ pub(crate) struct DynamoDbStore {
 
 impl DynamoDbStore {
     /// Makes a worker's view of the table. Leases last for `lease` unless they are renewed.
-    pub(crate) fn new(table: Table, me: WorkerId, lease: Duration) -> Self {
+    pub(crate) fn new(table: Table, me: WorkerId, life: Life, lease: Duration) -> Self {
         Self {
             table,
             me,
-            life: format!("{:016x}", fastrand::u64(..)),
+            life,
             shown: AtomicBool::new(false),
             heartbeats: AtomicU64::new(0),
             lease,

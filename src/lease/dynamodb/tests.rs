@@ -66,7 +66,7 @@ impl Local {
     async fn store_in(&self, namespace: Option<&str>, me: &str) -> DynamoDbStore {
         let config = DynamoDb { namespace: namespace.map(str::to_owned).into(), ..Self::config() };
         let table = Table::open(&self.session(), &config, LEASE / 3).await.unwrap();
-        DynamoDbStore::new(table, me.into(), LEASE)
+        DynamoDbStore::new(table, me.into(), Lives::new().next(), LEASE)
     }
 
     async fn table(&self) -> Table {
@@ -74,7 +74,7 @@ impl Local {
     }
 
     pub(super) async fn store(&self, me: &str) -> DynamoDbStore {
-        DynamoDbStore::new(self.table().await, me.into(), LEASE)
+        DynamoDbStore::new(self.table().await, me.into(), Lives::new().next(), LEASE)
     }
 }
 
@@ -239,7 +239,9 @@ async fn overview_shows_each_row_with_its_namespace() {
 async fn claims_raced_by_fifty_workers_have_one_winner() {
     let local = Local::start().await;
     let table = local.table().await;
-    let store = |at: usize| Arc::new(DynamoDbStore::new(table.clone(), format!("w{at}").as_str().into(), LEASE));
+    let store = |at: usize| {
+        Arc::new(DynamoDbStore::new(table.clone(), format!("w{at}").as_str().into(), Lives::new().next(), LEASE))
+    };
     a_race_has_one_winner((0..50).map(|at| store(at) as Arc<dyn SharedStore>).collect()).await;
 }
 
@@ -462,6 +464,23 @@ async fn later_process_of_a_name_takes_precedence() {
     assert_eq!(before.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Replaced);
     before.leave().await.unwrap();
     assert_eq!(after.workers().await.unwrap().len(), 1);
+}
+
+/// A connect that is given up while a slow table carries out its first heartbeat is followed by the next connect.
+#[tokio::test]
+async fn late_heartbeat_of_an_earlier_connect_is_no_other_process() {
+    let local = Local::start().await;
+    let lives = Lives::new();
+    let (earlier, later, other) = (lives.next(), lives.next(), Lives::new().next());
+    let table = local.table().await;
+    let store = |life| DynamoDbStore::new(table.clone(), "a".into(), life, LEASE);
+    let (earlier, later, other) = (store(earlier), store(later), store(other));
+    let presence = Presence::default();
+    for late in [&later, &earlier, &later, &later] {
+        assert!(matches!(late.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Alive { .. }));
+    }
+    assert!(matches!(other.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Alive { .. }));
+    assert_eq!(later.heartbeat(&presence).await.unwrap(), HeartbeatAnswer::Replaced);
 }
 
 #[tokio::test]
