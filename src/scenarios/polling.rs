@@ -10,7 +10,7 @@ use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack};
 use super::script::{Piece, PollCall, Polled, Script, answer, fault, got, got_end, got_large, listed};
 use crate::aws::Encoding;
 use crate::lease::Checkpoint;
-use crate::model::{SequenceNumber, StartPosition};
+use crate::model::{ListedShard, SequenceNumber, StartPosition};
 
 /// A bench that polls, with `more` lines of configuration.
 fn polling(script: Script, more: &str) -> Bench {
@@ -40,6 +40,29 @@ fn gaps(calls: &[PollCall]) -> Vec<u128> {
 /// The positions at which iterators were asked for.
 fn starts(bench: &Bench) -> Vec<StartPosition> {
     bench.script.calls().into_iter().map(|call| call.start).collect()
+}
+
+/// The process stands still between a claim and the first call, and meanwhile the stream is recreated.
+#[tokio::test(start_paused = true)]
+async fn shard_without_a_position_is_not_read_from_another_stream() {
+    let script = Script::new(["s"]);
+    script.create_stream(1);
+    script.list(vec![listed("s", &[], true), listed("child", &["s"], false)]);
+    script.poll("s", [got([1], 500), got_end([2], &[("child", &["s"])])]);
+    let bench = polling(script, "");
+    let session = bench.open().await;
+    assert_eq!(take_and_ack(&session, 1).await[0].1, 1);
+    // In the other stream "child" has parents that are not read yet.
+    bench.script.create_stream(2);
+    let begin = Some(SequenceNumber::new("100").unwrap());
+    let listed = |id, parents: &[&str]| ListedShard { begin: begin.clone(), ..listed(id, parents, false) };
+    bench.script.list(vec![listed("new", &[]), listed("child", &["new"])]);
+    bench.script.poll("new", [got([101], 0)]);
+    bench.script.poll("child", [got([102], 0)]);
+    let came = take_and_ack(&session, 2).await;
+    assert_eq!(came.iter().map(|(_, number)| *number).collect::<Vec<_>>(), [2, 101]);
+    assert!(bench.script.polls_of("child").is_empty());
+    close(&session).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -175,23 +175,37 @@ impl Poller {
             return Ok(iterator.text.clone());
         }
         let made_at = Instant::now();
-        if self.is_unsure && matches!(self.cursor.start, StartPosition::After(_) | StartPosition::AtRecord(_)) {
-            self.is_unsure = match self.cursor.listing.identity(made_at).await {
-                StreamIdentity::Same => false,
-                StreamIdentity::Unknown => return Err(Fault::wire("Unknown", "the stream could not be described")),
-                StreamIdentity::Gone | StreamIdentity::Recreated => {
-                    let (origin, code) = (Origin::Call, "ResourceNotFoundException".to_owned());
-                    return Err(Fault { origin, code, message: "the stream is not the one that was read".into() });
-                }
-            };
+        if matches!(self.cursor.start, StartPosition::After(_) | StartPosition::AtRecord(_)) {
+            self.ensure_stream(made_at).await?;
         }
         let shard = &self.cursor.shard;
         let call = shard.service.shard_iterator(&shard.names.stream, &shard.names.shard, &self.cursor.start);
         let text = timeout(ANSWER_WITHIN, call)
             .await
             .map_err(|_| Fault::wire("Timeout", "the call for an iterator was not answered"))??;
+        // The service refuses the position of another stream, but every stream has an oldest record, and the process may
+        // have stood still since the shard was claimed.
+        self.ensure_stream(Instant::now()).await?;
         self.iterator = Some(ShardIterator { text: text.clone(), made_at });
         Ok(text)
+    }
+
+    /// Makes sure that the stream at `since` was the one that the shard belongs to.
+    async fn ensure_stream(&mut self, since: Instant) -> Result<(), Fault> {
+        if !self.is_unsure {
+            return Ok(());
+        }
+        match self.cursor.listing.identity(since).await {
+            StreamIdentity::Same => {
+                self.is_unsure = false;
+                Ok(())
+            }
+            StreamIdentity::Unknown => Err(Fault::wire("Unknown", "the stream could not be described")),
+            StreamIdentity::Gone | StreamIdentity::Recreated => {
+                let (origin, code) = (Origin::Call, "ResourceNotFoundException".to_owned());
+                Err(Fault { origin, code, message: "the stream is not the one that was read".into() })
+            }
+        }
     }
 
     /// Reserves the space for an answer.
