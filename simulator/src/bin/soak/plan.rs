@@ -239,7 +239,8 @@ impl Plan {
         self.config.poll_period = Duration::from_millis(pick(rng, &[0, 0, 0, 700, 3000]));
         self.settings.reads = pick(rng, &[5.0, 5.0, 2.0]);
         // A tiny pool that is filled once in some seconds does not keep up with the writer.
-        if self.config.max_bytes < 1 << 20 {
+        let is_tiny = self.config.max_bytes < 1 << 20 || self.aggregates_per_cent > 0 && self.config.max_records <= 200;
+        if is_tiny {
             (self.config.poll_period, self.settings.reads) = (Duration::ZERO, 5.0);
             // A few records fill half of it, and one aggregate may, so that every call brings few or one.
             let is_large = self.record_bytes >= 2000 || self.aggregates_per_cent > 0;

@@ -282,7 +282,7 @@ impl Host {
         let is_read_only = self.shared.disk.as_ref().is_some_and(Disk::is_read_only);
         if reason.contains(PANIC)
             || is_read_only
-            || oracle.is_stream_missing()
+            || oracle.is_stream_missing_to(&self.name)
             || self.link.credentials() == RoleCredentials::Garbled
         {
             self.shared.log.line(self.clock.now(), &self.name, &format!("fails: {reason}"));

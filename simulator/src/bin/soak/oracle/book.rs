@@ -106,6 +106,8 @@ pub(super) struct Known {
     pub(super) started: Time,
     /// When the worker last was paused, or could not reach the services.
     pub(super) last_fault: Time,
+    /// When that began.
+    pub(super) fault_since: Time,
     /// Since when the row of the worker has been in the table.
     pub(super) shown: Option<Time>,
     /// When the row of the worker first came into the table.

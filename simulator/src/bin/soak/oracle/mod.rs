@@ -103,6 +103,8 @@ pub(crate) struct Rules {
 const SLACK: Duration = Duration::from_millis(200);
 /// A worker is healthy when it had no fault for this long: what was under way at its last fault is complete by then.
 const HEALTHY: Duration = Duration::from_secs(30);
+/// How old the answer may be by which a worker takes a stream for missing.
+const NEWS: Duration = Duration::from_secs(30);
 
 /// Checks a run.
 #[derive(Debug)]
@@ -181,7 +183,15 @@ impl Oracle {
 
     /// Whether there is no stream, or was none some seconds ago.
     pub(crate) fn is_stream_missing(&self) -> bool {
-        self.is_stream_young(Duration::from_secs(30))
+        self.is_stream_young(NEWS)
+    }
+
+    /// Whether a worker may still believe that there is no stream: there is none, or was none some seconds ago or
+    /// before the worker was paused.
+    pub(crate) fn is_stream_missing_to(&self, worker: &str) -> bool {
+        let known = self.workers.get(worker).filter(|known| self.now.since(known.last_fault) < NEWS);
+        let paused = known.map_or(Duration::ZERO, |known| self.now.since(known.fault_since));
+        self.is_stream_young(NEWS + paused)
     }
 
     /// Whether there is no stream, or it was recreated less than this long ago.
@@ -315,7 +325,8 @@ impl Oracle {
         let now = self.now;
         let known = self.workers.entry(worker.to_owned()).or_default();
         known.limits = limits;
-        (known.lease, known.alive_since, known.started, known.last_fault) = (lease, now, now, now);
+        (known.lease, known.alive_since, known.started) = (lease, now, now);
+        (known.last_fault, known.fault_since) = (now, now);
         (known.stopping, known.stopped, known.burst) = (None, false, None);
         known.next_poll.clear();
         if self.rules.file {
@@ -329,6 +340,9 @@ impl Oracle {
     /// A worker has a fault now: it is paused, or can't reach the services.
     pub(crate) fn note_fault(&mut self, worker: &str, now: Time) {
         if let Some(known) = self.workers.get_mut(worker) {
+            if now.since(known.last_fault) > NEWS {
+                known.fault_since = now;
+            }
             known.last_fault = now;
         }
     }
