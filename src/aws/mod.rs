@@ -5,6 +5,7 @@
 
 pub(crate) mod cbor;
 pub(crate) mod credentials;
+mod get_records;
 pub(crate) mod http;
 pub(crate) mod regions;
 pub(crate) mod sdk;

@@ -3,7 +3,8 @@
 //! The SDK handles endpoints, credentials, signing, clock skew and the retries of control calls. SubscribeToShard
 //! and GetRecords go through it too, up to the answer's headers; the body is then taken from the SDK, because its own
 //! readers copy every record three times, and wait for the first frame outside every timeout. The SDK speaks no CBOR:
-//! calls in it are rewritten before they are signed.
+//! calls in it are rewritten before they are signed. Most calls of GetRecords are copies of one that the SDK made (see
+//! `get_records`).
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -26,20 +27,21 @@ use aws_sdk_kinesis::types::{
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
-};
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::date_time::Format;
 use aws_types::SdkConfig;
 use http_body_util::{BodyExt, Collected, Limited};
 use pipeline_plugin_api::causes;
+use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 
+use crate::aws::get_records::{Call, Copies, Copy, Sent};
 use crate::aws::http::HostNotFound;
-use crate::aws::take_body::{TakeBody, Taken};
+use crate::aws::take_body::{TakeBody, Taken, UNSUPPORTED_MEDIA_TYPE};
 use crate::aws::{ConsumerDescription, ConsumerStatus, Encoding, RecordsAnswer, Service, cbor, credentials};
 use crate::model::{HashRange, ListedShard, SequenceNumber, ShardId, StartPosition, Stream};
 use crate::retry::{Fault, NO_CREDENTIALS, NO_SUCH_HOST, Origin};
@@ -51,6 +53,8 @@ const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
 const CONTROL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many empty pages are read before a record counts as not found.
 const EMPTY_PAGES: usize = 20;
+/// The message of a request that failed without a cause.
+const NOT_SENT: &str = "the request could not be sent";
 /// The most bytes of an error that are read.
 const ERROR: usize = 64 << 10;
 
@@ -62,6 +66,8 @@ pub(crate) struct Aws {
     control: Client,
     /// The client for SubscribeToShard, `GetShardIterator` and GetRecords.
     records: Client,
+    /// The requests of GetRecords that are made without the SDK.
+    copies: Copies,
     time: SharedTimeSource,
     service_time: ServiceTime,
 }
@@ -85,6 +91,8 @@ impl Aws {
                     .build(),
             )
             .build();
+        let time = credentials::clock(session);
+        let copies = Copies::new(records.clone(), time.clone());
         let records = common
             .http_client(records)
             // The SDK's retries share a budget with all other calls, and don't know the 5 s rule; the shard reader's
@@ -93,8 +101,14 @@ impl Aws {
             // A reader that waits for space in the pool is not a stalled server.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .build();
-        let time = credentials::clock(session);
-        Self { control: Client::from_conf(control), records: Client::from_conf(records), time, service_time }
+        Self { control: Client::from_conf(control), records: Client::from_conf(records), copies, time, service_time }
+    }
+}
+
+#[cfg(test)]
+impl Aws {
+    pub(super) fn copies(&self) -> &Copies {
+        &self.copies
     }
 }
 
@@ -268,20 +282,47 @@ impl Service for Aws {
         limit: u32,
         encoding: Encoding,
     ) -> Result<RecordsAnswer, Fault> {
-        let body = TakeBody::default();
-        let call = self.records.get_records().stream_arn(stream.arn()).shard_iterator(iterator);
-        let call = call.limit(limit.cast_signed()).customize().interceptor(body.clone());
-        let call = match encoding {
-            Encoding::Json => call,
-            Encoding::Cbor => call.interceptor(SendCbor(cbor::call(stream.arn(), iterator, limit))),
-        };
-        let answer = call.send().await;
+        let call = Call { stream_arn: stream.arn(), iterator, limit, encoding };
+        if let Some(copy) = self.copies.of(call) {
+            return self.send_copy(copy, stream.arn()).await;
+        }
+        let (body, sent) = (TakeBody::default(), Sent::default());
+        let answer = self
+            .records
+            .get_records()
+            .stream_arn(stream.arn())
+            .shard_iterator(iterator)
+            .limit(limit.cast_signed())
+            .customize()
+            .interceptor(body.clone())
+            .interceptor(call.body())
+            .interceptor(sent.clone())
+            .send()
+            .await;
         match (body.taken(), answer) {
-            (Some(Taken { refused: None, body, encoding, len }), _) => Ok(RecordsAnswer { body, encoding, len }),
-            (Some(Taken { refused: Some(status), body, .. }), _) => Err(refused(status, body).await),
+            (Some(taken), _) => {
+                let answer = answered(taken).await?;
+                self.copies.keep(stream.arn(), sent).await;
+                Ok(answer)
+            }
             (None, Err(error)) => Err(fault(&error)),
             (None, Ok(_)) => Err(incomplete("body")),
         }
+    }
+}
+
+impl Aws {
+    /// Sends a copy of the SDK's request.
+    async fn send_copy(&self, copy: Copy, stream_arn: &str) -> Result<RecordsAnswer, Fault> {
+        let original = Arc::clone(&copy.original);
+        let answer = match copy.send().await {
+            Ok(mut answer) => answered(Taken::of(&mut answer)).await,
+            Err(error) => Err(connector_fault(&error)),
+        };
+        if answer.is_err() {
+            self.copies.failed(stream_arn, &original);
+        }
+        answer
     }
 }
 
@@ -324,12 +365,37 @@ impl Aws {
     }
 }
 
-/// Reads an error in CBOR.
-async fn refused(status: u16, body: SdkBody) -> Fault {
+/// Returns the answer to GetRecords whose body was taken, or the error in it.
+async fn answered(taken: Taken) -> Result<RecordsAnswer, Fault> {
+    let Taken { body, encoding, len, refused } = taken;
+    let Some(refusal) = refused else { return Ok(RecordsAnswer { body, encoding, len }) };
     let body = timeout(CONTROL_ATTEMPT_TIMEOUT, Limited::new(body, ERROR).collect()).await;
     let body = body.ok().and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
-    let (code, message) = cbor::error(&body).unwrap_or_else(|| (format!("Status{status}"), String::new()));
-    Fault { origin: Origin::Call, code, message }
+    let error = match encoding {
+        // Whatever such an answer says, the encoding was refused.
+        _ if refusal.status == UNSUPPORTED_MEDIA_TYPE => None,
+        Encoding::Cbor => cbor::error(&body),
+        Encoding::Json => json_error(&body, refusal.kind),
+    };
+    let (code, message) = error.unwrap_or_else(|| (format!("Status{}", refusal.status), String::new()));
+    Err(Fault { origin: Origin::Call, code, message })
+}
+
+/// Reads the code and the message of an error in JSON. A header with the code has precedence.
+fn json_error(body: &[u8], header: Option<String>) -> Option<(String, String)> {
+    #[derive(Debug, Default, Deserialize)]
+    struct Error {
+        #[serde(rename = "__type")]
+        kind: Option<String>,
+        #[serde(alias = "Message")]
+        message: Option<String>,
+    }
+    let error: Error = serde_json::from_slice(body).unwrap_or_default();
+    let kind = header.or(error.kind)?;
+    // A service may write its namespace before the name, and an address behind it.
+    let code = kind.split(':').next().and_then(|kind| kind.rsplit('#').next()).unwrap_or_default().to_owned();
+    let message = error.message.unwrap_or_else(|| code.clone());
+    Some((code, message))
 }
 
 /// The time by the clock of the service, as an answer says it.
@@ -357,30 +423,6 @@ impl Intercept for ServiceTime {
         if let Some(date) = date(context.response()) {
             *lock(&self.0) = Some((date, Instant::now()));
         }
-        Ok(())
-    }
-}
-
-/// Replaces the call by the same one in CBOR, before it is signed.
-#[derive(Debug)]
-struct SendCbor(Vec<u8>);
-
-#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
-impl Intercept for SendCbor {
-    fn name(&self) -> &'static str {
-        "SendCbor"
-    }
-
-    fn modify_before_signing(
-        &self,
-        context: &mut BeforeTransmitInterceptorContextMut<'_>,
-        _runtime_components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let request = context.request_mut();
-        *request.body_mut() = SdkBody::from(self.0.clone());
-        request.headers_mut().insert("content-type", cbor::CONTENT_TYPE);
-        request.headers_mut().insert("content-length", self.0.len().to_string());
         Ok(())
     }
 }
@@ -448,21 +490,14 @@ where
             Fault { origin: Origin::Call, code, message }
         }
         SdkError::TimeoutError(_) => Fault::wire("Timeout", "the call was not answered in time"),
-        SdkError::DispatchFailure(failure) => {
-            if let Some(error) = failure.as_connector_error().and_then(|error| credentials_error(error)) {
-                return Fault { origin: Origin::Local, code: NO_CREDENTIALS.into(), message: causes(error) };
-            }
-            let cause = failure.as_connector_error().map(|error| causes(error));
-            let cause = cause.unwrap_or_else(|| "the request could not be sent".into());
+        SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
+            Some(error) => connector_fault(error),
             // This is a failure before a connection was tried: an endpoint that is not a URL.
-            if failure.is_user() || (failure.is_other() && failure.as_connector_error().is_none()) {
-                Fault { origin: Origin::Local, code: "Dispatch".into(), message: cause }
-            } else if failure.as_connector_error().is_some_and(|error| HostNotFound::is_behind(error)) {
-                Fault::wire(NO_SUCH_HOST, cause)
-            } else {
-                Fault::wire("Connection", cause)
+            None if failure.is_user() || failure.is_other() => {
+                Fault { origin: Origin::Local, code: "Dispatch".into(), message: NOT_SENT.into() }
             }
-        }
+            None => Fault::wire("Connection", NOT_SENT),
+        },
         SdkError::ResponseError(_) => Fault::wire("Response", "the answer could not be read"),
         SdkError::ConstructionFailure(_) => Fault {
             origin: Origin::Local,
@@ -470,6 +505,21 @@ where
             message: format!("the request could not be built: {}", error.source().map(causes).unwrap_or_default()),
         },
         _ => Fault::wire("Unknown", "an error that this version does not know"),
+    }
+}
+
+/// Converts the failure to send a request into a fault.
+fn connector_fault(error: &ConnectorError) -> Fault {
+    if let Some(error) = credentials_error(error) {
+        return Fault { origin: Origin::Local, code: NO_CREDENTIALS.into(), message: causes(error) };
+    }
+    let cause = causes(error);
+    if error.is_user() {
+        Fault { origin: Origin::Local, code: "Dispatch".into(), message: cause }
+    } else if HostNotFound::is_behind(error) {
+        Fault::wire(NO_SUCH_HOST, cause)
+    } else {
+        Fault::wire("Connection", cause)
     }
 }
 

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use aws_sdk_kinesis::config::interceptors::BeforeDeserializationInterceptorContextMut;
 use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::body::SdkBody;
 
 use super::{Encoding, cbor};
 use crate::sync::{Mutex, lock};
 
 /// The status of a call whose encoding the service does not know.
-const UNSUPPORTED_MEDIA_TYPE: u16 = 415;
+pub(super) const UNSUPPORTED_MEDIA_TYPE: u16 = 415;
 
 /// An interceptor that takes the body out of a good answer, before the SDK reads it, and out of an error in CBOR, which
 /// the SDK can't read. Clones share the body.
@@ -25,8 +26,31 @@ pub(super) struct Taken {
     pub(super) encoding: Encoding,
     /// The length of the body, if the answer says so.
     pub(super) len: Option<u64>,
-    /// The status of an answer that is an error.
-    pub(super) refused: Option<u16>,
+    /// What the head of an answer says that is an error.
+    pub(super) refused: Option<Refusal>,
+}
+
+/// The head of an error.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    /// The code of the error, if it is in a header.
+    pub(super) kind: Option<String>,
+}
+
+impl Taken {
+    /// Takes the body out of an answer.
+    pub(super) fn of(answer: &mut HttpResponse) -> Self {
+        let encoding = match answer.headers().get("content-type") {
+            Some(kind) if kind.starts_with(cbor::CONTENT_TYPE) => Encoding::Cbor,
+            _ => Encoding::Json,
+        };
+        let kind = || answer.headers().get("x-amzn-errortype").map(ToOwned::to_owned);
+        let status = answer.status();
+        let refused = (!status.is_success()).then(|| Refusal { status: status.as_u16(), kind: kind() });
+        let len = answer.headers().get("content-length").and_then(|len| len.parse().ok());
+        Self { body: std::mem::replace(answer.body_mut(), SdkBody::empty()), encoding, len, refused }
+    }
 }
 
 impl TakeBody {
@@ -53,16 +77,14 @@ impl Intercept for TakeBody {
         _runtime_components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let response = context.response_mut();
-        let encoding = match response.headers().get("content-type") {
-            Some(kind) if kind.starts_with(cbor::CONTENT_TYPE) => Encoding::Cbor,
-            _ => Encoding::Json,
-        };
-        let refused = (!response.status().is_success()).then(|| response.status().as_u16());
-        if matches!(refused, None | Some(UNSUPPORTED_MEDIA_TYPE)) || encoding == Encoding::Cbor {
-            let len = response.headers().get("content-length").and_then(|len| len.parse().ok());
-            let body = std::mem::replace(response.body_mut(), SdkBody::empty());
-            *lock(&self.0) = Some(Taken { body, encoding, len, refused });
+        let taken = Taken::of(context.response_mut());
+        // The SDK can read the other errors.
+        if matches!(taken.refused, None | Some(Refusal { status: UNSUPPORTED_MEDIA_TYPE, .. }))
+            || taken.encoding == Encoding::Cbor
+        {
+            *lock(&self.0) = Some(taken);
+        } else {
+            *context.response_mut().body_mut() = taken.body;
         }
         Ok(())
     }

@@ -90,12 +90,16 @@ async fn idle_shard_is_polled_once_a_second_and_a_gap_at_the_ordinary_pace() {
     let bench = polling(script, "");
     let session = bench.open().await;
     bench.script.polled(8).await;
-    assert_eq!(gaps(&bench.script.polls()), [200, 200, 200, 200, 200, 1000, 1000]);
+    let gaps_between = gaps(&bench.script.polls());
+    assert_eq!(gaps_between[..5], [200; 5]);
+    // Idle shards are asked in rounds of 50 ms.
+    assert!(gaps_between[5..].iter().all(|gap| (1000..=1050).contains(gap)), "{gaps_between:?}");
     close(&session).await;
     let bench = polling(Script::new(["s"]), "poll_period: 3s");
     let session = bench.open().await;
     bench.script.polled(3).await;
-    assert_eq!(gaps(&bench.script.polls()), [3000, 3000]);
+    let gaps_between = gaps(&bench.script.polls());
+    assert!(gaps_between.iter().all(|gap| (3000..=3050).contains(gap)), "{gaps_between:?}");
     close(&session).await;
 }
 

@@ -247,6 +247,7 @@ impl Connecting<'_> {
             PollEncoding::Json => Encodings::new(false, false),
             PollEncoding::Cbor => Encodings::new(true, false),
         });
+        let round = Instant::now();
         let (mut factories, mut states) = (Vec::new(), Vec::new());
         for Found { stream, consumer, shards, topology } in found {
             let label = consumer.as_ref().map(|consumer| consumer.label());
@@ -267,6 +268,7 @@ impl Connecting<'_> {
                     health,
                     encodings: Arc::clone(&encodings),
                     period: config.poll_period.into(),
+                    round,
                     retry_ceiling,
                 })),
             };

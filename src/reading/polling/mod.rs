@@ -35,6 +35,8 @@ pub(crate) struct StreamAccess {
     pub(crate) encodings: Arc<Encodings>,
     /// The shortest time between two calls on a shard that the configuration wants.
     pub(crate) period: Duration,
+    /// When one of the rounds is in which idle shards are asked.
+    pub(crate) round: Instant,
     /// The longest delay of ordinary retries.
     pub(crate) retry_ceiling: Duration,
 }

@@ -15,6 +15,9 @@ const GAP: Duration = Duration::from_millis(200);
 const BYTES_PER_SECOND: u64 = 2 << 20;
 /// The time between two calls while there is nothing new.
 const GAP_AT_TIP: Duration = Duration::from_secs(1);
+/// Shards without anything new are asked in rounds this far apart: calls that are made together share the work of sending
+/// them and of waking up.
+const ROUND: Duration = Duration::from_millis(50);
 /// The delays after the service said that the shard is read too fast.
 const THROTTLED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
@@ -38,6 +41,8 @@ pub(super) struct Pace {
     period: Duration,
     next: Instant,
     throttled: Backoff,
+    /// When one of the rounds is. All shards have the same rounds.
+    round: Instant,
 }
 
 /// The result of a call, as far as the pace depends on it.
@@ -53,9 +58,9 @@ pub(super) struct Answered {
 
 impl Pace {
     /// Makes no call before `begin`. Whoever read the shard until now, which may have been this worker, may have called a
-    /// moment ago.
-    pub(super) fn new(period: Duration, begin: Instant) -> Self {
-        Self { period, next: begin + GAP, throttled: Backoff::new(THROTTLED.0, THROTTLED.1) }
+    /// moment ago. `round` is the time of any round.
+    pub(super) fn new(period: Duration, begin: Instant, round: Instant) -> Self {
+        Self { period, next: begin + GAP, throttled: Backoff::new(THROTTLED.0, THROTTLED.1), round }
     }
 
     /// The earliest time of the next call.
@@ -68,7 +73,16 @@ impl Pace {
         self.throttled.reset();
         let by_bytes = Duration::from_micros(bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND);
         let gap = if is_at_tip { GAP_AT_TIP } else { GAP };
-        self.wait_until(at + gap.max(by_bytes).max(self.period));
+        let next = at + gap.max(by_bytes).max(self.period);
+        self.wait_until(if is_at_tip { self.next_round(next) } else { next });
+    }
+
+    /// The first round at this time or after it.
+    fn next_round(&self, time: Instant) -> Instant {
+        let since = time.saturating_duration_since(self.round).as_nanos();
+        let late = since % ROUND.as_nanos();
+        // The remainder is less than a round.
+        if late == 0 { time } else { time + ROUND - Duration::from_nanos(late as u64) }
     }
 
     /// Notes that the shard is read too fast. Returns how long to wait; `random` is from 0 to 1.
@@ -175,10 +189,24 @@ mod tests {
     /// The gap after an answer, in milliseconds.
     fn gap(period: Duration, bytes: u64, is_at_tip: bool) -> u128 {
         let start = Instant::now();
-        let mut pace = Pace::new(period, start);
+        let mut pace = Pace::new(period, start, start);
         assert_eq!(pace.next(), start + GAP, "after the last call of the reader before");
         pace.answered(Answered { at: start, bytes, is_at_tip });
         (pace.next() - start).as_millis()
+    }
+
+    /// Calls on idle shards meet in rounds, however their shards began; none comes too early.
+    #[test]
+    fn idle_shards_are_asked_together() {
+        let round = Instant::now();
+        let next = |millis: u32, is_at_tip| {
+            let at = round + millis * MS;
+            let mut pace = Pace::new(Duration::ZERO, round, round);
+            pace.answered(Answered { at, bytes: 0, is_at_tip });
+            (pace.next() - round).as_millis()
+        };
+        assert_eq!([0, 1, 49, 50, 51].map(|millis| next(millis, true)), [1000, 1050, 1050, 1050, 1100]);
+        assert_eq!([0, 1, 49, 50, 51].map(|millis| next(millis, false)), [200, 201, 249, 250, 251]);
     }
 
     #[test]
@@ -196,7 +224,7 @@ mod tests {
     #[test]
     fn throttled_reader_waits_longer_each_time() {
         let start = Instant::now();
-        let mut pace = Pace::new(Duration::ZERO, start);
+        let mut pace = Pace::new(Duration::ZERO, start, start);
         let delays: Vec<_> = (0..5).map(|_| pace.throttled(start, 1.0).as_secs()).collect();
         assert_eq!(delays, [1, 2, 4, 8, 10]);
         assert_eq!(pace.next(), start + 10_000 * MS);
@@ -207,7 +235,7 @@ mod tests {
     #[test]
     fn failed_call_may_have_been_admitted() {
         let start = Instant::now();
-        let mut pace = Pace::new(Duration::ZERO, start);
+        let mut pace = Pace::new(Duration::ZERO, start, start);
         pace.failed(start + 1000 * MS, 150 * MS);
         assert_eq!(pace.next(), start + 1200 * MS);
         pace.failed(start + 2000 * MS, 300 * MS);

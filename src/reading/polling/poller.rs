@@ -106,7 +106,7 @@ impl Poller {
         let (listing, health) = (Arc::clone(&shared.shards), Arc::clone(&shared.health));
         let cursor = ShardCursor::new(shard, listing, health, start, shared.retry_ceiling);
         Self {
-            pace: Pace::new(shared.period, begin),
+            pace: Pace::new(shared.period, begin, shared.round),
             portion: Portion::new(most_bytes(&shared.pool)),
             shared,
             cursor,
