@@ -16,13 +16,15 @@ use crate::configure::{self, Printed};
 use crate::http::{self, Observed};
 use crate::kcl::{self, Kcl};
 use crate::leases::{self, Leases};
+use crate::metrics::{self, Recorded};
+use crate::otlp::{Exports, Settings};
 use crate::peek::{self, Peek};
 use crate::policy::{self, Policy};
 use crate::reset::{self, Reset};
 use crate::signals::Signals;
 use crate::terminal::{LogFormat, Terminal};
 use crate::top::{self, Top};
-use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, metrics, registry_of, run, signals};
+use crate::{Ending, Exit, Meter, Pipeline, RunOptions, StopHandle, registry_of, run, signals};
 
 /// How long the runtime waits for calls that still block when the program ends.
 const LINGER: Duration = Duration::from_secs(1);
@@ -100,6 +102,10 @@ struct Run {
     /// this address and port.
     #[arg(long, visible_alias = "metrics", value_name = "ADDR", value_parser = address)]
     http: Option<SocketAddr>,
+    /// Export metrics, and a trace for each batch, to a collector of OpenTelemetry, as the OTEL_ variables of the environment
+    /// say. The program has to be built with the feature `otlp`.
+    #[arg(long)]
+    otlp: bool,
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -254,22 +260,44 @@ async fn run_pipeline(
     for warning in &pipeline.warnings {
         tracing::warn!("{warning}");
     }
+    let exported = match arguments.otlp.then(Settings::of_process).transpose() {
+        Ok(settings) => settings.flatten(),
+        Err(error) => return fail(error.exit(), &error),
+    };
+    let recorded = if arguments.http.is_some() || exported.is_some() {
+        match metrics::install() {
+            Ok(recorded) => Some(recorded),
+            Err(error) => return fail(Exit::Failed, &format!("metrics can't be recorded: {error}")),
+        }
+    } else {
+        None
+    };
     if let Some(address) = arguments.http {
-        let served = match metrics::install() {
-            Ok(metrics) => http::serve(address, Observed::new(kinesis.clone(), Some(metrics))).await,
-            Err(error) => Err(io::Error::other(error)),
-        };
-        match served {
+        let metrics = recorded.as_ref().map(Recorded::handle);
+        match http::serve(address, Observed::new(kinesis.clone(), metrics)).await {
             Ok(address) => tracing::info!("serving status and metrics at http://{address}/"),
             Err(error) => return fail(Exit::Failed, &format!("nothing can be served at {address}: {error}")),
         }
     }
+    let exports =
+        match exported.zip(recorded).map(|(settings, recorded)| Exports::start(&settings, &recorded)).transpose() {
+            Ok(exports) => exports,
+            Err(error) => return fail(Exit::Failed, &error),
+        };
     let stop = StopHandle::new();
     let meter = Meter::new();
-    let options = RunOptions::default().meter(meter.clone());
+    let mut options = RunOptions::default().meter(meter.clone());
+    options.traces = exports.as_ref().and_then(Exports::traces);
+    let running = async {
+        let ended = Box::pin(run(pipeline, options, stop.clone())).await;
+        if let Some(exports) = exports {
+            exports.end(&stop).await;
+        }
+        ended
+    };
     let ended = tokio::select! {
-        ended = run(pipeline, options, stop.clone()) => ended,
-        () = signals::stop_on_signals(signals, stop) => return Exit::Failed,
+        ended = running => ended,
+        () = signals::stop_on_signals(signals, stop.clone()) => return Exit::Failed,
         () = terminal.show(meter) => return Exit::Failed,
     };
     terminal.finish();

@@ -14,7 +14,7 @@ pub enum Exit {
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// The pipeline file can't be read or is wrong.
+    /// The pipeline file, or a variable for `--otlp`, can't be read or is wrong.
     Configuration = 3,
     /// The input can't run until a person changes something: permissions, region, stream, checkpoint.
     Input = 4,
@@ -38,7 +38,7 @@ impl Exit {
             Self::Done => "the input ended, or a graceful stop: progress is stored",
             Self::Failed => "a failure while running, such as an output that rejects messages",
             Self::Usage => "wrong use of the command line",
-            Self::Configuration => "the pipeline file can't be read, or is wrong",
+            Self::Configuration => "the pipeline file, or a variable for `--otlp`, can't be read or is wrong",
             Self::Input => "the input can't run: credentials, region, stream, permissions, checkpoint",
             Self::ImmediateStop => "an immediate stop: messages that were in flight will be read again",
         }

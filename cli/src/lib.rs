@@ -10,7 +10,8 @@
 //! - [`command`]: the program: arguments, subcommands, exit codes; `configure`: lint, schema, docs, create; `check`: what a run would
 //!   need.
 //! - `leases`, `kcl` and `top`: what a fleet of workers does.
-//! - `terminal`: logs, the progress line; `http`: what an operator may ask meanwhile; `metrics`: those for Prometheus; `signals`: the effect of Ctrl-C and SIGTERM.
+//! - `terminal`: logs, the progress line; `http`: what an operator may ask meanwhile; `metrics`: those for Prometheus and exports; `otlp`:
+//!   exports to OpenTelemetry, with the feature of that name; `signals`: the effect of Ctrl-C and SIGTERM.
 
 mod check;
 pub mod command;
@@ -20,6 +21,8 @@ mod http;
 mod kcl;
 mod leases;
 mod metrics;
+#[cfg_attr(not(feature = "otlp"), path = "no_otlp.rs")]
+mod otlp;
 mod peek;
 pub mod pipeline;
 mod policy;

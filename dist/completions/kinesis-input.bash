@@ -777,7 +777,7 @@ _kinesis__input() {
             return 0
             ;;
         kinesis__subcmd__input__subcmd__run)
-            opts="-h --log-format --log-level --metrics --http --help"
+            opts="-h --log-format --log-level --metrics --http --otlp --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

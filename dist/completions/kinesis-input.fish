@@ -43,6 +43,7 @@ complete -c kinesis-input -n "__fish_kinesis_input_using_subcommand run" -l log-
 json\t'One JSON object a line'"
 complete -c kinesis-input -n "__fish_kinesis_input_using_subcommand run" -l log-level -d 'error, warn, info, debug, trace, or a filter such as `warn,kinesis_input=debug`' -r
 complete -c kinesis-input -n "__fish_kinesis_input_using_subcommand run" -l http -l metrics -d 'Serve a page for people, its numbers as JSON, health checks and Prometheus metrics at this port of 127.0.0.1, or at this address and port' -r
+complete -c kinesis-input -n "__fish_kinesis_input_using_subcommand run" -l otlp -d 'Export metrics, and a trace for each batch, to a collector of OpenTelemetry, as the OTEL_ variables of the environment say. The program has to be built with the feature `otlp`'
 complete -c kinesis-input -n "__fish_kinesis_input_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c kinesis-input -n "__fish_kinesis_input_using_subcommand lint" -s h -l help -d 'Print help'
 complete -c kinesis-input -n "__fish_kinesis_input_using_subcommand check" -l json -d 'Print JSON: one object, at the end'

@@ -10,6 +10,8 @@ use pipeline_plugin_api::{
     AckError, Batch, Demand, Input, InputError, Reason, Receipt, Status, Verdict, Verdicts, causes,
 };
 
+use crate::otlp::Traces;
+
 /// Counts the work of a run. Clones show the same numbers.
 #[derive(Debug, Clone, Default)]
 pub struct Meter(Arc<Counters>);
@@ -71,12 +73,13 @@ impl Meter {
     }
 }
 
-/// An input that is counted, and that remembers why it can't run.
+/// An input that is counted and traced, and that remembers why it can't run.
 pub(super) struct Metered {
     input: Arc<dyn Input>,
     meter: Meter,
     fatal: OnceLock<String>,
     output: LastError,
+    traces: Option<Traces>,
 }
 
 /// The last error of the output. mq-bridge gives no reason for a nack, and with one batch at a time this is it.
@@ -100,8 +103,8 @@ impl LastError {
 }
 
 impl Metered {
-    pub(super) fn new(input: Arc<dyn Input>, meter: Meter) -> Self {
-        Self { input, meter, fatal: OnceLock::new(), output: LastError::default() }
+    pub(super) fn new(input: Arc<dyn Input>, meter: Meter, traces: Option<Traces>) -> Self {
+        Self { input, meter, fatal: OnceLock::new(), output: LastError::default(), traces }
     }
 
     /// Where the errors of the output are noted.
@@ -132,7 +135,10 @@ impl Input for Metered {
     async fn read_batch(&self, demand: Demand) -> Result<Batch, InputError> {
         let batch = self.input.read_batch(demand).await.map_err(|error| self.watch(error))?;
         self.meter.took(&batch);
-        Ok(batch)
+        Ok(match &self.traces {
+            Some(traces) => traces.watch(batch),
+            None => batch,
+        })
     }
 
     async fn ack(&self, receipt: Receipt, verdicts: Verdicts) -> Result<(), AckError> {

@@ -26,6 +26,7 @@ pub use meter::{Meter, Reading};
 pub use stop::StopHandle;
 
 use crate::Pipeline;
+use crate::otlp::Traces;
 use meter::Metered;
 
 /// The first and the longest backoff before the input is connected again. The backoff doubles between them.
@@ -43,6 +44,8 @@ const HARD_CLOSE: Duration = Duration::from_secs(1);
 pub struct RunOptions {
     /// Counts the work of the run, and can be read meanwhile.
     pub meter: Meter,
+    /// Makes a span of each batch.
+    pub(crate) traces: Option<Traces>,
 }
 
 impl RunOptions {
@@ -66,7 +69,7 @@ impl RunOptions {
 pub async fn run(pipeline: Pipeline, options: RunOptions, stop: StopHandle) -> Result<RunReport, RunError> {
     let start = Instant::now();
     let shutdown_timeout = pipeline.shutdown_timeout;
-    let input = Arc::new(Metered::new(Arc::clone(&pipeline.input), options.meter.clone()));
+    let input = Arc::new(Metered::new(Arc::clone(&pipeline.input), options.meter.clone(), options.traces));
 
     let mut driven = match connect(input.as_ref(), &stop).await {
         Ok(None) => route::drive(pipeline, Arc::clone(&input), &stop).await,

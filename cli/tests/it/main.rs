@@ -20,6 +20,7 @@ mod kinesis;
 mod licenses;
 mod manual;
 mod many;
+mod otlp;
 mod outputs;
 mod peek;
 mod proxies;

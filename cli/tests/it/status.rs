@@ -27,7 +27,7 @@ async fn address(worker: &mut Child) -> (String, Log) {
 }
 
 /// The code and the body of an answer.
-async fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) async fn get(address: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
