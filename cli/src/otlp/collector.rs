@@ -43,8 +43,11 @@ impl Collector {
         Ok(Self(Arc::new(Inner { client, target, runtime, failure: Mutex::default() })))
     }
 
-    pub(super) fn target(&self) -> &Target {
-        &self.0.target
+    /// The URL, without its query, in which there may be a secret.
+    pub(super) fn address(&self) -> String {
+        let endpoint = &self.0.target.endpoint;
+        let authority = endpoint.authority().map_or("", |authority| authority.as_str());
+        format!("{}://{authority}{}", endpoint.scheme_str().unwrap_or("http"), endpoint.path())
     }
 
     /// Returns why the last request failed, once.
@@ -132,8 +135,7 @@ struct Said {
 impl Notices {
     /// Reports that an export of a signal failed, and how many spans were lost so far because of failures.
     pub(super) fn failed(&self, signal: &'static str, collector: &Collector, cause: &str, lost_spans: u64) {
-        let endpoint = &collector.target().endpoint;
-        let (host, path) = (endpoint.authority().map_or("", |authority| authority.as_str()), endpoint.path());
+        let collector = collector.address();
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if said.at.is_none_or(|at| at.elapsed() >= LOGGED_EVERY) {
             said.at = Some(Instant::now());
@@ -141,14 +143,13 @@ impl Notices {
                 said.failing.push(signal);
             }
             tracing::warn!(
-                host,
-                path,
+                collector,
                 cause,
                 lost_spans,
                 "the collector does not take {signal}; the pipeline goes on, and exports are tried again"
             );
         } else {
-            tracing::debug!(host, path, cause, lost_spans, "the collector does not take {signal}");
+            tracing::debug!(collector, cause, lost_spans, "the collector does not take {signal}");
         }
     }
 

@@ -43,6 +43,7 @@ impl MetricExport {
         notices: Arc<Notices>,
     ) -> Result<Self, String> {
         let collector = Collector::new(&settings.target)?;
+        tracing::info!("exporting metrics to {}", collector.address());
         let sender = Arc::new(Sender { collector, recorded, resource, scope, notices });
         let mut periodic = JoinSet::new();
         let (every, sends) = (settings.interval, Arc::clone(&sender));

@@ -165,6 +165,7 @@ impl SpanExport {
         notices: Arc<Notices>,
     ) -> Result<(Self, Traces), String> {
         let collector = Collector::new(&settings.target)?;
+        tracing::info!("exporting traces to {}", collector.address());
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(collector.clone())

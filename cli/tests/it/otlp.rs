@@ -299,13 +299,15 @@ mod exported {
         let bench = Bench::with_shards(2).await;
         let collector = Collector::start(Behavior::Takes).await;
         let environment = [
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*format!("{}?key=s3cret", collector.url())),
             ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20s3cret"),
             ("OTEL_SERVICE_NAME", "orders-reader"),
             ("OTEL_RESOURCE_ATTRIBUTES", "team=data"),
         ];
         let arguments = ["--http", "0", "--log-level", "trace"];
         let mut program = Program::start(&bench, &bench.pipeline(|yaml| yaml), &environment, &arguments);
+        // Without the query, in which there may be a key.
+        assert!(program.said("exporting traces to ").await.ends_with("/v1/traces"));
         let address = program.said("serving status and metrics at http://").await;
         let address = address.trim_end_matches('/').to_owned();
         bench.put(0..200).await;
