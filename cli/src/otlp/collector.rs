@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 use super::settings::Target;
 
 const CALLED: &str = concat!("kinesis-input/", env!("CARGO_PKG_VERSION"));
+/// A connection that is not used for this long is closed.
+const IDLE: Duration = Duration::from_secs(10);
 /// A failure that lasts is logged again after this long.
 const LOGGED_EVERY: Duration = Duration::from_mins(1);
 
@@ -35,8 +37,12 @@ struct Inner {
 impl Collector {
     /// A collector that is called over the current runtime.
     pub(super) fn new(target: &Target) -> Result<Self, String> {
-        // A redirect could carry headers with secrets to another host.
-        let builder = reqwest::Client::builder().timeout(target.timeout).redirect(reqwest::redirect::Policy::none());
+        let builder = reqwest::Client::builder()
+            .timeout(target.timeout)
+            // A server may close a connection that is idle at the moment at which it is used again.
+            .pool_idle_timeout(IDLE)
+            // A redirect could carry headers with secrets to another host.
+            .redirect(reqwest::redirect::Policy::none());
         let client =
             builder.build().map_err(|error| format!("no client for exports can be made: {}", causes(&error)))?;
         let (target, runtime) = (target.clone(), Handle::current());
@@ -69,10 +75,9 @@ impl Collector {
 
     async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let headers = request.headers_mut();
+        // These take the place of those that the SDK reads from the environment by itself, and are marked as sensitive.
         headers.extend(self.0.target.headers.clone());
         headers.insert(USER_AGENT, HeaderValue::from_static(CALLED));
-        // The SDK reads them from the environment, too, and does not mark them.
-        headers.values_mut().for_each(|value| value.set_sensitive(true));
         let client = self.0.client.clone();
         let mut call = JoinSet::new();
         call.spawn_on(async move { client.send_bytes(request).await }, &self.0.runtime);

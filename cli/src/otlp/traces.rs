@@ -293,7 +293,7 @@ impl fmt::Debug for Observed {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Mutex, mpsc};
 
     use pipeline_plugin_api::Receipt;
 
@@ -403,28 +403,43 @@ mod tests {
         }
     }
 
-    /// Never comes to an end.
+    /// Holds up its first export until it is let go, and counts the spans of all.
     #[derive(Debug)]
-    struct Hangs;
+    struct Slow {
+        exported: Arc<AtomicUsize>,
+        begun: mpsc::Sender<()>,
+        let_go: Mutex<mpsc::Receiver<()>>,
+    }
 
-    impl SpanExporter for Hangs {
-        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
-            std::future::pending().await
+    impl SpanExporter for Slow {
+        async fn export(&self, spans: Vec<SpanData>) -> OTelSdkResult {
+            self.exported.fetch_add(spans.len(), Ordering::Relaxed);
+            // The test may have gone.
+            let _ = self.begun.send(());
+            let _ = self.let_go.lock().unwrap().recv();
+            Ok(())
         }
     }
 
     #[test]
     fn spans_beyond_the_queue_are_dropped_and_counted() {
         let queue = Arc::new(Queue { spans: AtomicUsize::new(0), capacity: 3, lost: AtomicU64::new(0) });
+        let (exported, (begun, begins), (lets_go, let_go)) = (Arc::default(), mpsc::channel(), mpsc::channel());
+        let exporter = Slow { exported: Arc::clone(&exported), begun, let_go: Mutex::new(let_go) };
         let config = BatchConfigBuilder::default().with_max_queue_size(3).with_max_export_batch_size(1).build();
-        let bounded = Bounded { batches: BatchSpanProcessor::new(Hangs, config), queue: Arc::clone(&queue) };
+        let bounded = Bounded { batches: BatchSpanProcessor::new(exporter, config), queue: Arc::clone(&queue) };
         let provider = SdkTracerProvider::builder().with_span_processor(bounded).build();
         let tracer = provider.tracer("test");
-        for _ in 0..10 {
-            tracer.start_with_context("span", &Context::new()).end();
-        }
+        let end_span = || tracer.start_with_context("span", &Context::new()).end();
+        end_span();
+        begins.recv().unwrap();
+        (0..9).for_each(|_| end_span());
+        assert_eq!(queue.lost.load(Ordering::Relaxed), 7);
         let export = SpanExport { provider, queue };
-        assert_eq!(export.queue.lost.load(Ordering::Relaxed), 7);
-        assert_eq!(export.end(Duration::ZERO), 10, "those that wait are lost, too");
+        assert_eq!(export.end(Duration::ZERO), 10, "those that wait or are being exported are lost, too");
+        drop(lets_go);
+        // The last sender goes with the thread of the exports.
+        while begins.recv().is_ok() {}
+        assert_eq!(exported.load(Ordering::Relaxed), 3);
     }
 }

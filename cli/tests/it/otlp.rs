@@ -205,6 +205,13 @@ mod exported {
         let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
     }
 
+    /// The names of the metrics that are served.
+    async fn served(address: &str) -> BTreeSet<String> {
+        let (_, page) = get(address, "/metrics").await;
+        let lines = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+    }
+
     fn attribute<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a Value> {
         let found = attributes.iter().find(|attribute| attribute.key == key)?;
         found.value.as_ref()?.value.as_ref()
@@ -314,13 +321,13 @@ mod exported {
         let acked = |seen: &Seen| seen.total("kinesis_input_acked_records_total");
         collector.until("all is exported", |seen| seen.messages() == 200 && acked(seen) == 200).await;
 
-        // The metrics are those that are served, and say what the list says.
-        let (_, page) = get(&address, "/metrics").await;
-        let served: BTreeSet<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
-        let served: BTreeSet<_> = served.into_iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+        // The metrics are those that are served, and say what the list says. More may come at any time.
+        let before = served(&address).await;
+        let names = |metrics: &[Metric]| metrics.iter().map(|metric| metric.name.clone()).collect::<BTreeSet<_>>();
+        collector.until("all is exported", |seen| names(&seen.last_metrics()).is_superset(&before)).await;
         let metrics = collector.seen.borrow().last_metrics();
-        let names: BTreeSet<_> = metrics.iter().map(|metric| metric.name.clone()).collect();
-        assert_eq!(names, served);
+        let after = served(&address).await;
+        assert!(names(&metrics).is_subset(&after), "{:?} beside {after:?}", names(&metrics));
         for metric in &metrics {
             let listed = METRICS.iter().find(|listed| listed.name == metric.name).unwrap();
             assert_eq!(metric.description, listed.help, "{metric:?}");
@@ -496,8 +503,7 @@ mod exported {
         let bench = Bench::start().await;
         let collector = Collector::start(Behavior::Answers(StatusCode::SERVICE_UNAVAILABLE)).await;
         let url = collector.url();
-        let environment =
-            [("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &*format!("{url}/v1/metrics")), ("OTEL_TRACES_EXPORTER", "none")];
+        let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", &*url), ("OTEL_TRACES_EXPORTER", "none")];
         let mut program = Program::start(&bench, &bench.pipeline(|yaml| yaml), &environment, &[]);
         let cause = program.said("the collector does not take metrics").await;
         assert!(cause.contains("it answered 503 Service Unavailable"), "{cause}");
