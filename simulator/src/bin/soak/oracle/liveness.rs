@@ -36,6 +36,8 @@ impl Oracle {
         } else if heartbeat.written >= known.alive_since
             && silent > known.lease
             && self.healthy_for(worker) > known.lease * 2
+            // An input can't be restarted then.
+            && !self.is_stream_missing_to(worker)
         {
             let what = format!("{worker} has shown no heartbeat for {silent:?}, and nothing is wrong with it");
             self.violate(Broken::Stalled, what);
