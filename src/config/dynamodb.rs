@@ -80,6 +80,25 @@ pub(crate) fn is_namespace(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(is_plain) && name != "kinesis-input"
 }
 
+/// Returns whether this can be the name or the ARN of a table.
+pub(super) fn is_table(name_or_arn: &str) -> bool {
+    let name = match name_or_arn.strip_prefix("arn:") {
+        None => name_or_arn,
+        Some(rest) => match rest.splitn(5, ':').collect::<Vec<_>>()[..] {
+            [partition, "dynamodb", region, account, resource] if ![partition, region, account].contains(&"") => {
+                resource.strip_prefix("table/").unwrap_or_default()
+            }
+            _ => "",
+        },
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    (3..=255).contains(&name.len()) && name.bytes().all(is_plain)
+}
+
+/// What a table has to be, for messages.
+pub(super) const TABLE_RULE: &str =
+    "the name of a table has 3 to 255 characters: letters, digits, `_`, `.` and `-`; or give its ARN";
+
 /// What a namespace has to be, for messages.
 pub(crate) const NAMESPACE_RULE: &str =
     "a namespace has 1 to 64 characters: letters, digits, `_`, `.` and `-`; `kinesis-input` is taken";

@@ -43,6 +43,7 @@ pub use about::about;
 pub use batching::Batching;
 pub use dynamodb::{BillingMode, DynamoDb};
 pub(crate) use dynamodb::{NAMESPACE_RULE, is_namespace};
+use dynamodb::{TABLE_RULE, is_table};
 pub use fan_out::EnhancedFanOut;
 pub use polling::{PollEncoding, Polling};
 pub use redelivery::{GivenUp, Redelivery};
@@ -173,7 +174,7 @@ pub struct Config {
     pub enhanced_fan_out: EnhancedFanOut,
 
     /// Messages of one shard are gathered into batches, and each is handed to the pipeline by itself; the remainder at the
-    /// end of a shard and before a hand-over, too. Without any limit here the pipeline is given what is ready, of any
+    /// end of a shard, before a hand-over and before a graceful stop, too. Without any limit here the pipeline is given what is ready, of any
     /// shards, up to what it asks for.
     #[serde(default)]
     pub batching: Batching,

@@ -1,5 +1,6 @@
 //! Is the block read as the contract says, and are errors reported where they are?
 
+use std::path::Path;
 use std::time::Duration as StdDuration;
 
 use pipeline_plugin_api::config::{ByteSize, Configuration, Diagnostics, Document, Environment, Kind, Parsed};
@@ -125,8 +126,8 @@ fn secrets_are_not_in_debug() {
 #[test]
 fn exactly_one_checkpoint_store_is_required() {
     assert_eq!(invalid("dynamodb: {}"), [("dynamodb.table".into(), Kind::Conflict)]);
-    assert_eq!(invalid("dynamodb: {table: a}\ncheckpoint_file: b"), [("checkpoint_file".into(), Kind::Conflict)]);
-    assert_eq!(valid("checkpoint_file: /b").checkpoint_file.as_deref(), Some(std::path::Path::new("/b")));
+    assert_eq!(invalid("dynamodb: {table: leases}\ncheckpoint_file: b"), [("checkpoint_file".into(), Kind::Conflict)]);
+    assert_eq!(valid("checkpoint_file: /b").checkpoint_file.as_deref(), Some(Path::new("/b")));
     let found = parse(&block("dynamodb: {}")).unwrap_err().to_string();
     assert!(found.contains("`checkpoint_file` for one process alone"), "{found}");
 }
@@ -138,13 +139,13 @@ fn fields_that_contradict_each_other_are_errors_at_the_field() {
         ("lease_period: 5s", "commit_period"),
         ("poll_period: 31s", "poll_period"),
         (
-            "dynamodb: {table: t, create: true, billing_mode: PROVISIONED, read_capacity_units: 1}",
+            "dynamodb: {table: leases, create: true, billing_mode: PROVISIONED, read_capacity_units: 1}",
             "dynamodb.write_capacity_units",
         ),
         ("credentials: {id: a}", "credentials.id"),
         ("credentials: {secret: a}", "credentials.secret"),
         ("credentials: {token: a}", "credentials.token"),
-        ("dynamodb: {table: t, credentials: {id: a}}", "dynamodb.credentials.id"),
+        ("dynamodb: {table: leases, credentials: {id: a}}", "dynamodb.credentials.id"),
         ("tcp: {tcp_user_timeout: 15s}", "tcp.tcp_user_timeout"),
         (
             "enhanced_fan_out: {enabled: true, consumer_name: a, consumer_arn: 'arn:aws:kinesis:eu-west-1:111122223333:stream/orders/consumer/a:1'}",
@@ -199,7 +200,7 @@ fn values_out_of_range_are_errors_at_the_field() {
         ("endpoint: localhost:4566", "endpoint"),
         ("start_at_timestamp: yesterday", "start_at_timestamp"),
         ("deaggregate: maybe", "deaggregate"),
-        ("dynamodb: {table: t, billing_mode: ON_DEMAND}", "dynamodb.billing_mode"),
+        ("dynamodb: {table: leases, billing_mode: ON_DEMAND}", "dynamodb.billing_mode"),
         ("streams: []", "streams"),
         ("streams: [orders, 'a:0:1']", "streams[1]"),
         ("streams: [orders, 'other,other:0']", "streams[1]"),
@@ -280,12 +281,39 @@ fn what_is_given_up_needs_a_limit_to_be_dropped() {
 }
 
 #[test]
+fn table_is_named_as_dynamodb_names_tables() {
+    let arn = |rest: &str| format!("arn:aws:dynamodb:eu-west-1:111122223333:{rest}");
+    let long = "t".repeat(256);
+    for table in ["abc", "Leases_1.a-b", &long[..255], &arn("table/leases")] {
+        valid(&format!("dynamodb: {{table: {table:?}}}"));
+    }
+    let wrong = [
+        "t",
+        "ab",
+        &long,
+        "two words",
+        "leases/1",
+        "leäses",
+        &arn("table/t"),
+        &arn("stream/leases"),
+        "arn:aws:dynamodb",
+        "arn:aws:dynamodb:::table/leases",
+        "arn:aws:kinesis:eu-west-1:111122223333:table/leases",
+        &arn("table/leases/index/i"),
+    ];
+    for table in wrong {
+        let found = invalid(&format!("dynamodb: {{table: {table:?}}}"));
+        assert_eq!(found, [("dynamodb.table".into(), Kind::InvalidValue)], "{table}");
+    }
+}
+
+#[test]
 fn fields_without_effect_cause_a_warning() {
     for (lines, path) in [
         ("enhanced_fan_out: {consumer_name: a}", "enhanced_fan_out"),
         ("enhanced_fan_out: {enabled: true}\npoll_period: 1s", "poll_period"),
-        ("dynamodb: {table: t, read_capacity_units: 5}", "dynamodb.read_capacity_units"),
-        ("dynamodb: {table: t, tcp: {connect_timeout: 1s}}", "dynamodb.tcp"),
+        ("dynamodb: {table: leases, read_capacity_units: 5}", "dynamodb.read_capacity_units"),
+        ("dynamodb: {table: leases, tcp: {connect_timeout: 1s}}", "dynamodb.tcp"),
         ("batching: {count: 5, jitter: 0.1}", "batching.jitter"),
         ("start_from_oldest: false\nstart_at_timestamp: 2026-11-01T00:00:00Z", "start_from_oldest"),
         ("credentials: {role_external_id: a}", "credentials.role_external_id"),
@@ -306,13 +334,13 @@ fn fields_without_effect_cause_a_warning() {
 
 #[test]
 fn value_from_the_environment_stays_one_scalar() {
-    let environment = Environment::from_pairs([("TABLE", "a: b\nstreams: [x]"), ("LIMIT", "12"), ("STREAMS", "a,b")]);
+    let environment = Environment::from_pairs([("PREFIX", "a: b\nstreams: [x]"), ("LIMIT", "12"), ("STREAMS", "a,b")]);
     let text = block(
-        "streams: [${STREAMS}]\ndynamodb: {table: '${TABLE}'}\ncheckpoint_limit: ${LIMIT}\nregion: ${REGION:eu-west-1}",
+        "streams: [${STREAMS}]\ncheckpoint_file: '${PREFIX}'\ncheckpoint_limit: ${LIMIT}\nregion: ${REGION:eu-west-1}",
     );
     let document = Document::from_yaml("pipeline.yaml", &text, &environment).unwrap();
     let config = document.parse::<Config>(&["input", "aws_kinesis"]).unwrap().config;
-    assert_eq!(config.dynamodb.table, "a: b\nstreams: [x]");
+    assert_eq!(config.checkpoint_file.as_deref(), Some(Path::new("a: b\nstreams: [x]")));
     assert_eq!(config.checkpoint_limit, 12);
     assert_eq!(config.region.as_deref(), Some("eu-west-1"));
     assert_eq!(config.streams.to_string(), "a,b");

@@ -3,7 +3,7 @@
 use pipeline_plugin_api::config::{Duration, Findings};
 
 use super::session::is_url;
-use super::{Batching, Config, EnhancedFanOut, NAMESPACE_RULE, is_namespace};
+use super::{Batching, Config, EnhancedFanOut, NAMESPACE_RULE, TABLE_RULE, is_namespace, is_table};
 
 pub(super) fn check(config: &Config, findings: &mut Findings) {
     for (period, path) in [
@@ -21,6 +21,10 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         if !endpoint.as_deref().is_none_or(is_url) {
             findings.invalid(path, "expected a URL that starts with `http://` or `https://`", "");
         }
+    }
+    let table = &config.dynamodb.table;
+    if !table.is_empty() && !is_table(table) {
+        findings.invalid("dynamodb.table", TABLE_RULE, "");
     }
     if !config.dynamodb.namespace.as_deref().is_none_or(is_namespace) {
         findings.invalid("dynamodb.namespace", NAMESPACE_RULE, "");
