@@ -236,6 +236,10 @@ impl Input for Kinesis {
         Ok(())
     }
 
+    fn drain(&self) -> bool {
+        self.session().is_ok_and(|session| session.drain())
+    }
+
     fn gives_up(&self) -> bool {
         !self.config.auto_replay_nacks || self.config.redelivery.then == GivenUp::Drop
     }

@@ -72,6 +72,15 @@ pub trait Input: Send + Sync + 'static {
     /// Fails if progress could not be stored; some messages that were acknowledged will then be read again.
     async fn close(&self, within: Duration) -> Result<(), InputError>;
 
+    /// Reads nothing more, and makes ready what was read for a batch that is not complete, as before a graceful stop.
+    ///
+    /// Returns whether there is anything. The host then reads on: `read_batch` returns what is left, and after that
+    /// [`InputError::EndOfInput`]. An input that gathers no batches has nothing to make ready. It is read again, like
+    /// everything that was not delivered, if a host closes the input without this.
+    fn drain(&self) -> bool {
+        false
+    }
+
     /// Whether the input gives up a message that is nacked again and again.
     ///
     /// A host that knows that it can never process a message then nacks it like any other, and the input drops it, counts

@@ -356,7 +356,7 @@ mod tests {
             Self {
                 requests: Arc::default(),
                 answers: Arc::default(),
-                now: Arc::new(Mutex::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))),
+                now: Arc::new(Mutex::new(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000))),
                 credentials: Arc::new(Mutex::new(credentials("first", None))),
             }
         }

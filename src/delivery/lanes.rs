@@ -69,6 +69,10 @@ pub(super) struct Lanes {
     waiters: VecDeque<Waiter>,
     /// How many deliveries the host has and has not settled.
     in_flight: usize,
+    /// Whether nothing more is let in, and only what is in the lanes is still delivered.
+    draining: bool,
+    /// The deliveries that came afterwards. Their tasks wait until the outbox is closed.
+    too_late: VecDeque<Waiter>,
     /// Whether the outbox is closed. It is set once, and nothing is delivered afterwards.
     closed: bool,
 }
@@ -138,6 +142,8 @@ impl Lanes {
             opened: 0,
             waiters: VecDeque::new(),
             in_flight: 0,
+            draining: false,
+            too_late: VecDeque::new(),
             closed: false,
         }
     }
@@ -203,6 +209,10 @@ impl Lanes {
             return Err(Closed);
         }
         let (sender, accepted) = oneshot::channel();
+        if self.draining {
+            self.too_late.push_back(Waiter { lane: id, delivery, accepted: sender });
+            return Ok(Pushed { accepted, wakes: false });
+        }
         if let Some(policy) = &self.policy
             && let Some(lane) = self.by_shard.get_mut(&id)
         {
@@ -293,6 +303,28 @@ impl Lanes {
         true
     }
 
+    /// Lets nothing more into any lane, and makes ready what was gathered. Returns whether anything is left to deliver.
+    /// Does nothing without a policy, or if nothing is left.
+    pub(super) fn drain_all(&mut self) -> bool {
+        if self.policy.is_none() || self.closed || !(self.draining || self.has_any()) {
+            return false;
+        }
+        self.draining = true;
+        self.flush_all();
+        true
+    }
+
+    /// Whether any lane, or any task that waits for room, has a delivery.
+    fn has_any(&self) -> bool {
+        let has_any = |lane: &Lane| !lane.fresh.is_empty() || !lane.redeliveries.is_empty();
+        !self.waiters.is_empty() || self.by_shard.values().any(has_any)
+    }
+
+    /// Whether nothing more is let in.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
     /// Whether a lane drains.
     pub(super) fn drains(&self, id: LaneId) -> bool {
         self.by_shard.get(&id).is_some_and(|lane| lane.drains)
@@ -305,8 +337,12 @@ impl Lanes {
 
     /// Withdraws the delivery that waits for room in a lane, if there is one.
     pub(super) fn withdraw(&mut self, id: LaneId) -> Option<Waiter> {
-        let at = self.waiters.iter().position(|waiting| waiting.lane == id)?;
-        self.waiters.remove(at)
+        let is_its = |waiting: &Waiter| waiting.lane == id;
+        if let Some(at) = self.waiters.iter().position(is_its) {
+            return self.waiters.remove(at);
+        }
+        let at = self.too_late.iter().position(is_its)?;
+        self.too_late.remove(at)
     }
 
     /// Keeps a nacked delivery back for a while, before all newer deliveries of its shard. Returns the delivery if its
@@ -334,13 +370,14 @@ impl Lanes {
 
     /// Stops all delivery. Returns the contents of the lanes, so that their space in the pool is returned outside any
     /// lock.
-    pub(super) fn close(&mut self) -> (impl Sized + use<>, impl Sized + use<>) {
+    pub(super) fn close(&mut self) -> impl Sized + use<> {
         self.closed = true;
         self.buffered = 0;
         self.turns.clear();
         self.gathering.clear();
         self.due.clear();
-        (std::mem::take(&mut self.by_shard), std::mem::take(&mut self.waiters))
+        let waiting = [std::mem::take(&mut self.waiters), std::mem::take(&mut self.too_late)];
+        (std::mem::take(&mut self.by_shard), waiting)
     }
 
     /// Takes what is ready, up to the demand. Each delivery counts as in flight from here on.
@@ -357,6 +394,7 @@ impl Lanes {
                 self.in_flight += taken.len();
                 Next::Ready(taken)
             }
+            None if self.draining && !self.has_any() => Next::Closed,
             None => Next::Later(due.into_iter().chain(retry).min()),
         }
     }

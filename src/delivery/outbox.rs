@@ -102,7 +102,11 @@ impl Outbox {
                     watching.until = None;
                     return Ok(Some(deliveries));
                 }
-                Next::Closed => return Err(Closed),
+                Next::Closed => {
+                    // Another reader may have waited for what this one, or nobody, found.
+                    self.ready.notify_one();
+                    return Err(Closed);
+                }
                 Next::Later(rested) => rested,
             };
             let until = watching.until.map_or(give_up, |until| until.min(give_up));
@@ -170,6 +174,21 @@ impl Outbox {
         } else {
             self.forget(names);
         }
+    }
+
+    /// Lets nothing more into any lane, but delivers what was gathered; then the outbox counts as closed. Returns whether
+    /// there is anything to deliver. Does nothing without a batch policy.
+    pub(crate) fn drain_all(&self) -> bool {
+        let drains = lock(&self.lanes).drain_all();
+        if drains {
+            self.ready.notify_one();
+        }
+        drains
+    }
+
+    /// Whether nothing more is let in.
+    pub(crate) fn is_draining(&self) -> bool {
+        lock(&self.lanes).is_draining()
     }
 
     /// Whether the lane of a shard drains.

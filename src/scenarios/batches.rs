@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use pipeline_plugin_api::{Demand, Verdicts};
+use pipeline_plugin_api::{Demand, InputError, Verdicts};
 use tokio::time::{Instant, sleep};
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_any, take_at_most};
 use super::script::{Piece, Script, body, end, event, large, records};
 use super::table::{MINUTE, Table, checkpoint, secs, then_idle};
 use crate::lease::Checkpoint;
+use crate::model::SequenceNumber;
 use crate::sync::lock;
 
 fn shards(batch: &[(String, u64)], shard: &str) -> Vec<u64> {
@@ -127,6 +128,48 @@ async fn batch_larger_than_the_demand_comes_in_parts() {
         receipt.settle_in_test(Verdicts::ACK).unwrap();
     }
     close(&session).await;
+}
+
+/// Before a graceful stop the host gets what was gathered; what comes later is read again.
+#[tokio::test(start_paused = true)]
+async fn drain_hands_out_what_is_gathered_and_lets_nothing_more_in() {
+    for cap in [0, 1, 64] {
+        let bench = Bench::new(
+            ten_a_second("s", 10),
+            &format!("batching: {{count: 25, period: 1h}}\nmessage_buffer_cap: {cap}"),
+        );
+        let session = bench.open().await;
+        let (_, first, one) = take(&session).await;
+        assert_eq!(first, (1..=25).collect::<Vec<_>>());
+        // The shard's task adds what is behind the batch.
+        sleep(Duration::from_millis(1)).await;
+        assert!(session.drain(), "cap {cap}");
+        assert!(session.drain(), "once more changes nothing");
+        sleep(secs(10)).await;
+        let (_, rest, other) = take(&session).await;
+        assert_eq!(rest, (26..=30).collect::<Vec<_>>(), "cap {cap}");
+        // What is nacked now comes again.
+        other.settle_in_test(Verdicts::NACK).unwrap();
+        sleep(secs(1)).await;
+        let (_, again, other) = take(&session).await;
+        assert_eq!(again, rest);
+        let end = session.read(Demand::new(1000, secs(1))).await;
+        assert!(matches!(end, Err(InputError::EndOfInput)), "{end:?}");
+        one.settle_in_test(Verdicts::ACK).unwrap();
+        other.settle_in_test(Verdicts::ACK).unwrap();
+        close(&session).await;
+        assert_eq!(bench.stored("s").await, Some(Checkpoint::After(SequenceNumber::new("30").unwrap())), "cap {cap}");
+    }
+    // There is nothing to make ready.
+    for batching in ["", "batching: {count: 25}"] {
+        let script = Script::new(["s"]);
+        script.answer("s", [body([Piece::Hang])]);
+        let bench = Bench::new(script, batching);
+        let session = bench.open().await;
+        assert!(!session.drain());
+        assert!(is_quiet(&session, secs(1)).await);
+        close(&session).await;
+    }
 }
 
 /// The tail of a silent shard comes when its period is over. A reader that waits is woken once for it.

@@ -137,9 +137,15 @@ impl Session {
             Err(Closed) => Err(match self.completion.end() {
                 Some(End::AllRead) => InputError::EndOfInput,
                 Some(End::Failed(cause)) => InputError::Fatal(Failure(cause).into()),
+                None if self.outbox.is_draining() => InputError::EndOfInput,
                 None => InputError::NotConnected(SessionOver.into()),
             }),
         }
+    }
+
+    /// Makes ready what was gathered for batches, and lets nothing more be gathered. Returns whether there is anything.
+    pub(crate) fn drain(&self) -> bool {
+        self.outbox.drain_all()
     }
 
     pub(crate) fn status(&self) -> Status {

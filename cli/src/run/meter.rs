@@ -150,6 +150,10 @@ impl Input for Metered {
         self.input.close(within).await
     }
 
+    fn drain(&self) -> bool {
+        self.input.drain()
+    }
+
     fn gives_up(&self) -> bool {
         self.input.gives_up()
     }

@@ -45,6 +45,15 @@ pub(super) async fn drive(pipeline: Pipeline, input: Arc<Metered>, stop: &StopHa
         refused = no_loss.refused(), if !input.gives_up() => Some(refused),
         () = stop.requested() => None,
     };
+    // What was gathered for a batch is delivered rather than read again.
+    let drained = refused.is_none() && input.drain();
+    if drained {
+        tokio::select! {
+            _ = ended(&handle) => {}
+            () = stop.immediate_requested() => return Err(RunError::ImmediateStop),
+            () = tokio::time::sleep_until(stop.deadline(pipeline.shutdown_timeout)) => {}
+        }
+    }
     handle.stop().await;
     let outcome = tokio::select! {
         outcome = ended(&handle) => outcome,
@@ -55,6 +64,7 @@ pub(super) async fn drive(pipeline: Pipeline, input: Arc<Metered>, stop: &StopHa
     };
     match refused.or_else(|| no_loss.seen().filter(|_| !input.gives_up())) {
         Some(reason) => Err(RunError::Refused { reason }),
+        None if drained && outcome == RouteOutcome::Completed => Ok(Ending::Stopped),
         None => conclude(outcome, &handle, &input),
     }
 }

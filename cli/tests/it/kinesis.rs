@@ -231,6 +231,21 @@ async fn stopped_pipeline_continues_without_duplicates() {
 }
 
 #[tokio::test]
+async fn graceful_stop_delivers_what_fills_no_batch() {
+    let bench = Bench::start().await;
+    // One answer has them all, so what is behind two batches is gathered by the time that they are written.
+    let batches =
+        |yaml: String| yaml.replace("enhanced_fan_out: { enabled: true }", "batching: { count: 20, period: 1h }");
+    for (first, until) in [(0, 50), (50, 95)] {
+        bench.put(first..until).await;
+        let mut program = bench.program(&bench.pipeline(batches));
+        until_written(&bench, &mut program, first + 39).await;
+        assert!(stop_softly(program).await.success());
+        assert_eq!(bench.written(), (0..until).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
 async fn hangup_and_interrupt_stop_gracefully() {
     let bench = Bench::start().await;
     for (round, signal) in ["-HUP", "-INT"].into_iter().enumerate() {
