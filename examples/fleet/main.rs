@@ -6,9 +6,9 @@
 //! workers one after the other, and blocks outputs.
 //!
 //! ```sh
-//! cargo run --release --example fleet -- --workers 5 --minutes 2 --faults all --seed 1
-//! cargo run --release --example fleet -- --faults rolling,scale,reshard
-//! cargo run --release --example fleet -- --minutes 60 --other-binary ../before/target/release/kinesis-input
+//! cargo run --example fleet -- --workers 5 --minutes 2 --faults all --seed 1
+//! cargo run --example fleet -- --faults rolling,scale,reshard
+//! cargo run --example fleet -- --minutes 60 --other-binary ../before/target/release/kinesis-input
 //! ```
 //!
 //! # What is judged

@@ -4,10 +4,10 @@
 //! the way, reads everything by enhanced fan-out or by polling as `kinesis-input run` does, and checks every record.
 //!
 //! ```sh
-//! cargo run --release --example quickstart
-//! cargo run --release --example quickstart -- --records 200000 --kill
-//! cargo run --release --example quickstart -- --kpl --kill
-//! cargo run --release --example quickstart -- --poll
+//! cargo run --example quickstart
+//! cargo run --example quickstart -- --records 200000 --kill
+//! cargo run --example quickstart -- --kpl --kill
+//! cargo run --example quickstart -- --poll
 //! ```
 //!
 //! - `local`: the local Kinesis; `writer`: puts and reshards; `reader`: the pipeline; `check`: what arrived.

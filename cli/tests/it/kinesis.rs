@@ -231,6 +231,18 @@ async fn stopped_pipeline_continues_without_duplicates() {
 }
 
 #[tokio::test]
+async fn endpoint_without_tls_needs_no_certificates() {
+    let bench = Bench::start().await;
+    bench.put(0..5).await;
+    std::fs::write(bench.path("none.pem"), "").unwrap();
+    let (file, folder) = (bench.path("none.pem"), bench.path("nowhere"));
+    let environment = [("SSL_CERT_FILE", &*file), ("SSL_CERT_DIR", &*folder)];
+    let mut program = bench.program_with(&bench.pipeline(|yaml| yaml), &environment, &[]);
+    until_written(&bench, &mut program, 4).await;
+    assert!(stop_softly(program).await.success());
+}
+
+#[tokio::test]
 async fn graceful_stop_delivers_what_fills_no_batch() {
     let bench = Bench::start().await;
     // One answer has them all, so what is behind two batches is gathered by the time that they are written.

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use aws_smithy_http_client::proxy::ProxyConfig;
@@ -32,6 +32,10 @@ use crate::sync::{Mutex, lock};
 /// The status by which a proxy asks for credentials.
 const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 
+/// Whether the system has certificates. The SDK's client must not be told to use them otherwise: it panics in builds that
+/// are not optimized, also if it is only used without TLS.
+static HAS_CERTIFICATES: LazyLock<bool> = LazyLock::new(|| !rustls_native_certs::load_native_certs().certs.is_empty());
+
 /// The timeouts of a connector: to connect, and to read.
 type Timeouts = (Option<Duration>, Option<Duration>);
 
@@ -52,11 +56,8 @@ impl ControlClient {
     /// Creates a client that trusts these certificates (PEM) besides the system's, and reaches these addresses
     /// without a proxy.
     pub(crate) fn new(trusted: &[u8], machine: Vec<Authority>, sockets: &Sockets) -> Self {
-        let trust = if trusted.is_empty() {
-            TrustStore::default()
-        } else {
-            TrustStore::default().with_pem_certificate(trusted)
-        };
+        let trust = TrustStore::empty().with_native_roots(*HAS_CERTIFICATES);
+        let trust = if trusted.is_empty() { trust } else { trust.with_pem_certificate(trusted) };
         // Building does not fail; without the certificates, calls would fail and report it.
         let tls = TlsContext::builder().with_trust_store(trust).build().unwrap_or_default();
         let proxies = Proxies::of_environment();

@@ -158,12 +158,14 @@ impl Shards {
         };
         let sent: u64 = asked["ShardIterator"].as_str().and_then(|sent| sent.parse().ok()).unwrap_or_default();
         let is_idle = sent >= self.load.bytes_per_shard;
+        let records = self.stream.records as u64;
+        let first = self.load.rising.then(|| sent / (self.stream.payload_bytes as u64).max(1) * records);
         let (answer, sent) = if is_idle {
             (&self.stream.polled_idle, sent)
         } else {
             (&self.stream.polled, sent + self.stream.payload_bytes as u64)
         };
-        let pieces = answer.with_iterator(&sent.to_string(), in_cbor);
+        let pieces = answer.with_iterator(&sent.to_string(), in_cbor, first);
         let len: usize = pieces.iter().map(Bytes::len).sum();
         let head = Response::builder()
             .header("content-type", if in_cbor { CBOR } else { "application/x-amz-json-1.1" })

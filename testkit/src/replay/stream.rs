@@ -51,8 +51,47 @@ pub struct Stream {
 /// An answer of GetRecords that is encoded except for its end: the iterator follows.
 #[derive(Clone)]
 pub struct Polled {
-    json: Bytes,
-    cbor: Bytes,
+    json: Encoded,
+    cbor: Encoded,
+}
+
+/// Encoded records, and the positions of the counted digits of their sequence numbers.
+#[derive(Clone)]
+struct Encoded {
+    bytes: Bytes,
+    digits: Vec<usize>,
+}
+
+impl Encoded {
+    fn new(bytes: Vec<u8>, records: &[Record]) -> Self {
+        let mut end = 0;
+        let digits = records.iter().filter_map(|record| {
+            let sequence = record.sequence.as_bytes();
+            end += bytes[end..].windows(sequence.len()).position(|window| window == sequence)? + sequence.len();
+            Some(end - COUNTED)
+        });
+        let digits = digits.collect();
+        Self { bytes: bytes.into(), digits }
+    }
+
+    /// The records, with sequence numbers from `first` on if it is given.
+    fn from(&self, first: Option<u64>) -> Bytes {
+        let Some(first) = first else { return self.bytes.clone() };
+        let mut bytes = self.bytes.to_vec();
+        count(&mut bytes, first, &self.digits);
+        bytes.into()
+    }
+}
+
+/// Writes sequence numbers from `first` on to these positions.
+fn count(bytes: &mut [u8], first: u64, digits: &[usize]) {
+    for (number, at) in (first..).zip(digits) {
+        let mut left = number;
+        for digit in bytes[*at..at + COUNTED].iter_mut().rev() {
+            *digit = b'0' + (left % 10) as u8;
+            left /= 10;
+        }
+    }
 }
 
 impl Polled {
@@ -86,17 +125,17 @@ impl Polled {
             // Writing to memory does not fail.
             let _ = ciborium::into_writer(&value, &mut cbor);
         }
-        Self { json: json.into(), cbor: cbor.into() }
+        Self { json: Encoded::new(json.into_bytes(), records), cbor: Encoded::new(cbor, records) }
     }
 
-    /// The answer with its iterator, in two pieces.
-    pub fn with_iterator(&self, iterator: &str, in_cbor: bool) -> [Bytes; 2] {
+    /// The answer with its iterator, in two pieces. Its sequence numbers begin with `first`, if that is given.
+    pub fn with_iterator(&self, iterator: &str, in_cbor: bool, first: Option<u64>) -> [Bytes; 2] {
         if in_cbor {
             let mut end = Vec::new();
             let _ = ciborium::into_writer(&Value::from(iterator), &mut end);
-            [self.cbor.clone(), end.into()]
+            [self.cbor.from(first), end.into()]
         } else {
-            [self.json.clone(), format!(r#""{iterator}"}}"#).into()]
+            [self.json.from(first), format!(r#""{iterator}"}}"#).into()]
         }
     }
 }
@@ -154,13 +193,7 @@ impl Event {
     /// The event with sequence numbers from `first` on. If its records are large enough, the first contains the time.
     pub fn from(&self, first: u64, now_nanos: u64) -> Bytes {
         let mut frame = self.frame.to_vec();
-        for (number, at) in (first..).zip(&self.digits) {
-            let mut left = number;
-            for digit in frame[*at..at + COUNTED].iter_mut().rev() {
-                *digit = b'0' + (left % 10) as u8;
-                left /= 10;
-            }
-        }
+        count(&mut frame, first, &self.digits);
         if let Some(at) = self.data {
             let mut stamp = STAMP.to_vec();
             stamp.extend(now_nanos.to_le_bytes());
