@@ -125,13 +125,13 @@ impl Copies {
     }
 
     /// Returns the signed copy for a call, unless the SDK has to make it.
-    pub(super) fn of(&self, call: Call<'_>) -> Option<Copy> {
+    pub(super) fn of(&self, call: Call<'_>) -> Option<SignedCopy> {
         let original = lock(&self.originals).get(call.stream_arn).map(Arc::clone)?;
         if Instant::now() >= original.until {
             return None;
         }
         let request = original.copy(call, self.time.now())?;
-        Some(Copy { request, original })
+        Some(SignedCopy { request, original })
     }
 
     /// Forgets the request that a failed copy was made of.
@@ -153,12 +153,12 @@ impl Copies {
 
 /// A signed copy of the SDK's request.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(super) struct SignedCopy {
     request: HttpRequest,
     pub(super) original: Arc<Original>,
 }
 
-impl Copy {
+impl SignedCopy {
     /// Sends the request. The call is not timed.
     pub(super) async fn send(self) -> Result<HttpResponse, ConnectorError> {
         self.original.connector.call(self.request).await

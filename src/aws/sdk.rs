@@ -39,7 +39,7 @@ use pipeline_plugin_api::causes;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 
-use crate::aws::get_records::{Call, Copies, Copy, Sent};
+use crate::aws::get_records::{Call, Copies, Sent, SignedCopy};
 use crate::aws::http::HostNotFound;
 use crate::aws::take_body::{TakeBody, Taken, UNSUPPORTED_MEDIA_TYPE};
 use crate::aws::{ConsumerDescription, ConsumerStatus, Encoding, RecordsAnswer, Service, cbor, credentials};
@@ -313,7 +313,7 @@ impl Service for Aws {
 
 impl Aws {
     /// Sends a copy of the SDK's request.
-    async fn send_copy(&self, copy: Copy, stream_arn: &str) -> Result<RecordsAnswer, Fault> {
+    async fn send_copy(&self, copy: SignedCopy, stream_arn: &str) -> Result<RecordsAnswer, Fault> {
         let original = Arc::clone(&copy.original);
         let answer = match copy.send().await {
             Ok(mut answer) => answered(Taken::of(&mut answer)).await,

@@ -132,6 +132,28 @@ async fn recreated_stream_is_read_once_the_store_can_be_written_again() {
     assert_eq!(bench.stored("a").await, Some(Checkpoint::After(checkpoint(120))));
 }
 
+/// A number that is refused because it is of a former stream is no expired one.
+#[tokio::test(start_paused = true)]
+async fn position_in_a_former_stream_is_not_taken_for_an_expired_one() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let script = Script::new(["a"]);
+    script.create_stream(1);
+    script.answer("a", [body([records(1..=2)])]);
+    let bench = Bench::new(script, "");
+    let session = bench.open().await;
+    assert_eq!(numbers(&session, 2).await, [1, 2]);
+    bench.script.refuse_all(Some(fault("InvalidArgumentException")));
+    recreate_stream(&bench);
+    // The consumer is found by its name, as on servers that keep it.
+    bench.script.consumer("arn:orders/consumer/of-1");
+    sleep(secs(5)).await;
+    bench.script.refuse_all(None);
+    assert_eq!(numbers(&session, 20).await, (101..=120).collect::<Vec<_>>());
+    close(&session).await;
+    assert_eq!(log.at(Level::ERROR), Vec::<String>::new());
+}
+
 #[tokio::test(start_paused = true)]
 async fn recreated_stream_is_noticed_by_where_its_shards_begin() {
     // The service does not say when the stream was created.

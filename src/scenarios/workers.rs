@@ -170,6 +170,32 @@ async fn pause_longer_than_the_lease() {
     close(&a).await;
 }
 
+/// Whoever has lost a shard before its end was stored does not read its children: the new owner may not be done yet.
+#[tokio::test(start_paused = true)]
+async fn end_of_a_lost_shard_frees_no_children() {
+    let script = Script::new(["one"]);
+    script.answer("one", [body([end([1, 2], &[("child", &["one"])])])]);
+    script.answer("child", [then_idle(3..=4)]);
+    script.list(vec![listed("one", &[], true), listed("child", &["one"], false)]);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let a = bench.join(&table.worker("a")).await;
+    let (_, taken, receipt) = take(&a).await;
+    assert_eq!(taken, [1, 2]);
+    let other = table.worker("b");
+    other.heartbeat(&Presence::default()).await.unwrap();
+    let hold = table.row("one").and_then(|row| row.hold).unwrap();
+    let claim = other.claim(&stream(), &"one".into(), crate::lease::ClaimFrom::Holder(&hold)).await.unwrap();
+    let crate::lease::Claim::Owned(lease, _) = claim else { panic!("{claim:?}") };
+    receipt.settle_in_test(Verdicts::ACK).unwrap();
+    sleep(secs(5)).await;
+    assert!(bench.script.calls_of("child").is_empty(), "the end that counts is not stored yet");
+    let end = crate::lease::Commit::new(&lease, Some(Checkpoint::ShardEnd(Some(checkpoint(2)))));
+    other.commit(vec![end]).await.remove(0).unwrap();
+    other.leave().await.unwrap();
+    assert_eq!(numbers(&a, 2).await, [3, 4]);
+    close(&a).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn worker_cut_off_beyond_its_lease_stores_and_reads_nothing() {
     let script = Script::new(["one"]);
