@@ -139,16 +139,14 @@ async fn position_in_a_former_stream_is_not_taken_for_an_expired_one() {
     let _listening = log.listen();
     let script = Script::new(["a"]);
     script.create_stream(1);
-    script.answer("a", [body([records(1..=2)])]);
+    script.answer("a", [body([records(1..=2), Piece::Wait(secs(1))])]);
     let bench = Bench::new(script, "");
     let session = bench.open().await;
     assert_eq!(numbers(&session, 2).await, [1, 2]);
-    bench.script.refuse_all(Some(fault("InvalidArgumentException")));
+    bench.script.answer("a", [Answer::Refused(fault("InvalidArgumentException"))]);
     recreate_stream(&bench);
     // The consumer is found by its name, as on servers that keep it.
     bench.script.consumer("arn:orders/consumer/of-1");
-    sleep(secs(5)).await;
-    bench.script.refuse_all(None);
     assert_eq!(numbers(&session, 20).await, (101..=120).collect::<Vec<_>>());
     close(&session).await;
     assert_eq!(log.at(Level::ERROR), Vec::<String>::new());
