@@ -170,6 +170,40 @@ async fn pause_longer_than_the_lease() {
     close(&a).await;
 }
 
+/// A stop waits for the answer to a claim: nobody else would know that the shard is held.
+#[tokio::test(start_paused = true)]
+async fn shard_whose_claim_is_answered_during_a_stop_is_released() {
+    let script = Script::new(["one"]);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let store = table.worker("a");
+    store.trouble("claim", Some(Trouble::LateAnswer(secs(2))));
+    let a = bench.join(&store).await;
+    table.until_held("one", "a").await;
+    close(&a).await;
+    assert_eq!(table.holder("one"), None);
+    assert!(bench.script.calls().is_empty(), "it is not read any more");
+}
+
+/// The leases expire in time though the call that would renew them gets no answer.
+#[tokio::test(start_paused = true)]
+async fn leases_expire_while_a_heartbeat_is_on_its_way() {
+    let script = Script::new(["one"]);
+    script.answer("one", [then_idle(1..=3)]);
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let store = table.worker("a");
+    let a = bench.join(&store).await;
+    assert_eq!(numbers(&a, 3).await, [1, 2, 3]);
+    store.trouble("heartbeat", Some(Trouble::LateAnswer(4 * LEASE)));
+    let begin = Instant::now();
+    while a.report(&"a".into()).connected.is_some_and(|connected| connected.leases_valid == Some(true)) {
+        sleep(secs(1)).await;
+    }
+    // From the last heartbeat that was answered.
+    assert!(begin.elapsed() <= LEASE + secs(1), "{:?}", begin.elapsed());
+    store.trouble("heartbeat", None);
+    close(&a).await;
+}
+
 /// Whoever has lost a shard before its end was stored does not read its children: the new owner may not be done yet.
 #[tokio::test(start_paused = true)]
 async fn end_of_a_lost_shard_frees_no_children() {
