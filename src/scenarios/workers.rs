@@ -170,20 +170,6 @@ async fn pause_longer_than_the_lease() {
     close(&a).await;
 }
 
-/// A stop waits for the answer to a claim: nobody else would know that the shard is held.
-#[tokio::test(start_paused = true)]
-async fn shard_whose_claim_is_answered_during_a_stop_is_released() {
-    let script = Script::new(["one"]);
-    let (bench, table) = (Bench::new(script, ""), Table::new());
-    let store = table.worker("a");
-    store.trouble("claim", Some(Trouble::LateAnswer(secs(2))));
-    let a = bench.join(&store).await;
-    table.until_held("one", "a").await;
-    close(&a).await;
-    assert_eq!(table.holder("one"), None);
-    assert!(bench.script.calls().is_empty(), "it is not read any more");
-}
-
 /// The leases expire in time though the call that would renew them gets no answer.
 #[tokio::test(start_paused = true)]
 async fn leases_expire_while_a_heartbeat_is_on_its_way() {
