@@ -27,6 +27,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::GetIdentityResolver;
 use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
 use http::HeaderValue;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -71,9 +72,11 @@ impl Call<'_> {
         match encoding {
             Encoding::Json => {
                 let body = json!({ "StreamARN": stream_arn, "ShardIterator": iterator, "Limit": limit });
-                Body { bytes: body.to_string().into_bytes(), content_type: "application/x-amz-json-1.1" }
+                Body { bytes: body.to_string().into(), content_type: "application/x-amz-json-1.1" }
             }
-            Encoding::Cbor => Body { bytes: cbor::call(stream_arn, iterator, limit), content_type: cbor::CONTENT_TYPE },
+            Encoding::Cbor => {
+                Body { bytes: cbor::call(stream_arn, iterator, limit).into(), content_type: cbor::CONTENT_TYPE }
+            }
         }
     }
 }
@@ -81,7 +84,7 @@ impl Call<'_> {
 /// The body of a call. As an interceptor it replaces the SDK's body, which is always JSON, before the request is signed.
 #[derive(Debug)]
 pub(super) struct Body {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     content_type: &'static str,
 }
 

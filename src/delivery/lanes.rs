@@ -337,12 +337,10 @@ impl Lanes {
 
     /// Withdraws the delivery that waits for room in a lane, if there is one.
     pub(super) fn withdraw(&mut self, id: LaneId) -> Option<Waiter> {
-        let is_its = |waiting: &Waiter| waiting.lane == id;
-        if let Some(at) = self.waiters.iter().position(is_its) {
-            return self.waiters.remove(at);
-        }
-        let at = self.too_late.iter().position(is_its)?;
-        self.too_late.remove(at)
+        [&mut self.waiters, &mut self.too_late].into_iter().find_map(|waiters| {
+            let at = waiters.iter().position(|waiting| waiting.lane == id)?;
+            waiters.remove(at)
+        })
     }
 
     /// Keeps a nacked delivery back for a while, before all newer deliveries of its shard. Returns the delivery if its

@@ -103,7 +103,7 @@ impl Outbox {
                     return Ok(Some(deliveries));
                 }
                 Next::Closed => {
-                    // Another reader may have waited for what this one, or nobody, found.
+                    // After a drain nothing else wakes the readers that still wait.
                     self.ready.notify_one();
                     return Err(Closed);
                 }

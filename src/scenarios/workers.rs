@@ -190,7 +190,7 @@ async fn leases_expire_while_a_heartbeat_is_on_its_way() {
     close(&a).await;
 }
 
-/// Whoever has lost a shard before its end was stored does not read its children: the new owner may not be done yet.
+/// A worker that has lost a shard before its end was stored does not read its children: the new owner may not be done yet.
 #[tokio::test(start_paused = true)]
 async fn end_of_a_lost_shard_frees_no_children() {
     let script = Script::new(["one"]);

@@ -403,7 +403,7 @@ mod tests {
         }
     }
 
-    /// Holds up its first export until it is let go, and counts the spans of all.
+    /// Holds up its first export until it is released, and counts the spans of all.
     #[derive(Debug)]
     struct Slow {
         exported: Arc<AtomicUsize>,

@@ -464,8 +464,8 @@ mod exported {
         }
         let log = program.stop().await;
         assert_eq!(lines(&log, "the pipeline goes on"), 1, "{log}");
-        let told = log.lines().find(|line| line.contains("the pipeline goes on")).unwrap();
-        assert!(told.contains("WARN") && told.contains("refused") && told.contains("/v1/"), "{told}");
+        let line = log.lines().find(|line| line.contains("the pipeline goes on")).unwrap();
+        assert!(line.contains("WARN") && line.contains("refused") && line.contains("/v1/"), "{line}");
         assert_eq!(lines(&log, "some spans did not reach the collector"), 1);
         assert!(!log.contains("s3cret"), "{log}");
     }

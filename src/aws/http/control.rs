@@ -32,7 +32,7 @@ use crate::sync::{Mutex, lock};
 /// The status by which a proxy asks for credentials.
 const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 
-/// Whether the system has certificates. The SDK's client must not be told to use them otherwise: it panics in builds that
+/// Whether the system has certificates. The SDK's client must not be asked to use them otherwise: it panics in builds that
 /// are not optimized, also if it is only used without TLS.
 static HAS_CERTIFICATES: LazyLock<bool> = LazyLock::new(|| !rustls_native_certs::load_native_certs().certs.is_empty());
 
