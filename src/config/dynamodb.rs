@@ -5,6 +5,7 @@ use pipeline_plugin_api::config::schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::session::{self, Credentials, Tcp};
+use super::values::is_plain_name;
 
 /// The block `dynamodb`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
@@ -76,8 +77,7 @@ pub enum BillingMode {
 /// Returns whether this can be a namespace. It becomes a part of keys, which it must not make ambiguous, and of the names
 /// of consumers.
 pub(crate) fn is_namespace(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    (1..=64).contains(&name.len()) && name.bytes().all(is_plain) && name != "kinesis-input"
+    is_plain_name(name, 1..=64) && name != "kinesis-input"
 }
 
 /// Returns whether this can be the name or the ARN of a table.
@@ -91,8 +91,7 @@ pub(super) fn is_table(name_or_arn: &str) -> bool {
             _ => "",
         },
     };
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    (3..=255).contains(&name.len()) && name.bytes().all(is_plain)
+    is_plain_name(name, 3..=255)
 }
 
 /// What a table has to be, for messages.

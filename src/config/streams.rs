@@ -8,6 +8,8 @@ use pipeline_plugin_api::config::schemars::{JsonSchema, Schema, SchemaGenerator,
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess};
 
+use super::values::is_plain_name;
+
 /// The value of the field `streams`: at least one stream, each once; all balanced or all with explicit shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Streams(Vec<StreamEntry>);
@@ -146,7 +148,7 @@ fn parse_entry(text: &str) -> Result<(StreamRef, Option<&str>), StreamsError> {
 
 /// Returns whether this can be the name of a stream or the id of a shard; both have the same characters.
 fn is_id(text: &str) -> bool {
-    (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+    is_plain_name(text, 1..=128)
 }
 
 impl StreamRef {

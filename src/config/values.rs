@@ -1,5 +1,7 @@
 //! Which single values are wrong in a way that neither their type nor the schema says?
 
+use std::ops::RangeInclusive;
+
 use pipeline_plugin_api::config::{Duration, Findings};
 
 use super::session::is_url;
@@ -77,5 +79,10 @@ fn is_worker_name(id: &str) -> bool {
 
 /// The rules of AWS for the name of a consumer.
 fn is_consumer_name(name: &str) -> bool {
-    name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+    is_plain_name(name, 0..=128)
+}
+
+/// Returns whether a name has so many characters, and only those that Kinesis and DynamoDB allow in names.
+pub(super) fn is_plain_name(name: &str, lengths: RangeInclusive<usize>) -> bool {
+    lengths.contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
