@@ -70,6 +70,8 @@ pub(crate) struct Config {
     pub(crate) impatient: bool,
     /// Whether a host closes the input while it has batches in flight, and acknowledges them after that.
     pub(crate) closes_first: bool,
+    /// Whether a host that is told to stop first takes what was gathered for batches.
+    pub(crate) drains: bool,
     /// The longest time that a host usually takes to acknowledge a batch.
     pub(crate) usual: Duration,
     /// Whether user records of other shards are delivered.
@@ -156,6 +158,7 @@ impl Plan {
             impatient: false,
             other_lease: None,
             closes_first: false,
+            drains: false,
             usual: Duration::ZERO,
             delivers_outside: false,
             bisects: false,
@@ -198,6 +201,7 @@ impl Plan {
         plan.draw_file(&mut Rng::with_seed(seed ^ 0x6669_6c65_0000));
         plan.resolvers_hang = Rng::with_seed(seed ^ 0x7265_736f_6c76).u32(0..4) == 0;
         plan.config.bisects = Rng::with_seed(seed ^ 0x6269_7365_6374).u32(0..3) == 0;
+        plan.config.drains = Rng::with_seed(seed ^ 0x6472_6169_6e00).bool();
         plan
     }
 

@@ -23,6 +23,9 @@ use crate::oracle::{Broken, Oracle};
 use crate::plan::{Batches, Config};
 use crate::signal::Signal;
 
+/// The most time that a healthy worker takes to deliver what it has gathered, to a host that acknowledges at once: more
+/// than the longest rest of a record that was nacked often.
+const DRAIN: Duration = Duration::from_secs(5);
 /// The most bytes of data in an event.
 const LARGEST_EVENT: u64 = 1 << 20;
 
@@ -134,6 +137,7 @@ impl Worker {
             rng: fastrand::Rng::with_seed(seed ^ 0x05e1),
             impatient: config.impatient,
             closes_first: config.closes_first,
+            drains: config.drains,
             usual: config.usual,
             batches: config.batches(),
             link: link.clone(),
@@ -206,6 +210,7 @@ impl Worker {
 /// What is in flight: messages and bytes.
 type InFlight = Arc<Mutex<(u64, u64)>>;
 
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn for itself")]
 struct Host {
     name: String,
     yaml: String,
@@ -220,6 +225,7 @@ struct Host {
     /// Whether the host cancels reads.
     impatient: bool,
     closes_first: bool,
+    drains: bool,
     usual: Duration,
     batches: Batches,
     link: Link,
@@ -277,8 +283,8 @@ impl Host {
         oracle.advance(self.clock.now());
         oracle.failed(&self.name);
         // A program that is started while there is no stream, with credentials that can't be used or on a disk that is
-        // read-only, fails with that reason. And an input in which a task panics that can't be restarted fails, rather than look healthy and do
-        // nothing.
+        // read-only, fails with that reason. And an input in which a task panics that can't be restarted fails, rather than
+        // look healthy and do nothing.
         let is_read_only = self.shared.disk.as_ref().is_some_and(Disk::is_read_only);
         if reason.contains(PANIC)
             || is_read_only
@@ -320,9 +326,7 @@ impl Host {
             let began = self.clock.now();
             let step = async {
                 if connected {
-                    let most = self.rng.usize(1..=self.batches.max_messages);
-                    let mut demand = Demand::new(most, Duration::from_millis(self.rng.u64(0..2000)));
-                    demand.max_bytes = self.batches.max_bytes;
+                    let demand = self.demand();
                     if impatient {
                         // The slower call is canceled, wherever it is.
                         let wait = Duration::from_millis(self.rng.u64(0..3000));
@@ -365,6 +369,9 @@ impl Host {
                 Err(error) => return Some(error.to_string()),
             }
         }
+        if self.drains && connected && input.drain() {
+            self.drain(input, &mut settling).await;
+        }
         let settle = async { while settling.join_next().await.is_some() {} };
         let close = if self.closes_first {
             let (close, ()) = tokio::join!(self.close(input, connected), settle);
@@ -384,6 +391,35 @@ impl Host {
             oracle.violate(Broken::Leaked, what);
         }
         None
+    }
+
+    fn demand(&mut self) -> Demand {
+        let most = self.rng.usize(1..=self.batches.max_messages);
+        let mut demand = Demand::new(most, Duration::from_millis(self.rng.u64(0..2000)));
+        demand.max_bytes = self.batches.max_bytes;
+        demand
+    }
+
+    /// Reads what is left of an input that reads nothing more.
+    async fn drain(&mut self, input: &Arc<dyn Input>, settling: &mut JoinSet<()>) {
+        self.shared.log.line(self.clock.now(), &self.name, "takes what was gathered");
+        let began = self.clock.now();
+        loop {
+            while settling.try_join_next().is_some() {}
+            match input.read_batch(self.demand()).await {
+                Ok(batch) if batch.is_empty() => {}
+                Ok(batch) => {
+                    let held = self.take(batch, input);
+                    settling.spawn(self.settle(held, Mood::Prompt, Arc::clone(input)));
+                }
+                Err(InputError::BackOff { after, .. }) => sleep(after).await,
+                Err(_) => break,
+            }
+            let now = self.clock.now();
+            if now.since(began) > DRAIN && self.shared.oracle().drain_hangs(&self.name, now, began) {
+                break;
+            }
+        }
     }
 
     /// Closes the input. One that has not connected since it was built knows nothing of what an input before it has

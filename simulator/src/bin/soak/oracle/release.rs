@@ -74,6 +74,18 @@ impl Oracle {
         }
     }
 
+    /// A worker has been delivering what it gathered since it was told to stop, for too long. Returns whether nothing was
+    /// wrong with it meanwhile.
+    pub(crate) fn drain_hangs(&mut self, worker: &str, now: Time, since: Time) -> bool {
+        self.advance(now);
+        let time = now.since(since);
+        let hangs = self.healthy_for(worker) > time;
+        if hangs {
+            self.violate(Broken::Stalled, format!("{worker} has not delivered what it gathered after {time:?}"));
+        }
+        hangs
+    }
+
     /// A worker has stopped gracefully, and reports that everything was stored.
     pub(crate) fn has_stopped(&mut self, worker: &str, now: Time) {
         self.advance(now);
