@@ -75,6 +75,12 @@ impl Simulator {
         Ok(Self { core: Arc::new(Mutex::new(core)) })
     }
 
+    /// How many owners the account has: this handle, and whatever else was made of a clone and is not dropped yet.
+    #[must_use]
+    pub fn owners(&self) -> usize {
+        Arc::strong_count(&self.core)
+    }
+
     fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,7 +7,7 @@
 //! out.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -262,14 +262,30 @@ fn ahead(signed_at: &str, now: SystemTime) -> Option<i64> {
     signed_at.timestamp().as_second().checked_sub_unsigned(now)
 }
 
-/// Remembers the request that the SDK sends. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Sent(Arc<Mutex<Option<(HttpRequest, RuntimeComponents)>>>);
+/// The request that the SDK has sent, once it has.
+#[derive(Debug, Default)]
+pub(super) struct Sent(Arc<Mutex<Option<SentRequest>>>);
+
+type SentRequest = (HttpRequest, RuntimeComponents);
+
+impl Sent {
+    /// Returns the interceptor that fills this.
+    pub(super) fn noting(&self) -> NoteSent {
+        NoteSent(Arc::downgrade(&self.0))
+    }
+}
+
+/// An interceptor that remembers the request that the SDK sends.
+///
+/// It is one of the components that are remembered, so it must not own them: they would own themselves, and nothing would
+/// free those of a call that fails.
+#[derive(Debug)]
+pub(super) struct NoteSent(Weak<Mutex<Option<SentRequest>>>);
 
 #[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
-impl Intercept for Sent {
+impl Intercept for NoteSent {
     fn name(&self) -> &'static str {
-        "Sent"
+        "NoteSent"
     }
 
     fn read_before_transmit(
@@ -278,7 +294,9 @@ impl Intercept for Sent {
         components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        *lock(&self.0) = context.request().try_clone().map(|request| (request, components.clone()));
+        if let Some(sent) = self.0.upgrade() {
+            *lock(&sent) = context.request().try_clone().map(|request| (request, components.clone()));
+        }
         Ok(())
     }
 }
@@ -286,6 +304,7 @@ impl Intercept for Sent {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use aws_config::{BehaviorVersion, Region, SdkConfig};
     use aws_credential_types::Credentials;
@@ -314,11 +333,16 @@ mod tests {
         answers: Arc<Mutex<VecDeque<Answer>>>,
         now: Arc<Mutex<SystemTime>>,
         credentials: Arc<Mutex<Credentials>>,
+        /// Whether calls get no answer.
+        hangs: Arc<AtomicBool>,
     }
 
     impl HttpConnector for World {
         fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
             lock(&self.requests).push(request);
+            if self.hangs.load(Ordering::Relaxed) {
+                return HttpConnectorFuture::new(std::future::pending());
+            }
             let empty = || (200, Vec::new(), r#"{"Records":[],"MillisBehindLatest":0}"#);
             let (status, headers, body) = lock(&self.answers).pop_front().unwrap_or_else(empty);
             if status == 0 {
@@ -361,6 +385,7 @@ mod tests {
                 answers: Arc::default(),
                 now: Arc::new(Mutex::new(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000))),
                 credentials: Arc::new(Mutex::new(credentials("first", None))),
+                hangs: Arc::default(),
             }
         }
 
@@ -494,6 +519,24 @@ mod tests {
         let first_of_second = keys.iter().position(|(_, key)| key == "second").unwrap();
         assert!(first_of_second < 200, "{first_of_second}");
         assert!(keys[first_of_second..].iter().all(|(_, key)| key == "second"));
+    }
+
+    /// Throttled shards fail five times a second for as long as others read them.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_remains_of_a_call_that_fails_or_is_dropped() {
+        let world = World::new();
+        let aws = world.aws();
+        assert!(world.call(&aws, Encoding::Cbor).await.0);
+        assert!(!world.call(&aws, Encoding::Cbor).await.0);
+        lock(&world.answers).push_back((400, Vec::new(), r#"{"__type":"ProvisionedThroughputExceededException"}"#));
+        get(&aws, Encoding::Cbor).await.unwrap_err();
+        // The copy has failed, and this one is the SDK's.
+        lock(&world.answers).push_back((0, Vec::new(), "reset"));
+        get(&aws, Encoding::Cbor).await.unwrap_err();
+        world.hangs.store(true, Ordering::Relaxed);
+        tokio::time::timeout(Duration::from_secs(1), get(&aws, Encoding::Cbor)).await.unwrap_err();
+        drop(aws);
+        assert_eq!(Arc::strong_count(&world.requests), 1, "the clients of the calls are still there");
     }
 
     #[tokio::test]

@@ -296,7 +296,7 @@ impl Service for Aws {
             .customize()
             .interceptor(body.clone())
             .interceptor(call.body())
-            .interceptor(sent.clone())
+            .interceptor(sent.noting())
             .send()
             .await;
         match (body.taken(), answer) {

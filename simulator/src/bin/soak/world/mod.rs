@@ -137,6 +137,7 @@ pub(crate) fn run(mut plan: Plan, log: Log) -> Result<Report, String> {
     world.calm_weather()?;
     world.stop_all();
     world.start_last_worker()?;
+    world.check_owners();
     Ok(world.report())
 }
 
@@ -323,6 +324,15 @@ impl World {
         }
         self.fleet.clear();
         Ok(())
+    }
+
+    /// Checks that nothing of any worker is left: each of its clients owns the world.
+    fn check_owners(&self) {
+        let left = self.shared.simulator.owners() - 1;
+        let mut oracle = self.shared.oracle();
+        if left > 0 && oracle.violations.is_empty() {
+            oracle.violate(Broken::Leaked, format!("{left} parts of workers that are gone were never freed"));
+        }
     }
 
     fn tick(&mut self) -> Result<(), String> {
