@@ -448,11 +448,8 @@ impl Coordinator {
                 return;
             }
         };
-        let Some((at, id, stream)) = self.running.shards.remove(&task) else { return };
-        if self.streams[at].stream != stream {
-            // The task belongs to the former stream of this name.
-            return;
-        }
+        // The tasks of a former stream are forgotten.
+        let Some((at, id, _)) = self.running.shards.remove(&task) else { return };
         match outcome {
             Outcome::Ended { children, last } => {
                 let stop = self.context.stop.clone();
@@ -491,6 +488,11 @@ impl Running {
     ) {
         let handle = self.tasks.spawn_on(task, on);
         self.shards.insert(handle.id(), shard);
+    }
+
+    /// Forgets the tasks of a stream, whose ends count no more.
+    pub(super) fn forget(&mut self, stream: usize) {
+        self.shards.retain(|_, (at, _, _)| *at != stream);
     }
 
     fn has(&self, stream: usize, shard: &ShardId) -> bool {

@@ -28,8 +28,9 @@ impl Coordinator {
         let context = &self.context;
         let state = &mut self.streams[at];
         let before = std::mem::replace(&mut state.stream, stream.clone());
-        // From here on nothing of the former stream is delivered or stored.
+        // From here on nothing of the former stream is delivered or stored, and no end of its shards counts.
         context.checkpointer.abandon(&before);
+        self.running.forget(at);
         state.topology = state.topology.anew();
         let (service, wake) = (state.listing.service(), Arc::clone(&context.rebalance_now));
         state.listing = Arc::new(StreamListing::new(service, stream.clone(), wake, Arc::clone(&context.health)));
