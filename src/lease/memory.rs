@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
 
 use super::{
     Checkpoint, Claim, ClaimFrom, Commit, CommitOutcome, HeartbeatAnswer, Hold, Lease, LeaseStore, Presence, Release,
@@ -67,6 +68,9 @@ pub(crate) struct MemoryStore {
 pub(crate) enum Trouble {
     /// The request takes this long to arrive.
     Slow(Duration),
+    /// The request takes this long to arrive, and does so though the caller has given up. Only for claims of what nobody
+    /// has.
+    SlowAndSent(Duration),
     /// The answer takes this long to arrive.
     LateAnswer(Duration),
     /// The call fails.
@@ -137,7 +141,7 @@ impl MemoryStore {
                 return Err(StoreError::Failed { what: "reach the table", cause: "injected by the test".into() });
             }
             Some(Trouble::Panics) => panic!("injected by the test"),
-            Some(Trouble::LateAnswer(_)) | None => {}
+            Some(Trouble::LateAnswer(_) | Trouble::SlowAndSent(_)) | None => {}
         }
         loop {
             let thawed = self.thawed.notified();
@@ -240,6 +244,14 @@ impl LeaseStore for MemoryStore {
     }
 
     async fn claim(&self, stream: &Stream, shard: &ShardId, from: ClaimFrom<'_>) -> Result<Claim, StoreError> {
+        if let (Some(Trouble::SlowAndSent(time)), ClaimFrom::Nobody) = (self.trouble_with("claim"), from) {
+            let (table, me, stream, shard) = (Arc::clone(&self.table), self.me.clone(), stream.clone(), shard.clone());
+            let arrives = TaskTracker::new().spawn(async move {
+                sleep(time).await;
+                lock(&table.core).claim(&me, &stream, &shard, ClaimFrom::Nobody)
+            });
+            return arrives.await.map_err(|error| StoreError::Failed { what: "claim", cause: error.to_string() });
+        }
         let claim = self.core("claim").await.map(|mut core| core.claim(&self.me, stream, shard, from));
         self.answered("claim").await;
         claim

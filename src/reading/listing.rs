@@ -164,3 +164,23 @@ fn children(shards: &[ListedShard], of: &ShardId) -> Vec<ChildShard> {
     let of = shards.iter().filter(|shard| shard.parents.contains(of));
     of.map(|shard| ChildShard { id: shard.id.clone(), parents: shard.parents.clone() }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenarios::service_that_splits;
+
+    /// Otherwise a shard that was born since would be missing.
+    #[tokio::test(start_paused = true)]
+    async fn presence_is_judged_by_a_listing_that_is_requested_afterwards() {
+        let (service, split) = service_that_splits();
+        let stream = Stream::new("orders", "arn:orders");
+        let listing = StreamListing::new(service, stream, Arc::default(), Arc::default());
+        assert_eq!(listing.list(FRESH).await.unwrap().shards.len(), 1);
+        split();
+        // It is not older than a listing that says whether a shard is closed, and shows no child.
+        assert_eq!(listing.closed(&"a".into()).await, None);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(listing.presence(&"b".into(), Instant::now()).await, Some(ShardPresence::Listed));
+    }
+}

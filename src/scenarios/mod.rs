@@ -30,3 +30,14 @@ mod workers;
 pub(crate) fn a_service() -> std::sync::Arc<dyn crate::aws::Service> {
     std::sync::Arc::new(script::Script::new(["a"]))
 }
+
+/// A service with one silent shard, and what splits that shard.
+pub(crate) fn service_that_splits() -> (std::sync::Arc<dyn crate::aws::Service>, impl FnOnce()) {
+    let script = std::sync::Arc::new(script::Script::new(["a"]));
+    let service = std::sync::Arc::clone(&script);
+    let split = move || {
+        let children = ["b", "c"].map(|id| script::listed(id, &["a"], false));
+        script.list(std::iter::once(script::listed("a", &[], true)).chain(children).collect());
+    };
+    (service, split)
+}

@@ -10,9 +10,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::bench::{Bench, close, is_quiet, numbers, take, take_and_ack, take_at_most};
 use super::script::{Piece, Script, body, end, event, listed, records};
-use super::table::{LEASE, MINUTE, PERIOD, Table, checkpoint, reads, secs, sends_heartbeats, stream, then_idle};
+use super::table::{
+    LEASE, MINUTE, PERIOD, Table, checkpoint, connect_renews, connect_row, reads, secs, sends_heartbeats, stream,
+    then_idle,
+};
 use crate::lease::memory::{MemoryStore, Trouble};
-use crate::lease::{Checkpoint, LeaseStore, Presence, Row, SharedStore};
+use crate::lease::{Checkpoint, Claim, ClaimFrom, Commit, LeaseStore, Presence, Row, SharedStore};
 use crate::model::StartPosition;
 use crate::session::Session;
 use crate::sync::lock;
@@ -148,9 +151,9 @@ async fn pause_longer_than_the_lease() {
         // Another worker has waited until the lease expired, read the shard, and is done with it.
         other.heartbeat(&Presence::default()).await.unwrap();
         let hold = table.row("one").and_then(|row| row.hold).unwrap();
-        let claim = other.claim(&stream(), &"one".into(), crate::lease::ClaimFrom::Holder(&hold)).await.unwrap();
-        let crate::lease::Claim::Owned(lease, _) = claim else { panic!("{claim:?}") };
-        let write = crate::lease::Commit::new(&lease, Some(Checkpoint::After(checkpoint(6))));
+        let claim = other.claim(&stream(), &"one".into(), ClaimFrom::Holder(&hold)).await.unwrap();
+        let Claim::Owned(lease, _) = claim else { panic!("{claim:?}") };
+        let write = Commit::new(&lease, Some(Checkpoint::After(checkpoint(6))));
         other.commit(vec![write]).await.remove(0).unwrap();
     };
     // The host asks first, before anything else in the process has noticed.
@@ -181,13 +184,62 @@ async fn leases_expire_while_a_heartbeat_is_on_its_way() {
     assert_eq!(numbers(&a, 3).await, [1, 2, 3]);
     store.trouble("heartbeat", Some(Trouble::LateAnswer(4 * LEASE)));
     let begin = Instant::now();
-    while a.report(&"a".into()).connected.is_some_and(|connected| connected.leases_valid == Some(true)) {
+    let is_valid = || a.report(&"a".into()).connected.is_some_and(|connected| connected.leases_valid == Some(true));
+    while is_valid() && begin.elapsed() < 2 * LEASE {
         sleep(secs(1)).await;
     }
     // From the last heartbeat that was answered.
     assert!(begin.elapsed() <= LEASE + secs(1), "{:?}", begin.elapsed());
     store.trouble("heartbeat", None);
     close(&a).await;
+}
+
+/// A claim can't be called back. One that is carried out after the worker has left would keep the shard from the others
+/// until the lease is over.
+#[tokio::test(start_paused = true)]
+async fn claim_on_its_way_is_released_by_a_stop() {
+    let (bench, table) = (Bench::new(Script::new(["one"]), ""), Table::new());
+    let store = table.worker("a");
+    store.trouble("claim", Some(Trouble::SlowAndSent(secs(2))));
+    let a = bench.join(&store).await;
+    // The first round has begun.
+    while table.calls("workers") == 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    sleep(secs(1)).await;
+    assert_eq!(table.calls("claimed"), 0);
+    close(&a).await;
+    sleep(secs(5)).await;
+    assert_eq!((table.calls("claimed"), table.holder("one")), (1, None));
+}
+
+/// A round that takes longer than a lease says nothing of who was alive meanwhile.
+#[tokio::test(start_paused = true)]
+async fn worker_is_not_taken_for_dead_after_a_round_that_takes_long() {
+    let script = Script::new(["one", "two"]);
+    let split = [listed("parent", &[], true), listed("child", &["parent"], false)];
+    script.list(["one", "two"].map(|id| listed(id, &[], false)).into_iter().chain(split).collect());
+    let (bench, table) = (Bench::new(script, ""), Table::new());
+    let other = table.worker("other");
+    let _alive = sends_heartbeats(Arc::clone(&other), reads("arn:orders"));
+    other.heartbeat(&reads("arn:orders")).await.unwrap();
+    other.claim(&stream(), &"one".into(), ClaimFrom::Nobody).await.unwrap();
+    // Another program reads the child, so it has finished the parent, whose end is to be stored.
+    lock(&table.0.core).rows.insert((stream(), "child".into()), connect_row("child", 5));
+    let renewing = connect_renews(&table, "child", 5);
+    let store = table.worker("a");
+    store.trouble("end", Some(Trouble::Slow(LEASE + secs(10))));
+    let watching = async {
+        let a = bench.join(&store).await;
+        table.until("parent", "its end is stored", |row| matches!(row.checkpoint, Some(Checkpoint::ShardEnd(_)))).await;
+        sleep(3 * PERIOD).await;
+        assert_eq!(table.holder("one"), Some("other".into()), "it was alive all the time");
+        close(&a).await;
+    };
+    tokio::select! {
+        () = renewing => panic!("nobody asked for its shard"),
+        () = watching => {}
+    }
 }
 
 /// A worker that has lost a shard before its end was stored does not read its children: the new owner may not be done yet.
@@ -204,12 +256,12 @@ async fn end_of_a_lost_shard_frees_no_children() {
     let other = table.worker("b");
     other.heartbeat(&Presence::default()).await.unwrap();
     let hold = table.row("one").and_then(|row| row.hold).unwrap();
-    let claim = other.claim(&stream(), &"one".into(), crate::lease::ClaimFrom::Holder(&hold)).await.unwrap();
-    let crate::lease::Claim::Owned(lease, _) = claim else { panic!("{claim:?}") };
+    let claim = other.claim(&stream(), &"one".into(), ClaimFrom::Holder(&hold)).await.unwrap();
+    let Claim::Owned(lease, _) = claim else { panic!("{claim:?}") };
     receipt.settle_in_test(Verdicts::ACK).unwrap();
     sleep(secs(5)).await;
     assert!(bench.script.calls_of("child").is_empty(), "the end that counts is not stored yet");
-    let end = crate::lease::Commit::new(&lease, Some(Checkpoint::ShardEnd(Some(checkpoint(2)))));
+    let end = Commit::new(&lease, Some(Checkpoint::ShardEnd(Some(checkpoint(2)))));
     other.commit(vec![end]).await.remove(0).unwrap();
     other.leave().await.unwrap();
     assert_eq!(numbers(&a, 2).await, [3, 4]);
@@ -451,7 +503,7 @@ async fn explicit_shard_after_crash() {
     // The reader of the shard is gone without a release.
     let dead = table.worker("dead");
     dead.heartbeat(&Presence::default()).await.unwrap();
-    dead.claim(&stream(), &"one".into(), crate::lease::ClaimFrom::Nobody).await.unwrap();
+    dead.claim(&stream(), &"one".into(), ClaimFrom::Nobody).await.unwrap();
     let session = bench.join(&table.worker("a")).await;
     let start = Instant::now();
     assert_eq!(numbers(&session, 3).await, [1, 2, 3]);
@@ -700,7 +752,7 @@ async fn leases_of_an_earlier_process_are_taken_though_the_name_is_alive() {
     for presence in [reads("arn:other"), Presence { explicit: true, ..reads("arn:orders") }] {
         let (bench, table) = (Bench::new(Script::new(["one", "two"]), ""), Table::new());
         let pod = table.worker("pod");
-        pod.claim(&stream(), &"one".into(), crate::lease::ClaimFrom::Nobody).await.unwrap();
+        pod.claim(&stream(), &"one".into(), ClaimFrom::Nobody).await.unwrap();
         let beating = sends_heartbeats(pod, presence);
         let a = bench.join(&table.worker("a")).await;
         let start = Instant::now();
