@@ -46,26 +46,31 @@ pub(super) async fn drive(pipeline: Pipeline, input: Arc<Metered>, stop: &StopHa
         () = stop.requested() => None,
     };
     // What was gathered for a batch is delivered rather than read again.
+    let timeout = pipeline.shutdown_timeout;
     let drained = refused.is_none() && input.drain();
     if drained {
-        tokio::select! {
-            _ = ended(&handle) => {}
-            () = stop.immediate_requested() => return Err(RunError::ImmediateStop),
-            () = tokio::time::sleep_until(stop.deadline(pipeline.shutdown_timeout)) => {}
-        }
+        // A route that takes too long is told to stop like any other.
+        let _ = ended_in_time(&handle, stop, timeout).await?;
     }
     handle.stop().await;
-    let outcome = tokio::select! {
-        outcome = ended(&handle) => outcome,
-        () = stop.immediate_requested() => return Err(RunError::ImmediateStop),
-        () = tokio::time::sleep_until(stop.deadline(pipeline.shutdown_timeout)) => {
-            return Err(RunError::StopTimedOut { timeout: pipeline.shutdown_timeout });
-        }
-    };
+    let outcome = ended_in_time(&handle, stop, timeout).await?.ok_or(RunError::StopTimedOut { timeout })?;
     match refused.or_else(|| no_loss.seen().filter(|_| !input.gives_up())) {
         Some(reason) => Err(RunError::Refused { reason }),
         None if drained && outcome == RouteOutcome::Completed => Ok(Ending::Stopped),
         None => conclude(outcome, &handle, &input),
+    }
+}
+
+/// Waits until the route ends; `None` if it does not before the deadline of the stop.
+async fn ended_in_time(
+    handle: &RouteHandle,
+    stop: &StopHandle,
+    timeout: Duration,
+) -> Result<Option<RouteOutcome>, RunError> {
+    tokio::select! {
+        outcome = ended(handle) => Ok(Some(outcome)),
+        () = stop.immediate_requested() => Err(RunError::ImmediateStop),
+        () = tokio::time::sleep_until(stop.deadline(timeout)) => Ok(None),
     }
 }
 
