@@ -68,8 +68,8 @@ pub(crate) struct MemoryStore {
 pub(crate) enum Trouble {
     /// The request takes this long to arrive.
     Slow(Duration),
-    /// The request takes this long to arrive, and does so though the caller has given up. Only for claims of what nobody
-    /// has.
+    /// The request takes this long to arrive, and arrives even if the caller has given up. Only for claims of free
+    /// shards.
     SlowAndSent(Duration),
     /// The answer takes this long to arrive.
     LateAnswer(Duration),
